@@ -1,0 +1,32 @@
+"""Errors that are the user's to mend: one sentence that says what, where and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user gave (a key, a file, a row, a launch).
+
+    Commands print its message on one line, without a traceback, and exit with code 2. Raise it before
+    anything is written; the message names the thing, the place and the remedy.
+    """
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the choice nearest to ``word``, or an empty string."""
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def choose(kind: str, word: str, choices: Iterable[str]) -> str:
+    """Return ``word`` if it is one of ``choices``.
+
+    Raises:
+        UserError: otherwise, naming the choices and the nearest of them.
+    """
+    known = sorted(choices)
+    if word not in known:
+        raise UserError(f"unknown {kind} '{word}'{did_you_mean(word, known)}; choose one of: {', '.join(known)}")
+    return word

@@ -1,0 +1,187 @@
+r"""Log-probabilities from hidden states and the output head, a chunk of tokens at a time.
+
+With hidden states h_t, head weight W and bias b, per token
+
+    a_t = s (W h_t + b),   z_t = c tanh(a_t / c)  (or a_t without soft-capping),   lp_t = z_t[y_t] - logsumexp(z_t)
+
+Full logits take tokens x vocabulary floats, several times over (logits, their float32 copy, log-softmax, gradient).
+Here at most ``chunk_size`` x vocabulary floats exist at once, in the forward and in the backward.
+
+Backward. Let g_t be the incoming gradient of lp_t, p_t = softmax(z_t) and e the unit vector of y_t. Then
+
+    dL/dz_t = g_t (e - p_t)
+    dL/da_t = dL/dz_t * (1 - (z_t / c)²)       since d/da c tanh(a/c) = 1 - tanh²(a/c)
+    dL/dh_t = s Wᵀ dL/da_t,   dL/dW = s Σ_t dL/da_t h_tᵀ,   dL/db = s Σ_t dL/da_t
+
+g_t scales the whole row, so dL/dh_t = g_t · J_t with J_t = s Wᵀ((e - p_t) * cap') independent of g. When the head is
+frozen (LoRA), J_t is computed in the forward and kept in place of h_t: the same memory, and a backward without a
+matrix product. When the head is trained, its gradient needs p_t after g_t is known, so the logits are made again, chunk
+by chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}  # CPU: what stays near the caches; GPU: what keeps it busy
+
+
+def default_chunk_size(vocab_size: int, device: torch.device) -> int:
+    """Return how many token positions fit a float32 logits buffer of 32 MiB (CPU) or 256 MiB (accelerators)."""
+    budget = CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"])
+    return max(16, budget // (4 * vocab_size))
+
+
+def chunked_token_logps(
+    hidden: Float[Tensor, "tokens hidden"],
+    weight: Float[Tensor, "vocab hidden"],
+    targets: Int[Tensor, " tokens"],
+    *,
+    bias: Float[Tensor, " vocab"] | None = None,
+    softcap: float | None = None,
+    scale: float = 1.0,
+    chunk_size: int | None = None,
+) -> Float[Tensor, " tokens"]:
+    """Log-probability of each target under its hidden state, in nats.
+
+    Equal to ``log_softmax(softcap(scale * (hidden @ weight.T + bias)))[targets]`` (module docstring), in
+    O(chunk_size x vocab) memory. The matrix products run in the dtype of ``hidden`` (under autocast: in its dtype), the
+    statistics in float32, or float64 for float64 inputs.
+
+    Args:
+        hidden: final hidden states.
+        weight: the output head's weight.
+        targets: token ids.
+        bias: the output head's bias.
+        softcap: c of Gemma 2's ``final_logit_softcapping``.
+        scale: s, e.g. Cohere's ``logit_scale`` or 1 / Granite's ``logits_scaling``.
+        chunk_size: tokens whose logits exist at once; None: :func:`default_chunk_size`.
+
+    Returns:
+        Log-probabilities in float32, or float64 for float64 inputs.
+
+    Raises:
+        ValueError: if ``chunk_size`` is not positive.
+    """
+    size = default_chunk_size(weight.shape[0], hidden.device) if chunk_size is None else chunk_size
+    if size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {size}")
+    if torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    result: Tensor = _ChunkedLogps.apply(hidden, weight, bias, targets, softcap, scale, size)
+    return result
+
+
+class _ChunkedLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        softcap: float | None,
+        scale: float,
+        size: int,
+    ) -> Tensor:
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        ctx.recompute = need_weight or need_bias
+        ctx.options = (softcap, scale, size)
+        jacobian = torch.empty_like(hidden) if need_hidden and not ctx.recompute else None
+        logps = hidden.new_empty(len(targets), dtype=_statistics_dtype(hidden))
+        for part in _chunks(len(targets), size):
+            logits = _logits(hidden[part], weight, bias, softcap, scale)
+            cap_slope = _cap_slope(logits, softcap) if jacobian is not None else None
+            picked = logits.gather(1, targets[part, None]).squeeze(1)
+            logsumexp = logits.logsumexp(1)
+            logps[part] = picked - logsumexp
+            if jacobian is not None:
+                gradient = _unit_minus_softmax(logits, logsumexp, targets[part])
+                if cap_slope is not None:
+                    gradient.mul_(cap_slope)
+                jacobian[part] = (gradient.to(weight.dtype) @ weight).mul_(scale)
+        if ctx.recompute:
+            ctx.save_for_backward(hidden, weight, bias, targets)
+        elif jacobian is not None:
+            ctx.save_for_backward(jacobian)
+        return logps
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        nothing = (None, None, None, None)
+        if not ctx.recompute:
+            (jacobian,) = ctx.saved_tensors
+            return jacobian * grad[:, None].to(jacobian.dtype), None, None, *nothing
+        hidden, weight, bias, targets = ctx.saved_tensors
+        softcap, scale, size = ctx.options
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        dtype = _statistics_dtype(hidden)
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=dtype) if need_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=dtype) if need_bias else None
+        for part in _chunks(len(targets), size):
+            logits = _logits(hidden[part], weight, bias, softcap, scale)
+            cap_slope = _cap_slope(logits, softcap)
+            gradient = _unit_minus_softmax(logits, logits.logsumexp(1), targets[part])
+            gradient.mul_(grad[part, None] * scale)
+            if cap_slope is not None:
+                gradient.mul_(cap_slope)
+            if grad_bias is not None:
+                grad_bias += gradient.sum(0)
+            gradient = gradient.to(weight.dtype)
+            if grad_hidden is not None:
+                torch.mm(gradient, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                _add_product(grad_weight, gradient, hidden[part])
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(bias.dtype),
+            *nothing,
+        )
+
+
+def _statistics_dtype(hidden: Tensor) -> torch.dtype:
+    return torch.float64 if hidden.dtype == torch.float64 else torch.float32
+
+
+def _chunks(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float) -> Tensor:
+    """Logits of one chunk in the statistics dtype; the buffer is the caller's to overwrite."""
+    logits = hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
+    logits = logits.to(_statistics_dtype(hidden))
+    if scale != 1.0:
+        logits.mul_(scale)
+    if softcap is not None:
+        logits.div_(softcap).tanh_().mul_(softcap)
+    return logits
+
+
+def _cap_slope(logits: Tensor, softcap: float | None) -> Tensor | None:
+    """d softcap(a)/da from the capped logits: 1 - (z/c)²."""
+    return None if softcap is None else 1.0 - (logits / softcap).square()
+
+
+def _unit_minus_softmax(logits: Tensor, logsumexp: Tensor, targets: Tensor) -> Tensor:
+    """e_y - softmax(z), written into the logits' buffer."""
+    gradient = logits.sub_(logsumexp[:, None]).exp_().neg_()
+    gradient[torch.arange(len(targets), device=targets.device), targets] += 1.0
+    return gradient
+
+
+def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
+    """total += gradientᵀ hidden, kept in float32 when the inputs are 16-bit: chunks would round off each other."""
+    if total.dtype == hidden.dtype:
+        total.addmm_(gradient.T, hidden)
+    else:
+        total.add_(gradient.T @ hidden)

@@ -1,0 +1,62 @@
+"""Golden vectors: recorded inputs and outputs that an implementation must reproduce."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def load_golden(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read every ``*.json`` of ``folder``: {function: [{inputs, params, outputs}, …]}, found by the ``function`` field.
+
+    Raises:
+        ValueError: if the folder holds no such file, or a file has another shape.
+    """
+    functions: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or "function" not in content or "cases" not in content:
+            raise ValueError(f"{path}: not a golden file (fields 'function' and 'cases' are needed)")
+        functions.setdefault(content["function"], []).extend(content["cases"])
+    if not functions:
+        raise ValueError(f"{folder}: no golden files (*.json)")
+    return functions
+
+
+def assert_matches(
+    actual: Any, expected: Any, *, rtol: float = 1e-9, atol: float = 1e-9, path: str = "outputs"
+) -> None:
+    """Assert that ``actual`` equals ``expected``: numbers to a tolerance, everything else exactly.
+
+    Tensors and arrays may stand for lists, ``"NaN"`` and ``"±Infinity"`` for non-finite numbers. Only keys of
+    ``expected`` are looked at.
+
+    Raises:
+        AssertionError: naming the path to the first difference.
+    """
+    if hasattr(actual, "tolist"):
+        actual = actual.tolist()
+    if isinstance(expected, str) and expected in _NON_FINITE and not isinstance(actual, str):
+        expected = _NON_FINITE[expected]
+    if isinstance(expected, dict):
+        assert isinstance(actual, dict), f"{path}: expected an object, got {actual!r}"
+        for key, value in expected.items():
+            assert key in actual, f"{path}.{key}: missing"
+            assert_matches(actual[key], value, rtol=rtol, atol=atol, path=f"{path}.{key}")
+    elif isinstance(expected, list):
+        assert isinstance(actual, list | tuple), f"{path}: expected a list, got {actual!r}"
+        assert len(actual) == len(expected), f"{path}: {len(actual)} items, expected {len(expected)}"
+        for index, (left, right) in enumerate(zip(actual, expected, strict=True)):
+            assert_matches(left, right, rtol=rtol, atol=atol, path=f"{path}[{index}]")
+    elif isinstance(expected, float) or (isinstance(expected, int) and isinstance(actual, float)):
+        assert isinstance(actual, int | float), f"{path}: expected {expected}, got {actual!r}"
+        same = (math.isnan(actual) and math.isnan(expected)) or math.isclose(
+            actual, expected, rel_tol=rtol, abs_tol=atol
+        )
+        assert same, f"{path}: {actual!r} differs from {expected!r}"
+    else:
+        assert actual == expected, f"{path}: {actual!r} differs from {expected!r}"

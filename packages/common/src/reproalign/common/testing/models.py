@@ -1,0 +1,90 @@
+"""Causal language models and reward models with a few thousand parameters."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Gemma2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from reproalign.common.errors import choose
+from reproalign.common.testing.tokenizers import tiny_tokenizer
+
+TINY_MODELS = ("llama", "gpt_neox", "gemma")
+
+_SHAPE: dict[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.1,  # larger than usual, so that logits differ visibly
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def tiny_config(kind: str, **overrides: Any) -> PretrainedConfig:
+    """Return the configuration of a tiny ``llama``, ``gpt_neox`` or ``gemma`` (Gemma 2: logits are soft-capped)."""
+    choose("tiny model", kind, TINY_MODELS)
+    if kind == "llama":
+        return LlamaConfig(**{**_SHAPE, "num_key_value_heads": 2, **overrides})
+    if kind == "gpt_neox":
+        return GPTNeoXConfig(**{**_SHAPE, **overrides})
+    gemma = {"num_key_value_heads": 2, "head_dim": 8, "final_logit_softcapping": 5.0, "sliding_window": 16}
+    return Gemma2Config(**{**_SHAPE, **gemma, **overrides})
+
+
+def tiny_model(
+    kind: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any
+) -> PreTrainedModel:
+    """Make a causal language model with random weights that depend on ``seed`` alone.
+
+    Args:
+        kind: see :func:`tiny_config`.
+        seed: of the weights; the global random state is left as it was.
+        dtype: of the weights.
+        **overrides: fields of the configuration, e.g. ``tie_word_embeddings=True``.
+    """
+    return _make(AutoModelForCausalLM, tiny_config(kind, **overrides), seed, dtype)
+
+
+def tiny_reward_model(
+    kind: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any
+) -> PreTrainedModel:
+    """Make a one-label sequence classifier, as :func:`tiny_model` does."""
+    return _make(AutoModelForSequenceClassification, tiny_config(kind, num_labels=1, **overrides), seed, dtype)
+
+
+def save_tiny(folder: Path, kind: str = "llama", *, seed: int = 0) -> Path:
+    """Save a tiny model with the byte-level tiny tokenizer into ``folder``; ``from_pretrained`` reads it."""
+    tiny_model(kind, seed=seed).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@cache
+def tiny_folder(kind: str) -> Path:
+    """Return a temporary folder with the model that ``model.name=tiny:<kind>`` stands for."""
+    choose("tiny model", kind, TINY_MODELS)
+    return save_tiny(Path(tempfile.mkdtemp(prefix=f"reproalign-tiny-{kind}-")), kind)
+
+
+def _make(auto: Any, config: PretrainedConfig, seed: int, dtype: torch.dtype) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = auto.from_config(config)
+    return model.to(dtype).eval()

@@ -1,0 +1,107 @@
+"""Checkpoints that can be trusted: each carries a manifest of SHA-256s, written last and checked before resuming."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from rich.console import Console
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from reproalign.common.errors import UserError
+from reproalign.common.files import sha256_file, write_json
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the SHA-256 and size of every file in ``folder``: the mark that it is complete."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    entries = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+        for path in files
+    }
+    write_json(folder / MANIFEST, {"files": entries})
+
+
+def damage(folder: Path) -> str | None:
+    """Say what is wrong with a checkpoint, or None if it is whole."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return f"{folder} is incomplete (no {MANIFEST}: the run ended while it was written)"
+    try:
+        entries = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError):
+        return f"{manifest} is not readable"
+    for name, expected in entries.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{path} has {path.stat().st_size} bytes, {expected['bytes']} were written (truncated?)"
+        if sha256_file(path) != expected["sha256"]:
+            return f"{path} was altered (its SHA-256 differs from the manifest's)"
+    return None
+
+
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """Return the ``checkpoint-N`` folders of a run, newest first."""
+    found = [
+        (int(match.group(1)), path)
+        for path in run_dir.glob("checkpoint-*")
+        if path.is_dir() and (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def resume_from(run_dir: Path, resume: str, on_bad_checkpoint: str) -> Path | None:
+    """Choose the checkpoint to resume from.
+
+    Args:
+        run_dir: the run's folder.
+        resume: ``auto`` (the newest good checkpoint, none if there is none), ``never``, or a checkpoint folder.
+        on_bad_checkpoint: ``fallback`` names a damaged checkpoint and takes the next older one; ``stop`` refuses.
+
+    Returns:
+        The checkpoint, or None to start from the beginning.
+
+    Raises:
+        UserError: for a named folder that is damaged or missing, or for any damage under ``stop``.
+    """
+    if resume == "never":
+        return None
+    if resume != "auto":
+        folder = Path(resume)
+        if not folder.is_dir():
+            raise UserError(f"resume={resume}: no such checkpoint folder")
+        if problem := damage(folder):
+            raise UserError(f"cannot resume: {problem}; name another checkpoint or use resume=auto")
+        return folder
+    for folder in list_checkpoints(run_dir):
+        problem = damage(folder)
+        if problem is None:
+            return folder
+        if on_bad_checkpoint == "stop":
+            raise UserError(
+                f"cannot resume: {problem}; delete that checkpoint or set on_bad_checkpoint=fallback to use an older one"
+            )
+        if PartialState().is_main_process:
+            Console(stderr=True).print(f"damaged checkpoint passed over: {problem}", style="yellow", highlight=False)
+    return None
+
+
+class ManifestCallback(TrainerCallback):
+    """Seals every checkpoint once all processes have written their part of it."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the manifest of the checkpoint just saved."""
+        partial = PartialState()
+        partial.wait_for_everyone()
+        if partial.is_main_process:
+            write_manifest(Path(args.output_dir or ".") / f"checkpoint-{state.global_step}")
+        partial.wait_for_everyone()

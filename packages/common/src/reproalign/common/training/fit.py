@@ -1,0 +1,100 @@
+"""From a trainer to a finished run: resume, train, save, evaluate, record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from reproalign.common.config import RunConfig
+from reproalign.common.records import Run, fingerprint_folder
+from reproalign.common.training.checkpoints import resume_from
+
+FINAL = "model"
+
+
+class RecordCallback(TrainerCallback):
+    """Copies every log of the trainer to the run's ``metrics.jsonl``."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Record ``logs`` at the current optimiser step."""
+        if state.is_world_process_zero and logs:
+            self.run.log(state.global_step, logs)
+
+
+def fit(trainer: Trainer, run: Run, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Train (from the newest good checkpoint if there is one) and save the model to ``<run>/model``.
+
+    Args:
+        trainer: ready to train.
+        run: the open record.
+        config: ``resume``, ``on_bad_checkpoint`` and ``model.lora.merge`` are read.
+        tokenizer: saved beside the weights.
+
+    Returns:
+        The folder of the final model, written whole or not at all.
+    """
+    checkpoint = resume_from(run.dir, config.resume, config.on_bad_checkpoint)
+    trainer.add_callback(RecordCallback(run))
+    run.set("resumed_from", checkpoint.name if checkpoint else None)
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    run.set("training", {name: value for name, value in result.metrics.items() if isinstance(value, int | float)})
+    folder = save_final(trainer, run.dir, tokenizer, merge=config.model.lora.enabled and config.model.lora.merge)
+    if PartialState().is_main_process:
+        run.add_fingerprint("weights", FINAL, fingerprint_folder(folder))
+    return folder
+
+
+def save_final(trainer: Trainer, run_dir: Path, tokenizer: PreTrainedTokenizerBase, *, merge: bool) -> Path:
+    """Save the trained model (adapters merged into the weights if ``merge``) and tokenizer; all ranks take part."""
+    partial = PartialState()
+    folder, temporary = run_dir / FINAL, run_dir / f".{FINAL}.tmp"
+    if partial.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+    partial.wait_for_everyone()
+    if merge:
+        merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+        if partial.is_main_process:
+            merged.save_pretrained(temporary)
+    else:
+        trainer.save_model(str(temporary))
+    if partial.is_main_process:
+        tokenizer.save_pretrained(temporary)
+        (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    partial.wait_for_everyone()
+    return folder
+
+
+def metric_rows(run_dir: Path) -> list[dict[str, Any]]:
+    """Read back a run's ``metrics.jsonl``; of several rows with one step and the same keys the last one counts."""
+    path = run_dir / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    rows: dict[tuple[int, tuple[str, ...]], dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        rows[(row["step"], tuple(sorted(row)))] = row
+    return list(rows.values())

@@ -1,0 +1,180 @@
+"""Loading policies, reference policies, reward models and tokenizers from a :class:`ModelConfig`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import TaskType, get_peft_model, prepare_model_for_kbit_training
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from reproalign.common.config import LoraConfig, ModelConfig
+from reproalign.common.errors import UserError, choose
+
+DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def model_path(name: str) -> str:
+    """Turn ``demo:…`` and ``tiny:…`` into a local folder; leave Hub ids and folders as they are.
+
+    Raises:
+        UserError: for an unknown ``demo:`` or ``tiny:`` name, or a folder that holds no model.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "demo":
+        from reproalign.common.demo.smollm2 import smollm2_folder
+
+        choose("demo model", rest, ["smollm2-135m-instruct"])
+        return str(smollm2_folder())
+    if kind == "tiny":
+        from reproalign.common.testing import tiny_folder
+
+        return str(tiny_folder(rest))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        check_model_folder(folder)
+        return str(folder)
+    if name.startswith(("/", "./", "../", "~")):
+        raise UserError(f"model.name={name}: no such folder")
+    return name
+
+
+def check_model_folder(folder: Path) -> None:
+    """Refuse a folder that ``from_pretrained`` could not read, before anything heavy is imported or written."""
+    names = ("config.json", "adapter_config.json")
+    config = next((folder / name for name in names if (folder / name).is_file()), None)
+    if config is None:
+        raise UserError(f"model.name={folder}: not a model folder (no config.json); give a folder saved by save_pretrained")
+    try:
+        json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"model.name={folder}: {config.name} is not valid JSON ({error})") from error
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of ``config`` (its own, or the model's)."""
+    name = config.tokenizer or config.name
+    try:
+        return AutoTokenizer.from_pretrained(
+            model_path(name), revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot load the tokenizer of '{name}': {_first_line(error)}") from error
+
+
+def load_causal_lm(config: ModelConfig, *, name: str | None = None, trainable: bool = True) -> PreTrainedModel:
+    """Load a causal language model.
+
+    Args:
+        config: dtype, attention, quantisation and adapters are taken from it.
+        name: other weights than ``config.name`` (a reference policy).
+        trainable: add the configured LoRA adapters; otherwise freeze everything.
+
+    Returns:
+        The model in training mode without dropout (as DPO's released trainers have it), or frozen in eval mode.
+
+    Raises:
+        UserError: if the weights cannot be read.
+    """
+    model = _load(AutoModelForCausalLM, config, name or config.name)
+    if trainable:
+        return _adapt(model, config, TaskType.CAUSAL_LM)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def load_reward_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Load a sequence classifier with one label: r(x, y) = w · h(last token), w ~ N(0, initializer_range²).
+
+    The pad id is set from the tokenizer, since pooling finds the last token by it. With LoRA the task type is SEQ_CLS,
+    so that the head is trained and saved with the adapter (the released code loses it, MMPO ERRATA Q18).
+    """
+    model = _load(AutoModelForSequenceClassification, config, config.name, num_labels=1)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return _adapt(model, config, TaskType.SEQ_CLS)
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout probability to 0, so that policy and reference are compared on equal terms."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def lora_config(config: LoraConfig, task: TaskType) -> PeftLoraConfig:
+    """Return PEFT's configuration for ``config``."""
+    return PeftLoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.target_modules,
+        modules_to_save=config.modules_to_save,
+        bias="none",
+        task_type=task,
+    )
+
+
+def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrainedModel:
+    options: dict[str, Any] = {
+        "dtype": DTYPES[choose("model.dtype", config.dtype, DTYPES)],
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        **extra,
+    }
+    if config.attn_implementation:
+        options["attn_implementation"] = config.attn_implementation
+    if config.quantization:
+        options["quantization_config"] = _quantization(config)
+        options["device_map"] = {"": torch.accelerator.current_device_index()}
+    try:
+        model: PreTrainedModel = auto.from_pretrained(model_path(name), **options)
+    except UserError:
+        raise
+    except Exception as error:  # safetensors, OS, JSON and config errors all mean the same to the user
+        raise UserError(f"cannot load the model '{name}': {_first_line(error)}") from error
+    return model
+
+
+def _adapt(model: PreTrainedModel, config: ModelConfig, task: TaskType) -> PreTrainedModel:
+    if config.quantization:
+        if not config.lora.enabled:
+            raise UserError(f"model.quantization={config.quantization} trains adapters only; set model.lora.enabled=true")
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if config.lora.enabled:
+        try:
+            model = get_peft_model(model, lora_config(config.lora, task))
+        except ValueError as error:
+            raise UserError(f"model.lora does not fit '{config.name}': {_first_line(error)}") from error
+    disable_dropout(model)
+    return model.train()
+
+
+def _quantization(config: ModelConfig) -> BitsAndBytesConfig:
+    choose("model.quantization", str(config.quantization), ["4bit", "8bit"])
+    if not torch.accelerator.is_available():
+        raise UserError(f"model.quantization={config.quantization} needs a GPU; this machine has none")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"model.quantization={config.quantization} needs bitsandbytes: pip install 'reproalign-common[qlora]'"
+        ) from error
+    if config.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = DTYPES[config.dtype] if config.dtype != "auto" else torch.bfloat16
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

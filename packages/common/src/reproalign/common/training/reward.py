@@ -1,0 +1,34 @@
+"""Training a scalar reward model on preference pairs: the loop, without the loss."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from reproalign.common.training.pairs import PairTrainer
+
+
+class PairedRewardTrainer(PairTrainer):
+    """Scores chosen and rejected dialogues in one forward of a one-label sequence classifier; a paper adds the loss.
+
+    The reward is read at the last token that is not the pad token (``transformers``' pooling).
+    """
+
+    @abstractmethod
+    def reward_loss(
+        self,
+        chosen: Float[Tensor, " pairs"],
+        rejected: Float[Tensor, " pairs"],
+        inputs: dict[str, Tensor],
+    ) -> Float[Tensor, " losses"]:
+        """Return the losses of the pairs from their rewards."""
+
+    def pair_scores(
+        self, model: nn.Module, inputs: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Compute the rewards of the micro-batch and hand them to :meth:`reward_loss`."""
+        output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        chosen, rejected = output.logits.squeeze(-1).float().chunk(2)
+        return self.reward_loss(chosen, rejected, inputs), chosen, rejected, {}

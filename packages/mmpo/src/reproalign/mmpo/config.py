@@ -1,0 +1,75 @@
+"""MMPO's own options. Paper: arXiv 2410.03145; ``ERRATA.md`` says where ``variant=paper`` and ``released`` differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from reproalign.common.config import ReferenceConfig, RunConfig
+
+
+@dataclass
+class TargetConfig:
+    """From two quality scores to the target probability that the chosen response is preferred."""
+
+    gamma: float | None = None  # margin scale (released: bt_beta); null: hard labels, i.e. plain DPO / BT reward model
+    margin_transform: str = "raw"  # raw | log-ratio | rank (extensions; the release uses raw differences)
+    margin_scale: float = 1.0  # margins are divided by this first
+    soft_labels: str | None = None  # JSON list of {prompt_id, p_chosen} that replaces the computed targets
+    reflect_soft_labels: bool = True  # p < 1/2: swap the texts and use 1 - p (released); false: keep both as given
+    filter_threshold: float | None = None  # drop pairs with margin <= threshold (documented, never done by the release)
+
+
+@dataclass
+class PairRulesConfig:
+    """Which pairs are trained on."""
+
+    sampling: str = "none"  # none | uniform | proportional over score-margin bins
+    sampling_size: int | None = None
+    sampling_edges: list[float] | None = None  # bin edges; null: sampling_bins quantile bins
+    sampling_bins: int = 10
+    drop_ties: bool = False  # released: a tie counts as "B chosen" with target 1/2
+    cap_per_prompt: int | None = None  # SHP: 5
+    cap_mode: str = "first"  # first | random
+    cap_splits: str = "both"  # both (released) | train
+    decontaminate: str | None = None  # null | humaneval (Hub) | a local JSON-lines file of HumanEval rows
+    decontaminate_fix_whitelist: bool = False  # true: mend the broken fourth entry (ERRATA Q27)
+
+
+@dataclass
+class LossConfig:
+    """The pairwise objective."""
+
+    type: str = "sigmoid"  # sigmoid | hinge | ipo | kto_pair
+    beta: float = 0.01  # DPO temperature
+    label_smoothing: float = 0.0  # paper: q' = (1-eps) q + eps (1-q); released: ignored (ERRATA Q8)
+    soft: bool = False  # hinge/ipo/kto_pair: q l(h) + (1-q) l(-h) instead of ignoring the margin (ERRATA Q10)
+    average_log_prob: bool = False  # mean instead of summed log-probs (newer TRL's IPO)
+    reference_free: bool = False  # reference log-ratio 0
+
+
+@dataclass
+class PreferenceConfig(RunConfig):
+    """``mmpo train``: MMPO on DPO."""
+
+    variant: str = "paper"  # paper | released
+    target: TargetConfig = field(default_factory=TargetConfig)
+    pairs: PairRulesConfig = field(default_factory=PairRulesConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    evaluate_before: bool = False  # also evaluate the starting model, for a before/after table
+
+
+@dataclass
+class RewardConfig(RunConfig):
+    """``mmpo reward``: a Bradley-Terry reward model on soft targets."""
+
+    variant: str = "paper"  # released: batch-mean targets by broadcasting (ERRATA Q5)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    pairs: PairRulesConfig = field(default_factory=PairRulesConfig)
+    pool: str = "last"  # last non-pad token | first_pad (transformers 4.38)
+    evaluate_before: bool = False
+
+
+@dataclass
+class SFTRunConfig(RunConfig):
+    """``mmpo sft``: supervised fine-tuning with ``trl.SFTTrainer``; ``trainer.x=`` reaches every ``trl.SFTConfig`` field."""
