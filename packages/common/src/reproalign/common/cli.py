@@ -1,0 +1,229 @@
+"""The command line of a paper package: verbs, recipes, help, and errors that fit on one line.
+
+A package declares an :class:`App` and calls :func:`run`. Nothing heavy is imported before it is needed, so that
+``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+
+from rich.console import Console
+from rich.table import Table
+
+from reproalign.common.errors import UserError, choose
+from reproalign.common.invocation import Invocation, carry_out, load_object
+
+FLAGS = {
+    "--help": "show this help, or with a verb its keys",
+    "--version": "show the version",
+    "--cfg": "print the resolved configuration and stop",
+    "--dry-run": "check everything that can be checked without a model, print what would be run, and stop",
+    "--traceback": "show Python's traceback with an error",
+}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One thing a command does.
+
+    Attributes:
+        name: as typed.
+        help: one line.
+        config_name: primary configuration in the package's ``configs``.
+        schema: ``module:class`` of its structured configuration.
+        target: ``module:function(config, invocation)``.
+        launchable: may be started in several processes.
+    """
+
+    name: str
+    help: str
+    config_name: str
+    schema: str
+    target: str
+    launchable: bool = False
+
+
+@dataclass(frozen=True)
+class App:
+    """One paper's command.
+
+    Attributes:
+        command: as typed, e.g. ``mmpo``.
+        package: import name, e.g. ``reproalign.mmpo``.
+        distribution: e.g. ``reproalign-mmpo``.
+        title: one line on what it is.
+        verbs: what it does.
+        more: other subcommands, name -> (help, ``module:function(argv) -> int``).
+    """
+
+    command: str
+    package: str
+    distribution: str
+    title: str
+    verbs: tuple[Verb, ...]
+    more: tuple[tuple[str, str, str], ...] = ()
+
+
+def run(app: App, argv: Sequence[str] | None = None) -> int:
+    """Carry out a command line and return its exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(app.command, lambda: _dispatch(app, words), show_traceback="--traceback" in words)
+
+
+def guarded(command: str, action: object, *, show_traceback: bool = False) -> int:
+    """Call ``action`` (no arguments, returns an exit code); print a user's mistake on one line."""
+    assert callable(action)
+    try:
+        return int(action())
+    except UserError as error:
+        if show_traceback:
+            traceback.print_exc()
+        print(f"{command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted; the same command resumes an unfinished run", file=sys.stderr)
+        return 130
+
+
+def _dispatch(app: App, words: list[str]) -> int:
+    flags = {word for word in words if word.startswith("--") and word in FLAGS}
+    words = [word for word in words if word not in flags and word != "-h"]
+    flags |= {"--help"} if "-h" in sys.argv[1:] else set()
+    if "--version" in flags:
+        print(f"{app.command} {_version(app.distribution)}")
+        return 0
+    if not words or (words[0] == "help"):
+        _print_help(app)
+        return 0 if "--help" in flags or words else 2
+    name, rest = words[0], words[1:]
+    if name == "recipes":
+        from reproalign.common.recipes import recipes_command
+
+        return recipes_command(app.command, app.package, rest, console=Console())
+    for other, _, target in app.more:
+        if name == other:
+            return int(load_object(target)(rest))
+    names = [verb.name for verb in app.verbs]
+    verb = next(
+        verb
+        for verb in app.verbs
+        if verb.name == choose("verb", name, [*names, "recipes", *(other for other, _, _ in app.more)])
+    )
+    if "--help" in flags:
+        _print_verb_help(app, verb)
+        return 0
+    unknown = next((word for word in rest if word.startswith("-")), None)
+    if unknown:
+        raise UserError(f"unknown flag '{unknown}'; flags are {', '.join(FLAGS)}, everything else is key=value")
+    return _run_verb(app, verb, rest, flags)
+
+
+def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> int:
+    from reproalign.common.compose import compose
+    from reproalign.common.recipes import check_verb
+
+    check_verb(app.command, app.package, verb.name, overrides)
+    composed = compose(app.package, verb.config_name, verb.schema, overrides)
+    if "--cfg" in flags:
+        import yaml
+
+        print(yaml.safe_dump(composed.config, sort_keys=False, allow_unicode=True), end="")
+        return 0
+    invocation = Invocation(
+        command=[app.command, verb.name, *overrides],
+        package=app.package,
+        verb=verb.name,
+        schema=verb.schema,
+        target=verb.target,
+        config=composed.config,
+        recipe=composed.recipe,
+    )
+    if verb.launchable:
+        from reproalign.common.launch import start
+
+        return start(invocation, dry_run="--dry-run" in flags)
+    if "--dry-run" in flags:
+        print(f"{app.command} {verb.name}: the configuration is complete")
+        return 0
+    carry_out(invocation)
+    return 0
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _print_help(app: App) -> None:
+    from reproalign.common.recipes import read_headers
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{app.command}[/]: {app.title}\n")
+    console.print(f"Usage: {app.command} VERB \\[experiment=RECIPE] \\[key=value …]\n", style="cyan")
+    verbs = Table("verb", "what it does", box=None, pad_edge=False, header_style="bold")
+    for verb in app.verbs:
+        verbs.add_row(verb.name, verb.help)
+    for name, text, _ in app.more:
+        verbs.add_row(name, text)
+    verbs.add_row("recipes", "list the published recipes, or show one with its command and numbers")
+    console.print(verbs)
+    recipes = Table("\nrecipe", "\nverb", "\nwhat it is", box=None, pad_edge=False, header_style="bold")
+    for name, header in read_headers(app.package).items():
+        recipes.add_row(name, header.get("verb", ""), header.get("title", ""))
+    console.print(recipes)
+    flags = Table("\nflag", "\n", box=None, pad_edge=False, header_style="bold")
+    for flag, text in FLAGS.items():
+        flags.add_row(flag, text)
+    console.print(flags)
+    console.print(
+        f"\nRead on: `{app.command} recipes NAME`, `{app.command} VERB --help`, and the README and ERRATA of "
+        f"packages/{app.package.rpartition('.')[2]}."
+    )
+
+
+def _print_verb_help(app: App, verb: Verb) -> None:
+    console = Console(highlight=False)
+    console.print(f"[bold]{app.command} {verb.name}[/]: {verb.help}\n")
+    console.print(f"Usage: {app.command} {verb.name} \\[experiment=RECIPE] \\[key=value …]\n", style="cyan")
+    table = Table("key", "default", "meaning", box=None, pad_edge=False, header_style="bold")
+    for key, default, comment in describe(load_object(verb.schema)):
+        table.add_row(key, default, comment, style=None if comment or default else "bold")
+    console.print(table)
+    console.print("\ntrainer.* takes every field of transformers.TrainingArguments.")
+
+
+def describe(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield (key, default, comment) of a configuration class, nested ones included, from its source."""
+    import typing
+
+    hints = typing.get_type_hints(schema)
+    for cls in reversed(schema.__mro__[:-1]):
+        source = inspect.cleandoc(inspect.getsource(cls))
+        lines = source.splitlines()
+        for node in ast.parse(source).body[0].body:  # type: ignore[attr-defined]
+            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+                continue
+            name = node.target.id
+            hint = hints[name]
+            if inspect.isclass(hint) and hasattr(hint, "__dataclass_fields__"):
+                yield from describe(hint, f"{prefix}{name}.")
+                continue
+            default = ast.unparse(node.value) if node.value else ""
+            default = {"MISSING": "(required)", "None": "null", "field(default_factory=dict)": "{}"}.get(default, default)
+            comment = lines[node.lineno - 1].partition("  # ")[2]
+            yield f"{prefix}{name}", default.strip("'\""), comment
+
+
+def package_file(package: str, name: str) -> str:
+    """Return the text of a file in a package."""
+    return files(package).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,135 @@
+"""From ``key=value`` words to a checked configuration, with Hydra; every mistake becomes one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass
+from importlib.resources import files
+from typing import Any, get_args, get_origin, get_type_hints
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from reproalign.common.errors import UserError, choose, did_you_mean
+from reproalign.common.invocation import load_object
+
+COMMON_CONFIGS = "reproalign.common.configs"
+GROUPS = ("data", "model", "launch", "experiment")
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A resolved configuration as plain values, and the recipe it was based on."""
+
+    config: dict[str, Any]
+    recipe: str | None
+
+
+def compose(package: str, config_name: str, schema: str, overrides: Sequence[str]) -> Composed:
+    """Compose the configuration ``config_name`` of ``package`` with ``overrides``.
+
+    Args:
+        package: the paper package; its ``configs`` module holds ``<config_name>.yaml`` and the groups.
+        config_name: the verb's primary configuration.
+        schema: ``module:class`` of the structured configuration, available to Hydra as ``schema: <config_name>``.
+        overrides: words in Hydra's override syntax; ``experiment=NAME`` picks a recipe.
+
+    Raises:
+        UserError: for anything wrong in the words or the values.
+    """
+    node = load_object(schema)
+    words, recipe = [], None
+    for word in overrides:
+        key, value = _split(word)
+        if key in GROUPS:
+            choose("recipe" if key == "experiment" else f"{key} configuration", value, options(package, key))
+            recipe = value if key == "experiment" else recipe
+            words.append(word)
+        else:
+            words.append(_check_key(word, key, node))
+    ConfigStore.instance().store(group="schema", name=config_name, node=node, package="_global_")
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module(config_module=f"{package}.configs", version_base="1.3"):
+            composed = hydra_compose(config_name=config_name, overrides=words)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error)) from error
+    return Composed(_resolve(composed), recipe)
+
+
+def options(package: str, group: str) -> list[str]:
+    """List the names that a group (``data``, ``model``, ``launch``, ``experiment``) offers to ``package``."""
+    names = set()
+    for module in (f"{package}.configs", COMMON_CONFIGS):
+        folder = files(module).joinpath(group)
+        if folder.is_dir():
+            names |= {entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+    return sorted(names)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings: ``{"loss": {"beta": 1}}`` becomes ``{"loss.beta": 1}``."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: config} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _split(word: str) -> tuple[str, str]:
+    key, equals, value = word.partition("=")
+    key = key.lstrip("+~")
+    if not equals or not re.fullmatch(r"[\w./@-]+", key):
+        raise UserError(f"'{word}' is not of the form key=value")
+    return key, value
+
+
+def _check_key(word: str, key: str, schema: type) -> str:
+    """Check that ``key`` exists; words for free-form sections get Hydra's ``++`` (add or replace)."""
+    cls: Any = schema
+    for part in key.split("."):
+        hints = get_type_hints(cls) if is_dataclass(cls) else {}
+        if part not in hints:
+            hint = did_you_mean(key, known_keys(schema))
+            raise UserError(f"unknown key '{key}'{hint}; 'VERB --help' lists the keys")
+        cls = hints[part]
+        if any(get_origin(choice) is dict for choice in (cls, *get_args(cls))):
+            return f"++{word.lstrip('+')}"
+    return word
+
+
+def known_keys(schema: type, prefix: str = "") -> list[str]:
+    """List the keys of a structured configuration, nested ones with dots."""
+    keys = []
+    for name, hint in get_type_hints(schema).items():
+        keys += known_keys(hint, f"{prefix}{name}.") if is_dataclass(hint) else [f"{prefix}{name}"]
+    return keys
+
+
+def _resolve(composed: DictConfig) -> dict[str, Any]:
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise UserError(f"{missing[0]} is not set; add {missing[0]}=VALUE to the command or choose a recipe")
+    try:
+        container = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error)) from error
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _explain(error: BaseException) -> str:
+    """One sentence from Hydra's or OmegaConf's many lines, keeping the full key if one is named."""
+    while error.__cause__ is not None and isinstance(error.__cause__, HydraException | OmegaConfBaseException):
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), None)
+    first = (lines or [type(error).__name__])[0]
+    return f"{key}: {first}" if key and key not in first else first

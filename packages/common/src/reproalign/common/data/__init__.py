@@ -1,0 +1,1 @@
+"""From original rows to token ids: reading, sources, chat templates, tokenising, collating, caching."""

@@ -1,0 +1,64 @@
+"""Prepared data kept on disk under the fingerprint of everything it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, disable_progress_bars, enable_progress_bars, load_from_disk
+from platformdirs import user_cache_path
+from transformers import PreTrainedTokenizerBase
+
+from reproalign.common.files import sha256_json
+
+FORMAT = 1  # raised when prepared data made by older code must not be read
+
+
+def cache_folder(cache_dir: str | None) -> Path:
+    """Return the folder for prepared data: ``cache_dir``, ``$REPROALIGN_CACHE``, or the user's cache folder."""
+    chosen = cache_dir or os.environ.get("REPROALIGN_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache_path("reproalign")
+
+
+def fingerprint_dataset(dataset: Dataset) -> str:
+    """Return the SHA-256 of a data set's rows, in order, column names included."""
+    total = hashlib.sha256(json.dumps(dataset.column_names).encode())
+    for row in dataset:
+        total.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
+    return total.hexdigest()
+
+
+def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the SHA-256 of what a tokenizer does: its model, special tokens and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return sha256_json([model, special, tokenizer.chat_template])
+
+
+def cached(folder: Path, parts: list[Any], build: Callable[[], Dataset]) -> Dataset:
+    """Return the data set that ``build`` makes, from ``folder`` if it was made from equal ``parts`` before.
+
+    With several processes the first one builds and the others read.
+    """
+    path = folder / "prepared" / sha256_json([FORMAT, *parts])[:32]
+    with PartialState().main_process_first():
+        if not path.is_dir():
+            built = build()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".building-"))
+            try:
+                disable_progress_bars()  # the building showed its progress; the saving takes no time
+                built.save_to_disk(temporary)
+                temporary.rename(path)
+            finally:
+                enable_progress_bars()
+                shutil.rmtree(temporary, ignore_errors=True)
+        return load_from_disk(str(path))  # type: ignore[return-value]

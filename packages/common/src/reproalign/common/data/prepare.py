@@ -1,0 +1,424 @@
+"""From a :class:`DataConfig` to data sets ready for the trainers.
+
+``load_preferences`` (rows -> records) -> ``render_pairs`` (records -> text) -> the paper's own rule ->
+``tokenize_pairs`` (text -> ids). For reward models ``render_dialogues`` and ``tokenize_dialogues``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, Value
+from rich.console import Console
+from rich.progress import track
+from transformers import PreTrainedTokenizerBase
+
+from reproalign.common.config import DataConfig
+from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer
+from reproalign.common.data.mixing import MixPart, mix_datasets
+from reproalign.common.data.reading import Row, describe_file, local_path, read_hub, read_local
+from reproalign.common.data.records import Message, PreferenceRecord, RowError, Text, messages
+from reproalign.common.data.sources import SOURCES, Source
+from reproalign.common.data.templates import render, render_completion, set_template, with_system
+from reproalign.common.data.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
+from reproalign.common.errors import UserError, choose
+from reproalign.common.files import write_text
+
+logger = logging.getLogger(__name__)
+
+MAX_MODEL_LENGTH = 2048  # given to tokenizers that claim an absurd one, as the alignment-handbook does
+
+
+@dataclass
+class PreferenceData:
+    """Records of both splits, and where they came from."""
+
+    train: Dataset
+    evaluation: Dataset | None
+    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, chat_template: str | None) -> None:
+    """Set a tokenizer up for preference data: pad token (EOS if it has none), length, chat template.
+
+    Raises:
+        UserError: if it has no EOS token, or no chat template and none is given.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of '{tokenizer.name_or_path}' has no EOS token; set one in its tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.model_max_length > 100_000:
+        tokenizer.model_max_length = MAX_MODEL_LENGTH
+    set_template(tokenizer, chat_template)
+
+
+def load_preferences(config: DataConfig, *, rejects_dir: Path | None = None) -> PreferenceData:
+    """Read, check and select the records of both splits.
+
+    Args:
+        config: what to read.
+        rejects_dir: where ``data.on_error=skip`` puts ``rejects-<split>.jsonl``.
+
+    Raises:
+        UserError: for the first bad row (with file and line) under ``on_error=raise``, and for unusable settings.
+    """
+    source = SOURCES[choose("data.source", config.source, SOURCES)]
+    choose("data.on_error", config.on_error, ["raise", "skip"])
+    if config.mix:
+        return _load_mixture(config, source, rejects_dir)
+    train, facts = _load_split(config, source, "train", rejects_dir)
+    provenance = {"train": facts}
+    train = _head(train, int(config.fraction * len(train)) if config.fraction < 1 else None)
+    evaluation: Dataset | None = None
+    if config.eval_path or (config.eval_split and not config.path):
+        evaluation, provenance["evaluation"] = _load_split(config, source, "evaluation", rejects_dir)
+    elif config.eval_fraction:
+        if not 0 < config.eval_fraction < 1:
+            raise UserError(f"data.eval_fraction={config.eval_fraction} must be between 0 and 1")
+        parts = train.train_test_split(test_size=config.eval_fraction, seed=42)
+        train, evaluation = parts["train"], parts["test"]
+    train, evaluation = _head(train, config.max_rows), _head(evaluation, config.max_eval_rows)
+    for name, dataset in (("train", train), ("evaluation", evaluation)):
+        if dataset is not None:
+            provenance.setdefault(name, {"held_out_of": "train"})
+            provenance[name] |= {"rows_used": len(dataset), "sha256": fingerprint_dataset(dataset)}
+    return PreferenceData(train, evaluation, provenance)
+
+
+def load_evaluation(config: DataConfig, *, rejects_dir: Path | None = None) -> tuple[Dataset, dict[str, Any]]:
+    """Read the records of the evaluation split alone (of ``data.path`` if there is no ``data.eval_path``)."""
+    source = SOURCES[choose("data.source", config.source, SOURCES)]
+    if config.path and not config.eval_path:
+        dataset, facts = _load_split(config, source, "train", rejects_dir)
+    else:
+        dataset, facts = _load_split(config, source, "evaluation", rejects_dir)
+    dataset = _head(dataset, config.max_eval_rows)
+    return dataset, {**facts, "rows_used": len(dataset), "sha256": fingerprint_dataset(dataset)}
+
+
+def load_messages(config: DataConfig, *, rejects_dir: Path | None = None) -> PreferenceData:
+    """Read dialogues for supervised fine-tuning: the ``messages`` column, else prompt and chosen of the pairs."""
+    if config.source != "messages":
+        data = load_preferences(config, rejects_dir=rejects_dir)
+        return PreferenceData(
+            _to_messages(data.train), None if data.evaluation is None else _to_messages(data.evaluation), data.provenance
+        )
+    source = Source("messages", _message_record, None, ("train", "test"))  # type: ignore[arg-type]
+    train, facts = _load_split(config, source, "train", rejects_dir)
+    train = _head(train, config.max_rows)
+    evaluation = None
+    provenance = {"train": facts | {"rows_used": len(train), "sha256": fingerprint_dataset(train)}}
+    if config.eval_path or (config.eval_split and not config.path):
+        evaluation, facts = _load_split(config, source, "evaluation", rejects_dir)
+        evaluation = _head(evaluation, config.max_eval_rows)
+        provenance["evaluation"] = facts | {"rows_used": len(evaluation), "sha256": fingerprint_dataset(evaluation)}
+    return PreferenceData(train, evaluation, provenance)
+
+
+def render_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
+    """Render records as text with the chat template: ``prompt`` (all turns before), ``chosen``, ``rejected``.
+
+    Under ``boundary=released`` responses are rendered on their own, as the release does; else as what the whole
+    dialogue has beyond the prompt. Text records stay as they are.
+    """
+    alone = config.boundary == "released"
+
+    def build(record: dict[str, Any]) -> dict[str, str]:
+        if isinstance(record["prompt"], str):
+            return {name: record[name] for name in ("prompt", "chosen", "rejected")}
+        prompt = with_system(record["prompt"], config.system_message, str(tokenizer.chat_template))
+        return {
+            "prompt": render(tokenizer, prompt),
+            **{
+                name: render_completion(tokenizer, prompt, record[name], alone=alone)
+                for name in ("chosen", "rejected")
+            },
+        }
+
+    return _map(dataset, tokenizer, config, "render_pairs", build, text_features(dataset))
+
+
+def render_dialogues(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
+    """Render records for a reward model: ``chosen`` and ``rejected`` as whole dialogues, and the ``prompt``."""
+
+    def build(record: dict[str, Any]) -> dict[str, str]:
+        if isinstance(record["prompt"], str):
+            return {"prompt": record["prompt"], **{n: record["prompt"] + record[n] for n in ("chosen", "rejected")}}
+        prompt = with_system(record["prompt"], config.system_message, str(tokenizer.chat_template))
+        wholes = {name: render(tokenizer, prompt + record[name]) for name in ("chosen", "rejected")}
+        return {"prompt": render(tokenizer, prompt), **wholes}
+
+    return _map(dataset, tokenizer, config, "render_dialogues", build, text_features(dataset))
+
+
+def tokenize_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
+    """Tokenise rendered pairs (see :mod:`~reproalign.common.data.tokenize`); numeric columns are kept.
+
+    Adds ``chosen_input_ids``, ``chosen_prompt_length``, the same for rejected, and ``length`` (the longer side).
+    ``overlong`` says what becomes of pairs that exceed ``max_length``: truncate, drop, or error.
+
+    Raises:
+        UserError: for ``overlong=error`` and such a pair, or lengths that leave no room for a response.
+    """
+    check_lengths(config.max_length, config.max_prompt_length)
+    choose("data.overlong", config.overlong, ["truncate", "drop", "error"])
+    rules = Rules(
+        bos_id=tokenizer.bos_token_id,
+        eos_id=tokenizer.eos_token_id,
+        max_length=config.max_length,
+        max_prompt_length=config.max_prompt_length,
+        truncation=config.truncation,
+        boundary=config.boundary,
+        special_tokens=config.special_tokens,
+        add_bos=begins_with_bos(tokenizer),
+    )
+    if config.special_tokens == "released" and tokenizer.bos_token_id is None:
+        raise UserError(
+            f"data.special_tokens=released puts BOS before every prompt, but the tokenizer of "
+            f"'{tokenizer.name_or_path}' has none; use data.special_tokens=dedupe"
+        )
+    encoder = Encoder(tokenizer)
+
+    def build(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        prompts = encoder.batch(batch["prompt"])
+        wholes = [
+            encoder.batch([p + r for p, r in zip(batch["prompt"], batch[side], strict=True)])
+            for side in ("chosen", "rejected")
+        ]
+        untruncated = Rules(**{**rules.__dict__, "max_length": 2**31, "max_prompt_length": 2**31 - 1})
+        rows = []
+        for index, prompt in enumerate(prompts):
+            parts = (
+                prompt,
+                (wholes[0][index], wholes[1][index]),
+                (batch["chosen"][index], batch["rejected"][index]),
+            )
+            options = {"continuation": encoder.continuation, "is_blank": encoder.is_blank}
+            row = join_row(*parts, rules, **options)  # type: ignore[arg-type]
+            if config.overlong != "truncate":
+                whole = join_row(*parts, untruncated, **options)  # type: ignore[arg-type]
+                row["overlong"] = max(len(whole["chosen_input_ids"]), len(whole["rejected_input_ids"])) > rules.max_length
+            rows.append(row)
+        return _columns(rows, drop=("prompt_input_ids",))
+
+    tokenized = _tokenize(dataset, tokenizer, config, "tokenize_pairs", build)
+    return _without_overlong(tokenized, config)
+
+
+def tokenize_dialogues(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
+    """Tokenise whole dialogues for a reward model; numeric columns are kept.
+
+    The tokenizer adds its own special tokens, so that a template that holds BOS gets a second one under
+    ``special_tokens=released``; ``dedupe`` keeps one. ``overlong``: drop (released), truncate (keep the beginning), or
+    error.
+    """
+    choose("data.overlong", config.overlong, ["truncate", "drop", "error"])
+    choose("data.special_tokens", config.special_tokens, ["dedupe", "released"])
+    bos = tokenizer.bos_token_id
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        ids = [list(row) for row in tokenizer(texts, verbose=False)["input_ids"]]
+        if config.special_tokens == "dedupe" and bos is not None:
+            ids = [row[1:] if row[:2] == [bos, bos] else row for row in ids]
+        return ids
+
+    def build(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = []
+        for chosen, rejected in zip(encode(batch["chosen"]), encode(batch["rejected"]), strict=True):
+            overlong = max(len(chosen), len(rejected)) > config.max_length
+            limit = config.max_length if config.overlong == "truncate" else None
+            row = {"chosen_input_ids": chosen[:limit], "rejected_input_ids": rejected[:limit]}
+            rows.append(row if config.overlong == "truncate" else {**row, "overlong": overlong})
+        return _columns(rows)
+
+    tokenized = _tokenize(dataset, tokenizer, config, "tokenize_dialogues", build)
+    return _without_overlong(tokenized, config)
+
+
+def text_features(dataset: Dataset) -> Features:
+    """Return the features of rendered pairs: text in place of messages, everything else as it was."""
+    text = {name: Value("string") for name in ("prompt", "chosen", "rejected")}
+    return Features({**dataset.features, **text})
+
+
+def _load_mixture(config: DataConfig, source: Source, rejects_dir: Path | None) -> PreferenceData:
+    parts, provenance = [], {}
+    for name, fraction in (config.mix or {}).items():
+        single = DataConfig(**{**config.__dict__, "mix": None, "name": name, "path": None, "eval_path": None})
+        splits = {}
+        for role, split in (("train", config.train_split), ("evaluation", config.eval_split)):
+            if split:
+                dataset, facts = _load_split(single, source, role, rejects_dir)
+                splits["train" if role == "train" else "test"] = dataset
+                provenance[f"{role}:{name}"] = facts | {"sha256": fingerprint_dataset(dataset)}
+        parts.append(MixPart(name, fraction, splits))
+    mixed = mix_datasets(parts)
+    return PreferenceData(
+        _head(mixed["train"], config.max_rows), _head(mixed.get("test"), config.max_eval_rows), provenance
+    )
+
+
+def _load_split(
+    config: DataConfig, source: Source, role: str, rejects_dir: Path | None
+) -> tuple[Dataset, dict[str, Any]]:
+    local = config.path if role == "train" else config.eval_path
+    split = config.train_split if role == "train" else config.eval_split
+    split = split or (source.splits[0] if role == "train" else source.splits[1])
+    if local:
+        path = local_path(local, split)
+        rows: Iterable[Row] = read_local(path)
+        facts = describe_file(path)
+    else:
+        name = config.name or source.hub
+        if name is None:
+            raise UserError(f"data.source={source.name} has no home on the Hub; set data.path=FILE or data.name=DATASET")
+        rows, commit = read_hub(name, config.config_name, split, config.revision)
+        facts = {"name": name, "split": split, "revision": config.revision, "commit": commit}
+    records, rejects, differing = _to_records(rows, source, config.on_error, f"reading {role} rows")
+    if rejects:
+        _report_rejects(rejects, role, rejects_dir)
+    if not records:
+        raise UserError(f"{local or facts.get('name')}: none of its {len(rejects)} rows is usable")
+    if differing:
+        logger.warning("%d %s rows have different prompts before chosen and rejected; chosen's is used", differing, role)
+    facts |= {"source": source.name, "rows_read": len(records) + len(rejects), "rows_rejected": len(rejects)}
+    return Dataset.from_list(records), facts
+
+
+def _to_records(
+    rows: Iterable[Row], source: Source, on_error: str, label: str
+) -> tuple[list[dict[str, Any]], list[dict[str, str]], int]:
+    records: list[dict[str, Any]] = []
+    rejects: list[dict[str, str]] = []
+    differing = 0
+    kind: type | None = None
+    for row in track(rows, description=label, console=Console(stderr=True), transient=True):
+        try:
+            if row.problem:
+                raise RowError(row.problem)
+            record: Any = source.to_record(row.values)
+            kind = kind or type(record.get("prompt"))
+            if type(record.get("prompt")) is not kind:
+                raise RowError("text and messages are mixed in one file; use one form")
+            differing += _prompts_differ(row.values)
+            records.append(record)
+        except RowError as error:
+            if on_error == "raise":
+                raise UserError(
+                    f"{row.place}: {error}; mend the row, or set data.on_error=skip to set such rows aside"
+                ) from error
+            rejects.append({"place": row.place, "reason": str(error)})
+    return records, rejects, differing
+
+
+def _prompts_differ(values: dict[str, Any]) -> bool:
+    chosen, rejected = values.get("chosen"), values.get("rejected")
+    return isinstance(chosen, list) and isinstance(rejected, list) and chosen[:-1] != rejected[:-1]
+
+
+def _report_rejects(rejects: list[dict[str, str]], role: str, folder: Path | None) -> None:
+    where = ""
+    if folder is not None:
+        path = folder / f"rejects-{role}.jsonl"
+        write_text(path, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
+        where = f", listed in {path}"
+    logger.warning("%d bad %s rows were set aside%s; the first: %s", len(rejects), role, where, rejects[0])
+
+
+def _message_record(row: dict[str, Any]) -> dict[str, list[Message]]:
+    return {"messages": messages(row, "messages")}
+
+
+def _to_messages(dataset: Dataset) -> Dataset:
+    def build(record: PreferenceRecord) -> dict[str, Text]:
+        if isinstance(record["prompt"], str):
+            turns = [("user", record["prompt"]), ("assistant", str(record["chosen"]))]
+            return {"messages": [{"role": role, "content": content} for role, content in turns]}
+        return {"messages": [*record["prompt"], *record["chosen"]]}  # type: ignore[list-item]
+
+    return dataset.map(build, remove_columns=dataset.column_names)
+
+
+def _head(dataset: Any, rows: int | None) -> Any:
+    if rows is not None and rows < 1:
+        raise UserError("no rows are left; raise data.fraction, data.max_rows or data.max_eval_rows")
+    return dataset if dataset is None or rows is None else dataset.select(range(min(rows, len(dataset))))
+
+
+def _map(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    stage: str,
+    build: Callable[[Any], dict[str, Any]],
+    features: Features,
+) -> Dataset:
+    parts = [stage, fingerprint_dataset(dataset), fingerprint_tokenizer(tokenizer), config.system_message, config.boundary]
+    return cached(
+        cache_folder(config.cache_dir),
+        parts,
+        lambda: dataset.map(build, features=features, num_proc=_processes(config, dataset), desc=stage.replace("_", " ")),
+    )
+
+
+def _tokenize(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    stage: str,
+    build: Callable[[dict[str, list[Any]]], dict[str, list[Any]]],
+) -> Dataset:
+    settings = ("max_length", "max_prompt_length", "truncation", "overlong", "special_tokens", "boundary")
+    parts = [
+        stage,
+        fingerprint_dataset(dataset),
+        fingerprint_tokenizer(tokenizer),
+        [getattr(config, name) for name in settings],
+    ]
+    texts = [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) not in _NUMERIC]
+    return cached(
+        cache_folder(config.cache_dir),
+        parts,
+        lambda: dataset.map(
+            build,
+            batched=True,
+            remove_columns=texts,
+            num_proc=_processes(config, dataset),
+            desc=stage.replace("_", " "),
+        ),
+    )
+
+
+_NUMERIC = ("float64", "float32", "int64", "int32", "bool")
+
+
+def _processes(config: DataConfig, dataset: Dataset) -> int | None:
+    """Return the number of worker processes; starting them costs more than a small data set takes."""
+    return config.num_proc if config.num_proc and len(dataset) >= 1000 else None
+
+
+def _columns(rows: list[dict[str, Any]], drop: tuple[str, ...] = ()) -> dict[str, list[Any]]:
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name not in drop}
+    columns["length"] = [max(len(row["chosen_input_ids"]), len(row["rejected_input_ids"])) for row in rows]
+    return columns
+
+
+def _without_overlong(dataset: Dataset, config: DataConfig) -> Dataset:
+    if "overlong" not in dataset.column_names:
+        return dataset
+    marks = dataset["overlong"][:]
+    kept = [index for index, mark in enumerate(marks) if not mark]
+    if config.overlong == "error" and len(kept) < len(marks):
+        raise UserError(
+            f"pair {marks.index(True) + 1} is longer than data.max_length={config.max_length} tokens "
+            f"({len(marks) - len(kept)} such pairs); raise the limit or set data.overlong=truncate or drop"
+        )
+    if not kept:
+        raise UserError(f"every pair is longer than data.max_length={config.max_length} tokens; raise the limit")
+    return dataset.select(kept).remove_columns("overlong")

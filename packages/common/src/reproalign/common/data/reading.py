@@ -1,0 +1,153 @@
+"""Rows from local files or the Hugging Face Hub, each with the place it came from."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from reproalign.common.errors import UserError
+from reproalign.common.files import sha256_file
+
+SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One original row; ``problem`` says why it could not be read."""
+
+    place: str
+    values: dict[str, Any]
+    problem: str | None = None
+
+
+def local_path(path: str, split: str | None = None) -> Path:
+    """Find the file that ``path`` stands for: a file, a folder with ``<split>*`` in it, or ``demo:NAME``.
+
+    Raises:
+        UserError: if there is no such file, or no single one.
+    """
+    if path.startswith("demo:"):
+        found = Path(str(files("reproalign.common.demo").joinpath(f"{path.removeprefix('demo:')}.jsonl")))
+        if not found.is_file():
+            raise UserError(f"data.path={path}: no such shipped data set; there are demo:pairs-train and demo:pairs-eval")
+        return found
+    found = Path(path).expanduser()
+    if found.is_dir() and not (found / "dataset_info.json").is_file():
+        fitting = sorted(
+            file for file in found.iterdir() if file.name.endswith(SUFFIXES) and file.name.startswith(split or "")
+        )
+        if len(fitting) != 1:
+            names = ", ".join(file.name for file in fitting) or "none"
+            raise UserError(f"data.path={path}: one file named {split or ''}* is needed, found {names}; name the file itself")
+        return fitting[0]
+    if not found.exists():
+        raise UserError(f"data.path={path}: no such file; check the path")
+    return found
+
+
+def read_local(path: Path) -> Iterator[Row]:
+    """Yield the rows of a ``.json``, ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file or a ``save_to_disk`` folder.
+
+    A line that is not valid JSON is yielded with its problem; the caller decides what becomes of it.
+
+    Raises:
+        UserError: if the file as a whole cannot be read, is empty, or is of another kind.
+    """
+    if path.is_dir():
+        from datasets import load_from_disk
+
+        rows: Iterator[Row] = (
+            Row(f"{path} row {n}", dict(row)) for n, row in enumerate(load_from_disk(str(path)), start=1)
+        )
+    elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        rows = _json_lines(path)
+    elif path.name.endswith(".json"):
+        rows = _json_array(path)
+    elif path.name.endswith(".parquet"):
+        rows = _parquet(path)
+    else:
+        raise UserError(f"{path}: unknown kind of file; give one of {', '.join(SUFFIXES)}")
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
+        raise UserError(f"{path}: the file has no rows")
+
+
+def read_hub(name: str, config_name: str | None, split: str, revision: str | None) -> tuple[Iterator[Row], str | None]:
+    """Return the rows of a split on the Hub, and the commit that ``revision`` stands for (None when offline).
+
+    Raises:
+        UserError: if the data set cannot be loaded.
+    """
+    from datasets import load_dataset
+    from huggingface_hub import HfApi
+
+    try:
+        dataset = load_dataset(name, config_name, split=split, revision=revision)
+    except Exception as error:  # the Hub client raises many kinds; to the user they all mean this
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"data.name={name} (split {split}) cannot be loaded: {reason}; check it or set data.path=FILE") from error
+    try:
+        commit = HfApi().dataset_info(name, revision=revision).sha
+    except Exception:  # served from the local cache, without a connection
+        commit = None
+    return (Row(f"{name}/{split} row {n}", dict(row)) for n, row in enumerate(dataset, start=1)), commit
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Return what a run record says of a local source."""
+    return {"path": str(path), "sha256": None if path.is_dir() else sha256_file(path)}
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    try:
+        with (gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8")) as f:
+            for number, line in enumerate(f, start=1):
+                if line.strip():
+                    yield _json_row(f"{path} line {number}", line)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+
+
+def _json_row(place: str, line: str) -> Row:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        return Row(place, {}, f"not valid JSON ({error})")
+    return Row(place, values) if isinstance(values, dict) else Row(place, {}, "not a JSON object")
+
+
+def _json_array(path: Path) -> Iterator[Row]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); one object per line goes into a .jsonl file") from error
+    if not isinstance(content, list):
+        raise UserError(f"{path}: a list of objects is needed; one object per line goes into a .jsonl file")
+    for number, values in enumerate(content, start=1):
+        place = f"{path} row {number}"
+        yield Row(place, values) if isinstance(values, dict) else Row(place, {}, "not a JSON object")
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024)
+        number = 0
+        for batch in batches:
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(f"{path} row {number}", values)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({error})") from error

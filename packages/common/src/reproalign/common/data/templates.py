@@ -1,0 +1,166 @@
+"""Chat templates by name, the system turn, and the renderings that preference data needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from reproalign.common.data.records import Message
+from reproalign.common.errors import UserError, did_you_mean
+
+_CHATML_TURNS = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+_CHATML_HEADER = "{{ '<|im_start|>assistant\\n' }}"
+
+TEMPLATES = {
+    # Per turn "<|role|>\n content eos \n"; other roles than the three render nothing.
+    "zephyr": (
+        "{% for m in messages %}{% if m['role'] in ['system', 'user', 'assistant'] %}"
+        "{{ '<|' + m['role'] + '|>\\n' + m['content'] + eos_token + '\\n' }}{% endif %}"
+        "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}{% endfor %}"
+    ),
+    "chatml": _CHATML_TURNS + "{% if add_generation_prompt %}" + _CHATML_HEADER + "{% endif %}",
+    # BOS opens a list that begins with a system or user turn; EOS closes one that ends with an assistant turn.
+    "gemma_chatml": (
+        "{% if messages and messages[0]['role'] in ['system', 'user'] %}{{ bos_token }}{% endif %}"
+        + _CHATML_TURNS
+        + "{% if add_generation_prompt %}"
+        + _CHATML_HEADER
+        + "{% elif messages and messages[-1]['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    ),
+    "llama3": (
+        "{% for m in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
+        "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] | trim + '<|eot_id|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+    ),
+}
+
+
+def set_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
+    """Give the tokenizer the template that ``template`` names (a name here, or a file); None keeps its own.
+
+    Raises:
+        UserError: for an unknown name, or a tokenizer that has none when none is given.
+    """
+    if template is None:
+        if not tokenizer.chat_template:
+            raise UserError(
+                f"the tokenizer of '{tokenizer.name_or_path}' has no chat template; set model.chat_template to one of "
+                f"{', '.join(TEMPLATES)} or to a Jinja file"
+            )
+    elif template in TEMPLATES:
+        tokenizer.chat_template = TEMPLATES[template]
+    elif Path(template).is_file():
+        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+    else:
+        raise UserError(
+            f"model.chat_template={template}: no such template{did_you_mean(template, TEMPLATES)} and no such file; "
+            f"there are {', '.join(TEMPLATES)}"
+        )
+
+
+def knows_system(template: str) -> bool:
+    """Say whether a template speaks of system turns, by the alignment-handbook's test on its text."""
+    return "system" in template or "<|im_start|>" in template
+
+
+def with_system(dialogue: list[Message], system: str | None, template: str) -> list[Message]:
+    """Return ``dialogue`` with a system turn in front, if it has none and should have one.
+
+    Args:
+        dialogue: left as it is.
+        system: None: add none; ``auto``: an empty one where the template knows system turns; other text: that text.
+        template: the template's text.
+    """
+    if system is None or (dialogue and dialogue[0]["role"] == "system"):
+        return dialogue
+    if system == "auto":
+        return [{"role": "system", "content": ""}, *dialogue] if knows_system(template) else dialogue
+    return [{"role": "system", "content": system}, *dialogue]
+
+
+def render(tokenizer: PreTrainedTokenizerBase, dialogue: list[Message], *, generation: bool = False) -> str:
+    """Render a dialogue as text; an empty one renders as an empty string.
+
+    Raises:
+        UserError: if the template refuses the dialogue.
+    """
+    if not dialogue:
+        return ""
+    try:
+        text = tokenizer.apply_chat_template(dialogue, tokenize=False, add_generation_prompt=generation)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in dialogue)
+        raise UserError(
+            f"the chat template of '{tokenizer.name_or_path}' refuses turns of {roles} ({error}); "
+            "set data.system_message=null or another model.chat_template"
+        ) from error
+    return str(text)
+
+
+def render_completion(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: list[Message], *, alone: bool
+) -> str:
+    """Render a completion.
+
+    Args:
+        tokenizer: gives the template.
+        prompt: the turns before it, system turn included.
+        completion: the turns of the completion.
+        alone: render it on its own (the released rule). A template may then put BOS or a default system turn into it;
+            otherwise it is what the whole dialogue has beyond the prompt.
+
+    Raises:
+        UserError: if the rendered prompt is no prefix of the rendered dialogue.
+    """
+    if alone:
+        return render(tokenizer, completion)
+    head, whole = render(tokenizer, prompt), render(tokenizer, prompt + completion)
+    if not whole.startswith(head):
+        raise UserError(
+            f"the chat template of '{tokenizer.name_or_path}' renders a prompt differently once an answer follows, so "
+            "prompt and answer cannot be told apart; set another model.chat_template"
+        )
+    return whole[len(head) :]
+
+
+def render_example(
+    tokenizer: PreTrainedTokenizerBase, example: dict[str, Any], task: str, *, system: str | None
+) -> dict[str, str]:
+    """Render an original row as the alignment-handbook does.
+
+    Args:
+        tokenizer: gives the template.
+        example: has ``messages`` (tasks ``sft``, ``generation``) or ``chosen`` and ``rejected`` (``rm``, ``dpo``).
+        task: which texts to make.
+        system: see :func:`with_system`.
+
+    Returns:
+        ``text``, or ``text_chosen`` and ``text_rejected``, for ``dpo`` the last turns alone and ``text_prompt``.
+
+    Raises:
+        UserError: for an unknown task or a missing column.
+    """
+    needed = {"sft": ["messages"], "generation": ["messages"], "rm": ["chosen", "rejected"], "dpo": ["chosen", "rejected"]}
+    if task not in needed:
+        raise UserError(f"unknown task '{task}'; choose one of {', '.join(needed)}")
+    for name in needed[task]:
+        if name not in example:
+            raise UserError(f"task {task} needs the column '{name}'; the row has {', '.join(sorted(example))}")
+    template = str(tokenizer.chat_template)
+    if task in ("sft", "generation"):
+        dialogue = with_system(example["messages"], system, template)
+        return {"text": render(tokenizer, dialogue, generation=task == "generation")}
+    if task == "rm":
+        return {
+            f"text_{name}": render(tokenizer, with_system(example[name], system, template))
+            for name in ("chosen", "rejected")
+        }
+    prompt = with_system(example["chosen"][:-1], system, template)
+    return {
+        "text_prompt": render(tokenizer, prompt),
+        "text_chosen": render(tokenizer, example["chosen"][-1:]),
+        "text_rejected": render(tokenizer, example["rejected"][-1:]),
+    }

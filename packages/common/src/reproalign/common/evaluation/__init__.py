@@ -1,0 +1,1 @@
+"""Measures on held-out preferences, calibration, RewardBench, MT-Bench, best-of-n, and their plots."""

@@ -1,0 +1,45 @@
+"""What was asked for: the command line and the configuration it came to."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One run as the user asked for it.
+
+    Attributes:
+        command: the command line, word by word.
+        package: the paper package, e.g. ``reproalign.mmpo``.
+        verb: e.g. ``train``.
+        schema: ``module:class`` of the configuration.
+        target: ``module:function`` that carries it out.
+        config: the resolved configuration as plain values.
+        recipe: the ``experiment=`` it was based on, if any.
+    """
+
+    command: list[str]
+    package: str
+    verb: str
+    schema: str
+    target: str
+    config: dict[str, Any]
+    recipe: str | None = None
+
+
+def load_object(path: str) -> Any:
+    """Import what ``module:name`` stands for."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def carry_out(invocation: Invocation) -> None:
+    """Turn the plain configuration into its schema class and call the target with it."""
+    from omegaconf import OmegaConf
+
+    schema = OmegaConf.structured(load_object(invocation.schema))
+    config = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(invocation.config)))
+    load_object(invocation.target)(config, invocation)

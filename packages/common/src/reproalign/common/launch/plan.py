@@ -1,0 +1,99 @@
+"""What has to be run so that the wished-for processes exist, checked against what the machine has."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+from reproalign.common.config import LaunchConfig
+from reproalign.common.errors import UserError, choose
+
+STRATEGIES = ("single", "ddp", "fsdp", "zero1", "zero2", "zero3", "zero3-offload")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What bears on a launch."""
+
+    gpus: int
+    deepspeed: bool
+
+    @classmethod
+    def detect(cls) -> Hardware:
+        """Look at this machine."""
+        import torch
+
+        return cls(gpus=torch.cuda.device_count(), deepspeed=importlib.util.find_spec("deepspeed") is not None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A command and what its environment needs beside; no command means: in this process."""
+
+    command: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def plan(config: LaunchConfig, hardware: Hardware, record: str) -> Plan:
+    """Plan the processes of ``config`` for a machine.
+
+    Args:
+        config: strategy, processes, machines.
+        hardware: what this machine has.
+        record: path of the file that the workers read.
+
+    Raises:
+        UserError: if the machine cannot run it, or would silently run something else.
+    """
+    strategy = choose("launch.strategy", config.strategy, STRATEGIES)
+    check(config, hardware)
+    if strategy == "single":
+        return Plan()
+    environment = {}
+    if not hardware.gpus:
+        # Without these accelerate starts unrelated replicas, and DeepSpeed compiles a shared-memory operator.
+        environment = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu"}
+    return Plan([*launcher(config), "-m", "reproalign.common.launch.worker", record], environment)
+
+
+def launcher(config: LaunchConfig) -> list[str]:
+    """Return the ``accelerate launch`` part of a command."""
+    words = [sys.executable, "-m", "accelerate.commands.launch"]
+    words += ["--config_file", str(files("reproalign.common.launch").joinpath(f"configs/{config.strategy}.yaml"))]
+    words += ["--num_processes", str(config.processes), "--num_machines", str(config.machines)]
+    words += ["--machine_rank", str(config.machine_rank), "--main_process_port", str(config.main_port)]
+    if config.main_address:
+        words += ["--main_process_ip", config.main_address]
+    return words
+
+
+def check(config: LaunchConfig, hardware: Hardware) -> None:
+    """Check a launch against the machine.
+
+    Raises:
+        UserError: saying what does not fit and what would.
+    """
+    strategy, here = config.strategy, f"this machine has {hardware.gpus} GPU(s)"
+    if config.processes < 1 or config.machines < 1:
+        raise UserError(f"launch.processes={config.processes} and launch.machines={config.machines} must be at least 1")
+    if config.processes % config.machines:
+        raise UserError(
+            f"launch.processes={config.processes} (over all machines) is not divisible by launch.machines={config.machines}"
+        )
+    if not 0 <= config.machine_rank < config.machines:
+        raise UserError(f"launch.machine_rank={config.machine_rank} is not below launch.machines={config.machines}")
+    if config.machines > 1 and not config.main_address:
+        raise UserError("several machines need launch.main_address, the address of the machine with rank 0")
+    if strategy == "single" and config.processes > 1:
+        raise UserError(f"launch.strategy=single runs one process, not {config.processes}; use launch=ddp")
+    if strategy.startswith("zero") and not hardware.deepspeed:
+        raise UserError(f"launch.strategy={strategy} needs DeepSpeed: pip install 'reproalign-common[deepspeed]'")
+    if strategy == "fsdp" and not hardware.gpus:
+        raise UserError(f"launch.strategy=fsdp needs GPUs ({here}; on a CPU it would silently become ddp); use launch=ddp")
+    if strategy == "zero3-offload" and not hardware.gpus:
+        raise UserError(f"launch.strategy=zero3-offload needs GPUs to offload from ({here}); use launch=zero3")
+    local = config.processes // config.machines
+    if hardware.gpus and local > hardware.gpus and strategy != "single":
+        raise UserError(f"launch.processes={config.processes} is {local} per machine, but {here}")

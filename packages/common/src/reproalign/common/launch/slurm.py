@@ -1,0 +1,56 @@
+"""The script of a multi-node SLURM job."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+
+from reproalign.common.config import LaunchConfig
+from reproalign.common.errors import UserError
+from reproalign.common.launch.plan import launcher
+
+
+def slurm_script(config: LaunchConfig, job: str, record: str, config_json: str) -> str:
+    """Return a batch script that starts ``config.processes`` processes on ``config.machines`` nodes.
+
+    The resolved configuration travels inside the script, so that the job runs what was asked for even if files change
+    while it waits.
+
+    Args:
+        config: the launch; ``slurm_options`` become ``#SBATCH --key=value`` lines.
+        job: the job's name.
+        record: where on the nodes the script puts the configuration for the workers; a shared folder.
+        config_json: the invocation as JSON.
+
+    Raises:
+        UserError: if a single process was asked for.
+    """
+    if config.strategy == "single":
+        raise UserError("a SLURM job needs a strategy for several processes; set launch.strategy=ddp, fsdp or zero3")
+    local = config.processes // config.machines
+    options = {
+        "job-name": job,
+        "nodes": str(config.machines),
+        "ntasks-per-node": "1",
+        "gpus-per-node": str(local),
+        "output": "%x-%j.log",
+        **config.slurm_options,
+    }
+    header = "\n".join(f"#SBATCH --{key}={value}" for key, value in options.items())
+    words = launcher(replace(config, main_address="@ADDRESS@", machine_rank=0))
+    words = ["python", *words[1:]]  # the node's own interpreter, from the activated environment
+    command = shlex.join([*words, "-m", "reproalign.common.launch.worker", record])
+    command = command.replace("@ADDRESS@", '"$MAIN_ADDRESS"').replace("--machine_rank 0", '--machine_rank "$SLURM_NODEID"')
+    return f"""#!/bin/bash
+{header}
+set -euo pipefail
+# Activate the environment in which reproalign is installed here, on every node the same.
+
+MAIN_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export MAIN_ADDRESS
+mkdir -p {shlex.quote(record.rpartition("/")[0] or ".")}
+cat > {shlex.quote(record)} <<'CONFIG'
+{config_json}
+CONFIG
+srun --kill-on-bad-exit=1 bash -c {shlex.quote(command)}
+"""

@@ -1,0 +1,66 @@
+"""Carry out an invocation: here, or in the processes it asks for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from reproalign.common.config import LaunchConfig
+from reproalign.common.invocation import Invocation, carry_out
+from reproalign.common.launch.plan import Hardware, check, plan
+from reproalign.common.launch.slurm import slurm_script
+from reproalign.common.records.run import check_folder
+
+
+def start(invocation: Invocation, *, dry_run: bool) -> int:
+    """Run ``invocation`` as its ``launch`` section says and return the exit code.
+
+    The configuration is composed once, by the caller; workers read it from a file. Everything that can be refused
+    without a model is refused here, before any process is started or file written.
+    """
+    config = LaunchConfig(**invocation.config["launch"])
+    if config.slurm:
+        remote = Hardware(gpus=config.processes // max(config.machines, 1), deepspeed=True)
+        check(LaunchConfig(**{**asdict(config), "main_address": config.main_address or "known to SLURM"}), remote)
+        folder = Path(invocation.config["output_dir"])
+        local = {**asdict(invocation), "config": {**invocation.config, "launch": {**asdict(config), "slurm": False}}}
+        print(slurm_script(config, folder.name, f"{folder}.invocation.json", json.dumps(local)), end="")
+        return 0
+    check_folder(Path(invocation.config["output_dir"]), invocation)
+    with tempfile.TemporaryDirectory(prefix="reproalign-") as temporary:
+        record = Path(temporary) / "invocation.json"
+        planned = plan(config, Hardware.detect(), str(record))
+        if planned.command:
+            print(f"running: {shlex.join(planned.command)}", file=sys.stderr)
+        if dry_run:
+            print(f"{shlex.join(invocation.command)}: would write to {invocation.config['output_dir']}")
+            return 0
+        if not planned.command:
+            carry_out(invocation)
+            return 0
+        record.write_text(json.dumps(asdict(invocation)), encoding="utf-8")
+        return _wait(planned.command, {**os.environ, **planned.environment}, Path(temporary) / "error")
+
+
+def _wait(command: list[str], environment: dict[str, str], error: Path) -> int:
+    """Run ``command``, forwarding Ctrl-C; a user's mistake that a worker found becomes ours."""
+    environment["REPROALIGN_ERROR_FILE"] = str(error)
+    process = subprocess.Popen(command, env=environment)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
+    if code and error.is_file():
+        from reproalign.common.errors import UserError
+
+        raise UserError(error.read_text(encoding="utf-8"))
+    return 1 if code else 0

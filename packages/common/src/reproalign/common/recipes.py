@@ -1,0 +1,114 @@
+"""Recipes: the published runs of a paper, as ``configs/experiment/*.yaml``.
+
+A recipe opens with ``# @package _global_`` and a header of ``# key: value`` lines; a line that begins with two spaces
+after the ``#`` continues the value before it. Keys:
+
+    title           one line
+    verb            the verb it is for
+    paper           table and row (or "none": not a published run)
+    command         the exact command
+    hardware        what it was published on, or what it needs
+    expected        the number to expect, with its source
+    processes       number of processes the batch size is meant for
+    global_batch    pairs (or sequences) per optimiser step, checked against the configuration
+    not_established what could not be found out (optional)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from reproalign.common.errors import UserError, choose
+
+REQUIRED = ("title", "verb", "paper", "command", "hardware", "expected", "processes", "global_batch")
+
+
+def read_headers(package: str) -> dict[str, dict[str, str]]:
+    """Read the header of every recipe of ``package``: {name: {key: value}}."""
+    folder = files(f"{package}.configs").joinpath("experiment")
+    entries = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
+    return {entry.name.removesuffix(".yaml"): parse_header(entry.read_text(encoding="utf-8")) for entry in entries}
+
+
+def parse_header(text: str) -> dict[str, str]:
+    """Parse the comment block at the head of a recipe."""
+    header: dict[str, str] = {}
+    key = ""
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        if match := re.fullmatch(r"# (\w+): (.*)", line):
+            key = match.group(1)
+            header[key] = match.group(2).strip()
+        elif line.startswith("#   ") and key:
+            header[key] += f" {line[1:].strip()}"
+    return header
+
+
+def check_verb(command: str, package: str, verb: str, overrides: Sequence[str]) -> None:
+    """Refuse a recipe that belongs to another verb.
+
+    Raises:
+        UserError: naming the right verb.
+    """
+    names = [word.partition("=")[2] for word in overrides if word.startswith("experiment=")]
+    if names:
+        headers = read_headers(package)
+        wanted = headers[choose("recipe", names[-1], headers)].get("verb", verb)
+        if wanted != verb:
+            raise UserError(f"recipe '{names[-1]}' is for '{wanted}', not '{verb}'; run: {command} {wanted} experiment={names[-1]}")
+
+
+def effective_batch(config: dict[str, Any], processes: int) -> int:
+    """Return the pairs (or sequences) per optimiser step: processes x per-device batch x accumulation."""
+    trainer = config.get("trainer", {})
+    return (
+        processes
+        * int(trainer.get("per_device_train_batch_size", 8))
+        * int(trainer.get("gradient_accumulation_steps", 1))
+    )
+
+
+def recipes_command(command: str, package: str, words: Sequence[str], *, console: Console) -> int:
+    """``<command> recipes [NAME]``."""
+    headers = read_headers(package)
+    if not words:
+        table = Table("recipe", "verb", "paper", "hardware", "expected", header_style="bold")
+        for name, header in headers.items():
+            table.add_row(name, *(header.get(key, "") for key in ("verb", "paper", "hardware", "expected")))
+        console.print(table)
+        console.print(f"`{command} recipes NAME` shows one whole.", highlight=False)
+        return 0
+    if len(words) > 1:
+        raise UserError(f"'{command} recipes' takes one name, got {len(words)}")
+    name = choose("recipe", words[0], headers)
+    _print_recipe(package, name, headers[name], console)
+    return 0
+
+
+def _print_recipe(package: str, name: str, header: dict[str, str], console: Console) -> None:
+    from reproalign.common.records.paper import load_paper
+
+    paper = load_paper(package)
+    console.print(f"[bold]{name}[/]: {header.get('title', '')}\n", highlight=False)
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for key in ("paper", "hardware", "expected", "not_established", "global_batch", "processes"):
+        if key in header:
+            facts.add_row(key.replace("_", " "), header[key])
+    console.print(facts)
+    console.print("\nCommand:", style="bold")
+    console.print(header.get("command", ""), soft_wrap=True, highlight=False, markup=False)
+    targets = paper.get("targets", {}).get(name)
+    if targets:
+        table = Table("\nmeasure", "\nvalue", "\nsource", box=None, pad_edge=False, header_style="bold")
+        for measure, entry in targets.items():
+            table.add_row(measure, str(entry["value"]), str(entry.get("source", "")))
+        console.print(table)
+    console.print("\nCite:", style="bold")
+    console.print(str(paper.get("bibtex", "")).strip(), soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,217 @@
+"""One run's folder and its ``run.json``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import math
+import os
+import shlex
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from reproalign.common.compose import flatten
+from reproalign.common.errors import UserError
+from reproalign.common.files import write_json, write_text
+from reproalign.common.invocation import Invocation
+from reproalign.common.records.environment import git_state, hardware, package_versions, peak_memory
+
+RECORD = "run.json"
+# Keys that may change between the first start of a run and its resumption.
+VOLATILE = ("resume", "on_bad_checkpoint", "launch.machine_rank", "launch.main_address", "launch.main_port")
+
+
+class Run:
+    """An open run: a context manager that keeps ``run.json`` true from the start to whatever end.
+
+    Only the main process writes. A user's mistake found inside the block leaves nothing behind if the folder was made
+    by this very run. ``run.json`` is strict JSON: NaN and infinities are the strings "NaN", "Infinity", "-Infinity".
+    """
+
+    def __init__(self, folder: Path, record: dict[str, Any], *, is_main: bool, fresh: bool) -> None:
+        self.dir = folder
+        self.record = record
+        self.is_main = is_main
+        self._fresh = fresh
+        self._started = time.perf_counter()
+        self._seconds_before = float(record.get("wall_seconds") or 0.0)
+
+    @classmethod
+    def open(cls, invocation: Invocation, *, is_main: bool = True) -> Run:
+        """Open the run that ``invocation`` asks for in its ``output_dir``.
+
+        Raises:
+            UserError: if the folder holds another run, a finished one, or anything else (see :func:`check_folder`).
+        """
+        folder = Path(invocation.config["output_dir"])
+        earlier = check_folder(folder, invocation) if is_main else None
+        record = _new_record(invocation)
+        if earlier is not None:
+            for key in ("started", "wall_seconds", "fingerprints"):
+                record[key] = earlier.get(key, record.get(key))
+            record["resumptions"] = int(earlier.get("resumptions", 0)) + 1
+        return cls(folder, record, is_main=is_main, fresh=is_main and not folder.exists())
+
+    def __enter__(self) -> Run:
+        if self.is_main:
+            import yaml
+
+            self.dir.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(self.record["config"], sort_keys=False, allow_unicode=True)
+            write_text(self.dir / "config.yaml", text)
+            self._write()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.is_main:
+            return
+        if isinstance(error, UserError) and self._fresh and not list(self.dir.glob("checkpoint-*")):
+            shutil.rmtree(self.dir, ignore_errors=True)
+            return
+        status = "finished" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        self.record["status"] = status
+        if error is not None and status == "failed":
+            self.record["error"] = f"{type(error).__name__}: {error}"
+        self.record["ended"] = _now()
+        self.record["wall_seconds"] = self._seconds_before + time.perf_counter() - self._started
+        self.record["peak_memory"] = peak_memory()
+        self._write()
+
+    def set(self, key: str, value: Any) -> None:
+        """Put a fact into the record."""
+        self.record[key] = value
+        self._write()
+
+    def set_metrics(self, metrics: dict[str, Any]) -> None:
+        """Add final metrics."""
+        self.record["metrics"] |= metrics
+        self._write()
+
+    def add_fingerprint(self, kind: str, name: str, sha256: str, **facts: Any) -> None:
+        """Record what ``data`` or ``weights`` went in or came out."""
+        self.record["fingerprints"].setdefault(kind, {})[name] = {"sha256": sha256, **facts}
+        self._write()
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Append a row to ``metrics.jsonl``."""
+        if self.is_main:
+            with (self.dir / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(_plain({"step": step, **metrics}), allow_nan=False) + "\n")
+
+    def _write(self) -> None:
+        if self.is_main:
+            write_json(self.dir / RECORD, _plain(self.record))
+
+
+def check_folder(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
+    """Say whether ``invocation`` may write into ``folder``.
+
+    Returns:
+        The record of the same, unfinished run, which is to be resumed; None if the folder is new or empty.
+
+    Raises:
+        UserError: if the folder is a file, holds a finished run, another run, or files that are no run's.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output_dir={folder} is a file; choose another output_dir")
+    if not folder.exists() or not any(folder.iterdir()):
+        return None
+    if not (folder / RECORD).is_file():
+        raise UserError(f"output_dir={folder} holds files that are not a run's; choose another output_dir")
+    record = read_record(folder)
+    differing = config_differences(record["config"], invocation.config)
+    if differing or record.get("verb") != invocation.verb:
+        names = ", ".join(differing[:5]) + (" …" if len(differing) > 5 else "")
+        raise UserError(
+            f"output_dir={folder} belongs to another run (differs in: {names or 'verb'}); choose another output_dir"
+        )
+    if record["status"] == "finished":
+        raise UserError(f"output_dir={folder} holds this very run, finished; choose another output_dir to run it again")
+    if invocation.config.get("resume") == "never":
+        raise UserError(f"output_dir={folder} holds this run, unfinished, and resume=never; set resume=auto or another output_dir")
+    return record
+
+
+def config_differences(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
+    """List the keys in which two configurations differ, :data:`VOLATILE` ones aside."""
+    first, second = flatten(_plain(left)), flatten(_plain(right))
+    return [
+        key
+        for key in sorted(first.keys() | second.keys())
+        if key not in VOLATILE and first.get(key) != second.get(key)
+    ]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read the record of a run folder, or a ``run.json`` itself.
+
+    Raises:
+        UserError: if there is none, or it is not one.
+    """
+    file = path / RECORD if path.is_dir() else path
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: no run record there ({RECORD} is missing or unreadable)") from error
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON ({error})") from error
+    if not isinstance(record, dict) or not {"config", "status", "command"} <= record.keys():
+        raise UserError(f"{file}: not a run record (config, status and command are needed)")
+    return record
+
+
+def _new_record(invocation: Invocation) -> dict[str, Any]:
+    package_file = importlib.import_module(invocation.package).__file__ if _is_regular(invocation.package) else None
+    return {
+        "format": 1,
+        "status": "running",
+        "command": shlex.join(invocation.command),
+        "package": invocation.package,
+        "verb": invocation.verb,
+        "schema": invocation.schema,
+        "target": invocation.target,
+        "recipe": invocation.recipe,
+        "config": invocation.config,
+        "seed": invocation.config.get("seed"),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "strategy": (invocation.config.get("launch") or {}).get("strategy", "single"),
+        "versions": package_versions(invocation.package),
+        "git": git_state(Path(package_file or __file__)),
+        "hardware": hardware(),
+        "fingerprints": {},
+        "metrics": {},
+        "started": _now(),
+        "ended": None,
+        "wall_seconds": None,
+        "peak_memory": None,
+        "resumptions": 0,
+    }
+
+
+def _is_regular(package: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _plain(value: Any) -> Any:
+    """Copy of ``value`` that strict JSON can carry."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -1,0 +1,198 @@
+"""Which pairs MMPO trains on, and with which target. Works on rendered data sets (text columns)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from reproalign.common.errors import UserError, choose
+from reproalign.mmpo.config import PairRulesConfig, TargetConfig
+from reproalign.mmpo.decontaminate import filter_strings, keep_mask, load_problems
+from reproalign.mmpo.target import (
+    check_gamma,
+    read_soft_labels,
+    target_probabilities,
+    transform_margins,
+)
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+def build_targets(dataset: Dataset, target: TargetConfig) -> Dataset:
+    """Add the column ``p_chosen``; swap texts where a soft label says so; filter by margin if asked.
+
+    Args:
+        dataset: has ``chosen``, ``rejected``, and the scores if gamma or a threshold is set.
+        target: gamma, transform, soft labels, threshold.
+
+    Raises:
+        UserError: if scores are needed and missing, or no pair is left.
+    """
+    gamma = check_gamma(target.gamma)
+    if gamma is not None or target.filter_threshold is not None:
+        scores = _scores(dataset)
+        probabilities = target_probabilities(transform_margins(*scores, target), gamma)
+    else:
+        probabilities = np.ones(len(dataset))
+    dataset = dataset.add_column("p_chosen", probabilities.tolist())
+    if target.soft_labels:
+        labels = read_soft_labels(target.soft_labels)
+        dataset = dataset.map(lambda row: _soft_label(row, labels, target.reflect_soft_labels), desc="soft labels")
+    if target.filter_threshold is not None:
+        kept = np.flatnonzero(scores[0] - scores[1] > target.filter_threshold)
+        dataset = _select(dataset, kept, f"target.filter_threshold={target.filter_threshold}")
+    return dataset
+
+
+def apply_pair_rules(dataset: Dataset, rules: PairRulesConfig, *, split: str, seed: int) -> Dataset:
+    """Apply the rules in the release's order: ties, sampling over margins, cap per prompt, decontamination.
+
+    Args:
+        dataset: rendered pairs.
+        rules: what to apply.
+        split: ``train`` or ``evaluation``; sampling is for training pairs, the cap for what ``cap_splits`` says.
+        seed: of sampling and of the random cap.
+
+    Raises:
+        UserError: for unusable rules, or if no pair is left.
+    """
+    choose("pairs.sampling", rules.sampling, ["none", "uniform", "proportional"])
+    choose("pairs.cap_mode", rules.cap_mode, ["first", "random"])
+    choose("pairs.cap_splits", rules.cap_splits, ["both", "train"])
+    if rules.drop_ties:
+        chosen, rejected = _scores(dataset)
+        dataset = _select(dataset, np.flatnonzero(chosen != rejected), "pairs.drop_ties")
+    if rules.sampling != "none" and split == "train":
+        if rules.sampling_size is None:
+            raise UserError(f"pairs.sampling={rules.sampling} needs pairs.sampling_size, the number of pairs to draw")
+        chosen, rejected = _scores(dataset)
+        margins = np.abs(chosen - rejected)
+        edges = quantile_edges(margins, rules.sampling_bins) if rules.sampling_edges is None else rules.sampling_edges
+        drawn = sample_by_margin(margins, edges, rules.sampling_size, mode=rules.sampling, seed=seed)
+        dataset = _select(dataset, drawn, "pairs.sampling")
+    if rules.cap_per_prompt is not None and (split == "train" or rules.cap_splits == "both"):
+        kept = cap_per_prompt(dataset["prompt"][:], rules.cap_per_prompt, mode=rules.cap_mode, seed=seed)
+        dataset = dataset.select(kept)
+    if rules.decontaminate:
+        strings = filter_strings(load_problems(rules.decontaminate), fix_whitelist=rules.decontaminate_fix_whitelist)
+        kept = np.flatnonzero(keep_mask(dataset["chosen"][:], strings))
+        dataset = _select(dataset, kept, "pairs.decontaminate")
+    return dataset
+
+
+def sample_by_margin(
+    margins: Floats, edges: list[float] | Floats, size: int, *, mode: str = "uniform", seed: int = 0
+) -> Indices:
+    """Draw pairs by the size of their margin.
+
+    Bins are right-open, [e_k, e_{k+1}), the last one closed; margins outside are never drawn. ``uniform``: equal quotas
+    for non-empty bins; a bin with fewer gives all it has, and what it lacks is divided equally over the others until
+    nothing changes. ``proportional``: largest-remainder quotas of the bins' frequencies. Within a bin the first rows of
+    a seeded permutation are taken. The original order is kept.
+
+    Args:
+        margins: m = |s_w - s_l|.
+        edges: increasing bin edges, at least two.
+        size: number of pairs to draw; all of them if there are fewer.
+        mode: ``uniform`` or ``proportional``.
+        seed: of the permutation.
+
+    Returns:
+        Sorted indices.
+
+    Raises:
+        UserError: for edges that do not increase, or a size below 1.
+    """
+    edges = np.asarray(edges, dtype=np.float64)
+    if len(edges) < 2 or not (np.diff(edges) > 0).all():
+        raise UserError(f"pairs.sampling_edges must be at least two increasing numbers, got {edges.tolist()}")
+    if size < 1:
+        raise UserError(f"pairs.sampling_size={size} must be at least 1")
+    bins = np.searchsorted(edges, margins, side="right") - 1
+    bins[margins == edges[-1]] = len(edges) - 2
+    counts = np.bincount(bins[(bins >= 0) & (bins < len(edges) - 1)], minlength=len(edges) - 1)
+    size = min(size, int(counts.sum()))
+    quotas = uniform_quotas(counts, size) if mode == "uniform" else proportional_quotas(counts, size)
+    order = np.random.default_rng(seed).permutation(len(margins))
+    drawn = [order[bins[order] == index][:quota] for index, quota in enumerate(quotas)]
+    return np.sort(np.concatenate(drawn))
+
+
+def uniform_quotas(counts: Indices, size: int) -> Indices:
+    """Divide ``size`` equally over bins that hold ``counts``; what does not divide goes to the lowest bins with room."""
+    quotas = np.zeros_like(counts)
+    while (left := size - int(quotas.sum())) > 0:
+        room = np.flatnonzero(quotas < counts)
+        if not len(room):
+            break
+        share, rest = divmod(left, len(room))
+        quotas[room] += share
+        quotas[room[:rest]] += 1
+        quotas = np.minimum(quotas, counts)
+    return quotas
+
+
+def proportional_quotas(counts: Indices, size: int) -> Indices:
+    """Divide ``size`` in proportion to ``counts`` by largest remainders (ties: lower bin first)."""
+    exact = size * counts / counts.sum()
+    quotas = np.floor(exact).astype(np.int64)
+    rest = size - int(quotas.sum())
+    quotas[np.argsort(-(exact - quotas), kind="stable")[:rest]] += 1
+    return quotas
+
+
+def quantile_edges(margins: Floats, bins: int) -> Floats:
+    """Return the edges of ``bins`` quantile bins, fewer where margins are tied."""
+    if bins < 1:
+        raise UserError(f"pairs.sampling_bins={bins} must be at least 1")
+    edges = np.unique(np.quantile(margins, np.linspace(0, 1, bins + 1)))
+    return edges if len(edges) > 1 else np.array([edges[0], edges[0] + 1.0])
+
+
+def cap_per_prompt(prompts: list[str], limit: int, *, mode: str = "first", seed: int = 0) -> list[int]:
+    """Return the indices of at most ``limit`` rows per prompt (stripped of surrounding white space), in order.
+
+    Args:
+        prompts: rendered prompts.
+        limit: rows to keep of each.
+        mode: ``first`` occurrences (released), or ``random`` ones.
+        seed: of the random choice.
+    """
+    order = np.arange(len(prompts)) if mode == "first" else np.random.default_rng(seed).permutation(len(prompts))
+    seen: dict[str, int] = {}
+    kept = []
+    for index in order.tolist():
+        key = prompts[index].strip()
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= limit:
+            kept.append(index)
+    return sorted(kept)
+
+
+def _soft_label(row: dict[str, Any], labels: dict[str, float], reflect: bool) -> dict[str, Any]:
+    p = labels.get(row["prompt_id"], row["p_chosen"])
+    if row["prompt_id"] in labels and p < 0.5 and reflect:
+        return {"p_chosen": 1 - p, "chosen": row["rejected"], "rejected": row["chosen"]}
+    return {"p_chosen": p, "chosen": row["chosen"], "rejected": row["rejected"]}
+
+
+def _scores(dataset: Dataset) -> tuple[Floats, Floats]:
+    """Return both score columns; the first row without scores is an error."""
+    for number, row in enumerate(dataset.select_columns(["score_chosen", "score_rejected"]), start=1):
+        if row["score_chosen"] is None:
+            raise UserError(
+                f"pair {number} has no scores, which target.gamma and the margin rules need; give score_chosen and "
+                "score_rejected, or set target.gamma=null"
+            )
+    chosen, rejected = (np.asarray(dataset[name][:], dtype=np.float64) for name in ("score_chosen", "score_rejected"))
+    return chosen, rejected
+
+
+def _select(dataset: Dataset, kept: Any, rule: str) -> Dataset:
+    if not len(kept):
+        raise UserError(f"{rule} leaves no pair of {len(dataset)}; loosen it")
+    return dataset.select(kept)

@@ -1,0 +1,144 @@
+r"""From a quality margin to the target probability that the chosen response is preferred.
+
+    q = sigma(gamma · m),   m = s_w - s_l          (Bradley-Terry; section 3 of the paper)
+
+gamma = null stands for infinity: q = 1, plain DPO or a plain Bradley-Terry reward model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reproalign.common.errors import UserError, choose
+from reproalign.mmpo.config import TargetConfig
+
+Floats = NDArray[np.float64]
+
+
+def check_gamma(gamma: float | None) -> float | None:
+    """Return gamma, or None for hard labels; 0 means hard labels too, as in the release, which is worth a warning.
+
+    Raises:
+        UserError: for a negative or non-finite gamma.
+    """
+    if gamma is None:
+        return None
+    if not math.isfinite(gamma) or gamma < 0:
+        raise UserError(f"target.gamma={gamma} must be positive (or null for hard labels)")
+    if gamma == 0:
+        warnings.warn(
+            "target.gamma=0 means hard labels (q = 1), as in the released code, not q = 1/2", UserWarning, stacklevel=2
+        )
+        return None
+    return gamma
+
+
+def sigmoid(x: Floats) -> Floats:
+    """Logistic function without overflow: 1/(1+e^-x) for x >= 0, e^x/(1+e^x) below."""
+    decay = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, decay) / (1.0 + decay)
+
+
+def transform_margins(score_chosen: Floats, score_rejected: Floats, target: TargetConfig) -> Floats:
+    """Return the margins m that enter the sigmoid.
+
+    ``raw``: (s_w - s_l) / scale, as published. Extensions: ``log-ratio``: log((1 + s_w) / (1 + s_l)) / scale, for counts
+    such as votes; ``rank``: the mid-rank of |s_w - s_l| among all pairs, in (0, 1], with the margin's sign, / scale.
+
+    Raises:
+        UserError: for an unknown transform, a scale that is not positive, or scores below 0 with ``log-ratio``.
+    """
+    choose("target.margin_transform", target.margin_transform, ["raw", "log-ratio", "rank"])
+    if not target.margin_scale > 0:
+        raise UserError(f"target.margin_scale={target.margin_scale} must be positive")
+    margins = score_chosen - score_rejected
+    if target.margin_transform == "log-ratio":
+        if min(score_chosen.min(), score_rejected.min()) < 0:
+            raise UserError("target.margin_transform=log-ratio needs scores of at least 0; use raw or rank")
+        margins = np.log1p(score_chosen) - np.log1p(score_rejected)
+    elif target.margin_transform == "rank":
+        sizes = np.sort(np.abs(margins))
+        low = np.searchsorted(sizes, np.abs(margins), side="left")
+        high = np.searchsorted(sizes, np.abs(margins), side="right")
+        margins = np.sign(margins) * (low + 1 + high) / 2 / len(margins)
+    return margins / target.margin_scale
+
+
+def target_probabilities(margins: Floats, gamma: float | None) -> Floats:
+    """Return q = sigma(gamma · m) for every margin; 1 for hard labels."""
+    return np.ones_like(margins) if gamma is None else sigmoid(gamma * margins)
+
+
+def released_target(
+    row: Mapping[str, Any], gamma: float | None, soft_labels: Mapping[str, float] | None = None, *, reflect: bool = True
+) -> dict[str, Any]:
+    """Return ``p_chosen``, ``text_chosen`` and ``text_rejected`` of one row as the released script does.
+
+    A soft label of the row's ``prompt_id`` replaces the computed target; one below 1/2 swaps the texts and is reflected
+    (not the scores), unless ``reflect`` is false. ``score_*`` goes before ``*_rating``.
+
+    Raises:
+        UserError: if gamma is set and the row has no scores.
+    """
+    gamma = check_gamma(gamma)
+    p = 1.0
+    if gamma is not None:
+        chosen, rejected = scores_of(row)
+        p = float(sigmoid(np.asarray(gamma * (chosen - rejected))))
+    texts = row.get("text_chosen"), row.get("text_rejected")
+    if soft_labels and row.get("prompt_id") in soft_labels:
+        p = soft_labels[row["prompt_id"]]
+        if p < 0.5 and reflect:
+            p, texts = 1.0 - p, texts[::-1]
+    return {"p_chosen": p, "text_chosen": texts[0], "text_rejected": texts[1]}
+
+
+def scores_of(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the scores of a row.
+
+    Raises:
+        UserError: if it has neither pair of columns, or one of the scores is null.
+    """
+    names = ("score_chosen", "score_rejected")
+    if not all(name in row for name in names):
+        names = ("chosen_rating", "rejected_rating")
+    values = [row.get(name) for name in names]
+    if any(value is None for value in values):
+        raise UserError(
+            "target.gamma is set, but a row has no scores (score_chosen and score_rejected, or chosen_rating and "
+            "rejected_rating); give scores, or set target.gamma=null"
+        )
+    return float(values[0]), float(values[1])  # type: ignore[arg-type]
+
+
+def read_soft_labels(path: str) -> dict[str, float]:
+    """Read a JSON list of ``{"prompt_id": str, "p_chosen": float}``; of several for one prompt the last counts.
+
+    Raises:
+        UserError: naming the file and the entry that is wrong.
+    """
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"target.soft_labels={path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"target.soft_labels={path}: not valid JSON ({error})") from error
+    if not isinstance(entries, list):
+        raise UserError(f"target.soft_labels={path}: a list of {{prompt_id, p_chosen}} is needed")
+    labels: dict[str, float] = {}
+    for number, entry in enumerate(entries, start=1):
+        p = entry.get("p_chosen") if isinstance(entry, dict) else None
+        if p is None or "prompt_id" not in entry or isinstance(p, bool) or not isinstance(p, int | float):
+            raise UserError(f"target.soft_labels={path} entry {number}: prompt_id and a number p_chosen are needed")
+        if not 0 <= p <= 1:
+            raise UserError(f"target.soft_labels={path} entry {number}: p_chosen={p} is not in [0, 1]")
+        labels[str(entry["prompt_id"])] = float(p)
+    return labels
