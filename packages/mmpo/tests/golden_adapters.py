@@ -14,18 +14,21 @@ from transformers import PreTrainedTokenizerFast
 from reproalign.common.data import templates, tokenize
 from reproalign.common.data.collate import PairCollator, pad_rows
 from reproalign.common.data.mixing import MixPart, mix_datasets
-from reproalign.common.data.sources import shp
+from reproalign.common.data.sources import order_answers
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation import mtbench, rewardbench
 from reproalign.common.evaluation.best_of_n import best_of_n
 from reproalign.common.evaluation.calibration import calibration
 from reproalign.common.logprobs.plain import sequence_logps
 from reproalign.common.testing import tiny_tokenizer
+from reproalign.common.training.pairs import reward_metrics
+from reproalign.common.training.reference import CachedReference, FrozenReference
 from reproalign.mmpo import decontaminate, loss, naming, released_cli
 from reproalign.mmpo.config import LossConfig
 from reproalign.mmpo.data import cap_per_prompt
 from reproalign.mmpo.pooling import pooled_index
 from reproalign.mmpo.target import released_target
+from reproalign.mmpo.trainer import MMPOTrainer
 
 Case = dict[str, Any]
 ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
@@ -48,10 +51,21 @@ def bt_target(inputs: Case, params: Case) -> Any:
 
 @adapter
 def batch_logps(inputs: Case, params: Case) -> Any:
+    if "logits_shape" in inputs:
+        logits, labels = torch.zeros(inputs["logits_shape"]), torch.zeros(inputs["labels_shape"], dtype=torch.long)
+        return {"logps": sequence_logps(logits, labels)}
     logits = vector(inputs["logits"], grad=True)
-    logps = sequence_logps(logits, torch.tensor(inputs["labels"]), params["average_log_prob"])
+    labels = torch.tensor(inputs["labels"])
+    logps = sequence_logps(logits, labels, params["average_log_prob"], params["label_pad_token_id"])
     (gradient,) = torch.autograd.grad((logps * vector(params["grad_weights"])).sum(), logits)
     return {"logps": logps, "grad_logits_of_weighted_sum": gradient}
+
+
+def released_targets(values: list[float] | None, as_tensor: bool) -> torch.Tensor | None:
+    """What the release's truth test makes of its targets: an empty list and a one-element tensor of 0 are "none" (Q8)."""
+    if not values or (as_tensor and values == [0.0]):
+        return None
+    return vector(values)
 
 
 @adapter
@@ -64,8 +78,7 @@ def dpo_loss(inputs: Case, params: Case) -> Any:
         label_smoothing=params["label_smoothing"],
         reference_free=params["reference_free"],
     )
-    # The release takes an empty list for "no targets"; here only None means that (ERRATA Q8).
-    targets = None if inputs["p_chosen"] in (None, []) else vector(inputs["p_chosen"])
+    targets = released_targets(inputs["p_chosen"], params["p_chosen_is_tensor"])
     result = loss.pair_loss(config, "released", *logps, targets)
     mean = result.losses.mean()
     gradients = torch.autograd.grad(mean, logps, allow_unused=True)
@@ -81,16 +94,40 @@ def dpo_loss(inputs: Case, params: Case) -> Any:
 
 @adapter
 def dpo_batch_metrics(inputs: Case, params: Case) -> Any:
-    names = ("policy_chosen_logps", "policy_rejected_logps", "reference_chosen_logps", "reference_rejected_logps")
-    logps = [vector(inputs[name]) for name in names]
-    config = LossConfig(type=params["loss_type"], beta=params["beta"], label_smoothing=params["label_smoothing"])
-    targets = None if inputs.get("p_chosen") in (None, []) else vector(inputs["p_chosen"])
-    result = loss.pair_loss(config, "released", *logps, targets)
+    """Runs the trainer's own computation of a micro-batch over models that count their calls."""
+    calls: list[str] = []
+
+    def stub(name: str, prefix: str) -> Callable[..., Any]:
+        def model(**_: Any) -> Case:
+            calls.append(name)
+            sums = [*inputs[f"{prefix}_chosen_logps"], *inputs[f"{prefix}_rejected_logps"]]
+            return {"sums": vector(sums), "counts": torch.ones(len(sums))}
+
+        return model
+
+    batch = dict.fromkeys(("input_ids", "attention_mask", "completion_mask"))
+    targets = released_targets(inputs.get("p_chosen"), False)
+    if targets is not None:
+        batch["p_chosen"] = targets
+    trainer = MMPOTrainer.__new__(MMPOTrainer)
+    trainer.loss_config = LossConfig(
+        type=params["loss_type"], beta=params["beta"], label_smoothing=params["label_smoothing"]
+    )
+    trainer.variant = "released"
+    if params["reference_precomputed"]:
+        trainer.reference = CachedReference()
+        batch |= {f"ref_{side}_logps": vector(inputs[f"reference_{side}_logps"]) for side in ("chosen", "rejected")}
+    else:
+        trainer.reference = FrozenReference(stub("reference", "reference"))
+    losses, chosen, rejected, metrics = trainer.pair_scores(stub("policy", "policy"), batch)
+    metrics |= reward_metrics(chosen, rejected)
+    metrics |= {f"logits/{side}": vector(inputs[f"policy_{side}_logits"]).mean() for side in ("chosen", "rejected")}
     prefix = "eval_" if params["train_eval"] == "eval" else ""
-    metrics = loss.batch_metrics(result, logps[0], logps[1])
-    logits = {side: vector(inputs[f"policy_{side}_logits"]) for side in ("chosen", "rejected")}
-    metrics |= {f"logits/{side}": values.mean() for side, values in logits.items()}
-    return {"loss": result.losses.mean(), "metrics": {f"{prefix}{name}": value for name, value in metrics.items()}}
+    return {
+        "loss": losses.mean(),
+        "metrics": {f"{prefix}{name}": value for name, value in metrics.items()},
+        "forward_calls": calls,
+    }
 
 
 @adapter
@@ -211,14 +248,17 @@ def chat_format(inputs: Case, params: Case) -> Any:
 @adapter
 def shp_preprocess(inputs: Case, params: Case) -> Any:
     tokenizer = golden_tokenizer(params)
-    record = shp(inputs)
-    prompt = templates.with_system(record["prompt"], "auto", tokenizer.chat_template)
+    history, best, other, votes = order_answers(inputs)
+    system = "auto" if params["auto_insert_empty_system_msg"] else None
+    prompt = templates.with_system([{"role": "user", "content": history}], system, tokenizer.chat_template)
+    answers = [[{"role": "assistant", "content": answer}] for answer in (best, other)]
+    chosen, rejected = (templates.render_completion(tokenizer, prompt, answer, alone=True) for answer in answers)
     return {
         "text_prompt": templates.render(tokenizer, prompt),
-        "text_chosen": templates.render_completion(tokenizer, prompt, record["chosen"], alone=True),
-        "text_rejected": templates.render_completion(tokenizer, prompt, record["rejected"], alone=True),
-        "score_chosen": record["score_chosen"],
-        "score_rejected": record["score_rejected"],
+        "text_chosen": chosen,
+        "text_rejected": rejected,
+        "score_chosen": votes[0],
+        "score_rejected": votes[1],
     }
 
 
@@ -250,7 +290,9 @@ def mix_datasets_(inputs: Case, params: Case) -> Any:
             for part in parts
         ]
     mixed = mix_datasets(parts, shuffle=params["shuffle"], released=True)
-    return {split: rows["id"][:] if "id" in rows.column_names else [] for split, rows in mixed.items()}
+    if params["columns_to_keep"] is None:
+        return {split: {"columns": rows.column_names, "num_rows": len(rows)} for split, rows in mixed.items()}
+    return {split: rows["id"][:] for split, rows in mixed.items()}
 
 
 ADAPTERS["mix_datasets"] = ADAPTERS.pop("mix_datasets_")
@@ -292,16 +334,20 @@ def rm_preprocess(inputs: Case, params: Case) -> Any:
 @adapter
 def rm_collate(inputs: Case, params: Case) -> Any:
     features, multiple = inputs["features"], params["pad_to_multiple_of"]
+    names = [f"{name}_{side}" for side in ("chosen", "rejected") for name in ("input_ids", "attention_mask")]
+    if any(name not in feature for name in names for feature in features):
+        raise UserError(f"the columns {', '.join(names)} are needed")
     batch: Case = {"return_loss": True}
-    for side in ("chosen", "rejected"):
-        for name, fill in (("input_ids", params["pad_token_id"]), ("attention_mask", 0)):
-            key = f"{name}_{side}"
-            batch[key] = pad_rows([feature[key] for feature in features], fill, multiple_of=multiple)
+    for name in names:
+        fill = params["pad_token_id"] if name.startswith("input_ids") else 0
+        batch[name] = pad_rows([feature[name] for feature in features], fill, multiple_of=multiple)
+    dtype = None
     for name in ("chosen_probs", "margin"):
         if name in features[-1]:
             values = [feature[name] for feature in features if name in feature]
             batch[name] = torch.tensor(values, dtype=torch.float32)
-    return {"batch": batch, "target_dtype": "torch.float32"}
+            dtype = str(batch[name].dtype)
+    return {"batch": batch, "target_dtype": dtype}
 
 
 @adapter

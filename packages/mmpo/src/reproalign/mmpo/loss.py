@@ -171,14 +171,3 @@ def reward_loss(
         q = q.mean().expand_as(q)
     return q * softplus(-d) + (1 - q) * softplus(d)
 
-
-def batch_metrics(result: PairLoss, policy_chosen: Pairs, policy_rejected: Pairs) -> dict[str, Tensor]:
-    """Return what the release logs of a micro-batch; accuracies count ties as wrong."""
-    return {
-        "rewards/chosen": result.chosen_rewards.mean(),
-        "rewards/rejected": result.rejected_rewards.mean(),
-        "rewards/accuracies": (result.chosen_rewards > result.rejected_rewards).to(policy_chosen.dtype).mean(),
-        "rewards/margins": (result.chosen_rewards - result.rejected_rewards).mean(),
-        "logps/chosen": policy_chosen.detach().mean(),
-        "logps/rejected": policy_rejected.detach().mean(),
-    }

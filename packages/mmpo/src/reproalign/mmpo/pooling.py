@@ -19,7 +19,7 @@ def pooled_index(
         pad_token_id: pads may be anywhere.
         pool: ``last`` (current transformers): the last token that is not pad, 0 if all are; ``first_pad``
             (transformers 4.38, which the release used): the one before the first pad, modulo length. They differ when
-            pad = EOS and EOS occurs inside.
+            pad = EOS and EOS occurs inside. A row of pads alone has equal states everywhere; both give 0 for it.
 
     Raises:
         UserError: for another ``pool``.
@@ -29,7 +29,7 @@ def pooled_index(
     is_pad = input_ids == pad_token_id
     if pool == "first_pad":
         first = is_pad.int().argmax(-1)  # 0 if there is no pad, which the modulo turns into the last position
-        return (first - 1) % length
+        return torch.where(is_pad.all(-1), 0, (first - 1) % length)
     positions = torch.arange(length, device=input_ids.device)
     return torch.where(is_pad, 0, positions).max(-1).values
 

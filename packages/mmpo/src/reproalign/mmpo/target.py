@@ -83,14 +83,14 @@ def released_target(
     """Return ``p_chosen``, ``text_chosen`` and ``text_rejected`` of one row as the released script does.
 
     A soft label of the row's ``prompt_id`` replaces the computed target; one below 1/2 swaps the texts and is reflected
-    (not the scores), unless ``reflect`` is false. ``score_*`` goes before ``*_rating``.
+    (not the scores), unless ``reflect`` is false. ``score_*`` goes before ``*_rating``. gamma is taken as it is: 0 means
+    hard labels, and a negative one turns every preference round.
 
     Raises:
         UserError: if gamma is set and the row has no scores.
     """
-    gamma = check_gamma(gamma)
     p = 1.0
-    if gamma is not None:
+    if gamma:
         chosen, rejected = scores_of(row)
         p = float(sigmoid(np.asarray(gamma * (chosen - rejected))))
     texts = row.get("text_chosen"), row.get("text_rejected")

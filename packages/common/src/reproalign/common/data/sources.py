@@ -73,6 +73,24 @@ def shp(row: dict[str, Any]) -> PreferenceRecord:
 
     The answer with more votes is chosen, B on equal votes; ``labels`` is not read (MMPO ERRATA Q15).
     """
+    history, best, other, votes = order_answers(row)
+    return make_record(
+        [{"role": "user", "content": history}],
+        [{"role": "assistant", "content": best}],
+        [{"role": "assistant", "content": other}],
+        score_chosen=votes[0],
+        score_rejected=votes[1],
+        prompt_id=row.get("post_id"),
+        domain=row.get("domain"),
+    )
+
+
+def order_answers(row: dict[str, Any]) -> tuple[str, str, str, tuple[float, float]]:
+    """Return question, better answer, other answer and their votes of an SHP row; B is better on equal votes.
+
+    Raises:
+        RowError: for a missing column or another type.
+    """
     answers = {side: column(row, f"human_ref_{side}") for side in "AB"}
     votes = {side: column(row, f"score_{side}") for side in "AB"}
     history = column(row, "history")
@@ -81,15 +99,7 @@ def shp(row: dict[str, Any]) -> PreferenceRecord:
     if not all(isinstance(vote, int | float) and not isinstance(vote, bool) for vote in votes.values()):
         raise RowError(f"score_A={votes['A']!r} and score_B={votes['B']!r} must be numbers")
     best, other = ("A", "B") if votes["A"] > votes["B"] else ("B", "A")
-    return make_record(
-        [{"role": "user", "content": history}],
-        [{"role": "assistant", "content": answers[best]}],
-        [{"role": "assistant", "content": answers[other]}],
-        score_chosen=votes[best],
-        score_rejected=votes[other],
-        prompt_id=row.get("post_id"),
-        domain=row.get("domain"),
-    )
+    return history, answers[best], answers[other], (votes[best], votes[other])
 
 
 @source("hh", hub="Anthropic/hh-rlhf", splits=("train", "test"))

@@ -129,7 +129,7 @@ def truncate(rules: Rules, prompt: list[Any], response: list[Any], longest_respo
     """
     if len(prompt) + longest_response > rules.max_length:
         kept = rules.max_prompt_length
-        prompt = prompt[:kept] if rules.truncation == "keep_start" else prompt[max(len(prompt) - kept, 0) :]
+        prompt = prompt[:kept] if rules.truncation == "keep_start" else prompt[-kept:]
     if rules.boundary == "exact":
         return prompt, response[: rules.max_length - len(prompt)]
     if len(prompt) + longest_response > rules.max_length:

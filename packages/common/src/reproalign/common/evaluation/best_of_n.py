@@ -22,15 +22,15 @@ def best_of_n(proxy_scores: ArrayLike, n: int, gold_scores: ArrayLike | None = N
 
     Args:
         proxy_scores: of the reward model that selects.
-        n: how many of the candidates, from the first on, take part.
+        n: how many of the candidates, from the first on, take part; all of them if there are fewer.
         gold_scores: of the judge that is believed.
 
     Raises:
-        ValueError: if there are fewer than n candidates.
+        ValueError: for n below 1 or prompts without candidates.
     """
     proxy = np.asarray(proxy_scores, dtype=np.float64)
-    if not 1 <= n <= proxy.shape[1]:
-        raise ValueError(f"best of {n} needs between 1 and {proxy.shape[1]} candidates")
+    if n < 1 or proxy.ndim != 2 or not proxy.shape[1]:
+        raise ValueError(f"best of {n} needs n >= 1 and scores of shape (prompts, candidates), got {proxy.shape}")
     selected = proxy[:, :n].argmax(1)
     rows = np.arange(len(proxy))
     gold = None if gold_scores is None else float(np.asarray(gold_scores, dtype=np.float64)[rows, selected].mean())

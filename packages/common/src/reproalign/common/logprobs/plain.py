@@ -10,23 +10,31 @@ IGNORE = -100
 
 
 def token_logps(
-    logits: Float[Tensor, "batch seq vocab"], labels: Int[Tensor, "batch seq"]
+    logits: Float[Tensor, "batch seq vocab"], labels: Int[Tensor, "batch seq"], ignore_index: int = IGNORE
 ) -> Float[Tensor, "batch seq-1"]:
     """Log-probability of every label given the tokens before it, in nats.
 
-    lp[t] = log softmax(logits[t])[labels[t + 1]], and 0 where ``labels[t + 1]`` is -100. The first token is never
-    scored. (MMPO release, Eq. of section 5.1 in TRL's ``get_batch_logps``.)
+    lp[t] = log softmax(logits[t])[labels[t + 1]], and 0 where ``labels[t + 1]`` is ``ignore_index``. The first token is
+    never scored. (TRL 0.7.7's ``get_batch_logps``.)
+
+    Raises:
+        ValueError: if logits and labels differ in batch or length.
     """
+    if logits.shape[:2] != labels.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} differ in batch or length")
     targets = labels[:, 1:]
-    scored = targets != IGNORE
+    scored = targets != ignore_index
     logps = torch.log_softmax(logits[:, :-1], dim=-1)
     picked = torch.gather(logps, 2, targets.masked_fill(~scored, 0).unsqueeze(2)).squeeze(2)
-    return picked.masked_fill(~scored, 0.0)
+    return picked * scored
 
 
 def sequence_logps(
-    logits: Float[Tensor, "batch seq vocab"], labels: Int[Tensor, "batch seq"], average: bool = False
+    logits: Float[Tensor, "batch seq vocab"],
+    labels: Int[Tensor, "batch seq"],
+    average: bool = False,
+    ignore_index: int = IGNORE,
 ) -> Float[Tensor, " batch"]:
     """Sum (or mean) of :func:`token_logps` over the scored tokens; a row without any gives 0 (or NaN)."""
-    sums = token_logps(logits, labels).sum(-1)
-    return sums / (labels[:, 1:] != IGNORE).sum(-1) if average else sums
+    sums = token_logps(logits, labels, ignore_index).sum(-1)
+    return sums / (labels[:, 1:] != ignore_index).sum(-1) if average else sums

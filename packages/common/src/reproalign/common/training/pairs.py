@@ -47,13 +47,7 @@ class PairTrainer(Trainer):
         chosen, rejected = chosen.detach(), rejected.detach()
         self._collect(
             "train" if model.training else "eval",
-            {
-                "rewards/chosen": chosen.mean(),
-                "rewards/rejected": rejected.mean(),
-                "rewards/margins": (chosen - rejected).mean(),
-                "rewards/accuracies": (chosen > rejected).float().mean(),
-                **metrics,
-            },
+            {**reward_metrics(chosen, rejected), **metrics},
         )
         loss = losses.mean()
         return (loss, {"chosen": chosen, "rejected": rejected}) if return_outputs else loss
@@ -96,6 +90,18 @@ class PairTrainer(Trainer):
         local = torch.stack([sums[name] for name in names]) / count
         reduced = self.accelerator.reduce(local.to(self.accelerator.device), reduction="mean")
         return dict(zip(names, reduced.tolist(), strict=True))
+
+
+def reward_metrics(
+    chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]
+) -> dict[str, Float[Tensor, ""]]:
+    """Return mean rewards, mean margin, and the share of pairs ordered rightly; ties count as wrong."""
+    return {
+        "rewards/chosen": chosen.mean(),
+        "rewards/rejected": rejected.mean(),
+        "rewards/margins": (chosen - rejected).mean(),
+        "rewards/accuracies": (chosen > rejected).float().mean(),
+    }
 
 
 def _zero() -> Tensor:
