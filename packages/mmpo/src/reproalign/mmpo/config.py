@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from reproalign.common.config import ReferenceConfig, RunConfig
+from omegaconf import MISSING
+
+from reproalign.common.config import DataConfig, LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
 
 
 @dataclass
@@ -72,4 +75,44 @@ class RewardConfig(RunConfig):
 
 @dataclass
 class SFTRunConfig(RunConfig):
-    """``mmpo sft``: supervised fine-tuning with ``trl.SFTTrainer``; ``trainer.x=`` reaches every ``trl.SFTConfig`` field."""
+    """``mmpo sft``: supervised fine-tuning with ``trl.SFTTrainer``; ``trainer.*`` reaches every ``trl.SFTConfig`` field."""
+
+
+@dataclass
+class EvaluateConfig:
+    """``mmpo evaluate``: a policy or a reward model on held-out preferences, and on RewardBench-format files."""
+
+    output_dir: str = MISSING
+    seed: int = 42
+    kind: str = "auto"  # auto (by the model's architecture) | policy | reward
+    variant: str = "paper"  # paper | released
+    model: ModelConfig = field(default_factory=ModelConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)  # of a policy; reference.model is needed
+    data: DataConfig = field(default_factory=DataConfig)
+    logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)  # soft targets to compare with
+    beta: float = 0.01  # a policy's rewards are beta (log pi - log pi_ref)
+    n_bins: int = 10  # of the calibration error
+    binning: str = "uniform"  # uniform | quantile (equal mass)
+    rewardbench: str | None = None  # a RewardBench-format file: prompt, chosen, rejected, subset
+    batch_size: int = 4  # pairs per forward
+    trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16
+
+
+@dataclass
+class BestOfNConfig:
+    """``mmpo best-of-n``: sample candidates from a policy, score them with a reward model, keep the best."""
+
+    output_dir: str = MISSING
+    seed: int = 42
+    prompts: str = MISSING  # JSON lines with `prompt` (text or messages), or the rows of a data source
+    policy: ModelConfig = field(default_factory=ModelConfig)
+    reward: ModelConfig = field(default_factory=ModelConfig)
+    gold: str | None = None  # a second reward model that judges the selection
+    n: int = 16  # candidates per prompt
+    max_prompts: int | None = None
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    batch_size: int = 8  # candidates generated or scored at once
+    max_length: int = 2048  # tokens of a scored dialogue

@@ -186,3 +186,17 @@ def _word(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_word(entry)}" for key, entry in value.items()) + "}"
     return str(value)
+
+
+def translate_command(argv: Sequence[str]) -> int:
+    """``mmpo translate RECIPE.yaml [--key=value …]``: print the words, and on stderr what has no meaning here."""
+    import shlex
+    import sys
+
+    if not argv or not argv[0].endswith(".yaml"):
+        raise UserError("usage: mmpo translate RECIPE.yaml [--key=value …]")
+    words, unknown = translate(Path(argv[0]), argv[1:])
+    print(shlex.join(words))
+    if unknown:
+        print(f"without meaning here: {', '.join(unknown)}", file=sys.stderr)
+    return 0

@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+from datasets import Dataset
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import Trainer
@@ -68,6 +69,13 @@ class PairTrainer(Trainer):
         rewards = torch.stack([outputs["chosen"], outputs["rejected"]], dim=-1).float()
         targets = inputs.get("p_chosen", torch.ones(len(rewards), device=rewards.device))
         return loss.detach(), rewards, targets
+
+    def rewards(self, dataset: Dataset) -> tuple[Any, Any, Any]:
+        """Return the rewards of chosen and of rejected and the target probabilities, each (pairs,) in float64."""
+        output = self.predict(dataset)  # type: ignore[arg-type]
+        self._drain("eval")  # not part of any logged evaluation
+        rewards = output.predictions.astype("float64")
+        return rewards[:, 0], rewards[:, 1], output.label_ids.astype("float64")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log ``logs`` with the collected metrics, averaged over the micro-batches since the last log and all ranks."""

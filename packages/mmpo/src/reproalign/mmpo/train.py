@@ -1,0 +1,190 @@
+"""``mmpo train`` and ``mmpo reward``: policy and reward-model training on soft targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from reproalign.common.config import ReferenceConfig, RunConfig
+from reproalign.common.data.cache import cache_folder
+from reproalign.common.data.collate import PairCollator
+from reproalign.common.data.prepare import check_tokenizer
+from reproalign.common.errors import UserError, choose
+from reproalign.common.invocation import Invocation
+from reproalign.common.records import Run, fingerprint_folder
+from reproalign.common.training.arguments import training_arguments
+from reproalign.common.training.fit import fit
+from reproalign.common.training.models import load_causal_lm, load_reward_model, load_tokenizer, model_path
+from reproalign.common.training.pairs import PairTrainer
+from reproalign.common.training.reference import (
+    AdapterDisabledReference,
+    CachedReference,
+    FrozenReference,
+    Reference,
+    add_cached_logps,
+    reference_mode,
+)
+from reproalign.mmpo.config import PreferenceConfig, RewardConfig
+from reproalign.mmpo.loss import VARIANTS, check_loss
+from reproalign.mmpo.pooling import first_pad_ids
+from reproalign.mmpo.prepare import Pairs, load_pairs
+from reproalign.mmpo.report import Rewards, draw, print_metrics
+from reproalign.mmpo.target import check_gamma
+from reproalign.mmpo.trainer import MMPORewardTrainer, MMPOTrainer
+
+
+def train(config: PreferenceConfig, invocation: Invocation) -> None:
+    """Train a policy: load, prepare, fit, evaluate, draw, record."""
+    check_loss(config.loss, config.variant)
+    check_gamma(config.target.gamma)
+    mode = reference_mode(config, config.reference)
+    arguments = training_arguments(config, Path(config.output_dir))
+    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+        tokenizer = _tokenizer(config)
+        pairs = load_pairs(config, tokenizer, run)
+        collator = PairCollator(_pad_id(tokenizer))
+        reference, pairs = _reference(config, config.reference, mode, pairs, collator)
+        model = load_causal_lm(config.model)
+        _record_weights(run, "policy", config.model.name, config.model.revision)
+        trainer = MMPOTrainer(
+            loss=config.loss,
+            variant=config.variant,
+            reference=reference,
+            logprobs=config.logprobs,
+            **_common(model, arguments, pairs, collator, tokenizer),
+        )
+        _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before)
+
+
+def reward(config: RewardConfig, invocation: Invocation) -> None:
+    """Train a reward model: load, prepare, fit, evaluate, draw, record."""
+    choose("variant", config.variant, VARIANTS)
+    choose("pool", config.pool, ["last", "first_pad"])
+    check_gamma(config.target.gamma)
+    arguments = training_arguments(config, Path(config.output_dir))
+    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+        tokenizer = _tokenizer(config)
+        pairs = load_pairs(config, tokenizer, run)
+        if config.pool == "first_pad":
+            pairs = _cut_at_first_pad(pairs, _pad_id(tokenizer))
+        model = load_reward_model(config.model, tokenizer)
+        _record_weights(run, "start", config.model.name, config.model.revision)
+        collator = PairCollator(_pad_id(tokenizer))
+        trainer = MMPORewardTrainer(
+            variant=config.variant, **_common(model, arguments, pairs, collator, tokenizer)
+        )
+        _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before)
+
+
+def _run(
+    trainer: PairTrainer,
+    run: Run,
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Pairs,
+    *,
+    evaluate_before: bool,
+) -> None:
+    evaluations = {}
+    if evaluate_before and pairs.evaluation:
+        evaluations["before"] = Rewards(*trainer.rewards(pairs.evaluation))
+    fit(trainer, run, config, tokenizer)
+    if pairs.evaluation:
+        evaluations["after"] = Rewards(*trainer.rewards(pairs.evaluation))
+    if not run.is_main:
+        return
+    metrics = {name: rewards.metrics() for name, rewards in evaluations.items()}
+    run.set_metrics(metrics)
+    if pairs.evaluation:
+        print_metrics(metrics, len(pairs.evaluation))
+    draw(run.dir, evaluations)
+    Console().print(f"model, record and plots: {run.dir}", highlight=False)
+
+
+def _reference(
+    config: PreferenceConfig, reference: ReferenceConfig, mode: str, pairs: Pairs, collator: PairCollator
+) -> tuple[Reference, Pairs]:
+    if config.loss.reference_free or mode == "cached":
+        return CachedReference(), _with_reference_logps(config, reference, pairs, collator)
+    if mode == "adapter-disabled":
+        return AdapterDisabledReference(), pairs
+    return FrozenReference(load_causal_lm(config.model, name=reference.model, trainable=False)), pairs
+
+
+def _with_reference_logps(
+    config: PreferenceConfig, reference: ReferenceConfig, pairs: Pairs, collator: PairCollator
+) -> Pairs:
+    def add(dataset: Any, label: str) -> Any:
+        if dataset is None:
+            return None
+        if config.loss.reference_free:  # zero, as the loss will have it
+            zeros = [0.0] * len(dataset)
+            return dataset.add_column("ref_chosen_logps", zeros).add_column("ref_rejected_logps", zeros)
+        return add_cached_logps(
+            dataset,
+            load_model=lambda: load_causal_lm(config.model, name=reference.model, trainable=False),
+            weights=_weights(reference.model or config.model.name, reference.revision or config.model.revision),
+            collator=collator,
+            cache_dir=cache_folder(config.data.cache_dir) / "reference-logps",
+            batch_size=reference.batch_size,
+            logprobs=config.logprobs,
+            label=label,
+        )
+
+    with PartialState().main_process_first():
+        return Pairs(add(pairs.train, "training pairs"), add(pairs.evaluation, "held-out pairs"))
+
+
+def _cut_at_first_pad(pairs: Pairs, pad_id: int) -> Pairs:
+    def cut(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: first_pad_ids(row[name], pad_id) for name in ("chosen_input_ids", "rejected_input_ids")}
+
+    return Pairs(pairs.train.map(cut), pairs.evaluation and pairs.evaluation.map(cut))
+
+
+def _common(
+    model: Any,
+    arguments: TrainingArguments,
+    pairs: Pairs,
+    collator: PairCollator,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Any]:
+    if arguments.eval_strategy != "no" and pairs.evaluation is None:
+        raise UserError(
+            f"trainer.eval_strategy={arguments.eval_strategy.value} needs held-out pairs; set data.eval_path, "
+            "data.eval_split or data.eval_fraction"
+        )
+    return {
+        "model": model,
+        "args": arguments,
+        "train_dataset": pairs.train,
+        "eval_dataset": pairs.evaluation,
+        "data_collator": collator,
+        "processing_class": tokenizer,
+    }
+
+
+def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
+    tokenizer = load_tokenizer(config.model)
+    check_tokenizer(tokenizer, chat_template=config.model.chat_template)
+    return tokenizer
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    assert isinstance(tokenizer.pad_token_id, int)  # check_tokenizer has set it
+    return tokenizer.pad_token_id
+
+
+def _weights(name: str, revision: str | None) -> str:
+    """Return what identifies weights: the fingerprint of a folder, or a Hub id with its revision."""
+    path = Path(model_path(name))
+    return fingerprint_folder(path) if path.is_dir() else f"{name}@{revision or 'main'}"
+
+
+def _record_weights(run: Run, label: str, name: str, revision: str | None) -> None:
+    if run.is_main:
+        run.add_fingerprint("weights", label, _weights(name, revision), name=name, revision=revision)
