@@ -119,12 +119,12 @@ def dpo_batch_metrics(inputs: Case, params: Case) -> Any:
         batch |= {f"ref_{side}_logps": vector(inputs[f"reference_{side}_logps"]) for side in ("chosen", "rejected")}
     else:
         trainer.reference = FrozenReference(stub("reference", "reference"))
-    losses, chosen, rejected, metrics = trainer.pair_scores(stub("policy", "policy"), batch)
-    metrics |= reward_metrics(chosen, rejected)
+    scores = trainer.pair_scores(stub("policy", "policy"), batch)
+    metrics = scores.metrics | reward_metrics(scores.chosen, scores.rejected)
     metrics |= {f"logits/{side}": vector(inputs[f"policy_{side}_logits"]).mean() for side in ("chosen", "rejected")}
     prefix = "eval_" if params["train_eval"] == "eval" else ""
     return {
-        "loss": losses.mean(),
+        "loss": scores.losses.mean(),
         "metrics": {f"{prefix}{name}": value for name, value in metrics.items()},
         "forward_calls": calls,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,12 @@ from reproalign.common.evaluation.plots import margin_histogram, reliability_dia
 from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.training.fit import metric_rows
 
+TINY = 1e-5  # margins of a policy that equals its reference, in float32
 CURVES = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
+Floats = NDArray[np.float64]
 LABELS = {
-    "accuracy": "preference accuracy",
+    "accuracy": "preference accuracy (reward margin > 0)",
+    "likelihood_accuracy": "preference accuracy by likelihood",
     "margin": "mean reward margin",
     "margin_std": "margin standard deviation",
     "ece": "expected calibration error",
@@ -27,22 +29,28 @@ LABELS = {
 }
 
 
-@dataclass(frozen=True)
 class Rewards:
-    """Rewards of held-out pairs and their target probabilities, each (pairs,)."""
+    """Rewards of held-out pairs and their target probabilities, as :meth:`PairTrainer.rewards` gives them."""
 
-    chosen: NDArray[np.float64]
-    rejected: NDArray[np.float64]
-    targets: NDArray[np.float64]
+    def __init__(self, columns: Floats, targets: Floats) -> None:
+        self.columns = columns
+        self.targets = targets
 
     @property
-    def margins(self) -> NDArray[np.float64]:
-        """Chosen minus rejected."""
-        return self.chosen - self.rejected
+    def margins(self) -> Floats:
+        """Reward of chosen minus rejected, (pairs,)."""
+        return self.columns[:, 0] - self.columns[:, 1]
 
     def metrics(self, n_bins: int = 10) -> dict[str, float]:
-        """Return :func:`~reproalign.common.evaluation.preferences.preference_metrics`."""
-        return preference_metrics(self.chosen, self.rejected, self.targets, n_bins=n_bins)
+        """Return the measures of :func:`preference_metrics`; for a policy also ``likelihood_accuracy``.
+
+        That is the share of pairs whose chosen response has the higher mean log-probability per token. It needs no
+        reference, so it says something of a policy that still equals its reference.
+        """
+        metrics = preference_metrics(self.columns[:, 0], self.columns[:, 1], self.targets, n_bins=n_bins)
+        if self.columns.shape[1] == 4:
+            metrics["likelihood_accuracy"] = float(np.mean(self.columns[:, 2] > self.columns[:, 3]))
+        return metrics
 
 
 def print_metrics(columns: dict[str, dict[str, float]], pairs: int) -> None:
@@ -51,7 +59,10 @@ def print_metrics(columns: dict[str, dict[str, float]], pairs: int) -> None:
     for name, label in LABELS.items():
         if any(name in metrics for metrics in columns.values()):
             table.add_row(label, *(f"{metrics[name]:.4f}" for metrics in columns.values()))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if any(metrics["margin_std"] < TINY and abs(metrics["margin"]) < TINY for metrics in columns.values()):
+        console.print("A policy that equals its reference has margins of 0, which count as wrong.", style="dim")
 
 
 def draw(run_dir: Path, evaluations: dict[str, Rewards], *, n_bins: int = 10, binning: str = "uniform") -> None:

@@ -94,7 +94,7 @@ class Run:
         self.record["metrics"] |= metrics
         self._write()
 
-    def add_fingerprint(self, kind: str, name: str, sha256: str, **facts: Any) -> None:
+    def add_fingerprint(self, kind: str, name: str, sha256: str, /, **facts: Any) -> None:
         """Record what ``data`` or ``weights`` went in or came out."""
         self.record["fingerprints"].setdefault(kind, {})[name] = {"sha256": sha256, **facts}
         self._write()

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import Trainer
 
 from reproalign.common.training.checkpoints import ManifestCallback
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """What a trainer computes of a micro-batch of pairs.
+
+    Attributes:
+        losses: to be averaged; not necessarily one per pair.
+        chosen: rewards of the chosen responses.
+        rejected: rewards of the rejected ones.
+        metrics: scalars to log.
+        likelihoods: of a policy, the mean log-probabilities per token of chosen and rejected.
+    """
+
+    losses: Float[Tensor, " losses"]
+    chosen: Float[Tensor, " pairs"]
+    rejected: Float[Tensor, " pairs"]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    likelihoods: tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]] | None = None
 
 
 class PairTrainer(Trainer):
@@ -33,8 +55,8 @@ class PairTrainer(Trainer):
     @abstractmethod
     def pair_scores(
         self, model: nn.Module, inputs: dict[str, Tensor]
-    ) -> tuple[Float[Tensor, " losses"], Float[Tensor, " pairs"], Float[Tensor, " pairs"], dict[str, Tensor]]:
-        """Return the losses, the rewards of chosen and of rejected, and scalar metrics of one micro-batch."""
+    ) -> PairScores:
+        """Compute losses and rewards of one micro-batch."""
 
     def compute_loss(
         self,
@@ -42,16 +64,13 @@ class PairTrainer(Trainer):
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    ) -> Tensor | tuple[Tensor, PairScores]:
         """Return the mean loss of the micro-batch, and collect its metrics for the next log."""
-        losses, chosen, rejected, metrics = self.pair_scores(model, inputs)
-        chosen, rejected = chosen.detach(), rejected.detach()
-        self._collect(
-            "train" if model.training else "eval",
-            {**reward_metrics(chosen, rejected), **metrics},
-        )
-        loss = losses.mean()
-        return (loss, {"chosen": chosen, "rejected": rejected}) if return_outputs else loss
+        scores = self.pair_scores(model, inputs)
+        metrics = {**reward_metrics(scores.chosen, scores.rejected), **scores.metrics}
+        self._collect("train" if model.training else "eval", metrics)
+        loss = scores.losses.mean()
+        return (loss, scores) if return_outputs else loss
 
     def prediction_step(
         self,
@@ -60,22 +79,27 @@ class PairTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the loss, the rewards (pairs, 2) and the target probabilities (pairs,) of one evaluation batch."""
+        """Return the loss, the rewards (pairs, 2 or 4, see :meth:`rewards`) and the targets of one evaluation batch."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+            loss, scores = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss.detach(), None, None
-        rewards = torch.stack([outputs["chosen"], outputs["rejected"]], dim=-1).float()
+        columns = [scores.chosen, scores.rejected, *(scores.likelihoods or ())]
+        rewards = torch.stack(columns, dim=-1).detach().float()
         targets = inputs.get("p_chosen", torch.ones(len(rewards), device=rewards.device))
         return loss.detach(), rewards, targets
 
-    def rewards(self, dataset: Dataset) -> tuple[Any, Any, Any]:
-        """Return the rewards of chosen and of rejected and the target probabilities, each (pairs,) in float64."""
+    def rewards(self, dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Score every pair of ``dataset``.
+
+        Returns:
+            The rewards of chosen and of rejected, for a policy also their mean log-probabilities per token, as columns
+            (pairs, 2 or 4); and the target probabilities (pairs,).
+        """
         output = self.predict(dataset)  # type: ignore[arg-type]
         self._drain("eval")  # not part of any logged evaluation
-        rewards = output.predictions.astype("float64")
-        return rewards[:, 0], rewards[:, 1], output.label_ids.astype("float64")
+        return np.asarray(output.predictions, dtype=np.float64), np.asarray(output.label_ids, dtype=np.float64)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log ``logs`` with the collected metrics, averaged over the micro-batches since the last log and all ranks."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reproalign.common.config import LogprobsConfig
 from reproalign.common.logprobs.model import install_completion_logps
-from reproalign.common.training.pairs import PairTrainer
+from reproalign.common.training.pairs import PairScores, PairTrainer
 from reproalign.common.training.reference import Reference
 
 
@@ -53,9 +53,7 @@ class PairedPreferenceTrainer(PairTrainer):
     ) -> tuple[Float[Tensor, " losses"], Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
         """Return the losses and the implicit rewards of chosen and rejected."""
 
-    def pair_scores(
-        self, model: nn.Module, inputs: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    def pair_scores(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairScores:
         """Compute the log-probs of the micro-batch and hand them to :meth:`pair_loss`."""
         output = model(
             input_ids=inputs["input_ids"],
@@ -68,5 +66,10 @@ class PairedPreferenceTrainer(PairTrainer):
         tokens_chosen, tokens_rejected = output["counts"].to(chosen.dtype).chunk(2)
         logps = PairLogps(chosen, rejected, ref_chosen, ref_rejected, tokens_chosen, tokens_rejected)
         losses, chosen_rewards, rejected_rewards = self.pair_loss(logps, inputs)
-        metrics = {"logps/chosen": chosen.mean(), "logps/rejected": rejected.mean()}
-        return losses, chosen_rewards, rejected_rewards, metrics
+        return PairScores(
+            losses,
+            chosen_rewards,
+            rejected_rewards,
+            metrics={"logps/chosen": chosen.mean(), "logps/rejected": rejected.mean()},
+            likelihoods=(chosen / tokens_chosen, rejected / tokens_rejected),
+        )

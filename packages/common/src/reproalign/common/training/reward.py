@@ -7,7 +7,7 @@ from abc import abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from reproalign.common.training.pairs import PairTrainer
+from reproalign.common.training.pairs import PairScores, PairTrainer
 
 
 class PairedRewardTrainer(PairTrainer):
@@ -25,10 +25,8 @@ class PairedRewardTrainer(PairTrainer):
     ) -> Float[Tensor, " losses"]:
         """Return the losses of the pairs from their rewards."""
 
-    def pair_scores(
-        self, model: nn.Module, inputs: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    def pair_scores(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairScores:
         """Compute the rewards of the micro-batch and hand them to :meth:`reward_loss`."""
         output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
         chosen, rejected = output.logits.squeeze(-1).float().chunk(2)
-        return self.reward_loss(chosen, rejected, inputs), chosen, rejected, {}
+        return PairScores(self.reward_loss(chosen, rejected, inputs), chosen, rejected)

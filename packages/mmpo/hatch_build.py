@@ -1,0 +1,23 @@
+"""Where this package's shared core comes from.
+
+In a checkout it is the folder beside this one, so that ``pip install packages/mmpo`` works by itself. In an sdist, or
+with ``REPROALIGN_NO_SIBLINGS`` set (for several editable installs in one command, and for release wheels), it is the
+version range on the package index.
+"""
+
+import os
+from pathlib import Path
+
+from hatchling.metadata.plugin.interface import MetadataHookInterface
+
+RANGE = ">=0.1,<0.2"
+
+
+class SiblingDependency(MetadataHookInterface):
+    """Fills in ``dependencies``."""
+
+    def update(self, metadata: dict) -> None:
+        common = Path(self.root).parent / "common"
+        beside = (common / "pyproject.toml").is_file() and not os.environ.get("REPROALIGN_NO_SIBLINGS")
+        core = f"reproalign-common @ {common.resolve().as_uri()}" if beside else f"reproalign-common{RANGE}"
+        metadata["dependencies"] = [core]
