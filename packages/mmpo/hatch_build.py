@@ -1,8 +1,9 @@
 """Where this package's shared core comes from.
 
-In a checkout it is the folder beside this one, so that ``pip install packages/mmpo`` works by itself. In an sdist, or
-with ``REPROALIGN_NO_SIBLINGS`` set (for several editable installs in one command, and for release wheels), it is the
-version range on the package index.
+In a checkout it is the folder beside this one, so that ``pip install packages/mmpo`` works by itself. Where there is no
+such folder, or with ``REPROALIGN_NO_SIBLINGS`` set, it is the version range on the package index. Set the variable for
+several editable installs in one command (pip sees a conflict otherwise), and for what is to be published: an sdist
+keeps what it was built with.
 """
 
 import os

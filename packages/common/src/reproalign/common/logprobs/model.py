@@ -14,7 +14,7 @@ from types import MethodType
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -167,7 +167,7 @@ def _direct(
     head: Head,
     chunk_size: int | None,
     original: Callable[..., Any],
-    completion_mask: Bool[Tensor, "batch seq"],
+    completion_mask: Shaped[Tensor, "batch seq"],
     **kwargs: Any,
 ) -> CompletionLogps:
     hidden, targets, rows = _hidden_states(base, completion_mask, **kwargs)
@@ -179,7 +179,7 @@ def _through_module(
     head: Head,
     chunk_size: int | None,
     original: Callable[..., Any],
-    completion_mask: Bool[Tensor, "batch seq"],
+    completion_mask: Shaped[Tensor, "batch seq"],
     **kwargs: Any,
 ) -> CompletionLogps:
     hidden, targets, rows = _hidden_states(base, completion_mask, **kwargs)
@@ -208,7 +208,7 @@ def _plain(
     head: Head,
     chunk_size: int | None,
     original: Callable[..., Any],
-    completion_mask: Bool[Tensor, "batch seq"],
+    completion_mask: Shaped[Tensor, "batch seq"],
     **kwargs: Any,
 ) -> CompletionLogps:
     logits = original(**kwargs).logits
