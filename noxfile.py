@@ -124,7 +124,7 @@ def check_install(session: nox.Session, tool: str, editable: bool, folder: Path)
     def check(words: list[str], places: dict[str, Path], **switch: str) -> None:
         session.run(*installer, *CONSTRAINTS, *words, external=True, env=switch)
         for name, place in places.items():
-            code = f"import reproalign.{name} as package; print(list(package.__path__)[0])"
+            code = f"import reproalign.{name} as package; print(package.__file__)"
             found = session.run(python, "-c", code, external=True, silent=True)
             assert Path(found.strip()).is_relative_to(place), f"{tool} install {words}: {name} is in {found}"
         for words_run in (["mmpo", "--help"], ["mmpo", "recipes", "smoke"], ["reproalign", "--help"]):
@@ -133,7 +133,8 @@ def check_install(session: nox.Session, tool: str, editable: bool, folder: Path)
 
     for name in PAPERS:
         words = ["-e", f"packages/{name}"] if editable else [f"packages/{name}"]
-        check(words, {name: ROOT if editable else environment, "common": environment})
+        # uv takes the members of its workspace as editable.
+        check(words, {name: ROOT if editable else environment, "common": ROOT if tool == "uv" else environment})
     if editable:
         words = [word for name in ["common", *PAPERS] for word in ("-e", f"packages/{name}")]
         check(words, dict.fromkeys(["common", *PAPERS], ROOT), **NO_SIBLINGS)

@@ -13,7 +13,7 @@ from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reproalign.common.errors import UserError, choose, did_you_mean
@@ -113,7 +113,7 @@ def known_keys(schema: type, prefix: str = "") -> list[str]:
     return keys
 
 
-def _resolve(composed: DictConfig) -> dict[str, Any]:
+def _resolve(composed: Any) -> dict[str, Any]:
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise UserError(f"{missing[0]} is not set; add {missing[0]}=VALUE to the command or choose a recipe")

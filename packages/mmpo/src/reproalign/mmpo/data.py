@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,7 @@ def cap_per_prompt(prompts: list[str], limit: int, *, mode: str = "first", seed:
     return sorted(kept)
 
 
-def _soft_label(row: dict[str, Any], labels: dict[str, float], reflect: bool) -> dict[str, Any]:
+def _soft_label(row: Mapping[str, Any], labels: dict[str, float], reflect: bool) -> dict[str, Any]:
     p = labels.get(row["prompt_id"], row["p_chosen"])
     if row["prompt_id"] in labels and p < 0.5 and reflect:
         return {"p_chosen": 1 - p, "chosen": row["rejected"], "rejected": row["chosen"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def _with_reference_logps(
 
 
 def _cut_at_first_pad(pairs: Pairs, pad_id: int) -> Pairs:
-    def cut(row: dict[str, Any]) -> dict[str, Any]:
+    def cut(row: Mapping[str, Any]) -> dict[str, Any]:
         return {name: first_pad_ids(row[name], pad_id) for name in ("chosen_input_ids", "rejected_input_ids")}
 
     return Pairs(pairs.train.map(cut), pairs.evaluation and pairs.evaluation.map(cut))

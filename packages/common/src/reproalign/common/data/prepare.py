@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def render_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: D
     """
     alone = config.boundary == "released"
 
-    def build(record: dict[str, Any]) -> dict[str, str]:
+    def build(record: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(record["prompt"], str):
             return {name: record[name] for name in ("prompt", "chosen", "rejected")}
         prompt = with_system(record["prompt"], config.system_message, str(tokenizer.chat_template))
@@ -147,7 +147,7 @@ def render_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: D
 def render_dialogues(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
     """Render records for a reward model: ``chosen`` and ``rejected`` as whole dialogues, and the ``prompt``."""
 
-    def build(record: dict[str, Any]) -> dict[str, str]:
+    def build(record: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(record["prompt"], str):
             return {"prompt": record["prompt"], **{n: record["prompt"] + record[n] for n in ("chosen", "rejected")}}
         prompt = with_system(record["prompt"], config.system_message, str(tokenizer.chat_template))
@@ -185,7 +185,7 @@ def tokenize_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config:
         )
     encoder = Encoder(tokenizer)
 
-    def build(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def build(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         prompts = encoder.batch(batch["prompt"])
         wholes = [
             encoder.batch([p + r for p, r in zip(batch["prompt"], batch[side], strict=True)])
@@ -228,7 +228,7 @@ def tokenize_dialogues(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, con
             ids = [row[1:] if row[:2] == [bos, bos] else row for row in ids]
         return ids
 
-    def build(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def build(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         rows = []
         for chosen, rejected in zip(encode(batch["chosen"]), encode(batch["rejected"]), strict=True):
             overlong = max(len(chosen), len(rejected)) > config.max_length
@@ -336,7 +336,7 @@ def _message_record(row: dict[str, Any]) -> dict[str, list[Message]]:
 
 
 def _to_messages(dataset: Dataset) -> Dataset:
-    def build(record: PreferenceRecord) -> dict[str, Text]:
+    def build(record: Mapping[str, Any]) -> dict[str, Text]:
         if isinstance(record["prompt"], str):
             turns = [("user", record["prompt"]), ("assistant", str(record["chosen"]))]
             return {"messages": [{"role": role, "content": content} for role, content in turns]}
@@ -372,7 +372,7 @@ def _tokenize(
     tokenizer: PreTrainedTokenizerBase,
     config: DataConfig,
     stage: str,
-    build: Callable[[dict[str, list[Any]]], dict[str, list[Any]]],
+    build: Callable[[Mapping[str, list[Any]]], dict[str, list[Any]]],
 ) -> Dataset:
     settings = ("max_length", "max_prompt_length", "truncation", "overlong", "special_tokens", "boundary")
     parts = [

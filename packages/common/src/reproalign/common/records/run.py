@@ -29,14 +29,16 @@ VOLATILE = ("resume", "on_bad_checkpoint", "launch.machine_rank", "launch.main_a
 class Run:
     """An open run: a context manager that keeps ``run.json`` true from the start to whatever end.
 
-    Only the main process writes. A user's mistake found inside the block leaves nothing behind if the folder was made
-    by this very run. ``run.json`` is strict JSON: NaN and infinities are the strings "NaN", "Infinity", "-Infinity".
+    Only the main process writes. A user's mistake found inside the block leaves nothing behind unless the run is a
+    resumed one. ``run.json`` is strict JSON: NaN and infinities are the strings "NaN", "Infinity", "-Infinity".
     """
 
     def __init__(self, folder: Path, record: dict[str, Any], *, is_main: bool, fresh: bool) -> None:
         self.dir = folder
         self.record = record
         self.is_main = is_main
+        # The topmost folder this run makes; it goes again if the run turns out to be a mistake.
+        self._made = next((path for path in [*reversed(folder.parents), folder] if not path.exists()), None)
         self._fresh = fresh
         self._started = time.perf_counter()
         self._seconds_before = float(record.get("wall_seconds") or 0.0)
@@ -55,7 +57,7 @@ class Run:
             for key in ("started", "wall_seconds", "fingerprints"):
                 record[key] = earlier.get(key, record.get(key))
             record["resumptions"] = int(earlier.get("resumptions", 0)) + 1
-        return cls(folder, record, is_main=is_main, fresh=is_main and not folder.exists())
+        return cls(folder, record, is_main=is_main, fresh=earlier is None)
 
     def __enter__(self) -> Run:
         if self.is_main:
@@ -73,7 +75,7 @@ class Run:
         if not self.is_main:
             return
         if isinstance(error, UserError) and self._fresh and not list(self.dir.glob("checkpoint-*")):
-            shutil.rmtree(self.dir, ignore_errors=True)
+            self._undo()
             return
         status = "finished" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         self.record["status"] = status
@@ -83,6 +85,14 @@ class Run:
         self.record["wall_seconds"] = self._seconds_before + time.perf_counter() - self._started
         self.record["peak_memory"] = peak_memory()
         self._write()
+
+    def _undo(self) -> None:
+        """Remove what this run wrote: the folders it made, or its files in a folder that was there before."""
+        if self._made is not None:
+            shutil.rmtree(self._made, ignore_errors=True)
+            return
+        for path in self.dir.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def set(self, key: str, value: Any) -> None:
         """Put a fact into the record."""

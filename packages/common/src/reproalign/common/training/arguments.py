@@ -41,7 +41,7 @@ def check_trainer_keys(given: dict[str, Any], kind: type[TrainingArguments] = Tr
         if key in OWNED:
             raise UserError(f"trainer.{key} is set through {OWNED[key]}; remove it from trainer.*")
         if key not in known:
-            hint = did_you_mean(key, known)
+            hint = did_you_mean(f"trainer.{key}", (f"trainer.{name}" for name in known))
             raise UserError(f"unknown key 'trainer.{key}'{hint}; it must be a field of {kind.__name__}")
 
 

@@ -1,0 +1,1 @@
+"""The shared core: data, log-probabilities, trainers, launch, evaluation and run records."""

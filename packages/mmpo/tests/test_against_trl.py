@@ -1,0 +1,77 @@
+"""At p = 1 a training step of ours and one of TRL's DPO are the same, on the same batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainingArguments
+from trl import DPOConfig, DPOTrainer
+
+from reproalign.common.config import DataConfig, LogprobsConfig
+from reproalign.common.data.collate import PairCollator
+from reproalign.common.data.prepare import render_pairs, tokenize_pairs
+from reproalign.common.testing import tiny_model, tiny_tokenizer
+from reproalign.common.training.reference import FrozenReference
+from reproalign.mmpo.config import LossConfig, TargetConfig
+from reproalign.mmpo.data import build_targets
+from reproalign.mmpo.trainer import MMPOTrainer
+
+BETA = 0.3
+
+
+def pairs() -> Dataset:
+    texts = [("two plus two", " is four", " is a dog"), ("name a colour", " blue", " the lazy fox and more")]
+    return Dataset.from_list([{"prompt": p, "chosen": c, "rejected": r} for p, c, r in texts])
+
+
+def models(kind: str) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """A policy and a reference with other weights, so that the loss is not log 2."""
+    return tiny_model(kind, seed=1).train(), tiny_model(kind, seed=2)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox", "gemma"])
+@pytest.mark.parametrize("implementation", ["chunked", "plain"])
+def test_loss_and_gradients_equal_trls(tmp_path, kind, implementation):
+    tokenizer = tiny_tokenizer()
+    policy, reference = models(kind)
+    trl = DPOTrainer(
+        model=policy,
+        ref_model=reference,
+        args=DPOConfig(
+            output_dir=str(tmp_path / "trl"), beta=BETA, use_cpu=True, bf16=False, report_to=[],
+            gradient_checkpointing=False, disable_dropout=True, per_device_train_batch_size=2, max_length=None,
+        ),
+        train_dataset=pairs(),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    batch = next(iter(trl.get_train_dataloader()))
+    trl_loss = trl.compute_loss(trl.model, dict(batch))
+    trl_gradients = torch.autograd.grad(trl_loss, list(trl.model.parameters()))
+
+    config = DataConfig(source="preference", max_length=256, max_prompt_length=128)
+    tokenized = tokenize_pairs(build_targets(render_pairs(pairs(), tokenizer, config), TargetConfig()), tokenizer, config)
+    policy, reference = models(kind)
+    ours = MMPOTrainer(
+        model=policy,
+        args=TrainingArguments(output_dir=str(tmp_path / "ours"), use_cpu=True, report_to=[], remove_unused_columns=False),
+        train_dataset=tokenized,
+        data_collator=PairCollator(tokenizer.pad_token_id),
+        loss=LossConfig(beta=BETA),
+        variant="paper",
+        reference=FrozenReference(reference),
+        logprobs=LogprobsConfig(implementation=implementation, chunk_size=3),
+    )
+    collated = ours.data_collator([tokenized[0], tokenized[1]])
+    order = [row.tolist() for row in batch["input_ids"][:2]] != [row.tolist() for row in collated["input_ids"][:2]]
+    if order:  # TRL shuffles
+        collated = ours.data_collator([tokenized[1], tokenized[0]])
+    assert collated["input_ids"].tolist() == batch["input_ids"].tolist(), "both see the same token ids"
+    assert collated["completion_mask"].tolist() == batch["completion_mask"].tolist()
+    our_loss = ours.compute_loss(ours.model, collated)
+    gradients = torch.autograd.grad(our_loss, list(ours.model.parameters()))
+
+    assert abs(our_loss.item() - torch.log(torch.tensor(2.0)).item()) > 1e-3
+    assert our_loss.item() == pytest.approx(trl_loss.item(), rel=1e-6, abs=1e-6)
+    for mine, theirs in zip(gradients, trl_gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)

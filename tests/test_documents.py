@@ -1,0 +1,86 @@
+"""What the documents say can be done, can be done: commands compose, verbs and links exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from reproalign.common.compose import options
+from reproalign.common.data.templates import TEMPLATES
+from reproalign.common.launch.plan import STRATEGIES
+from reproalign.mmpo.cli import APP, main
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("packages/*/*.md"))]
+
+
+def commands(document: Path, name: str) -> list[list[str]]:
+    """The words of every line in a shell block, fenced or indented, that begins with ``name``."""
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", text, flags=re.DOTALL)
+    found = []
+    for line in [*"\n".join(blocks).splitlines(), *re.findall(r"^ {4}(\S.*)$", text, flags=re.MULTILINE)]:
+        if line.startswith(f"{name} "):
+            words = shlex.split(line, comments=True)
+            found.append(words[1 : words.index(">")] if ">" in words else words[1:])
+    return found
+
+
+MMPO_COMMANDS = [
+    pytest.param(words, id=f"{document.relative_to(ROOT)}: {shlex.join(words)[:60]}")
+    for document in DOCUMENTS
+    for words in commands(document, "mmpo")
+    if words[0] not in (name for name, _, _ in APP.more)
+]
+
+
+@pytest.mark.parametrize("words", MMPO_COMMANDS)
+def test_documented_commands_compose(words, capsys):
+    """Verbs with their keys compose to a whole configuration; help and recipes answer as they stand."""
+    verbs = [verb.name for verb in APP.verbs]
+    flags = [word for word in words if word.startswith("--")]
+    extra = ["--cfg"] if words[0] in verbs and "--help" not in flags else []
+    words = [word for word in words if word != "--dry-run"]
+    assert main([*words, *extra]) == 0, capsys.readouterr().err
+
+
+def test_some_commands_are_documented():
+    assert len(MMPO_COMMANDS) > 10
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_every_verb_is_in_the_package_readme():
+    text = (ROOT / "packages" / "mmpo" / "README.md").read_text(encoding="utf-8")
+    for name in [*(verb.name for verb in APP.verbs), *(name for name, _, _ in APP.more), "recipes"]:
+        assert f"mmpo {name}" in text, name
+
+
+@pytest.mark.parametrize(
+    ("document", "names"),
+    [
+        ("docs/launch.md", [*STRATEGIES, *options("reproalign.mmpo", "launch")]),
+        ("docs/data.md", [*options("reproalign.mmpo", "data"), *TEMPLATES]),
+        ("CONTRIBUTING.md", ["test", "lint", "types", "integration", "golden", "install", "bench"]),
+    ],
+)
+def test_every_choice_is_documented(document, names):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for name in names:
+        assert re.search(rf"[`=\s/]{re.escape(name)}[`\s,.]", text), name
+
+
+def test_every_session_is_named_in_the_documents():
+    sessions = re.findall(r"@nox\.session.*\ndef (\w+)", (ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))
+    assert len(sessions) >= 8
+    for name in sessions:
+        assert f"./run {name}" in text, name

