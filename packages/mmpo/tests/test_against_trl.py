@@ -21,13 +21,21 @@ BETA = 0.3
 
 
 def pairs() -> Dataset:
-    texts = [("two plus two", " is four", " is a dog"), ("name a colour", " blue", " the lazy fox and more")]
+    texts = [("two plus two<|im_end|>", " is four", " is a dog"), ("name a colour<|im_end|>", " blue", " the lazy fox and more")]
     return Dataset.from_list([{"prompt": p, "chosen": c, "rejected": r} for p, c, r in texts])
 
 
 def models(kind: str) -> tuple[torch.nn.Module, torch.nn.Module]:
     """A policy and a reference with other weights, so that the loss is not log 2."""
     return tiny_model(kind, seed=1).train(), tiny_model(kind, seed=2)
+
+
+def rows(batch: dict[str, torch.Tensor]) -> list[list[list[int]]]:
+    """The rows of a batch as (token, scored) pairs without padding, in no particular order."""
+    return sorted(
+        [[token, scored] for token, attended, scored in zip(*row, strict=True) if attended]
+        for row in zip(*(batch[n].tolist() for n in ("input_ids", "attention_mask", "completion_mask")), strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox", "gemma"])
@@ -63,11 +71,9 @@ def test_loss_and_gradients_equal_trls(tmp_path, kind, implementation):
         logprobs=LogprobsConfig(implementation=implementation, chunk_size=3),
     )
     collated = ours.data_collator([tokenized[0], tokenized[1]])
-    order = [row.tolist() for row in batch["input_ids"][:2]] != [row.tolist() for row in collated["input_ids"][:2]]
-    if order:  # TRL shuffles
-        collated = ours.data_collator([tokenized[1], tokenized[0]])
-    assert collated["input_ids"].tolist() == batch["input_ids"].tolist(), "both see the same token ids"
-    assert collated["completion_mask"].tolist() == batch["completion_mask"].tolist()
+    assert rows(collated) == rows(batch), "both tokenise to the same ids with the same boundary"
+    # TRL shuffles; its very batch, with the one column it does not have.
+    collated = {**{name: batch[name] for name in ("input_ids", "attention_mask", "completion_mask")}, "p_chosen": torch.ones(2)}
     our_loss = ours.compute_loss(ours.model, collated)
     gradients = torch.autograd.grad(our_loss, list(ours.model.parameters()))
 

@@ -34,17 +34,16 @@ def quantity_h(values: list[Tensor]) -> Tensor:
 
 @given(h=numbers, q=probabilities, beta=betas)
 def test_sigmoid_loss_is_the_cross_entropy_of_two_bernoullis(h, q, beta):
-    s = 1 / (1 + math.exp(-beta * h))
-    expected = -q * math.log(s) - (1 - q) * math.log1p(-s) if 0 < s < 1 else None
-    if expected is not None:
-        assert sigmoid_loss(tensor(h), tensor(q), beta).item() == pytest.approx(expected, rel=1e-7, abs=1e-9)
+    # -log σ(x) = log(1 + e^-x), and |βh| <= 60 does not overflow.
+    expected = q * math.log1p(math.exp(-beta * h)) + (1 - q) * math.log1p(math.exp(beta * h))
+    assert sigmoid_loss(tensor(h), tensor(q), beta).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @given(h=numbers, q=probabilities, beta=betas)
 def test_gradient_is_beta_times_the_error_of_the_probability(h, q, beta):
     point = tensor(h).requires_grad_()
     (gradient,) = torch.autograd.grad(sigmoid_loss(point, tensor(q), beta).sum(), point)
-    assert gradient.item() == pytest.approx(beta * (torch.sigmoid(tensor(beta * h)).item() - q), rel=1e-9, abs=1e-12)
+    assert gradient.item() == pytest.approx(beta * (torch.sigmoid(tensor(beta * h)).item() - q), rel=1e-9, abs=1e-9)
 
 
 @given(margin=st.floats(-5, 5), gamma=st.floats(0.1, 3), beta=st.floats(0.05, 2), step=st.floats(0.01, 5))
@@ -151,7 +150,7 @@ def test_reward_loss_per_pair_and_as_released():
 
 def test_bad_options_are_refused_and_ignored_margins_announced():
     with pytest.raises(UserError, match="loss.beta=0"):
-        check_loss(LossConfig(beta=0), "paper")
+        check_loss(LossConfig(beta=0.0), "paper")
     with pytest.raises(UserError, match="unknown variant"):
         check_loss(LossConfig(), "original")
     with pytest.warns(UserWarning, match="does not use the margin"):
