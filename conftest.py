@@ -6,4 +6,6 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden", metavar="DIR", help="folder of golden vectors (default: the one beside the repository)")
+    parser.addoption(
+        "--golden", metavar="DIR", help="folder of golden vectors (default: the one beside the repository)"
+    )

@@ -56,9 +56,7 @@ def test_equals_the_oracle_in_values_and_gradients(chunk_size, with_bias, softca
     incoming = torch.linspace(-1, 2, TOKENS, dtype=torch.float64)
 
     expected = oracle(hidden, weight, targets, bias, softcap, scale)
-    found = chunked_token_logps(
-        hidden, weight, targets, bias=bias, softcap=softcap, scale=scale, chunk_size=chunk_size
-    )
+    found = chunked_token_logps(hidden, weight, targets, bias=bias, softcap=softcap, scale=scale, chunk_size=chunk_size)
 
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     for ours, theirs in zip(
@@ -230,10 +228,14 @@ def test_gradient_checkpointing_gives_the_same_gradients():
 
 
 @pytest.mark.parametrize(
-    ("targets", "way"), [(["q_proj", "v_proj"], "chunked"), (["q_proj", "lm_head"], "module")], ids=["attention", "head"]
+    ("targets", "way"),
+    [(["q_proj", "v_proj"], "chunked"), (["q_proj", "lm_head"], "module")],
+    ids=["attention", "head"],
 )
 def test_lora_takes_the_right_way(targets, way, caplog):
-    model = get_peft_model(tiny_model(dtype=torch.float64), LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        tiny_model(dtype=torch.float64), LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM")
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))

@@ -11,7 +11,9 @@ from reproalign.common.errors import UserError
 from reproalign.common.testing import TINY_TOKENIZERS, tiny_tokenizer
 
 LONG = 10_000
-words = st.sampled_from(["the", " dog", " ", "  ", "\n", "a", "aa", "b", "ab", "two", "four", ".", ", ", "é", "漢", "1", "<|", "▁"])
+words = st.sampled_from(
+    ["the", " dog", " ", "  ", "\n", "a", "aa", "b", "ab", "two", "four", ".", ", ", "é", "漢", "1", "<|", "▁"]
+)
 texts = st.one_of(st.text(max_size=30), st.lists(words, max_size=12).map("".join))
 
 
@@ -22,9 +24,7 @@ def rules(**changes) -> Rules:
 
 def split_ids(kind: str, prompt: str, response: str, **changes) -> tuple[list[int], list[int]]:
     encoder = Encoder(tiny_tokenizer(kind))
-    row = tokenize_row(
-        encoder, prompt, response, response + "!", rules(**changes), continuation=encoder.continuation
-    )
+    row = tokenize_row(encoder, prompt, response, response + "!", rules(**changes), continuation=encoder.continuation)
     cut = row["chosen_prompt_length"]
     return row["chosen_input_ids"][:cut], row["chosen_input_ids"][cut:-1]
 
@@ -138,5 +138,5 @@ def test_keep_start_keeps_the_beginning_of_the_prompt():
 def test_lengths_must_leave_room_for_a_response():
     with pytest.raises(UserError, match=r"max_prompt_length=64 must be above 0 and below data\.max_length=64"):
         check_lengths(64, 64)
-    with pytest.raises(UserError, match="unknown data.truncation 'middle'"):
+    with pytest.raises(UserError, match=r"unknown data\.truncation 'middle'"):
         rules(truncation="middle")

@@ -62,7 +62,7 @@ def batch_logps(inputs: Case, params: Case) -> Any:
 
 
 def released_targets(values: list[float] | None, as_tensor: bool) -> torch.Tensor | None:
-    """What the release's truth test makes of its targets: an empty list and a one-element tensor of 0 are "none" (Q8)."""
+    """What the release's truth test makes of targets: an empty list and a one-element tensor of 0 are "none" (Q8)."""
     if not values or (as_tensor and values == [0.0]):
         return None
     return vector(values)

@@ -21,7 +21,10 @@ BETA = 0.3
 
 
 def pairs() -> Dataset:
-    texts = [("two plus two<|im_end|>", " is four", " is a dog"), ("name a colour<|im_end|>", " blue", " the lazy fox and more")]
+    texts = [
+        ("two plus two<|im_end|>", " is four", " is a dog"),
+        ("name a colour<|im_end|>", " blue", " the lazy fox and more"),
+    ]
     return Dataset.from_list([{"prompt": p, "chosen": c, "rejected": r} for p, c, r in texts])
 
 
@@ -58,11 +61,15 @@ def test_loss_and_gradients_equal_trls(tmp_path, kind, implementation):
     trl_gradients = torch.autograd.grad(trl_loss, list(trl.model.parameters()))
 
     config = DataConfig(source="preference", max_length=256, max_prompt_length=128)
-    tokenized = tokenize_pairs(build_targets(render_pairs(pairs(), tokenizer, config), TargetConfig()), tokenizer, config)
+    tokenized = tokenize_pairs(
+        build_targets(render_pairs(pairs(), tokenizer, config), TargetConfig()), tokenizer, config
+    )
     policy, reference = models(kind)
     ours = MMPOTrainer(
         model=policy,
-        args=TrainingArguments(output_dir=str(tmp_path / "ours"), use_cpu=True, report_to=[], remove_unused_columns=False),
+        args=TrainingArguments(
+            output_dir=str(tmp_path / "ours"), use_cpu=True, report_to=[], remove_unused_columns=False
+        ),
         train_dataset=tokenized,
         data_collator=PairCollator(tokenizer.pad_token_id),
         loss=LossConfig(beta=BETA),
@@ -73,7 +80,10 @@ def test_loss_and_gradients_equal_trls(tmp_path, kind, implementation):
     collated = ours.data_collator([tokenized[0], tokenized[1]])
     assert rows(collated) == rows(batch), "both tokenise to the same ids with the same boundary"
     # TRL shuffles; its very batch, with the one column it does not have.
-    collated = {**{name: batch[name] for name in ("input_ids", "attention_mask", "completion_mask")}, "p_chosen": torch.ones(2)}
+    collated = {
+        **{name: batch[name] for name in ("input_ids", "attention_mask", "completion_mask")},
+        "p_chosen": torch.ones(2),
+    }
     our_loss = ours.compute_loss(ours.model, collated)
     gradients = torch.autograd.grad(our_loss, list(ours.model.parameters()))
 

@@ -149,7 +149,7 @@ def test_reward_loss_per_pair_and_as_released():
 
 
 def test_bad_options_are_refused_and_ignored_margins_announced():
-    with pytest.raises(UserError, match="loss.beta=0"):
+    with pytest.raises(UserError, match=r"loss\.beta=0"):
         check_loss(LossConfig(beta=0.0), "paper")
     with pytest.raises(UserError, match="unknown variant"):
         check_loss(LossConfig(), "original")

@@ -49,13 +49,27 @@ def _show(arguments: argparse.Namespace) -> int:
 
     records = [read_record(path) for path in arguments.runs]
     table = Table("", *(str(path) for path in arguments.runs), header_style="bold")
-    for key in ("status", "command", "recipe", "started", "wall_seconds", "processes", "strategy", "git", "resumptions"):
+    for key in (
+        "status",
+        "command",
+        "recipe",
+        "started",
+        "wall_seconds",
+        "processes",
+        "strategy",
+        "git",
+        "resumptions",
+    ):
         table.add_row(key, *(_text(record.get(key)) for record in records))
     table.add_row("hardware", *(_hardware(record.get("hardware", {})) for record in records))
     table.add_row("peak memory", *(_memory(record.get("peak_memory") or {}) for record in records))
     _add_section(table, "metrics", [flatten(record.get("metrics", {})) for record in records])
     prints = [
-        {f"{kind}.{name}": entry["sha256"][:16] for kind, entries in record.get("fingerprints", {}).items() for name, entry in entries.items()}
+        {
+            f"{kind}.{name}": entry["sha256"][:16]
+            for kind, entries in record.get("fingerprints", {}).items()
+            for name, entry in entries.items()
+        }
         for record in records
     ]
     _add_section(table, "fingerprints", prints)

@@ -219,7 +219,9 @@ def describe(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
                 yield from describe(hint, f"{prefix}{name}.")
                 continue
             default = ast.unparse(node.value) if node.value else ""
-            default = {"MISSING": "(required)", "None": "null", "field(default_factory=dict)": "{}"}.get(default, default)
+            default = {"MISSING": "(required)", "None": "null", "field(default_factory=dict)": "{}"}.get(
+                default, default
+            )
             comment = lines[node.lineno - 1].partition("  # ")[2]
             yield f"{prefix}{name}", default.strip("'\""), comment
 

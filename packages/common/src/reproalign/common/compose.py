@@ -109,7 +109,8 @@ def known_keys(schema: type, prefix: str = "") -> list[str]:
     """List the keys of a structured configuration, nested ones with dots."""
     keys = []
     for name, hint in get_type_hints(schema).items():
-        keys += known_keys(hint, f"{prefix}{name}.") if is_dataclass(hint) else [f"{prefix}{name}"]
+        nested = isinstance(hint, type) and is_dataclass(hint)
+        keys += known_keys(hint, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]
     return keys
 
 

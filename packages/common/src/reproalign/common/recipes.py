@@ -32,7 +32,9 @@ REQUIRED = ("title", "verb", "paper", "command", "hardware", "expected", "proces
 def read_headers(package: str) -> dict[str, dict[str, str]]:
     """Read the header of every recipe of ``package``: {name: {key: value}}."""
     folder = files(f"{package}.configs").joinpath("experiment")
-    entries = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
+    entries = sorted(
+        (entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name
+    )
     return {entry.name.removesuffix(".yaml"): parse_header(entry.read_text(encoding="utf-8")) for entry in entries}
 
 
@@ -62,7 +64,9 @@ def check_verb(command: str, package: str, verb: str, overrides: Sequence[str]) 
         headers = read_headers(package)
         wanted = headers[choose("recipe", names[-1], headers)].get("verb", verb)
         if wanted != verb:
-            raise UserError(f"recipe '{names[-1]}' is for '{wanted}', not '{verb}'; run: {command} {wanted} experiment={names[-1]}")
+            raise UserError(
+                f"recipe '{names[-1]}' is for '{wanted}', not '{verb}'; run: {command} {wanted} experiment={names[-1]}"
+            )
 
 
 def effective_batch(config: dict[str, Any], processes: int) -> int:

@@ -33,13 +33,15 @@ from reproalign.mmpo.config import BestOfNConfig
 def best_of_n_run(config: BestOfNConfig, invocation: Invocation) -> None:
     """Sample n candidates per prompt, score them, and write the best for n = 1, 2, 4, …
 
-    ``candidates.jsonl`` grows prompt by prompt, and an interrupted run goes on where it stopped; every prompt has a seed
-    of its own, so that the result does not depend on interruptions. ``selected.jsonl`` holds the best of n.
+    ``candidates.jsonl`` grows prompt by prompt, and an interrupted run goes on where it stopped; every prompt has a
+    seed of its own, so that the result does not depend on interruptions. ``selected.jsonl`` holds the best of n.
     """
     if config.n < 1:
         raise UserError(f"n={config.n} must be at least 1")
     if not config.temperature > 0:
-        raise UserError(f"temperature={config.temperature} must be positive; candidates of one prompt would be the same")
+        raise UserError(
+            f"temperature={config.temperature} must be positive; candidates of one prompt would be the same"
+        )
     with Run.open(invocation) as run:
         prompts = read_prompts(config.prompts)[: config.max_prompts]
         candidates = _sample(config, prompts, run.dir / "candidates.jsonl")
@@ -47,11 +49,15 @@ def best_of_n_run(config: BestOfNConfig, invocation: Invocation) -> None:
         gold_config = None if config.gold is None else ModelConfig(name=config.gold, dtype=config.reward.dtype)
         gold = None if gold_config is None else _score(config, gold_config, prompts, candidates)
         metrics = {}
-        table = Table("best of", "mean reward", *(["mean gold reward"] if gold is not None else []), header_style="bold")
+        table = Table(
+            "best of", "mean reward", *(["mean gold reward"] if gold is not None else []), header_style="bold"
+        )
         for n in _sizes(config.n):
             result = best_of_n(proxy, n, gold)
             metrics[f"best_of_{n}"] = {"mean_proxy": result.mean_proxy, "mean_gold": result.mean_gold}
-            table.add_row(str(n), f"{result.mean_proxy:.4f}", *([f"{result.mean_gold:.4f}"] if gold is not None else []))
+            table.add_row(
+                str(n), f"{result.mean_proxy:.4f}", *([f"{result.mean_gold:.4f}"] if gold is not None else [])
+            )
         rows = [
             {"prompt": prompt, "response": responses[index], "reward": float(scores[index]), "index": int(index)}
             for prompt, responses, scores, index in zip(prompts, candidates, proxy, result.selected, strict=True)

@@ -75,7 +75,7 @@ class RewardConfig(RunConfig):
 
 @dataclass
 class SFTRunConfig(RunConfig):
-    """``mmpo sft``: supervised fine-tuning with ``trl.SFTTrainer``; ``trainer.*`` reaches every ``trl.SFTConfig`` field."""
+    """``mmpo sft``: fine-tuning with ``trl.SFTTrainer``; ``trainer.*`` reaches every ``trl.SFTConfig`` field."""
 
 
 @dataclass

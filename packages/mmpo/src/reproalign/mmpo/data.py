@@ -80,8 +80,8 @@ def apply_pair_rules(dataset: Dataset, rules: PairRulesConfig, *, split: str, se
         dataset = dataset.select(kept)
     if rules.decontaminate:
         strings = filter_strings(load_problems(rules.decontaminate), fix_whitelist=rules.decontaminate_fix_whitelist)
-        kept = np.flatnonzero(keep_mask(dataset["chosen"][:], strings))
-        dataset = _select(dataset, kept, "pairs.decontaminate")
+        clean = np.flatnonzero(keep_mask(dataset["chosen"][:], strings))
+        dataset = _select(dataset, clean, "pairs.decontaminate")
     return dataset
 
 
@@ -124,7 +124,7 @@ def sample_by_margin(
 
 
 def uniform_quotas(counts: Indices, size: int) -> Indices:
-    """Divide ``size`` equally over bins that hold ``counts``; what does not divide goes to the lowest bins with room."""
+    """Divide ``size`` equally over bins that hold ``counts``; the rest of a division goes to the lowest bins."""
     quotas = np.zeros_like(counts)
     while (left := size - int(quotas.sum())) > 0:
         room = np.flatnonzero(quotas < counts)
@@ -140,7 +140,7 @@ def uniform_quotas(counts: Indices, size: int) -> Indices:
 def proportional_quotas(counts: Indices, size: int) -> Indices:
     """Divide ``size`` in proportion to ``counts`` by largest remainders (ties: lower bin first)."""
     exact = size * counts / counts.sum()
-    quotas = np.floor(exact).astype(np.int64)
+    quotas: Indices = np.floor(exact).astype(np.int64)
     rest = size - int(quotas.sum())
     quotas[np.argsort(-(exact - quotas), kind="stable")[:rest]] += 1
     return quotas

@@ -18,15 +18,15 @@ FIXED_ENTRY = "return ''.join(strings)"
 
 
 def extract_docstring(prompt: str) -> str:
-    '''Return the docstring of a HumanEval prompt.
+    """Return the docstring of a HumanEval prompt.
 
     Two triple double quotes: what stands between them; four: the second quoted part. Without any, exactly two triple
     single quotes.
 
     Raises:
         ValueError: for any other number of quotes.
-    '''
-    for quotes, allowed in (('"""', (2, 4)), ("\'\'\'", (2,))):
+    """
+    for quotes, allowed in (('"""', (2, 4)), ("'''", (2,))):
         count = prompt.count(quotes)
         if count in allowed:
             return prompt.split(quotes)[count - 1].strip()

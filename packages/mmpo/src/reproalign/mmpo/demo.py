@@ -1,4 +1,4 @@
-"""``python -m reproalign.mmpo.demo [key=value …]``: the recipe ``smollm2-135m`` in a folder of its own under ``runs``."""
+"""``python -m reproalign.mmpo.demo [key=value …]``: the recipe ``smollm2-135m`` in a new folder under ``runs``."""
 
 from __future__ import annotations
 

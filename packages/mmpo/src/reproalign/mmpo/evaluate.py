@@ -50,7 +50,14 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         records, facts = load_evaluation(config.data, rejects_dir=run.dir)
         run.add_fingerprint("data", "evaluation", facts.pop("sha256"), **facts)
         pairs = prepare_split(
-            records, tokenizer, config.data, config.target, PairRulesConfig(), "evaluation", config.seed, kind == "reward"
+            records,
+            tokenizer,
+            config.data,
+            config.target,
+            PairRulesConfig(),
+            "evaluation",
+            config.seed,
+            kind == "reward",
         )
         rewards = Rewards(*trainer.rewards(pairs))
         metrics = rewards.metrics(config.n_bins)

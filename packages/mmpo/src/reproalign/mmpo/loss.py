@@ -170,4 +170,3 @@ def reward_loss(
     if broadcast_compat:
         q = q.mean().expand_as(q)
     return q * softplus(-d) + (1 - q) * softplus(d)
-

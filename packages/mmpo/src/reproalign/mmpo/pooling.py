@@ -9,9 +9,7 @@ from torch import Tensor
 from reproalign.common.errors import choose
 
 
-def pooled_index(
-    input_ids: Int[Tensor, "batch seq"], pad_token_id: int, pool: str = "last"
-) -> Int[Tensor, " batch"]:
+def pooled_index(input_ids: Int[Tensor, "batch seq"], pad_token_id: int, pool: str = "last") -> Int[Tensor, " batch"]:
     """Return the position whose hidden state is scored.
 
     Args:

@@ -39,7 +39,9 @@ def load_pairs(config: PreferenceConfig | RewardConfig, tokenizer: PreTrainedTok
     for split, facts in data.provenance.items():
         run.add_fingerprint("data", split, facts.get("sha256", ""), **{k: v for k, v in facts.items() if k != "sha256"})
     dialogues = isinstance(config, RewardConfig)
-    train = prepare_split(data.train, tokenizer, config.data, config.target, config.pairs, "train", config.seed, dialogues)
+    train = prepare_split(
+        data.train, tokenizer, config.data, config.target, config.pairs, "train", config.seed, dialogues
+    )
     evaluation = data.evaluation and prepare_split(
         data.evaluation, tokenizer, config.data, config.target, config.pairs, "evaluation", config.seed, dialogues
     )

@@ -36,11 +36,11 @@ TRANSLATION: dict[str, str | None] = {
     "evaluation_strategy": "trainer.eval_strategy",
     "warmup_ratio": "trainer.warmup_steps",
     **dict.fromkeys(
-        (
-            "base_model_revision model_code_revision text_column truncation_side hub_model_revision hub_model_id "
-            "push_to_hub run_name resume_from_checkpoint save_start_steps overwrite_output_dir remove_unused_columns "
-            "do_train do_eval logging_dir hub_strategy"
-        ).split()
+        [
+            *("base_model_revision", "model_code_revision", "text_column", "truncation_side", "hub_model_revision"),
+            *("hub_model_id", "push_to_hub", "hub_strategy", "run_name", "logging_dir", "overwrite_output_dir"),
+            *("resume_from_checkpoint", "save_start_steps", "remove_unused_columns", "do_train", "do_eval"),
+        ]
     ),
 }
 
@@ -50,15 +50,19 @@ KINDS = {
     **dict.fromkeys(["beta", "bt_beta", "label_smoothing", "filter_threshold", "lora_dropout"], "float"),
     **dict.fromkeys(["max_length", "max_prompt_length", "lora_r", "lora_alpha", "preprocessing_num_workers"], "int"),
     **dict.fromkeys(
-        ["trust_remote_code", "use_flash_attention_2", "use_peft", "load_in_8bit", "load_in_4bit", "use_bnb_nested_quant"]
-        + ["auto_insert_empty_system_msg"],
+        [
+            *("trust_remote_code", "use_flash_attention_2", "use_peft", "load_in_8bit", "load_in_4bit"),
+            *("use_bnb_nested_quant", "auto_insert_empty_system_msg"),
+        ],
         "bool",
     ),
     **dict.fromkeys(["dataset_splits", "dataset_configs", "lora_target_modules", "lora_modules_to_save"], "list"),
     **dict.fromkeys(
-        ["model_name_or_path", "model_revision", "base_model_revision", "model_code_revision", "torch_dtype"]
-        + ["tokenizer_name_or_path", "bnb_4bit_quant_type", "chat_template", "text_column", "truncation_side"]
-        + ["hub_model_revision", "loss_type", "soft_label_json"],
+        [
+            *("model_name_or_path", "model_revision", "base_model_revision", "model_code_revision", "torch_dtype"),
+            *("tokenizer_name_or_path", "bnb_4bit_quant_type", "chat_template", "text_column", "truncation_side"),
+            *("hub_model_revision", "loss_type", "soft_label_json"),
+        ],
         "str",
     ),
 }
@@ -169,7 +173,11 @@ def translate(recipe: Path, argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _dataset_words(mixer: dict[str, float], splits: list[str]) -> list[str]:
     shp = any("shp" in name.lower() for name in mixer)
-    words = [f"data={'shp' if shp else 'ultrafeedback'}", f"data.train_split={splits[0]}", f"data.eval_split={splits[-1]}"]
+    words = [
+        f"data={'shp' if shp else 'ultrafeedback'}",
+        f"data.train_split={splits[0]}",
+        f"data.eval_split={splits[-1]}",
+    ]
     if len(mixer) == 1:
         ((name, fraction),) = mixer.items()
         return [*words, f"data.name={name}", f"data.fraction={fraction}"]

@@ -73,5 +73,7 @@ def draw(run_dir: Path, evaluations: dict[str, Rewards], *, n_bins: int = 10, bi
             name: calibration(rewards.margins, n_bins=n_bins, binning=binning) for name, rewards in evaluations.items()
         }
         reliability_diagram(diagrams, folder / "reliability.png")
-        margin_histogram({name: rewards.margins.tolist() for name, rewards in evaluations.items()}, folder / "margins.png")
+        margin_histogram(
+            {name: rewards.margins.tolist() for name, rewards in evaluations.items()}, folder / "margins.png"
+        )
     training_curves(metric_rows(run_dir), folder / "training.png", CURVES)

@@ -26,7 +26,9 @@ def sft(config: SFTRunConfig, invocation: Invocation) -> None:
         check_tokenizer(tokenizer, chat_template=config.model.chat_template)
         data = load_messages(config.data, rejects_dir=run.dir if run.is_main else None)
         for split, facts in data.provenance.items():
-            run.add_fingerprint("data", split, facts.get("sha256", ""), **{k: v for k, v in facts.items() if k != "sha256"})
+            run.add_fingerprint(
+                "data", split, facts.get("sha256", ""), **{k: v for k, v in facts.items() if k != "sha256"}
+            )
         trainer = SFTTrainer(
             model=load_causal_lm(config.model),
             args=arguments,  # type: ignore[arg-type]

@@ -50,8 +50,8 @@ def sigmoid(x: Floats) -> Floats:
 def transform_margins(score_chosen: Floats, score_rejected: Floats, target: TargetConfig) -> Floats:
     """Return the margins m that enter the sigmoid.
 
-    ``raw``: (s_w - s_l) / scale, as published. Extensions: ``log-ratio``: log((1 + s_w) / (1 + s_l)) / scale, for counts
-    such as votes; ``rank``: the mid-rank of |s_w - s_l| among all pairs, in (0, 1], with the margin's sign, / scale.
+    ``raw``: (s_w - s_l) / scale, as published. Extensions: ``log-ratio``: log((1 + s_w) / (1 + s_l)) / scale, for
+    counts such as votes; ``rank``: the mid-rank of |s_w - s_l| among all pairs, in (0, 1], with the margin's sign, / scale.
 
     Raises:
         UserError: for an unknown transform, a scale that is not positive, or scores below 0 with ``log-ratio``.
@@ -83,8 +83,8 @@ def released_target(
     """Return ``p_chosen``, ``text_chosen`` and ``text_rejected`` of one row as the released script does.
 
     A soft label of the row's ``prompt_id`` replaces the computed target; one below 1/2 swaps the texts and is reflected
-    (not the scores), unless ``reflect`` is false. ``score_*`` goes before ``*_rating``. gamma is taken as it is: 0 means
-    hard labels, and a negative one turns every preference round.
+    (not the scores), unless ``reflect`` is false. ``score_*`` goes before ``*_rating``. gamma is taken as it is: 0
+    means hard labels, and a negative one turns every preference round.
 
     Raises:
         UserError: if gamma is set and the row has no scores.

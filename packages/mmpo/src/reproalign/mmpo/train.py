@@ -75,9 +75,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         model = load_reward_model(config.model, tokenizer)
         _record_weights(run, "start", config.model.name, config.model.revision)
         collator = PairCollator(_pad_id(tokenizer))
-        trainer = MMPORewardTrainer(
-            variant=config.variant, **_common(model, arguments, pairs, collator, tokenizer)
-        )
+        trainer = MMPORewardTrainer(variant=config.variant, **_common(model, arguments, pairs, collator, tokenizer))
         _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before)
 
 

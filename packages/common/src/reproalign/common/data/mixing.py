@@ -48,7 +48,9 @@ def mix_datasets(
             elif "test" in split:
                 test.append(dataset)
             else:
-                raise UserError(f"data.mix: split '{split}' of '{part.name}' has neither 'train' nor 'test' in its name")
+                raise UserError(
+                    f"data.mix: split '{split}' of '{part.name}' has neither 'train' nor 'test' in its name"
+                )
     for part in parts:
         if not 0 <= part.fraction <= 1:
             raise UserError(f"data.mix: the share of '{part.name}' is {part.fraction}; it must be between 0 and 1")

@@ -22,7 +22,7 @@ from reproalign.common.config import DataConfig
 from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer
 from reproalign.common.data.mixing import MixPart, mix_datasets
 from reproalign.common.data.reading import Row, describe_file, local_path, read_hub, read_local
-from reproalign.common.data.records import Message, PreferenceRecord, RowError, Text, messages
+from reproalign.common.data.records import Message, RowError, Text, messages
 from reproalign.common.data.sources import SOURCES, Source
 from reproalign.common.data.templates import render, render_completion, set_template, with_system
 from reproalign.common.data.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
@@ -50,7 +50,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, chat_template: str | 
         UserError: if it has no EOS token, or no chat template and none is given.
     """
     if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer of '{tokenizer.name_or_path}' has no EOS token; set one in its tokenizer_config.json")
+        raise UserError(
+            f"the tokenizer of '{tokenizer.name_or_path}' has no EOS token; set one in its tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.model_max_length > 100_000:
@@ -107,7 +109,9 @@ def load_messages(config: DataConfig, *, rejects_dir: Path | None = None) -> Pre
     if config.source != "messages":
         data = load_preferences(config, rejects_dir=rejects_dir)
         return PreferenceData(
-            _to_messages(data.train), None if data.evaluation is None else _to_messages(data.evaluation), data.provenance
+            _to_messages(data.train),
+            None if data.evaluation is None else _to_messages(data.evaluation),
+            data.provenance,
         )
     source = Source("messages", _message_record, None, ("train", "test"))  # type: ignore[arg-type]
     train, facts = _load_split(config, source, "train", rejects_dir)
@@ -136,8 +140,7 @@ def render_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: D
         return {
             "prompt": render(tokenizer, prompt),
             **{
-                name: render_completion(tokenizer, prompt, record[name], alone=alone)
-                for name in ("chosen", "rejected")
+                name: render_completion(tokenizer, prompt, record[name], alone=alone) for name in ("chosen", "rejected")
             },
         }
 
@@ -203,7 +206,9 @@ def tokenize_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config:
             row = join_row(*parts, rules, **options)  # type: ignore[arg-type]
             if config.overlong != "truncate":
                 whole = join_row(*parts, untruncated, **options)  # type: ignore[arg-type]
-                row["overlong"] = max(len(whole["chosen_input_ids"]), len(whole["rejected_input_ids"])) > rules.max_length
+                row["overlong"] = (
+                    max(len(whole["chosen_input_ids"]), len(whole["rejected_input_ids"])) > rules.max_length
+                )
             rows.append(row)
         return _columns(rows, drop=("prompt_input_ids",))
 
@@ -277,7 +282,9 @@ def _load_split(
     else:
         name = config.name or source.hub
         if name is None:
-            raise UserError(f"data.source={source.name} has no home on the Hub; set data.path=FILE or data.name=DATASET")
+            raise UserError(
+                f"data.source={source.name} has no home on the Hub; set data.path=FILE or data.name=DATASET"
+            )
         rows, commit = read_hub(name, config.config_name, split, config.revision)
         facts = {"name": name, "split": split, "revision": config.revision, "commit": commit}
     records, rejects, differing = _to_records(rows, source, config.on_error, f"reading {role} rows")
@@ -286,7 +293,9 @@ def _load_split(
     if not records:
         raise UserError(f"{local or facts.get('name')}: none of its {len(rejects)} rows is usable")
     if differing:
-        logger.warning("%d %s rows have different prompts before chosen and rejected; chosen's is used", differing, role)
+        logger.warning(
+            "%d %s rows have different prompts before chosen and rejected; chosen's is used", differing, role
+        )
     facts |= {"source": source.name, "rows_read": len(records) + len(rejects), "rows_rejected": len(rejects)}
     return Dataset.from_list(records), facts
 
@@ -359,11 +368,19 @@ def _map(
     build: Callable[[Any], dict[str, Any]],
     features: Features,
 ) -> Dataset:
-    parts = [stage, fingerprint_dataset(dataset), fingerprint_tokenizer(tokenizer), config.system_message, config.boundary]
+    parts = [
+        stage,
+        fingerprint_dataset(dataset),
+        fingerprint_tokenizer(tokenizer),
+        config.system_message,
+        config.boundary,
+    ]
     return cached(
         cache_folder(config.cache_dir),
         parts,
-        lambda: dataset.map(build, features=features, num_proc=_processes(config, dataset), desc=stage.replace("_", " ")),
+        lambda: dataset.map(
+            build, features=features, num_proc=_processes(config, dataset), desc=stage.replace("_", " ")
+        ),
     )
 
 

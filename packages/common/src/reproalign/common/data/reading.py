@@ -34,7 +34,9 @@ def local_path(path: str, split: str | None = None) -> Path:
     if path.startswith("demo:"):
         found = Path(str(files("reproalign.common.demo").joinpath(f"{path.removeprefix('demo:')}.jsonl")))
         if not found.is_file():
-            raise UserError(f"data.path={path}: no such shipped data set; there are demo:pairs-train and demo:pairs-eval")
+            raise UserError(
+                f"data.path={path}: no such shipped data set; there are demo:pairs-train and demo:pairs-eval"
+            )
         return found
     found = Path(path).expanduser()
     if found.is_dir() and not (found / "dataset_info.json").is_file():
@@ -43,7 +45,9 @@ def local_path(path: str, split: str | None = None) -> Path:
         )
         if len(fitting) != 1:
             names = ", ".join(file.name for file in fitting) or "none"
-            raise UserError(f"data.path={path}: one file named {split or ''}* is needed, found {names}; name the file itself")
+            raise UserError(
+                f"data.path={path}: one file named {split or ''}* is needed, found {names}; name the file itself"
+            )
         return fitting[0]
     if not found.exists():
         raise UserError(f"data.path={path}: no such file; check the path")
@@ -93,7 +97,9 @@ def read_hub(name: str, config_name: str | None, split: str, revision: str | Non
         dataset = load_dataset(name, config_name, split=split, revision=revision)
     except Exception as error:  # the Hub client raises many kinds; to the user they all mean this
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"data.name={name} (split {split}) cannot be loaded: {reason}; check it or set data.path=FILE") from error
+        raise UserError(
+            f"data.name={name} (split {split}) cannot be loaded: {reason}; check it or set data.path=FILE"
+        ) from error
     try:
         commit = HfApi().dataset_info(name, revision=revision).sha
     except Exception:  # served from the local cache, without a connection
@@ -108,7 +114,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 def _json_lines(path: Path) -> Iterator[Row]:
     try:
-        with (gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8")) as f:
+        with gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8") as f:
             for number, line in enumerate(f, start=1):
                 if line.strip():
                     yield _json_row(f"{path} line {number}", line)

@@ -49,7 +49,9 @@ def make_record(
         _check_completion(name, part)
     if chosen == rejected:
         raise RowError("chosen and rejected are the same; a pair needs two different responses")
-    scores = [_score(name, value) for name, value in (("score_chosen", score_chosen), ("score_rejected", score_rejected))]
+    scores = [
+        _score(name, value) for name, value in (("score_chosen", score_chosen), ("score_rejected", score_rejected))
+    ]
     if (scores[0] is None) != (scores[1] is None):
         raise RowError("only one of score_chosen and score_rejected is given; give both or neither")
     return PreferenceRecord(

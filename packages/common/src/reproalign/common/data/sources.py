@@ -39,7 +39,9 @@ def source(
 ) -> Callable[[Callable[[dict[str, Any]], PreferenceRecord]], Callable[[dict[str, Any]], PreferenceRecord]]:
     """Register a function from original row to record under ``name``."""
 
-    def register(function: Callable[[dict[str, Any]], PreferenceRecord]) -> Callable[[dict[str, Any]], PreferenceRecord]:
+    def register(
+        function: Callable[[dict[str, Any]], PreferenceRecord],
+    ) -> Callable[[dict[str, Any]], PreferenceRecord]:
         SOURCES[name] = Source(name, function, hub, splits)
         return function
 
@@ -139,7 +141,8 @@ def transcript(text: Any, name: str) -> list[Message]:
         raise RowError(f"'{name}' must be a transcript that begins with '\\n\\nHuman:'")
     roles = {"Human": "user", "Assistant": "assistant"}
     return [
-        {"role": roles[speaker], "content": words.strip()} for speaker, words in zip(parts[1::2], parts[2::2], strict=True)
+        {"role": roles[speaker], "content": words.strip()}
+        for speaker, words in zip(parts[1::2], parts[2::2], strict=True)
     ]
 
 

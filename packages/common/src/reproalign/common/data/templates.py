@@ -11,7 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, did_you_mean
 
-_CHATML_TURNS = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+_CHATML_TURNS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+)
 _CHATML_HEADER = "{{ '<|im_start|>assistant\\n' }}"
 
 TEMPLATES = {
@@ -33,7 +35,8 @@ TEMPLATES = {
     "llama3": (
         "{% for m in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
         "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] | trim + '<|eot_id|>' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
     ),
 }
 
@@ -143,7 +146,12 @@ def render_example(
     Raises:
         UserError: for an unknown task or a missing column.
     """
-    needed = {"sft": ["messages"], "generation": ["messages"], "rm": ["chosen", "rejected"], "dpo": ["chosen", "rejected"]}
+    needed = {
+        "sft": ["messages"],
+        "generation": ["messages"],
+        "rm": ["chosen", "rejected"],
+        "dpo": ["chosen", "rejected"],
+    }
     if task not in needed:
         raise UserError(f"unknown task '{task}'; choose one of {', '.join(needed)}")
     for name in needed[task]:

@@ -74,9 +74,7 @@ class Encoder:
         return bool(self.tokenizer.decode(self("a") + self("b")) != "ab")
 
 
-def split(
-    rules: Rules, prompt_ids: Ids, whole_ids: Ids, continuation: Callable[[], Ids]
-) -> tuple[Ids, Ids]:
+def split(rules: Rules, prompt_ids: Ids, whole_ids: Ids, continuation: Callable[[], Ids]) -> tuple[Ids, Ids]:
     """Cut a tokenised whole into prompt and response ids.
 
     Args:
@@ -120,7 +118,9 @@ def add_special_tokens(
     return head, [*tail, rules.eos_id]
 
 
-def truncate(rules: Rules, prompt: list[Any], response: list[Any], longest_response: int) -> tuple[list[Any], list[Any]]:
+def truncate(
+    rules: Rules, prompt: list[Any], response: list[Any], longest_response: int
+) -> tuple[list[Any], list[Any]]:
     """Shorten a pair's side to ``max_length``.
 
     First the prompt to ``max_prompt_length``, if prompt and the pair's longer response do not fit. Then the response:

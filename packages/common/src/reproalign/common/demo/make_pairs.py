@@ -121,7 +121,7 @@ OFF_TOPIC = [
     "There is a film about that, but I forget its name.",
 ]  # fmt: skip
 UNITS = [("hours", "minutes", 60), ("weeks", "days", 7), ("metres", "centimetres", 100), ("kilograms", "grams", 1000)]
-NUMBERS = "zero one two three four five six seven eight nine ten".split()
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,11 @@ def tasks() -> Iterator[Task]:
             yield _list_task(kind, items, count)
     for word, opposite in OPPOSITES.items():
         others = [other for other in OPPOSITES.values() if other != opposite]
-        forms = [f"The opposite of {word} is {{}}.", f"{{}} is the opposite of {word}.", f"For {word} that would be {{}}."]
+        forms = [
+            f"The opposite of {word} is {{}}.",
+            f"{{}} is the opposite of {word}.",
+            f"For {word} that would be {{}}.",
+        ]
         yield _single(f"What is the opposite of '{word}'?", opposite, others, forms)
     for question, (right, wrong) in FACTS.items():
         yield _single(question, right, [wrong], ["The answer is {}.", "It is {}, of course.", "That would be {}."])
@@ -168,11 +172,11 @@ def tasks() -> Iterator[Task]:
         yield _single(f"Which letter follows '{letter}' in the alphabet?", following, others, forms)
     for number in range(2, 12):
         for unit, part, factor in UNITS:
-            right = number * factor
+            total = number * factor
             yield _single(
                 f"How many {part} are in {number} {unit}?",
-                str(right),
-                [str(right + factor), str(right - factor // 2), str(right * 2)],
+                str(total),
+                [str(total + factor), str(total - factor // 2), str(total * 2)],
                 [f"There are {{}} {part} in {number} {unit}.", f"{number} {unit} are {{}} {part}."],
             )
     for goal, steps in STEPS.items():
@@ -180,7 +184,7 @@ def tasks() -> Iterator[Task]:
         yield _steps(f"Please tell me how to {goal}, step by step.", steps)
     for blunt, polite in REQUESTS.items():
         yield _single(
-            f"Make this polite: \"{blunt}\"", polite, [blunt, blunt.upper()], ["You could say: {}", "A polite way is: {}"]
+            f'Make this polite: "{blunt}"', polite, [blunt, blunt.upper()], ["You could say: {}", "A polite way is: {}"]
         )
 
 
@@ -258,7 +262,11 @@ def _list_task(kind: str, items: list[str], count: int) -> Task:
         other = rng.choice([name for name in LISTS if name != kind])
         chosen = rng.sample(LISTS[other] if wrong else items, k=wanted)
         return rng.choice(
-            [f"Here are some {kind}: {_join(chosen)}.", f"{_capital(_join(chosen))}.", f"You could take {_join(chosen)}."]
+            [
+                f"Here are some {kind}: {_join(chosen)}.",
+                f"{_capital(_join(chosen))}.",
+                f"You could take {_join(chosen)}.",
+            ]
         )
 
     return Task(f"Name {NUMBERS[count]} {kind}.", count, answer, bare=_capital(items[0]))

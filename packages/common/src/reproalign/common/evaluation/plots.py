@@ -41,7 +41,10 @@ def training_curves(rows: Sequence[dict[str, Any]], path: Path, names: Sequence[
         return
     figure = Figure(figsize=(4.2 * len(present), 3.4), layout="constrained")
     for axis, name in zip(figure.subplots(1, len(present), squeeze=False)[0], present, strict=True):
-        for key, style in ((name, {"color": MODEL}), (f"eval_{name}", {"color": IDEAL, "marker": "o", "linestyle": "--"})):
+        for key, style in (
+            (name, {"color": MODEL}),
+            (f"eval_{name}", {"color": IDEAL, "marker": "o", "linestyle": "--"}),
+        ):
             points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
             if points:
                 axis.plot(*zip(*points, strict=True), label="held out" if key != name else "training", **style)
@@ -56,7 +59,11 @@ def margin_histogram(margins: dict[str, Sequence[float]], path: Path) -> None:
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axis = figure.subplots()
     everything = [value for values in margins.values() for value in values]
-    limits = (min(everything), max(everything)) if min(everything) < max(everything) else (everything[0] - 1, everything[0] + 1)
+    limits = (
+        (min(everything), max(everything))
+        if min(everything) < max(everything)
+        else (everything[0] - 1, everything[0] + 1)
+    )
     for (name, values), colour in zip(margins.items(), (MUTED, MODEL, IDEAL), strict=False):
         axis.hist(values, bins=30, range=limits, histtype="stepfilled", alpha=0.6, color=colour, label=name)
     axis.axvline(0, color=IDEAL, linewidth=0.8)
@@ -67,11 +74,17 @@ def margin_histogram(margins: dict[str, Sequence[float]], path: Path) -> None:
 
 def _reliability(axis: Axes, result: Calibration, name: str) -> None:
     lower, width = _bars(result)
-    axis.bar(lower, [bin.accuracy for bin in result.bins], width, align="edge", color=MODEL, alpha=0.75, label="accuracy")
+    axis.bar(
+        lower, [bin.accuracy for bin in result.bins], width, align="edge", color=MODEL, alpha=0.75, label="accuracy"
+    )
     start = result.edges[0]
     axis.plot([start, 1], [start, 1], color=IDEAL, linestyle="--", label="perfect calibration")
-    axis.plot([bin.confidence for bin in result.bins], [bin.accuracy for bin in result.bins], "o", color=IDEAL, markersize=4)
-    axis.set(ylabel="accuracy", ylim=(0, 1), xlim=(start, 1), title=f"{name}\nECE {result.ece:.3f}, MCE {result.mce:.3f}")
+    axis.plot(
+        [bin.confidence for bin in result.bins], [bin.accuracy for bin in result.bins], "o", color=IDEAL, markersize=4
+    )
+    axis.set(
+        ylabel="accuracy", ylim=(0, 1), xlim=(start, 1), title=f"{name}\nECE {result.ece:.3f}, MCE {result.mce:.3f}"
+    )
     axis.legend(frameon=False, loc="lower right", fontsize="small")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -16,7 +15,7 @@ from reproalign.common.data.reading import local_path, read_local
 from reproalign.common.errors import UserError
 from reproalign.common.logprobs.plain import IGNORE, token_logps
 
-# Examples per subset; math-prm is counted 984 times (its true size is 447) so that it weighs as much as all of HumanEval.
+# Examples per subset; math-prm (447 rows) is counted 984 times, so that it weighs as much as all of HumanEval.
 COUNTS = {
     "alpacaeval-easy": 100,
     "alpacaeval-length": 95,
@@ -47,7 +46,13 @@ SECTIONS = {
         "llmbar-adver-GPTOut",
         "llmbar-adver-manual",
     ),
-    "Safety": ("refusals-dangerous", "refusals-offensive", "xstest-should-refuse", "xstest-should-respond", "donotanswer"),
+    "Safety": (
+        "refusals-dangerous",
+        "refusals-offensive",
+        "xstest-should-refuse",
+        "xstest-should-respond",
+        "donotanswer",
+    ),
     "Reasoning": ("math-prm", "hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"),
 }
 PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
@@ -67,8 +72,8 @@ def section_scores(subsets: dict[str, float], prior_sets: dict[str, float] | Non
     """Aggregate accuracies per subset.
 
     Section: mean over the subsets present, weighted by :data:`COUNTS`, 0 if none. Prior sets: plain mean of the four in
-    :data:`PRIOR_SETS`. Average: (2 · sections + prior sets) / 9, without prior sets the mean of the sections; NaN unless
-    every subset is present.
+    :data:`PRIOR_SETS`. Average: (2 · sections + prior sets) / 9, without prior sets the mean of the sections; NaN
+    unless every subset is present.
     """
     sections = {}
     for name, members in SECTIONS.items():
@@ -97,14 +102,15 @@ def response_logps(
     if normalisation == "avg":
         return logps.sum(-1) / (labels[:, 1:] != IGNORE).sum(-1)
     if normalisation == "norm":
-        return -torch.linalg.vector_norm(logps, dim=-1)
+        norms: Tensor = torch.linalg.vector_norm(logps, dim=-1)
+        return -norms
     raise ValueError(f"unknown normalisation '{normalisation}'; choose sum, avg or norm")
 
 
 def implicit_rewards(
     policy_logps: Float[Tensor, " rows"], ref_logps: Float[Tensor, " rows"] | None
 ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
-    """Score chosen and rejected (chosen rows first): log π(y|x) - log π_ref(y|x), without β; log π(y|x) if no reference."""
+    """Score both halves (chosen rows first): log π(y|x) - log π_ref(y|x), without β; log π(y|x) if no reference."""
     scores = policy_logps if ref_logps is None else policy_logps - ref_logps
     chosen, rejected = scores.chunk(2)
     return chosen, rejected

@@ -80,7 +80,8 @@ def check(config: LaunchConfig, hardware: Hardware) -> None:
         raise UserError(f"launch.processes={config.processes} and launch.machines={config.machines} must be at least 1")
     if config.processes % config.machines:
         raise UserError(
-            f"launch.processes={config.processes} (over all machines) is not divisible by launch.machines={config.machines}"
+            f"launch.processes={config.processes} (over all machines) is not divisible by "
+            f"launch.machines={config.machines}"
         )
     if not 0 <= config.machine_rank < config.machines:
         raise UserError(f"launch.machine_rank={config.machine_rank} is not below launch.machines={config.machines}")
@@ -91,7 +92,9 @@ def check(config: LaunchConfig, hardware: Hardware) -> None:
     if strategy.startswith("zero") and not hardware.deepspeed:
         raise UserError(f"launch.strategy={strategy} needs DeepSpeed: pip install 'reproalign-common[deepspeed]'")
     if strategy == "fsdp" and not hardware.gpus:
-        raise UserError(f"launch.strategy=fsdp needs GPUs ({here}; on a CPU it would silently become ddp); use launch=ddp")
+        raise UserError(
+            f"launch.strategy=fsdp needs GPUs ({here}; on a CPU it would silently become ddp); use launch=ddp"
+        )
     if strategy == "zero3-offload" and not hardware.gpus:
         raise UserError(f"launch.strategy=zero3-offload needs GPUs to offload from ({here}); use launch=zero3")
     local = config.processes // config.machines

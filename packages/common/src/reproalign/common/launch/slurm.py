@@ -40,7 +40,9 @@ def slurm_script(config: LaunchConfig, job: str, record: str, config_json: str) 
     words = launcher(replace(config, main_address="@ADDRESS@", machine_rank=0))
     words = ["python", *words[1:]]  # the node's own interpreter, from the activated environment
     command = shlex.join([*words, "-m", "reproalign.common.launch.worker", record])
-    command = command.replace("@ADDRESS@", '"$MAIN_ADDRESS"').replace("--machine_rank 0", '--machine_rank "$SLURM_NODEID"')
+    command = command.replace("@ADDRESS@", '"$MAIN_ADDRESS"').replace(
+        "--machine_rank 0", '--machine_rank "$SLURM_NODEID"'
+    )
     return f"""#!/bin/bash
 {header}
 set -euo pipefail

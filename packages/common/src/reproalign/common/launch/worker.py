@@ -18,7 +18,9 @@ def main(path: str) -> int:
     expected, found = invocation.config["launch"]["processes"], int(os.environ.get("WORLD_SIZE", "1"))
     try:
         if found != expected:
-            raise UserError(f"launch.processes={expected}, but {found} process(es) were started; look at the launcher's output")
+            raise UserError(
+                f"launch.processes={expected}, but {found} process(es) were started; look at the launcher's output"
+            )
         carry_out(invocation)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

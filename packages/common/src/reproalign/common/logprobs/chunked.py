@@ -75,7 +75,9 @@ def chunked_token_logps(
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    result: Tensor = _ChunkedLogps.apply(hidden, weight, bias, targets, softcap, scale, size)
+    result: Tensor = _ChunkedLogps.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, softcap, scale, size
+    )
     return result
 
 
@@ -168,7 +170,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float 
 
 
 def _cap_slope(logits: Tensor, softcap: float | None) -> Tensor | None:
-    """d softcap(a)/da from the capped logits: 1 - (z/c)²."""
+    """D softcap(a)/da from the capped logits: 1 - (z/c)²."""
     return None if softcap is None else 1.0 - (logits / softcap).square()
 
 
@@ -180,7 +182,7 @@ def _unit_minus_softmax(logits: Tensor, logsumexp: Tensor, targets: Tensor) -> T
 
 
 def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
-    """total += gradientᵀ hidden, kept in float32 when the inputs are 16-bit: chunks would round off each other."""
+    """Total += gradientᵀ hidden, kept in float32 when the inputs are 16-bit: chunks would round off each other."""
     if total.dtype == hidden.dtype:
         total.addmm_(gradient.T, hidden)
     else:

@@ -145,7 +145,9 @@ def check_folder(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
     if record["status"] == "finished":
         raise UserError(f"output_dir={folder} holds this very run, finished; choose another output_dir to run it again")
     if invocation.config.get("resume") == "never":
-        raise UserError(f"output_dir={folder} holds this run, unfinished, and resume=never; set resume=auto or another output_dir")
+        raise UserError(
+            f"output_dir={folder} holds this run, unfinished, and resume=never; set resume=auto or another output_dir"
+        )
     return record
 
 
@@ -153,9 +155,7 @@ def config_differences(left: dict[str, Any], right: dict[str, Any]) -> list[str]
     """List the keys in which two configurations differ, :data:`VOLATILE` ones aside."""
     first, second = flatten(_plain(left)), flatten(_plain(right))
     return [
-        key
-        for key in sorted(first.keys() | second.keys())
-        if key not in VOLATILE and first.get(key) != second.get(key)
+        key for key in sorted(first.keys() | second.keys()) if key not in VOLATILE and first.get(key) != second.get(key)
     ]
 
 

@@ -79,8 +79,6 @@ def _trained(kind: str) -> str:
         backend = Tokenizer(models.Unigram())
         backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False)
         backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always", split=False)
-        trainer = trainers.UnigramTrainer(
-            vocab_size=160, special_tokens=SPECIAL, unk_token=UNK, show_progress=False
-        )
+        trainer = trainers.UnigramTrainer(vocab_size=160, special_tokens=SPECIAL, unk_token=UNK, show_progress=False)
     backend.train_from_iterator(CORPUS, trainer)
     return backend.to_str()  # type: ignore[no-any-return]

@@ -85,9 +85,7 @@ def resume_from(run_dir: Path, resume: str, on_bad_checkpoint: str) -> Path | No
         if problem is None:
             return folder
         if on_bad_checkpoint == "stop":
-            raise UserError(
-                f"cannot resume: {problem}; delete that checkpoint or set on_bad_checkpoint=fallback to use an older one"
-            )
+            raise UserError(f"cannot resume: {problem}; delete that checkpoint or set on_bad_checkpoint=fallback")
         if PartialState().is_main_process:
             Console(stderr=True).print(f"damaged checkpoint passed over: {problem}", style="yellow", highlight=False)
     return None
@@ -96,9 +94,7 @@ def resume_from(run_dir: Path, resume: str, on_bad_checkpoint: str) -> Path | No
 class ManifestCallback(TrainerCallback):
     """Seals every checkpoint once all processes have written their part of it."""
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the manifest of the checkpoint just saved."""
         partial = PartialState()
         partial.wait_for_everyone()

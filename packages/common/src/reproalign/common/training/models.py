@@ -55,7 +55,9 @@ def check_model_folder(folder: Path) -> None:
     names = ("config.json", "adapter_config.json")
     config = next((folder / name for name in names if (folder / name).is_file()), None)
     if config is None:
-        raise UserError(f"model.name={folder}: not a model folder (no config.json); give a folder saved by save_pretrained")
+        raise UserError(
+            f"model.name={folder}: not a model folder (no config.json); give a folder saved by save_pretrained"
+        )
     try:
         json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -149,7 +151,9 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
 def _adapt(model: PreTrainedModel, config: ModelConfig, task: TaskType) -> PreTrainedModel:
     if config.quantization:
         if not config.lora.enabled:
-            raise UserError(f"model.quantization={config.quantization} trains adapters only; set model.lora.enabled=true")
+            raise UserError(
+                f"model.quantization={config.quantization} trains adapters only; set model.lora.enabled=true"
+            )
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if config.lora.enabled:
         try:

@@ -53,9 +53,7 @@ class PairTrainer(Trainer):
         self.add_callback(ManifestCallback())
 
     @abstractmethod
-    def pair_scores(
-        self, model: nn.Module, inputs: dict[str, Tensor]
-    ) -> PairScores:
+    def pair_scores(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairScores:
         """Compute losses and rewards of one micro-batch."""
 
     def compute_loss(
@@ -124,9 +122,7 @@ class PairTrainer(Trainer):
         return dict(zip(names, reduced.tolist(), strict=True))
 
 
-def reward_metrics(
-    chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]
-) -> dict[str, Float[Tensor, ""]]:
+def reward_metrics(chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]) -> dict[str, Float[Tensor, ""]]:
     """Return mean rewards, mean margin, and the share of pairs ordered rightly; ties count as wrong."""
     return {
         "rewards/chosen": chosen.mean(),

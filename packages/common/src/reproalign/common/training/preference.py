@@ -40,9 +40,7 @@ class PairedPreferenceTrainer(PairTrainer):
 
     def __init__(self, *, reference: Reference, logprobs: LogprobsConfig | None = None, **kwargs: Any) -> None:
         options = logprobs or LogprobsConfig()
-        install_completion_logps(
-            kwargs["model"], implementation=options.implementation, chunk_size=options.chunk_size
-        )
+        install_completion_logps(kwargs["model"], implementation=options.implementation, chunk_size=options.chunk_size)
         super().__init__(**kwargs)
         self.reference = reference
         reference.prepare(self.accelerator, options)

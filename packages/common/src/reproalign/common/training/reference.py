@@ -28,8 +28,8 @@ MODES = ("auto", "copy", "adapter-disabled", "cached")
 class Reference(ABC):
     """Gives log π_ref(y|x), summed over completion tokens, of a batch's rows."""
 
-    def prepare(self, accelerator: Accelerator, logprobs: LogprobsConfig) -> None:
-        """Put the reference where the run computes; called once by the trainer."""
+    def prepare(self, accelerator: Accelerator, logprobs: LogprobsConfig) -> None:  # noqa: B027
+        """Put the reference where the run computes; called once by the trainer. Not every reference needs it."""
 
     @abstractmethod
     def logps(self, model: nn.Module, inputs: dict[str, Tensor]) -> Float[Tensor, " rows"]:
@@ -44,9 +44,7 @@ class FrozenReference(Reference):
 
     def prepare(self, accelerator: Accelerator, logprobs: LogprobsConfig) -> None:
         """Shard or place the model as the policy is."""
-        install_completion_logps(
-            self.model, implementation=logprobs.implementation, chunk_size=logprobs.chunk_size
-        )
+        install_completion_logps(self.model, implementation=logprobs.implementation, chunk_size=logprobs.chunk_size)
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             from trl.models.utils import prepare_deepspeed
 
@@ -94,7 +92,9 @@ def reference_mode(config: RunConfig, reference: ReferenceConfig) -> str:
     mode = choose("reference.mode", reference.mode, MODES)
     adapters = config.model.lora.enabled
     if mode == "adapter-disabled" and not adapters:
-        raise UserError("reference.mode=adapter-disabled needs adapters; set model.lora.enabled=true or reference.mode=copy")
+        raise UserError(
+            "reference.mode=adapter-disabled needs adapters; set model.lora.enabled=true or reference.mode=copy"
+        )
     if mode == "adapter-disabled" and reference.model:
         raise UserError("reference.model names other weights; use reference.mode=copy or cached with it")
     if mode == "auto":
