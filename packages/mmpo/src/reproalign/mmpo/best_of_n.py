@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.data.collate import pad_rows
@@ -104,7 +104,8 @@ def _sample(config: BestOfNConfig, prompts: list[list[Message]], path: Path) -> 
     done = [json.loads(line)["responses"] for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
     if len(done) < len(prompts):
         tokenizer = _tokenizer(config.policy)
-        model = load_causal_lm(config.policy, trainable=False).to(_device())
+        model: Any = load_causal_lm(config.policy, trainable=False)
+        model.to(_device())
         with path.open("a", encoding="utf-8") as stream:
             for index in track(range(len(done), len(prompts)), description="sampling"):
                 set_seed(config.seed + index)
@@ -117,13 +118,13 @@ def _sample(config: BestOfNConfig, prompts: list[list[Message]], path: Path) -> 
 
 @torch.no_grad()
 def _generate(
-    config: BestOfNConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[Message]
+    config: BestOfNConfig, model: Any, tokenizer: PreTrainedTokenizerBase, prompt: list[Message]
 ) -> list[str]:
     text = render(tokenizer, prompt, generation=True)
     inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(model.device)
     responses: list[str] = []
     while len(responses) < config.n:
-        output: Any = model.generate(
+        output = model.generate(
             **inputs,
             do_sample=True,
             temperature=config.temperature,
@@ -144,7 +145,8 @@ def _score(
 ) -> NDArray[np.float64]:
     """Return the rewards of all candidates, (prompts, n)."""
     tokenizer = _tokenizer(reward)
-    model = load_reward_model(reward, tokenizer).to(_device()).eval()
+    model: Any = load_reward_model(reward, tokenizer)
+    model.to(_device()).eval()
     texts = [
         render(tokenizer, [*prompt, {"role": "assistant", "content": response}])
         for prompt, responses in zip(prompts, candidates, strict=True)

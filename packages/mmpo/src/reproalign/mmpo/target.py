@@ -51,7 +51,7 @@ def transform_margins(score_chosen: Floats, score_rejected: Floats, target: Targ
     """Return the margins m that enter the sigmoid.
 
     ``raw``: (s_w - s_l) / scale, as published. Extensions: ``log-ratio``: log((1 + s_w) / (1 + s_l)) / scale, for
-    counts such as votes; ``rank``: the mid-rank of |s_w - s_l| among all pairs, in (0, 1], with the margin's sign, / scale.
+    counts such as votes; ``rank``: the mid-rank of |s_w - s_l| among all pairs, in (0, 1], with its sign, / scale.
 
     Raises:
         UserError: for an unknown transform, a scale that is not positive, or scores below 0 with ``log-ratio``.

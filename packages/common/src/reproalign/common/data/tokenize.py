@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -67,7 +67,7 @@ class Encoder:
 
     def is_blank(self, ids: Sequence[int]) -> bool:
         """Say whether ``ids`` are white space only."""
-        return not self.tokenizer.decode(list(ids)).strip()
+        return not str(self.tokenizer.decode(list(ids))).strip()
 
     @cached_property
     def _adds_prefix(self) -> bool:
@@ -179,7 +179,7 @@ def join_row(
     """As :func:`tokenize_row`, from texts that were tokenised already."""
     sides = []
     for whole, response in zip(wholes, responses, strict=True):
-        parts = split(rules, prompt_ids, whole, lambda text=response: continuation(text))
+        parts = split(rules, prompt_ids, whole, partial(continuation, response))
         sides.append(add_special_tokens(rules, *parts, is_blank))
     longest = max(len(response) for _, response in sides)
     standalone, _ = add_special_tokens(rules, prompt_ids, [], is_blank)

@@ -73,7 +73,7 @@ def _convert(package: Path, folder: Path) -> None:
     finally:
         logging.enable_progress_bar()
     # What was loaded counts as quantised and refuses to be saved; a fresh model with its weights does not.
-    config = type(dequantised.config)(**{**dequantised.config.to_dict(), "quantization_config": None})
+    config: Any = type(dequantised.config)(**{**dequantised.config.to_dict(), "quantization_config": None})
     del config.quantization_config
     model = LlamaForCausalLM(config)
     model.load_state_dict(dequantised.state_dict())

@@ -19,13 +19,15 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from reproalign.common.errors import choose
 from reproalign.common.logprobs.chunked import chunked_token_logps, default_chunk_size
 from reproalign.common.logprobs.plain import IGNORE, token_logps
 
 logger = logging.getLogger(__name__)
+
+_ORIGINAL = "_reproalign_original_forward"  # where an installed model keeps its own forward
 
 
 @dataclass
@@ -91,14 +93,14 @@ def install_completion_logps(
         return compute(self, head, chunk_size, original, completion_mask, **kwargs)
 
     base.forward = MethodType(forward, base)
-    base._reproalign_original_forward = original
+    base.__dict__[_ORIGINAL] = original
     return way
 
 
 def uninstall_completion_logps(model: nn.Module) -> None:
     """Give ``model`` its own forward back; nothing happens if none was installed."""
     base = causal_lm(model)
-    original = base.__dict__.pop("_reproalign_original_forward", None)
+    original = base.__dict__.pop(_ORIGINAL, None)
     if original is not None:
         base.forward = original
 
@@ -192,7 +194,8 @@ def _through_module(
         logits = logits * head.scale
         if head.softcap is not None:
             logits = head.softcap * torch.tanh(logits / head.softcap)
-        return logits.log_softmax(-1).gather(1, part_targets[:, None]).squeeze(1)
+        logps: Tensor = logits.log_softmax(-1)
+        return logps.gather(1, part_targets[:, None]).squeeze(1)
 
     # At least one call on every rank, even without tokens: sharded heads gather together or hang.
     starts = range(0, max(len(targets), 1), size)

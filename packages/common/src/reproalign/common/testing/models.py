@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from functools import cache
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -18,7 +19,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from reproalign.common.data.cache import cache_folder, fingerprint_tokenizer
 from reproalign.common.errors import choose
+from reproalign.common.files import sha256_json
 from reproalign.common.testing.tokenizers import tiny_tokenizer
 
 TINY_MODELS = ("llama", "gpt_neox", "gemma")
@@ -76,15 +79,34 @@ def save_tiny(folder: Path, kind: str = "llama", *, seed: int = 0) -> Path:
     return folder
 
 
-@cache
 def tiny_folder(kind: str) -> Path:
-    """Return a temporary folder with the model that ``model.name=tiny:<kind>`` stands for."""
+    """Return the cached folder of the model that ``model.name=tiny:<kind>`` stands for, made the first time.
+
+    Its name holds the fingerprint of what it is made from. With several processes the first one makes it, since
+    ``save_pretrained`` writes on that one alone, and the others wait until it is there (not at a barrier: this may be
+    called on one process more often than on another).
+
+    Raises:
+        TimeoutError: if the first process has not made it after two minutes.
+    """
     choose("tiny model", kind, TINY_MODELS)
-    return save_tiny(Path(tempfile.mkdtemp(prefix=f"reproalign-tiny-{kind}-")), kind)
+    key = sha256_json([tiny_config(kind).to_dict(), fingerprint_tokenizer(tiny_tokenizer())])[:16]
+    folder = cache_folder(None) / "models" / f"tiny-{kind}-{key}"
+    if PartialState().is_main_process and not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tiny-") as temporary:
+            save_tiny(Path(temporary) / "model", kind).rename(folder)
+    for _ in range(1200):
+        if folder.is_dir():
+            return folder
+        time.sleep(0.1)
+    raise TimeoutError(f"{folder} was not made by the first process")
 
 
 def _make(auto: Any, config: PretrainedConfig, seed: int, dtype: torch.dtype) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = auto.from_config(config)
-    return model.to(dtype).eval()
+    torch.nn.Module.to(model, dtype=dtype)
+    model.eval()
+    return model

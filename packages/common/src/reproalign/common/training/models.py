@@ -93,7 +93,8 @@ def load_causal_lm(config: ModelConfig, *, name: str | None = None, trainable: b
     if trainable:
         return _adapt(model, config, TaskType.CAUSAL_LM)
     model.requires_grad_(False)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def load_reward_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -148,7 +149,7 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
     return model
 
 
-def _adapt(model: PreTrainedModel, config: ModelConfig, task: TaskType) -> PreTrainedModel:
+def _adapt(model: Any, config: ModelConfig, task: TaskType) -> PreTrainedModel:
     if config.quantization:
         if not config.lora.enabled:
             raise UserError(
@@ -161,7 +162,9 @@ def _adapt(model: PreTrainedModel, config: ModelConfig, task: TaskType) -> PreTr
         except ValueError as error:
             raise UserError(f"model.lora does not fit '{config.name}': {_first_line(error)}") from error
     disable_dropout(model)
-    return model.train()
+    model.train()
+    adapted: PreTrainedModel = model
+    return adapted
 
 
 def _quantization(config: ModelConfig) -> BitsAndBytesConfig:

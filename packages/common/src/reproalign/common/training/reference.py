@@ -52,7 +52,8 @@ class FrozenReference(Reference):
         elif accelerator.distributed_type == DistributedType.FSDP:
             from trl.models.utils import prepare_fsdp
 
-            self.model = prepare_fsdp(self.model, accelerator)
+            sharded: Any = prepare_fsdp(self.model, accelerator)
+            self.model = sharded
         else:
             self.model = accelerator.prepare_model(self.model, evaluation_mode=True)
         self.model.eval()
