@@ -154,7 +154,7 @@ def _common(
 ) -> dict[str, Any]:
     if arguments.eval_strategy != "no" and pairs.evaluation is None:
         raise UserError(
-            f"trainer.eval_strategy={str(arguments.eval_strategy)} needs held-out pairs; set data.eval_path, "
+            f"trainer.eval_strategy={arguments.eval_strategy!s} needs held-out pairs; set data.eval_path, "
             "data.eval_split or data.eval_fraction"
         )
     return {
