@@ -97,15 +97,17 @@ def dpo_batch_metrics(inputs: Case, params: Case) -> Any:
     """Runs the trainer's own computation of a micro-batch over models that count their calls."""
     calls: list[str] = []
 
-    def stub(name: str, prefix: str) -> Callable[..., Any]:
-        def model(**_: Any) -> Case:
-            calls.append(name)
-            sums = [*inputs[f"{prefix}_chosen_logps"], *inputs[f"{prefix}_rejected_logps"]]
+    class Stub(torch.nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, **_: Any) -> Case:
+            calls.append(self.name)
+            sums = [*inputs[f"{self.name}_chosen_logps"], *inputs[f"{self.name}_rejected_logps"]]
             return {"sums": vector(sums), "counts": torch.ones(len(sums))}
 
-        return model
-
-    batch = dict.fromkeys(("input_ids", "attention_mask", "completion_mask"))
+    batch = dict.fromkeys(("input_ids", "attention_mask", "completion_mask"), torch.zeros(0))
     targets = released_targets(inputs.get("p_chosen"), False)
     if targets is not None:
         batch["p_chosen"] = targets
@@ -118,8 +120,8 @@ def dpo_batch_metrics(inputs: Case, params: Case) -> Any:
         trainer.reference = CachedReference()
         batch |= {f"ref_{side}_logps": vector(inputs[f"reference_{side}_logps"]) for side in ("chosen", "rejected")}
     else:
-        trainer.reference = FrozenReference(stub("reference", "reference"))
-    scores = trainer.pair_scores(stub("policy", "policy"), batch)
+        trainer.reference = FrozenReference(Stub("reference"))
+    scores = trainer.pair_scores(Stub("policy"), batch)
     metrics = scores.metrics | reward_metrics(scores.chosen, scores.rejected)
     metrics |= {f"logits/{side}": vector(inputs[f"policy_{side}_logits"]).mean() for side in ("chosen", "rejected")}
     prefix = "eval_" if params["train_eval"] == "eval" else ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from reproalign.common.errors import UserError, choose
 from reproalign.mmpo.config import LossConfig
@@ -170,3 +170,8 @@ def reward_loss(
     if broadcast_compat:
         q = q.mean().expand_as(q)
     return q * softplus(-d) + (1 - q) * softplus(d)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x); torch's own is cut off to x above 20, which shows in float64."""
+    return -logsigmoid(-x)

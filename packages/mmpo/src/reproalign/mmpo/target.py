@@ -44,7 +44,7 @@ def check_gamma(gamma: float | None) -> float | None:
 def sigmoid(x: Floats) -> Floats:
     """Logistic function without overflow: 1/(1+e^-x) for x >= 0, e^x/(1+e^x) below."""
     decay = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, decay) / (1.0 + decay)
+    return np.asarray(np.where(x >= 0, 1.0, decay) / (1.0 + decay))
 
 
 def transform_margins(score_chosen: Floats, score_rejected: Floats, target: TargetConfig) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from reproalign.mmpo.prepare import Pairs, load_pairs
 from reproalign.mmpo.report import Rewards, draw, print_metrics
 from reproalign.mmpo.target import check_gamma
 from reproalign.mmpo.trainer import MMPORewardTrainer, MMPOTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def train(config: PreferenceConfig, invocation: Invocation) -> None:
@@ -89,7 +92,9 @@ def _run(
     evaluate_before: bool,
 ) -> None:
     evaluations = {}
-    if evaluate_before and pairs.evaluation:
+    if config.launch.strategy.startswith("zero") and evaluate_before:
+        logger.warning("evaluate_before is passed over: DeepSpeed cannot evaluate before its engine is set up by training")
+    elif evaluate_before and pairs.evaluation:
         evaluations["before"] = Rewards(*trainer.rewards(pairs.evaluation))
     fit(trainer, run, config, tokenizer)
     if pairs.evaluation:

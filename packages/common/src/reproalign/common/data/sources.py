@@ -101,7 +101,7 @@ def order_answers(row: dict[str, Any]) -> tuple[str, str, str, tuple[float, floa
     if not all(isinstance(vote, int | float) and not isinstance(vote, bool) for vote in votes.values()):
         raise RowError(f"score_A={votes['A']!r} and score_B={votes['B']!r} must be numbers")
     best, other = ("A", "B") if votes["A"] > votes["B"] else ("B", "A")
-    return history, answers[best], answers[other], (votes[best], votes[other])
+    return history, answers[best], answers[other], (float(votes[best]), float(votes[other]))
 
 
 @source("hh", hub="Anthropic/hh-rlhf", splits=("train", "test"))

@@ -17,7 +17,7 @@ CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction"
 FIRST_QUESTION, PER_CATEGORY = 81, 10
 
 
-def rating(judgment: str) -> float:
+def rating(judgment: str) -> int | float:
     """Return the first ``[[number]]`` of a judgment, else the first ``[number]``, else -1."""
     match = _DOUBLE.search(judgment) or _SINGLE.search(judgment)
     if match is None:

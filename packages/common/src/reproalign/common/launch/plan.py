@@ -53,20 +53,44 @@ def plan(config: LaunchConfig, hardware: Hardware, record: str) -> Plan:
         return Plan()
     environment = {}
     if not hardware.gpus:
-        # Without these accelerate starts unrelated replicas, and DeepSpeed compiles a shared-memory operator.
-        environment = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu"}
+        # Without the first, DDP's processes would be unrelated replicas; with it, DeepSpeed would not be used.
+        environment = {"DS_ACCELERATOR": "cpu"} if strategy.startswith("zero") else {"ACCELERATE_USE_CPU": "true"}
     return Plan([*launcher(config), "-m", "reproalign.common.launch.worker", record], environment)
 
 
 def launcher(config: LaunchConfig) -> list[str]:
     """Return the ``accelerate launch`` part of a command."""
     words = [sys.executable, "-m", "accelerate.commands.launch"]
-    words += ["--config_file", str(files("reproalign.common.launch").joinpath(f"configs/{config.strategy}.yaml"))]
+    # DeepSpeed's own configuration reaches the trainer through TrainingArguments, which works on GPUs and CPUs alike.
+    processes = "fsdp" if config.strategy == "fsdp" else "ddp"
+    words += ["--config_file", str(files("reproalign.common.launch").joinpath(f"configs/{processes}.yaml"))]
     words += ["--num_processes", str(config.processes), "--num_machines", str(config.machines)]
     words += ["--machine_rank", str(config.machine_rank), "--main_process_port", str(config.main_port)]
     if config.main_address:
         words += ["--main_process_ip", config.main_address]
     return words
+
+
+def deepspeed_config(strategy: str) -> str | None:
+    """Return the packaged DeepSpeed configuration of a ``zero…`` strategy, None for the others."""
+    if not strategy.startswith("zero"):
+        return None
+    return str(files("reproalign.common.launch").joinpath(f"configs/{strategy}.json"))
+
+
+def check_in_force(strategy: str, distributed_type: str) -> None:
+    """Check that the strategy that was asked for is the one in force; libraries fall back without a word.
+
+    Args:
+        strategy: ``launch.strategy``.
+        distributed_type: of accelerate's state, e.g. ``MULTI_GPU``.
+
+    Raises:
+        UserError: if it is another one.
+    """
+    kinds = {"single": ("NO",), "ddp": ("MULTI_GPU", "MULTI_CPU", "MULTI_NPU", "MULTI_XPU"), "fsdp": ("FSDP",)}
+    if distributed_type not in kinds.get(strategy, ("DEEPSPEED",)):
+        raise UserError(f"launch.strategy={strategy} was asked for, but {distributed_type} is in force; see docs/launch.md")
 
 
 def check(config: LaunchConfig, hardware: Hardware) -> None:

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from reproalign.common.config import RunConfig
 from reproalign.common.errors import UserError, did_you_mean
+from reproalign.common.launch.plan import deepspeed_config
 
 # Set elsewhere in the configuration, so that one fact has one name.
 OWNED = {
@@ -65,8 +66,17 @@ def training_arguments(
     values: dict[str, Any] = {**DEFAULTS, "use_cpu": on_cpu, **defaults, **given}
     if on_cpu and "bf16" not in given:
         values["bf16"] = False  # TRL's configs turn it on
+    packaged = deepspeed_config(config.launch.strategy)
+    if packaged:
+        values["deepspeed"] = packaged
     try:
-        return kind(output_dir=str(run_dir), seed=config.seed, data_seed=config.seed, **values)
+        arguments = kind(output_dir=str(run_dir), seed=config.seed, data_seed=config.seed, **values)
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"trainer.* is refused by {kind.__name__}: {reason}") from error
+    if packaged:
+        # While weights are read under ZeRO-3, DeepSpeed is asked for the number of processes before any engine exists.
+        from deepspeed.comm import init_distributed
+
+        init_distributed()
+    return arguments

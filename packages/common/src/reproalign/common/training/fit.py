@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from reproalign.common.config import RunConfig
+from reproalign.common.launch.plan import check_in_force
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.training.checkpoints import resume_from
 
@@ -54,7 +55,11 @@ def fit(trainer: Trainer, run: Run, config: RunConfig, tokenizer: PreTrainedToke
 
     Returns:
         The folder of the final model, written whole or not at all.
+
+    Raises:
+        UserError: if another launch strategy is in force than was asked for, or for a checkpoint that cannot be used.
     """
+    check_in_force(config.launch.strategy, trainer.accelerator.distributed_type.value)
     checkpoint = resume_from(run.dir, config.resume, config.on_bad_checkpoint)
     trainer.add_callback(RecordCallback(run))
     run.set("resumed_from", checkpoint.name if checkpoint else None)

@@ -15,7 +15,6 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
 
 from reproalign.common.config import LogprobsConfig, ReferenceConfig, RunConfig
 from reproalign.common.errors import UserError, choose
@@ -39,8 +38,8 @@ class Reference(ABC):
 class FrozenReference(Reference):
     """A frozen second model."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model: nn.Module = model
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
 
     def prepare(self, accelerator: Accelerator, logprobs: LogprobsConfig) -> None:
         """Shard or place the model as the policy is."""
