@@ -93,7 +93,9 @@ def _run(
 ) -> None:
     evaluations = {}
     if config.launch.strategy.startswith("zero") and evaluate_before:
-        logger.warning("evaluate_before is passed over: DeepSpeed cannot evaluate before its engine is set up by training")
+        logger.warning(
+            "evaluate_before is passed over: DeepSpeed cannot evaluate before training has set up its engine"
+        )
     elif evaluate_before and pairs.evaluation:
         evaluations["before"] = Rewards(*trainer.rewards(pairs.evaluation))
     fit(trainer, run, config, tokenizer)

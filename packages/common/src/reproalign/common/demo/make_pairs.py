@@ -18,7 +18,7 @@ FULL_MARKS = 10
 TRAIN, EVALUATION = 320, 80
 SEED = 20241
 
-# Points off. "missing" is per item left out.
+# Points off. "missing" is per item left out; "bare" is all that was asked for, but without a sentence around it.
 PENALTIES = {"wrong": 5, "missing": 2, "off_topic": 7, "rude": 3, "shouting": 2, "repeated": 2, "bare": 1}
 
 LISTS = {
@@ -269,7 +269,7 @@ def _list_task(kind: str, items: list[str], count: int) -> Task:
             ]
         )
 
-    return Task(f"Name {NUMBERS[count]} {kind}.", count, answer, bare=_capital(items[0]))
+    return Task(f"Name {NUMBERS[count]} {kind}.", count, answer, bare=_capital(", ".join(items[:count])))
 
 
 def _single(prompt: str, right: str, wrong: list[str], forms: list[str]) -> Task:

@@ -90,7 +90,9 @@ def check_in_force(strategy: str, distributed_type: str) -> None:
     """
     kinds = {"single": ("NO",), "ddp": ("MULTI_GPU", "MULTI_CPU", "MULTI_NPU", "MULTI_XPU"), "fsdp": ("FSDP",)}
     if distributed_type not in kinds.get(strategy, ("DEEPSPEED",)):
-        raise UserError(f"launch.strategy={strategy} was asked for, but {distributed_type} is in force; see docs/launch.md")
+        raise UserError(
+            f"launch.strategy={strategy} was asked for, but {distributed_type} is in force; see docs/launch.md"
+        )
 
 
 def check(config: LaunchConfig, hardware: Hardware) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     Gemma2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -62,14 +62,14 @@ def tiny_model(
         dtype: of the weights.
         **overrides: fields of the configuration, e.g. ``tie_word_embeddings=True``.
     """
-    return _make(AutoModelForCausalLM, tiny_config(kind, **overrides), seed, dtype)
+    return _make(MODEL_FOR_CAUSAL_LM_MAPPING, tiny_config(kind, **overrides), seed, dtype)
 
 
 def tiny_reward_model(
     kind: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any
 ) -> PreTrainedModel:
     """Make a one-label sequence classifier, as :func:`tiny_model` does."""
-    return _make(AutoModelForSequenceClassification, tiny_config(kind, num_labels=1, **overrides), seed, dtype)
+    return _make(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, tiny_config(kind, num_labels=1, **overrides), seed, dtype)
 
 
 def save_tiny(folder: Path, kind: str = "llama", *, seed: int = 0) -> Path:
@@ -103,10 +103,11 @@ def tiny_folder(kind: str) -> Path:
     raise TimeoutError(f"{folder} was not made by the first process")
 
 
-def _make(auto: Any, config: PretrainedConfig, seed: int, dtype: torch.dtype) -> PreTrainedModel:
+def _make(classes: Any, config: PretrainedConfig, seed: int, dtype: torch.dtype) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = auto.from_config(config)
+        # Not from_config: under ZeRO-3 that would shard the model.
+        model: PreTrainedModel = classes[type(config)](config)
     torch.nn.Module.to(model, dtype=dtype)
     model.eval()
     return model
