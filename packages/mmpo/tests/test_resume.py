@@ -88,6 +88,16 @@ def test_a_repeated_run_has_the_same_bits(tmp_path, uninterrupted):
     assert fingerprint_folder(tmp_path / "again" / "model") == uninterrupted
 
 
+def test_random_starts_follow_the_seed(tmp_path):
+    """Reward heads and adapters begin at random: the same seed must give the same ones, another seed others."""
+    prints = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        words = ["reward", "experiment=smoke-reward", "trainer.max_steps=1", "evaluate_before=false", f"seed={seed}"]
+        assert main([*words, "model.lora.enabled=true", f"output_dir={tmp_path / name}"]) == 0
+        prints.append(fingerprint_folder(tmp_path / name / "model"))
+    assert prints[0] == prints[1] != prints[2]
+
+
 @pytest.fixture
 def checkpoints(tmp_path) -> Path:
     for step in (2, 10, 4):

@@ -126,14 +126,12 @@ def sample_by_margin(
 def uniform_quotas(counts: Indices, size: int) -> Indices:
     """Divide ``size`` equally over bins that hold ``counts``; the rest of a division goes to the lowest bins."""
     quotas = np.zeros_like(counts)
-    while (left := size - int(quotas.sum())) > 0:
-        room = np.flatnonzero(quotas < counts)
-        if not len(room):
-            break
-        share, rest = divmod(left, len(room))
-        quotas[room] += share
-        quotas[room[:rest]] += 1
-        quotas = np.minimum(quotas, counts)
+    while (left := size - int(quotas.sum())) > 0 and len(room := np.flatnonzero(quotas < counts)):
+        # Bins with room are level, so what does not divide can only be given out singly, at the very end.
+        if left < len(room):
+            quotas[room[:left]] += 1
+        else:
+            quotas[room] = np.minimum(quotas[room] + left // len(room), counts[room])
     return quotas
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from reproalign.common.data.prepare import check_tokenizer, load_messages
@@ -21,6 +22,7 @@ from reproalign.mmpo.report import draw
 def sft(config: SFTRunConfig, invocation: Invocation) -> None:
     """Fine-tune with ``trl.SFTTrainer`` on the ``messages`` of the data; every token of a dialogue is trained on."""
     arguments = training_arguments(config, Path(config.output_dir), SFTConfig, max_length=config.data.max_length)
+    set_seed(config.seed)  # before the model: adapters begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_tokenizer(config.model)
         check_tokenizer(tokenizer, chat_template=config.model.chat_template)

@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import PartialState
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config import ReferenceConfig, RunConfig
 from reproalign.common.data.cache import cache_folder
@@ -47,6 +47,7 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
     check_gamma(config.target.gamma)
     mode = reference_mode(config, config.reference)
     arguments = training_arguments(config, Path(config.output_dir))
+    set_seed(config.seed)  # before the model: adapters and reward heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
         pairs = load_pairs(config, tokenizer, run)
@@ -70,6 +71,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
     choose("pool", config.pool, ["last", "first_pad"])
     check_gamma(config.target.gamma)
     arguments = training_arguments(config, Path(config.output_dir))
+    set_seed(config.seed)  # before the model: adapters and reward heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
         pairs = load_pairs(config, tokenizer, run)

@@ -41,8 +41,9 @@ def smollm2_folder(cache_dir: str | None = None) -> Path:
             _convert(Path(spec.origin).parent, temporary)
         files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / "manifest.json", files)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        if not _is_whole(folder):  # another process may have been faster, and be reading it already
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

@@ -59,7 +59,7 @@ def agrees(left: Any, right: Any, tolerance: float) -> bool:
     """Say whether two recorded values agree (see :func:`compare`)."""
     left, right = (_NON_FINITE.get(value, value) if isinstance(value, str) else value for value in (left, right))
     if isinstance(left, int | float) and isinstance(right, int | float):
-        if math.isnan(left) or math.isnan(right):
-            return math.isnan(left) and math.isnan(right)
+        if not (math.isfinite(left) and math.isfinite(right)):
+            return left == right or (math.isnan(left) and math.isnan(right))
         return left == right or abs(left - right) <= tolerance * max(1.0, abs(left), abs(right))
     return bool(left == right)

@@ -24,6 +24,7 @@ from reproalign.common.errors import choose
 from reproalign.common.files import sha256_json
 from reproalign.common.testing.tokenizers import tiny_tokenizer
 
+FORMAT = 2  # raised when the weights are made in another way, so that cached folders are not taken for new ones
 TINY_MODELS = ("llama", "gpt_neox", "gemma")
 
 _SHAPE: dict[str, Any] = {
@@ -90,7 +91,7 @@ def tiny_folder(kind: str) -> Path:
         TimeoutError: if the first process has not made it after two minutes.
     """
     choose("tiny model", kind, TINY_MODELS)
-    key = sha256_json([tiny_config(kind).to_dict(), fingerprint_tokenizer(tiny_tokenizer())])[:16]
+    key = sha256_json([FORMAT, tiny_config(kind).to_dict(), fingerprint_tokenizer(tiny_tokenizer())])[:16]
     folder = cache_folder(None) / "models" / f"tiny-{kind}-{key}"
     if PartialState().is_main_process and not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -104,10 +105,17 @@ def tiny_folder(kind: str) -> Path:
 
 
 def _make(classes: Any, config: PretrainedConfig, seed: int, dtype: torch.dtype) -> PreTrainedModel:
+    # The classes themselves and our own initialisation: under ZeRO-3 from_config would shard the model, and the
+    # library's initialisation is passed over.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        # Not from_config: under ZeRO-3 that would shard the model.
         model: PreTrainedModel = classes[type(config)](config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=_SHAPE["initializer_range"], generator=generator)
+            elif name.endswith("bias"):
+                parameter.zero_()
     torch.nn.Module.to(model, dtype=dtype)
     model.eval()
     return model

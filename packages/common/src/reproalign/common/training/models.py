@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from peft import TaskType, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -22,6 +22,7 @@ from transformers import (
 from reproalign.common.config import LoraConfig, ModelConfig
 from reproalign.common.errors import UserError, choose
 
+Model = PreTrainedModel | PeftModel
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -75,7 +76,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         raise UserError(f"cannot load the tokenizer of '{name}': {_first_line(error)}") from error
 
 
-def load_causal_lm(config: ModelConfig, *, name: str | None = None, trainable: bool = True) -> PreTrainedModel:
+def load_causal_lm(config: ModelConfig, *, name: str | None = None, trainable: bool = True) -> Model:
     """Load a causal language model.
 
     Args:
@@ -97,7 +98,7 @@ def load_causal_lm(config: ModelConfig, *, name: str | None = None, trainable: b
     return model
 
 
-def load_reward_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def load_reward_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
     """Load a sequence classifier with one label: r(x, y) = w · h(last token), w ~ N(0, initializer_range²).
 
     The pad id is set from the tokenizer, since pooling finds the last token by it. With LoRA the task type is SEQ_CLS,
@@ -149,7 +150,7 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
     return model
 
 
-def _adapt(model: Any, config: ModelConfig, task: TaskType) -> PreTrainedModel:
+def _adapt(model: Any, config: ModelConfig, task: TaskType) -> Model:
     if config.quantization:
         if not config.lora.enabled:
             raise UserError(
@@ -163,7 +164,7 @@ def _adapt(model: Any, config: ModelConfig, task: TaskType) -> PreTrainedModel:
             raise UserError(f"model.lora does not fit '{config.name}': {_first_line(error)}") from error
     disable_dropout(model)
     model.train()
-    adapted: PreTrainedModel = model
+    adapted: Model = model
     return adapted
 
 

@@ -1,0 +1,157 @@
+"""Run folders and records: what may be written where, what is kept, and when two records agree."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from reproalign.common.app import main
+from reproalign.common.errors import UserError
+from reproalign.common.invocation import Invocation
+from reproalign.common.records import Run, fingerprint_folder
+from reproalign.common.records.compare import agrees, compare
+
+
+def invocation(folder: Path, **config) -> Invocation:
+    values = {"output_dir": str(folder), "seed": 1, "resume": "auto", "loss": {"beta": 0.1}, **config}
+    return Invocation(["mmpo", "train"], "reproalign.common", "train", "m:C", "m:f", values)
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def finished(folder: Path, metrics: dict | None = None, sha: str = "ab") -> Path:
+    with Run.open(invocation(folder)) as run:
+        run.set_metrics(metrics or {"accuracy": 0.5, "train_runtime": 3.0})
+        run.add_fingerprint("weights", "model", sha)
+    return folder
+
+
+def test_a_run_tells_its_status_from_the_start_to_the_end(tmp_path):
+    folder = tmp_path / "runs" / "a"
+    with Run.open(invocation(folder)) as run:
+        assert record(folder)["status"] == "running"
+        run.log(1, {"loss": 0.7})
+        run.log(2, {"loss": math.nan})
+        run.set_metrics({"worst": -math.inf})
+    found = record(folder)
+    assert found["status"] == "finished"
+    assert found["metrics"] == {"worst": "-Infinity"}
+    assert found["wall_seconds"] > 0
+    assert found["peak_memory"]["resident_bytes"] > 2**20
+    assert {"torch", "transformers"} <= found["versions"].keys()
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": 1, "loss": 0.7},
+        {"step": 2, "loss": "NaN"},
+    ]
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError("no"), "failed"), (KeyboardInterrupt(), "interrupted")])
+def test_a_run_that_ends_badly_says_so_and_can_be_resumed(tmp_path, error, status):
+    folder = tmp_path / "a"
+    with pytest.raises(type(error)), Run.open(invocation(folder)):
+        raise error
+    first = record(folder)
+    assert first["status"] == status
+    with Run.open(invocation(folder, resume="auto")):
+        pass
+    second = record(folder)
+    assert (second["status"], second["resumptions"], second["started"]) == ("finished", 1, first["started"])
+    assert second["wall_seconds"] > first["wall_seconds"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_users_mistake_leaves_nothing_behind(tmp_path, existing):
+    folder = tmp_path / "runs" / "deep" / "a"
+    if existing:
+        folder.mkdir(parents=True)
+    with pytest.raises(UserError), Run.open(invocation(folder)) as run:
+        run.log(1, {"loss": 1.0})
+        raise UserError("bad row")
+    assert folder.exists() == existing
+    assert (tmp_path / "runs").exists() == existing
+    assert not existing or not any(folder.iterdir())
+
+
+def test_folders_that_may_not_be_written(tmp_path):
+    folder = finished(tmp_path / "a")
+    with pytest.raises(UserError, match="holds this very run, finished"):
+        Run.open(invocation(folder))
+    with pytest.raises(UserError, match=r"belongs to another run \(differs in: loss\.beta\)"):
+        Run.open(invocation(folder, loss={"beta": 0.2}))
+    with pytest.raises(KeyboardInterrupt), Run.open(invocation(tmp_path / "b")):
+        raise KeyboardInterrupt
+    with pytest.raises(UserError, match="unfinished, and resume=never"):
+        Run.open(invocation(tmp_path / "b", resume="never"))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="files that are not a run's"):
+        Run.open(invocation(tmp_path / "c"))
+
+
+def test_other_processes_write_nothing(tmp_path):
+    with Run.open(invocation(tmp_path / "a"), is_main=False) as run:
+        run.log(1, {"loss": 1.0})
+        run.set_metrics({"loss": 1.0})
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "tolerance", "same"),
+    [
+        (1.0, 1.0, 0, True),
+        (1.0, 1.0 + 1e-9, 0, False),
+        (1.0, 1.0 + 1e-9, 1e-8, True),
+        (1e6, 1e6 + 1, 1e-5, True),
+        (1e-9, 2e-9, 1e-8, True),
+        ("NaN", "NaN", 0, True),
+        ("NaN", 1.0, 1, False),
+        ("Infinity", "Infinity", 0, True),
+        ("Infinity", "-Infinity", 1, False),
+        ("a", "b", 1, False),
+    ],
+)
+def test_numbers_agree_within_the_tolerance(left, right, tolerance, same):
+    assert agrees(left, right, float(tolerance)) == same
+
+
+def test_comparison_sets_timing_aside_and_misses_nothing():
+    left = {"metrics": {"accuracy": 0.5, "train_runtime": 1.0}, "fingerprints": {"weights": {"model": {"sha256": "a"}}}}
+    right = {"metrics": {"accuracy": 0.5, "extra": 1.0}, "fingerprints": {"weights": {"model": {"sha256": "b"}}}}
+    exact = compare(left, right)
+    assert exact.agreed == ["metrics.accuracy"]
+    assert exact.set_aside == ["metrics.train_runtime"]
+    assert exact.differing == [("metrics.extra", "missing", 1.0), ("weights.model", "a", "b")]
+    assert [key for key, _, _ in compare(left, right, tolerance=1e-6).differing] == ["metrics.extra"]
+    assert not compare(left, right, tolerance=1e-6, ignore=("extra",)).differing
+
+
+def test_show_and_verify_answer_by_exit_code(tmp_path, capsys):
+    a, b = finished(tmp_path / "a"), finished(tmp_path / "b")
+    other = finished(tmp_path / "c", {"accuracy": 0.6})
+    assert main(["show", str(a), str(b)]) == 0
+    assert "mmpo train" in capsys.readouterr().out
+    assert main(["verify", str(a), str(b / "run.json")]) == 0
+    assert main(["verify", str(a), str(other)]) == 1
+    assert "metrics.accuracy" in capsys.readouterr().out
+    assert main(["verify", str(a), str(other), "--ignore", "accuracy"]) == 0
+    assert main(["verify", str(a), str(tmp_path / "none")]) == 2
+    (tmp_path / "broken.json").write_text("{")
+    assert main(["verify", str(a), str(tmp_path / "broken.json")]) == 2
+    assert main(["verify", str(a), str(b), "--tolerance", "-1"]) == 2
+
+
+def test_fingerprints_follow_the_weights_alone(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "b" / "README.md").write_text("other")
+    assert fingerprint_folder(tmp_path / "a") == fingerprint_folder(tmp_path / "b")
+    (tmp_path / "b" / "model.safetensors").write_bytes(b"weight5")
+    assert fingerprint_folder(tmp_path / "a") != fingerprint_folder(tmp_path / "b")
+    with pytest.raises(FileNotFoundError, match="no \\*.safetensors"):
+        fingerprint_folder(tmp_path)

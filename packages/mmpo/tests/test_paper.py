@@ -1,0 +1,125 @@
+"""The recorded facts agree with one another: tables, targets, recipes' headers, and what ERRATA.md points to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from reproalign.common.compose import known_keys
+from reproalign.common.evaluation.rewardbench import COUNTS, PRIOR_SETS, section_scores
+from reproalign.common.invocation import load_object
+from reproalign.common.recipes import read_headers
+from reproalign.common.records.paper import load_paper
+from reproalign.mmpo.cli import APP
+
+ROOT = Path(__file__).parents[3]
+ERRATA = (ROOT / "packages" / "mmpo" / "ERRATA.md").read_text(encoding="utf-8")
+PAPER = load_paper("reproalign.mmpo")
+HEADERS = read_headers("reproalign.mmpo")
+SECTIONS = ("chat", "chat_hard", "safety", "reasoning")
+
+
+def entries(value: Any) -> Iterator[dict[str, Any]]:
+    """Every innermost mapping."""
+    nested = [child for child in value.values() if isinstance(child, dict)]
+    if not nested:
+        yield value
+    for child in nested:
+        yield from entries(child)
+
+
+@pytest.mark.parametrize(
+    "table", ["mt_bench", "mt_bench_categories", "rewardbench", "rewardbench_evaluations", "targets", "checkpoints"]
+)
+def test_every_number_says_where_it_comes_from(table):
+    for entry in entries(PAPER[table]):
+        assert entry["source"] in set("CYRMTD"), entry
+
+
+@pytest.mark.parametrize(("column", "evaluation"), [(0, "first"), (1, "second")])
+def test_subset_accuracies_add_up_to_the_recorded_sections(column, evaluation):
+    subsets = {name: values[column] for name, values in PAPER["rewardbench_subsets"].items()}
+    scores = section_scores(
+        {name: subsets[name] for name in COUNTS},
+        {name: subsets[name] for name in PRIOR_SETS},
+    )
+    recorded = PAPER["rewardbench_evaluations"][evaluation]
+    found = dict(zip(SECTIONS, scores.sections.values(), strict=True))
+    found |= {"prior": scores.prior_sets, "average": scores.average}
+    for name, value in found.items():
+        assert 100 * value == pytest.approx(recorded[name], abs=0.01), name
+
+
+@pytest.mark.parametrize("row", PAPER["rewardbench"])
+def test_rewardbench_rows_have_the_average_of_their_sections(row):
+    """Sections weigh 2, prior sets 1; all are printed to one decimal."""
+    values = PAPER["rewardbench"][row]
+    average = (2 * sum(values[name] for name in SECTIONS) + values["prior"]) / 9
+    assert average == pytest.approx(values["average"], abs=0.11)
+
+
+def test_the_second_evaluation_is_the_one_on_the_leaderboard():
+    shown, second = PAPER["rewardbench"]["gemma-7b-mmpo-leaderboard"], PAPER["rewardbench_evaluations"]["second"]
+    assert {name: round(second[name], 1) for name in SECTIONS[:2]} == {name: shown[name] for name in SECTIONS[:2]}
+    assert second["average"] == pytest.approx(shown["average"], abs=0.051)
+
+
+@pytest.mark.parametrize(
+    ("row", "data"), [("gemma-7b-mmpo", "mmpo-ultrafeedback"), ("gemma-7b-dpo", "dpo-ultrafeedback")]
+)
+def test_digitised_categories_have_the_published_mean(row, data):
+    values = [value for name, value in PAPER["mt_bench_categories"][row].items() if name != "source"]
+    assert fmean(values) == pytest.approx(PAPER["mt_bench"]["gemma-7b"][data]["value"], abs=0.06)
+
+
+@pytest.mark.parametrize("recipe", PAPER["targets"])
+def test_targets_are_the_tables_and_the_headers(recipe):
+    """A number is written in three places: the table, the recipe's target, and the recipe's header."""
+    targets = {measure: entry["value"] for measure, entry in PAPER["targets"][recipe].items()}
+    model, method = re.fullmatch(r"(gemma-2b|gemma-7b|llama-3-8b)-(.*)", recipe).groups()
+    if method != "sft":
+        data, baseline = re.fullmatch(r"(\w+)(-dpo)?", method).groups()
+        method = f"{'dpo' if baseline else 'mmpo'}-{data}"
+    if "MT-Bench" in targets:
+        assert targets["MT-Bench"] == PAPER["mt_bench"][model][method]["value"]
+    if "RewardBench average" in targets:
+        assert targets["RewardBench average"] == PAPER["rewardbench"][f"{model}-{method.partition('-')[0]}"]["average"]
+    if method != "sft":
+        written = {float(number) for number in re.findall(r"\d+\.\d+", HEADERS[recipe]["expected"])}
+        assert written == set(targets.values())
+
+
+def test_the_errata_have_every_row():
+    found = {
+        int(number)
+        for row in re.findall(r"^\| (Q[\dQ, ]+) \|", ERRATA, flags=re.MULTILINE)
+        for number in re.findall(r"\d+", row)
+    }
+    assert found == set(range(1, 41))
+
+
+def test_options_named_in_the_errata_exist():
+    keys = {key for verb in APP.verbs for key in known_keys(load_object(verb.schema))}
+    sections = {key.partition(".")[0] for key in keys}
+    named = re.findall(r"`([a-z_]+(?:\.[a-z_]+)+\*?|[a-z_]+\.[a-z_.]+\*)[`:]", ERRATA)
+    options = [name for name in named if name.partition(".")[0] in sections - {"trainer"}]
+    assert len(options) > 15
+    for name in options:
+        if name.endswith("*"):
+            assert any(key.startswith(name.rstrip("*")) for key in keys), name
+        else:
+            assert name in keys, name
+
+
+def test_pins_named_in_the_errata_exist():
+    adapters = (Path(__file__).parent / "golden_adapters.py").read_text(encoding="utf-8")
+    for name in set(re.findall(r"test_\w+\.py", ERRATA)):
+        assert list(ROOT.glob(f"packages/*/tests/{name}")), name
+    for row in re.findall(r"golden ((?:`\w+`(?:, )?)+)", ERRATA):
+        for name in re.findall(r"`(\w+)`", row):
+            assert f"def {name}(" in adapters, name
