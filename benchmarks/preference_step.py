@@ -5,7 +5,7 @@ ids and AdamW. A step is: policy and reference log-probs, loss, backward, optimi
 medians over interleaved repetitions. Memory: the peak of live tensor bytes above the level at the start of the step
 (activations, gradients and optimiser temporaries), counted tensor by tensor on the CPU, by the allocator on a GPU.
 On the CPU, scratch memory inside a kernel is not seen. Before every length both models get their first weights back,
-and their losses must agree.
+and their losses must agree (see `check_losses`).
 
 TRL runs as it comes: this version always computes log-probs in chunks (there is no option for it), and besides them
 the entropy, mean logits and top-1 hits that it logs; their cost is part of its step.
@@ -164,11 +164,17 @@ def optimiser_step(trainer: Any) -> Step:
     return step
 
 
-def check_losses(losses: dict[str, float], dtype: str) -> None:
-    """Both must compute the same: to 1e-5 in float32; in bfloat16 they round at different places."""
-    tolerance = 1e-5 if dtype == "float32" else 2e-2
-    if abs(losses["ours"] - losses["trl"]) > tolerance * abs(losses["trl"]):
-        raise SystemExit(f"the losses differ by more than {tolerance} of their size: {losses}")
+def check_losses(losses: dict[str, float], tokens: int, dtype: str) -> float:
+    """Both must compute the same; returns their relative difference.
+
+    Tolerances: 1e-5 in float32 up to 256 tokens. Beyond, 1e-3: the loss is a small difference of row sums that grow
+    with the length, and the two add a row's float32 log-probs in different orders. In bfloat16 2e-2.
+    """
+    tolerance = 2e-2 if dtype == "bfloat16" else 1e-5 if tokens <= 256 else 1e-3
+    difference = abs(losses["ours"] - losses["trl"]) / abs(losses["trl"])
+    if difference > tolerance:
+        raise SystemExit(f"{tokens} tokens: the losses differ by {difference:.1e}, more than {tolerance}: {losses}")
+    return difference
 
 
 def cpu_name() -> str:
@@ -229,7 +235,7 @@ def main() -> None:
                     for parameter, value in zip(policy.parameters(), first, strict=True):
                         parameter.copy_(value)
             losses = {name: step(inputs) for name, step in steps.items()}  # also the warm-up
-            check_losses(losses, arguments.dtype)
+            difference = check_losses(losses, tokens, arguments.dtype)
             times: dict[str, list[float]] = {name: [] for name in steps}
             for _ in track(range(arguments.repeats), description=f"{tokens} tokens", console=Console(stderr=True)):
                 for name, step in steps.items():
@@ -241,6 +247,7 @@ def main() -> None:
                 "tokens": tokens,
                 "load_average_before": load,
                 "losses": losses,
+                "loss_relative_difference": difference,
                 "median_seconds": medians,
                 "minimum_seconds": minima,
                 "seconds": times,

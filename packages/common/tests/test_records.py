@@ -69,9 +69,14 @@ def test_a_users_mistake_leaves_nothing_behind(tmp_path, existing):
     folder = tmp_path / "runs" / "deep" / "a"
     if existing:
         folder.mkdir(parents=True)
-    with pytest.raises(UserError), Run.open(invocation(folder)) as run:
-        run.log(1, {"loss": 1.0})
-        raise UserError("bad row")
+
+    def mistaken() -> None:
+        with Run.open(invocation(folder)) as run:
+            run.log(1, {"loss": 1.0})
+            raise UserError("bad row")
+
+    with pytest.raises(UserError, match="bad row"):
+        mistaken()
     assert folder.exists() == existing
     assert (tmp_path / "runs").exists() == existing
     assert not existing or not any(folder.iterdir())
@@ -153,5 +158,5 @@ def test_fingerprints_follow_the_weights_alone(tmp_path):
     assert fingerprint_folder(tmp_path / "a") == fingerprint_folder(tmp_path / "b")
     (tmp_path / "b" / "model.safetensors").write_bytes(b"weight5")
     assert fingerprint_folder(tmp_path / "a") != fingerprint_folder(tmp_path / "b")
-    with pytest.raises(FileNotFoundError, match="no \\*.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"no \*\.safetensors"):
         fingerprint_folder(tmp_path)

@@ -35,7 +35,7 @@ ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
 
 
 def adapter(function: Callable[[Case, Case], Any]) -> Callable[[Case, Case], Any]:
-    ADAPTERS[function.__name__] = function
+    ADAPTERS[function.__name__.rstrip("_")] = function  # an underscore where the name is taken by an import
     return function
 
 
@@ -297,9 +297,6 @@ def mix_datasets_(inputs: Case, params: Case) -> Any:
     return {split: rows["id"][:] for split, rows in mixed.items()}
 
 
-ADAPTERS["mix_datasets"] = ADAPTERS.pop("mix_datasets_")
-
-
 @adapter
 def run_name(inputs: Case, params: Case) -> Any:
     return {"run_name": naming.run_name(params["kind"], **inputs)}
@@ -427,12 +424,6 @@ def best_of_n_(inputs: Case, params: Case) -> Any:
     return {"selected": np.asarray(result.selected), "mean_gold": result.mean_gold, "mean_proxy": result.mean_proxy}
 
 
-ADAPTERS["best_of_n"] = ADAPTERS.pop("best_of_n_")
-
-
 @adapter
 def decontaminate_(inputs: Case, params: Case) -> Any:
     return {"keep": decontaminate.keep_mask(inputs["texts"], inputs["filter_out"])}
-
-
-ADAPTERS["decontaminate"] = ADAPTERS.pop("decontaminate_")

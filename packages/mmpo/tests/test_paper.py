@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reproalign.common.compose import known_keys
+from reproalign.common.compose import compose, flatten, known_keys
 from reproalign.common.evaluation.rewardbench import COUNTS, PRIOR_SETS, section_scores
 from reproalign.common.invocation import load_object
 from reproalign.common.recipes import read_headers
@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[3]
 ERRATA = (ROOT / "packages" / "mmpo" / "ERRATA.md").read_text(encoding="utf-8")
 PAPER = load_paper("reproalign.mmpo")
 HEADERS = read_headers("reproalign.mmpo")
+VERBS = {verb.name: verb for verb in APP.verbs}
+PUBLISHED = [name for name in HEADERS if not name.startswith(("smoke", "smollm2"))]
 SECTIONS = ("chat", "chat_hard", "safety", "reasoning")
 
 
@@ -94,6 +96,66 @@ def test_targets_are_the_tables_and_the_headers(recipe):
         assert written == set(targets.values())
 
 
+def composed(name: str) -> dict[str, Any]:
+    """The whole configuration of a recipe, with dots in its keys."""
+    verb = VERBS[HEADERS[name]["verb"]]
+    return flatten(compose(APP.package, verb.config_name, verb.schema, [f"experiment={name}"]).config)
+
+
+@pytest.mark.parametrize(
+    ("mmpo", "baseline"),
+    [
+        *((name, f"{name}-dpo") for name in PUBLISHED if f"{name}-dpo" in PUBLISHED),
+        *((name, name.removesuffix("-mmpo")) for name in PUBLISHED if name.endswith("-mmpo")),
+    ],
+)
+def test_a_baseline_is_the_same_run_with_hard_labels(mmpo, baseline):
+    ours, theirs = composed(mmpo), composed(baseline)
+    assert {key for key in ours if ours[key] != theirs[key]} == {"target.gamma", "output_dir"}
+    assert ours["target.gamma"] > 0
+    assert theirs["target.gamma"] is None
+
+
+def test_every_mmpo_recipe_has_its_baseline():
+    baselines = {"gemma-7b-ultrafeedback-readme": "gemma-7b-ultrafeedback-dpo"}  # of one epoch instead of three
+    for name in PUBLISHED:
+        if HEADERS[name]["verb"] == "train" and not name.endswith("-dpo"):
+            assert baselines.get(name, f"{name}-dpo") in PUBLISHED
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_recipes_follow_the_release_as_the_errata_say(name):
+    config, verb = composed(name), HEADERS[name]["verb"]
+    assert (config["model.dtype"], config["trainer.bf16"]) == ("bfloat16", True)
+    assert config["model.trust_remote_code"] is False
+    if verb == "sft":
+        assert config["model.tokenizer"] in PAPER["checkpoints"]
+        assert PAPER["checkpoints"][config["model.tokenizer"]]["recipe"] == name
+        return
+    assert (config["variant"], config["data.special_tokens"]) == ("released", "released")
+    assert config["trainer.per_device_train_batch_size"] == 1
+    assert PAPER["checkpoints"][config["model.name"]]["recipe"].endswith("-sft")
+    if verb == "reward":
+        steps = 50 if name.startswith("gemma-2b") else 100
+        assert (config["trainer.eval_steps"], config["trainer.per_device_eval_batch_size"]) == (steps, 8)
+        assert (config["model.attn_implementation"], config["trainer.save_strategy"]) == ("flash_attention_2", "epoch")
+        assert config.get("trainer.save_only_model", False) == (not name.startswith("gemma-2b"))
+    else:
+        shp = "-shp" in name
+        assert config["data.boundary"] == "released"
+        assert config["pairs.decontaminate"] == (None if shp else "humaneval")
+        assert config["trainer.save_steps"] == (859 if shp else 950)
+        assert "trainer.save_only_model" not in config
+
+
+def test_warm_up_lasts_855_of_2850_steps(tmp_path):
+    """A share of all steps, written as the release's warmup_ratio was; 950 steps are an epoch of UltraFeedback."""
+    from transformers import TrainingArguments
+
+    warmup = composed("gemma-7b-ultrafeedback")["trainer.warmup_steps"]
+    assert TrainingArguments(str(tmp_path), warmup_steps=warmup, use_cpu=True).get_warmup_steps(2850) == 855
+
+
 def test_the_errata_have_every_row():
     found = {
         int(number)
@@ -122,4 +184,4 @@ def test_pins_named_in_the_errata_exist():
         assert list(ROOT.glob(f"packages/*/tests/{name}")), name
     for row in re.findall(r"golden ((?:`\w+`(?:, )?)+)", ERRATA):
         for name in re.findall(r"`(\w+)`", row):
-            assert f"def {name}(" in adapters, name
+            assert re.search(rf"^def {name}_?\(", adapters, re.MULTILINE), name

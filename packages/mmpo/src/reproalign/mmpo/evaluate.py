@@ -148,4 +148,5 @@ def rewardbench_pairs(
         special_tokens=special,
         cache_dir=data.cache_dir,
     )
-    return (tokenize_pairs if kind == "policy" else tokenize_dialogues)(Dataset.from_list(texts), tokenizer, rules)
+    pairs = (tokenize_pairs if kind == "policy" else tokenize_dialogues)(Dataset.from_list(texts), tokenizer, rules)
+    return pairs.add_column("p_chosen", [1.0] * len(pairs))  # type: ignore[no-any-return]

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}  # CPU: what stays near the caches; GPU: what keeps it busy
 
@@ -116,6 +117,7 @@ class _ChunkedLogps(torch.autograd.Function):
         return logps
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         nothing = (None, None, None, None)
         if not ctx.recompute:

@@ -17,10 +17,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from reproalign.common.config import RunConfig
+from reproalign.common.config import ModelConfig, RunConfig
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.training.checkpoints import resume_from
+from reproalign.common.training.models import merge_adapter
 
 FINAL = "model"
 
@@ -65,26 +66,25 @@ def fit(trainer: Trainer, run: Run, config: RunConfig, tokenizer: PreTrainedToke
     run.set("resumed_from", checkpoint.name if checkpoint else None)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     run.set("training", {name: value for name, value in result.metrics.items() if isinstance(value, int | float)})
-    folder = save_final(trainer, run.dir, tokenizer, merge=config.model.lora.enabled and config.model.lora.merge)
+    folder = save_final(trainer, run.dir, tokenizer, config.model)
     if PartialState().is_main_process:
         run.add_fingerprint("weights", FINAL, fingerprint_folder(folder))
     return folder
 
 
-def save_final(trainer: Trainer, run_dir: Path, tokenizer: PreTrainedTokenizerBase, *, merge: bool) -> Path:
-    """Save the trained model (adapters merged into the weights if ``merge``) and tokenizer; all ranks take part."""
+def save_final(trainer: Trainer, run_dir: Path, tokenizer: PreTrainedTokenizerBase, model: ModelConfig) -> Path:
+    """Save the trained model (adapters merged into the weights if asked for) and tokenizer; all ranks take part."""
     partial = PartialState()
     folder, temporary = run_dir / FINAL, run_dir / f".{FINAL}.tmp"
     if partial.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
     partial.wait_for_everyone()
-    if merge:
-        merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-        if partial.is_main_process:
-            merged.save_pretrained(temporary)
-    else:
-        trainer.save_model(str(temporary))
+    trainer.save_model(str(temporary))
     if partial.is_main_process:
+        if model.lora.enabled and model.lora.merge:
+            merged = merge_adapter(model, tokenizer, temporary)
+            shutil.rmtree(temporary)
+            merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
         shutil.rmtree(folder, ignore_errors=True)

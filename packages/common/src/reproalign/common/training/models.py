@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -107,6 +108,21 @@ def load_reward_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -
     model = _load(AutoModelForSequenceClassification, config, config.name, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
     return _adapt(model, config, TaskType.SEQ_CLS)
+
+
+def merge_adapter(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, adapter: Path) -> PreTrainedModel:
+    """Load the unquantised weights of ``config`` on the CPU and add a saved adapter to them: W + (alpha / r) · B A.
+
+    Reading from disk, instead of merging in the trained model, is right however that one is sharded or quantised, and
+    leaves it as it is.
+    """
+    plain = replace(config, quantization=None, lora=replace(config.lora, enabled=False))
+    if PeftConfig.from_pretrained(str(adapter)).task_type == TaskType.SEQ_CLS:
+        base = load_reward_model(plain, tokenizer)
+    else:
+        base = load_causal_lm(plain)
+    merged: PreTrainedModel = PeftModel.from_pretrained(base, adapter).merge_and_unload()  # type: ignore[arg-type]
+    return merged
 
 
 def disable_dropout(model: nn.Module) -> None:

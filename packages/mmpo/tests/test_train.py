@@ -1,0 +1,139 @@
+"""Every verb end to end on tiny models, and what is equivalent gives equal numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from reproalign.common.app import main as reproalign
+from reproalign.common.training.models import model_path
+from reproalign.mmpo.cli import main
+
+QUICK = ["trainer.max_steps=3", "evaluate_before=false", "data.max_eval_rows=24"]
+
+
+def run(folder: Path, *words: str, verb: str = "train", recipe: str = "smoke") -> dict:
+    assert main([verb, f"experiment={recipe}", *words, f"output_dir={folder}"]) == 0
+    return json.loads((folder / "run.json").read_text())
+
+
+def losses(folder: Path) -> list[float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def test_the_reference_may_be_held_in_three_ways(tmp_path):
+    copy = run(tmp_path / "copy", *QUICK)
+    cached = run(tmp_path / "cached", *QUICK, "reference.mode=cached")
+    assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "copy"), abs=1e-5)
+    assert cached["metrics"]["after"] == pytest.approx(copy["metrics"]["after"], abs=1e-4)
+    lora = ["model.lora.enabled=true", "trainer.learning_rate=0.01"]
+    run(tmp_path / "lora", *QUICK, *lora)
+    run(tmp_path / "lora-copy", *QUICK, *lora, "reference.mode=copy")
+    assert losses(tmp_path / "lora") == pytest.approx(losses(tmp_path / "lora-copy"), abs=1e-5)
+
+
+def test_chunks_and_plain_logits_train_alike(tmp_path):
+    run(tmp_path / "chunked", *QUICK, "logprobs.chunk_size=7")
+    run(tmp_path / "plain", *QUICK, "logprobs.implementation=plain")
+    assert losses(tmp_path / "chunked") == pytest.approx(losses(tmp_path / "plain"), abs=1e-5)
+
+
+@pytest.mark.parametrize(("verb", "recipe"), [("train", "smoke"), ("reward", "smoke-reward")])
+def test_adapters_are_saved_alone_or_merged(tmp_path, verb, recipe):
+    words = [*QUICK, "model.lora.enabled=true", "trainer.learning_rate=0.01", "data.max_eval_rows=8"]
+    alone = run(tmp_path / "alone", *words, verb=verb, recipe=recipe)
+    merged = run(tmp_path / "merged", *words, "model.lora.merge=true", verb=verb, recipe=recipe)
+    assert merged["metrics"]["after"] == alone["metrics"]["after"]  # merging does not touch the trained model
+    auto = AutoModelForCausalLM if verb == "train" else AutoModelForSequenceClassification
+    options = {} if verb == "train" else {"num_labels": 1}
+    adapted = PeftModel.from_pretrained(
+        auto.from_pretrained(model_path("tiny:llama"), **options), tmp_path / "alone" / "model"
+    )
+    ids = torch.arange(6, 30)[None]
+    with torch.no_grad():
+        expected = adapted(input_ids=ids).logits
+        found = auto.from_pretrained(tmp_path / "merged" / "model")(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_reward_models_are_plain_sequence_classifiers(tmp_path):
+    run(tmp_path / "full", *QUICK, verb="reward", recipe="smoke-reward")
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "full" / "model").num_labels == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["loss.type=hinge"], ["loss.type=ipo", "loss.average_log_prob=true"], ["loss.type=kto_pair"]]
+)
+@pytest.mark.filterwarnings("ignore:loss.type=:UserWarning")
+def test_other_losses_run(tmp_path, words):
+    run(tmp_path / "run", *QUICK, *words, "loss.soft=true", "trainer.train_sampling_strategy=group_by_length")
+
+
+def test_first_pad_pooling_and_released_tokens_run(tmp_path):
+    words = ["pool=first_pad", "variant=released", "data.special_tokens=released", "data.overlong=drop"]
+    run(tmp_path / "run", *QUICK, *words, verb="reward", recipe="smoke-reward")
+
+
+def test_evaluation_during_training_is_logged(tmp_path):
+    run(tmp_path / "run", *QUICK, "trainer.eval_strategy=steps", "trainer.eval_steps=1", "data.max_eval_rows=8")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert sum("eval_rewards/accuracies" in row for row in rows) == 3
+
+
+def test_sft_trains_and_measures(tmp_path):
+    record = run(tmp_path / "run", "trainer.max_steps=3", verb="sft", recipe="smoke-sft")
+    assert record["metrics"]["eval_loss"] > 0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+
+
+def test_policies_and_reward_models_are_evaluated(tmp_path):
+    run(tmp_path / "policy", *QUICK)
+    run(tmp_path / "reward", *QUICK, verb="reward", recipe="smoke-reward")
+    bench = tmp_path / "bench.jsonl"
+    rows = [
+        {"prompt": "Name a moon.", "chosen": "Europa.", "rejected": "A fork.", "subset": "alpacaeval-easy"},
+        {"prompt": "Add 2 and 2.", "chosen": "4", "rejected": "5", "subset": "math-prm"},
+    ]
+    bench.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for kind, more in (("policy", ["reference.model=tiny:llama"]), ("reward", [])):
+        folder = tmp_path / f"{kind}-evaluation"
+        words = [f"model.name={tmp_path / kind / 'model'}", "data=demo", "data.max_eval_rows=8", f"rewardbench={bench}"]
+        assert main(["evaluate", *words, *more, f"output_dir={folder}"]) == 0
+        metrics = json.loads((folder / "run.json").read_text())["metrics"]
+        assert 0 <= metrics["accuracy"] <= 1
+        assert metrics["rewardbench"]["subsets"].keys() == {"alpacaeval-easy", "math-prm"}
+        assert (folder / "plots" / "reliability.png").is_file()
+
+
+def test_best_of_n_goes_on_where_it_stopped(tmp_path):
+    run(tmp_path / "reward", *QUICK, verb="reward", recipe="smoke-reward")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "hello"}\n{"prompt": [{"role": "user", "content": "two plus two"}]}\n')
+    words = [f"prompts={prompts}", "policy.name=tiny:llama", f"reward.name={tmp_path / 'reward' / 'model'}"]
+    words += ["n=3", "batch_size=2", "max_new_tokens=5"]
+    assert main(["best-of-n", *words, f"output_dir={tmp_path / 'whole'}"]) == 0
+    whole = (tmp_path / "whole" / "candidates.jsonl").read_text()
+    # A run that was stopped after the first prompt.
+    record = json.loads((tmp_path / "whole" / "run.json").read_text())
+    part = tmp_path / "part"
+    part.mkdir()
+    (part / "candidates.jsonl").write_text(whole.splitlines(keepends=True)[0])
+    record = {**record, "status": "interrupted", "config": {**record["config"], "output_dir": str(part)}}
+    (part / "run.json").write_text(json.dumps(record))
+    assert main(["best-of-n", *words, f"output_dir={part}"]) == 0
+    assert (part / "candidates.jsonl").read_text() == whole
+    selected = [json.loads(line) for line in (part / "selected.jsonl").read_text().splitlines()]
+    assert len(selected) == 2
+    assert reproalign(["verify", str(tmp_path / "whole"), str(part)]) == 0
+
+
+def test_a_replayed_run_agrees_with_its_record(tmp_path):
+    run(tmp_path / "run", *QUICK)
+    assert reproalign(["replay", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run-replay" / "run.json").is_file()
