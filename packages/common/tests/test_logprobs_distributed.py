@@ -71,7 +71,7 @@ def test_two_processes_compute_what_one_computes(found, strategy, together):
     assert result["sums"] == pytest.approx(result["expected_sums"], rel=result["tolerance"])
     assert result["losses"] == pytest.approx(result["expected_losses"], rel=result["tolerance"])
     assert result["losses"][0] != pytest.approx(result["losses"][-1], rel=1e-3)  # something was learned
-    assert result["largest_weight_difference"] < result["tolerance"]
+    assert result["largest_weight_difference"] < result["weight_tolerance"]
 
 
 def batch() -> dict[str, Tensor]:
@@ -121,18 +121,18 @@ def shard(strategy: str, model: nn.Module) -> nn.Module:
 
 def whole(parameter: Tensor) -> Tensor:
     if hasattr(parameter, "ds_id"):
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters([parameter]):
             return parameter.detach().clone()
     return (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach()
 
 
-def expected(strategy: str, dtype: torch.dtype, optimiser: Callable[..., torch.optim.Optimizer]) -> dict[str, Any]:
+def expected(strategy: str, dtype: torch.dtype) -> dict[str, Any]:
     """One process, full logits, the whole batch."""
     model = make(strategy, dtype)
     install_completion_logps(model, implementation="plain")
-    steps = optimiser([parameter for parameter in model.parameters() if parameter.requires_grad])
+    steps = sgd(model)
     losses, first = [], None
     for _ in range(STEPS):
         sums = model(**batch(), use_cache=False)["sums"]
@@ -141,29 +141,24 @@ def expected(strategy: str, dtype: torch.dtype, optimiser: Callable[..., torch.o
         loss.backward()
         steps.step()
         steps.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return {"sums": first, "losses": losses, "weights": list(model.parameters())}
 
 
-def adamw(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=1e-2)
-
-
-def sgd(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr=1.0)
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    """Not Adam, which divides gradients by their size and so blows up the rounding of those that are nearly 0."""
+    return torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1.0)
 
 
 def two_processes(strategy: str) -> dict[str, Any]:
     rank = dist.get_rank()
     zero = strategy.startswith("zero3")
     dtype = torch.float32 if zero else torch.float64  # DeepSpeed has no float64
-    optimiser = sgd if zero else adamw
-    reference = expected(strategy, dtype, optimiser)
+    reference = expected(strategy, dtype)
     model = make(strategy, dtype)
     way = install_completion_logps(model, chunk_size=1)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if zero:
-        wrapped = zero3(model, optimiser(trained))
+        wrapped = zero3(model, sgd(model))
         in_force = all(hasattr(parameter, "ds_id") for parameter in model.parameters())
     elif strategy.startswith("ddp"):
         wrapped = DistributedDataParallel(model)
@@ -171,7 +166,7 @@ def two_processes(strategy: str) -> dict[str, Any]:
     else:
         wrapped = shard(strategy, model)
         in_force = isinstance(wrapped, FSDPModule) and all(isinstance(p, DTensor) for p in wrapped.parameters())
-    steps = wrapped if zero else optimiser([p for p in wrapped.parameters() if p.requires_grad])
+    steps = wrapped if zero else sgd(wrapped)
     rows = slice(2 * rank, 2 * rank + 2)
     own = {name: value[rows] for name, value in batch().items()}
     with torch.no_grad():
@@ -197,6 +192,8 @@ def two_processes(strategy: str) -> dict[str, Any]:
         "expected_losses": reference["losses"],
         "largest_weight_difference": max(differences),
         "tolerance": 1e-4 if zero else TOLERANCE,
+        # Gemma's norms compute in float32 in any case, so gradients that agree to 1e-16 leave them with 1e-10.
+        "weight_tolerance": 1e-4 if zero else 1e-8,
     }
 
 

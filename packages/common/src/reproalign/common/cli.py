@@ -94,9 +94,9 @@ def guarded(command: str, action: object, *, show_traceback: bool = False) -> in
 
 
 def _dispatch(app: App, words: list[str]) -> int:
-    flags = {word for word in words if word.startswith("--") and word in FLAGS}
-    words = [word for word in words if word not in flags and word != "-h"]
-    flags |= {"--help"} if "-h" in sys.argv[1:] else set()
+    words = ["--help" if word == "-h" else word for word in words]
+    flags = {word for word in words if word in FLAGS}
+    words = [word for word in words if word not in flags]
     if "--version" in flags:
         print(f"{app.command} {_version(app.distribution)}")
         return 0
@@ -110,7 +110,7 @@ def _dispatch(app: App, words: list[str]) -> int:
         return recipes_command(app.command, app.package, rest, console=Console())
     for other, _, target in app.more:
         if name == other:
-            return int(load_object(target)(rest))
+            return int(load_object(target)([*rest, *(["--help"] if "--help" in flags else [])]))
     names = [verb.name for verb in app.verbs]
     verb = next(
         verb

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from importlib.resources import files
+from itertools import accumulate
 from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra import compose as hydra_compose
@@ -53,7 +54,8 @@ def compose(package: str, config_name: str, schema: str, overrides: Sequence[str
             words.append(word)
         else:
             words.append(_check_key(word, key, node))
-    ConfigStore.instance().store(group="schema", name=config_name, node=node, package="_global_")
+    tree = _with_open_sections(node, words)
+    ConfigStore.instance().store(group="schema", name=config_name, node=tree, package="_global_")
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(config_module=f"{package}.configs", version_base="1.3"):
@@ -85,7 +87,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def _split(word: str) -> tuple[str, str]:
     key, equals, value = word.partition("=")
-    key = key.lstrip("+~")
+    key = key.lstrip("+")
     if not equals or not re.fullmatch(r"[\w./@-]+", key):
         raise UserError(f"'{word}' is not of the form key=value")
     return key, value
@@ -105,6 +107,16 @@ def _check_key(word: str, key: str, schema: type) -> str:
     return word
 
 
+def _with_open_sections(schema: type, words: Sequence[str]) -> Any:
+    """Return the schema with ``{}`` for the null sections that get words, since Hydra cannot add to null."""
+    tree = OmegaConf.structured(schema)
+    for key, value in (_split(word) for word in words if word.startswith("++")):
+        for section in accumulate(key.split("."), "{}.{}".format):
+            if value != "null" and OmegaConf.select(tree, section, default={}) is None:
+                OmegaConf.update(tree, section, {}, merge=False)
+    return tree
+
+
 def known_keys(schema: type, prefix: str = "") -> list[str]:
     """List the keys of a structured configuration, nested ones with dots."""
     keys = []
@@ -115,10 +127,10 @@ def known_keys(schema: type, prefix: str = "") -> list[str]:
 
 
 def _resolve(composed: Any) -> dict[str, Any]:
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise UserError(f"{missing[0]} is not set; add {missing[0]}=VALUE to the command or choose a recipe")
     try:
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise UserError(f"{missing[0]} is not set; add {missing[0]}=VALUE to the command or choose a recipe")
         container = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from error

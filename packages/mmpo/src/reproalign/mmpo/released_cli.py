@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from reproalign.common.errors import UserError
 
-# Released key -> key here. None: says nothing here (logging, hub upload, unused by the release).
+# Released key -> key here. None: says nothing here (logging, hub upload, unused by the release). Keys that are neither
+# here nor in TrainingArguments are named by ``translate``, e.g. ``chat_template`` (Jinja text there, a file here) and
+# ``filter_threshold`` (the release never filters, ERRATA Q9).
 TRANSLATION: dict[str, str | None] = {
     "model_name_or_path": "model.name",
     "model_revision": "model.revision",
     "tokenizer_name_or_path": "model.tokenizer",
     "torch_dtype": "model.dtype",
     "trust_remote_code": "model.trust_remote_code",
-    "chat_template": "model.chat_template",
     "use_peft": "model.lora.enabled",
     "lora_r": "model.lora.r",
     "lora_alpha": "model.lora.alpha",
@@ -30,7 +34,6 @@ TRANSLATION: dict[str, str | None] = {
     "label_smoothing": "loss.label_smoothing",
     "bt_beta": "target.gamma",
     "soft_label_json": "target.soft_labels",
-    "filter_threshold": "target.filter_threshold",
     "output_dir": "output_dir",
     "seed": "seed",
     "evaluation_strategy": "trainer.eval_strategy",
@@ -39,11 +42,22 @@ TRANSLATION: dict[str, str | None] = {
         [
             *("base_model_revision", "model_code_revision", "text_column", "truncation_side", "hub_model_revision"),
             *("hub_model_id", "push_to_hub", "hub_strategy", "run_name", "logging_dir", "overwrite_output_dir"),
-            *("resume_from_checkpoint", "save_start_steps", "remove_unused_columns", "do_train", "do_eval"),
+            *("resume_from_checkpoint", "remove_unused_columns", "do_train", "do_eval"),
         ]
     ),
 }
 
+# Released switch -> the word that switching it on comes to.
+SWITCHES = {
+    "use_flash_attention_2": "model.attn_implementation=flash_attention_2",
+    "load_in_4bit": "model.quantization=4bit",
+    "load_in_8bit": "model.quantization=8bit",
+}
+
+# A recipe with one of these keys is a policy's, else a reward model's.
+POLICY_KEYS = {"beta", "loss_type", "max_prompt_length"}
+# What the policies' scripts take where a recipe says nothing.
+POLICY_DEFAULTS = {"beta": 0.1, "max_length": 512, "max_prompt_length": 128, "optim": "rmsprop"}
 
 # Types of the release's own fields; the others are transformers.TrainingArguments'.
 KINDS = {
@@ -151,37 +165,46 @@ def translate(recipe: Path, argv: Sequence[str]) -> tuple[list[str], list[str]]:
         raise UserError(f"{recipe}: cannot be read as YAML ({error})") from error
     if not isinstance(values, dict):
         raise UserError(f"{recipe}: a mapping of keys to values is needed")
-    for flag in argv:
-        if "=" not in flag:
-            raise UserError(f"'{flag}' is not of the form --key=value")
-        key, value = flag.split("=")[:2]
-        values[key.lstrip("-")] = yaml.safe_load(value)
+    others = {flag.partition("=")[0].lstrip("-"): "str" for flag in argv}
+    values = apply_overrides(values, argv, {**others, **released_kinds()})
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
-    words, unknown = ["variant=released"], []
-    mixer = values.pop("dataset_mixer", None)
+    words, unknown = ["variant=released", "data.special_tokens=released"], []
+    mixer = values.pop("dataset_mixer", None) or {}
+    if not isinstance(mixer, dict):
+        raise UserError(f"{recipe}: dataset_mixer must be a mapping of data sets to fractions")
+    shp = any("shp" in name.lower() for name in mixer)
     splits = values.pop("dataset_splits", None) or ["train", "test"]
     if mixer:
-        words += _dataset_words(dict(mixer), splits)
+        words = [f"data={'shp' if shp else 'ultrafeedback'}", *words, *_dataset_words(mixer, splits)]
+    if values.keys() & POLICY_KEYS:  # the scripts' own rules, which no key says
+        given = {key: value for key, value in values.items() if value is not None}
+        values = {**values, **POLICY_DEFAULTS, **given}
+        words += ["data.boundary=released", "pairs.cap_per_prompt=5" if shp else "pairs.decontaminate=humaneval"]
+    else:
+        words.append("data.overlong=drop")
     for key, value in values.items():
         name = TRANSLATION.get(key, f"trainer.{key}" if key in fields else None)
-        if name is None:
-            unknown += [key] if key not in TRANSLATION else []
-        else:
+        if key in SWITCHES:
+            words += [SWITCHES[key]] if value else []
+        elif name is None:
+            unknown += [key] if key not in TRANSLATION and (value is not None or key not in KINDS) else []
+        elif value is not None or name == "target.gamma":  # null: the default, there as here
             words.append(f"{name}={_word(value)}")
     return words, unknown
 
 
-def _dataset_words(mixer: dict[str, float], splits: list[str]) -> list[str]:
-    shp = any("shp" in name.lower() for name in mixer)
-    words = [
-        f"data={'shp' if shp else 'ultrafeedback'}",
-        f"data.train_split={splits[0]}",
-        f"data.eval_split={splits[-1]}",
-    ]
+def _dataset_words(mixer: dict[str, Any], splits: list[str]) -> list[str]:
+    train = [split for split in splits if "train" in split]
+    test = [split for split in splits if "train" not in split]
+    if len(train) != 1 or len(test) > 1:
+        raise UserError(
+            f"dataset_splits={','.join(splits)}: one training split and at most one other can be translated"
+        )
+    words = [f"data.train_split={_word(train[0])}", f"data.eval_split={_word(test[0] if test else None)}"]
     if len(mixer) == 1:
         ((name, fraction),) = mixer.items()
-        return [*words, f"data.name={name}", f"data.fraction={fraction}"]
-    return [*words, *(f'data.mix."{name}"={fraction}' for name, fraction in mixer.items())]
+        return [*words, f"data.name={_word(name)}", f"data.fraction={fraction}"]
+    return [*words, f"data.mix={_word(mixer)}"]
 
 
 def _word(value: Any) -> str:
@@ -193,6 +216,8 @@ def _word(value: Any) -> str:
         return "[" + ",".join(map(_word, value)) + "]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_word(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, str) and not re.fullmatch(r"[\w./-]+", value):
+        return QuotedString(value.replace("${", "\\${"), Quote.double).with_quotes()
     return str(value)
 
 
@@ -201,8 +226,12 @@ def translate_command(argv: Sequence[str]) -> int:
     import shlex
     import sys
 
+    usage = "usage: mmpo translate RECIPE.yaml [--key=value …]"
+    if "--help" in argv:
+        print(usage)
+        return 0
     if not argv or not argv[0].endswith(".yaml"):
-        raise UserError("usage: mmpo translate RECIPE.yaml [--key=value …]")
+        raise UserError(usage)
     words, unknown = translate(Path(argv[0]), argv[1:])
     print(shlex.join(words))
     if unknown:

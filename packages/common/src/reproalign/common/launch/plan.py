@@ -47,8 +47,8 @@ def plan(config: LaunchConfig, hardware: Hardware, record: str) -> Plan:
     Raises:
         UserError: if the machine cannot run it, or would silently run something else.
     """
-    strategy = choose("launch.strategy", config.strategy, STRATEGIES)
     check(config, hardware)
+    strategy = config.strategy
     if strategy == "single":
         return Plan()
     environment = {}
@@ -101,7 +101,8 @@ def check(config: LaunchConfig, hardware: Hardware) -> None:
     Raises:
         UserError: saying what does not fit and what would.
     """
-    strategy, here = config.strategy, f"this machine has {hardware.gpus} GPU(s)"
+    strategy = choose("launch.strategy", config.strategy, STRATEGIES)
+    here = f"this machine has {hardware.gpus} GPU(s)"
     if config.processes < 1 or config.machines < 1:
         raise UserError(f"launch.processes={config.processes} and launch.machines={config.machines} must be at least 1")
     if config.processes % config.machines:

@@ -36,7 +36,7 @@ def slurm_script(config: LaunchConfig, job: str, record: str, config_json: str) 
         "output": "%x-%j.log",
         **config.slurm_options,
     }
-    header = "\n".join(f"#SBATCH --{key}={value}" for key, value in options.items())
+    header = "\n".join(f"#SBATCH --{key}={shlex.quote(value)}" for key, value in options.items())
     words = launcher(replace(config, main_address="@ADDRESS@", machine_rank=0))
     words = ["python", *words[1:]]  # the node's own interpreter, from the activated environment
     command = shlex.join([*words, "-m", "reproalign.common.launch.worker", record])
@@ -48,8 +48,8 @@ def slurm_script(config: LaunchConfig, job: str, record: str, config_json: str) 
 set -euo pipefail
 # Activate the environment in which reproalign is installed here, on every node the same.
 
-MAIN_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export MAIN_ADDRESS
+MAIN_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export MAIN_ADDRESS=${{MAIN_ADDRESS%%$'\\n'*}} # the first; "| head -n 1" could break the pipe, and with it the job
 mkdir -p {shlex.quote(record.rpartition("/")[0] or ".")}
 cat > {shlex.quote(record)} <<'CONFIG'
 {config_json}

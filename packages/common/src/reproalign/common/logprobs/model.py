@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -210,8 +211,9 @@ def _through_module(
     hidden, targets = _hidden_states(base, scored, **kwargs)
     module = base.get_output_embeddings()
     size = chunk_size or default_chunk_size(base.config.get_text_config().vocab_size, hidden.device)
-    if _is_partitioned(module):
-        # Every call gathers the head on all ranks, and ranks differ in tokens: one chunk, or they would wait for ever.
+    if _is_partitioned(base) or any(isinstance(part, FSDPModule) for part in base.modules()):
+        # A call may gather the head on all ranks, and ranks differ in tokens: one chunk, or they would wait for ever.
+        # (FSDP's weights look whole as long as they are gathered, hence the second question.)
         size = max(len(targets), 1)
 
     def part_logps(part: Tensor, part_targets: Tensor) -> Tensor:

@@ -1,0 +1,230 @@
+"""What is started, on which machine, with which files; made-up machines stand for the hardware."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reproalign.common.config import LaunchConfig
+from reproalign.common.errors import UserError
+from reproalign.common.invocation import Invocation
+from reproalign.common.launch import start
+from reproalign.common.launch.plan import STRATEGIES, Hardware, check_in_force, deepspeed_config, plan
+from reproalign.common.launch.slurm import slurm_script
+
+LAPTOP = Hardware(gpus=0, deepspeed=False)
+SERVER = Hardware(gpus=0, deepspeed=True)
+EIGHT = Hardware(gpus=8, deepspeed=True)
+AWKWARD = """two words, it's "quoted", $HOME `date` \\n #"""
+
+
+def launch(strategy: str, processes: int = 2, **more) -> LaunchConfig:
+    return LaunchConfig(strategy=strategy, processes=processes, **more)
+
+
+def option(command: list[str], name: str) -> str:
+    return command[command.index(f"--{name}") + 1]
+
+
+@pytest.mark.parametrize(
+    ("config", "machine", "message"),
+    [
+        (launch("zero4"), EIGHT, "unknown launch.strategy 'zero4' (did you mean 'zero3'?)"),
+        (launch("ddp", 0), EIGHT, "launch.processes=0 and launch.machines=1 must be at least 1"),
+        (launch("ddp", 2, machines=0), EIGHT, "launch.processes=2 and launch.machines=0 must be at least 1"),
+        (launch("ddp", 3, machines=2), EIGHT, "launch.processes=3 (over all machines) is not divisible by launch.mach"),
+        (launch("ddp", 4, machines=2, machine_rank=2), EIGHT, "launch.machine_rank=2 is not below launch.machines=2"),
+        (launch("ddp", 4, machine_rank=-1), EIGHT, "launch.machine_rank=-1 is not below launch.machines=1"),
+        (launch("ddp", 4, machines=2), EIGHT, "several machines need launch.main_address"),
+        (launch("single"), EIGHT, "launch.strategy=single runs one process, not 2; use launch=ddp"),
+        (launch("zero1"), Hardware(gpus=8, deepspeed=False), "launch.strategy=zero1 needs DeepSpeed: pip install"),
+        (launch("zero3-offload"), Hardware(gpus=8, deepspeed=False), "launch.strategy=zero3-offload needs DeepSpeed"),
+        (launch("fsdp"), SERVER, "launch.strategy=fsdp needs GPUs (this machine has 0 GPU(s); on a CPU it would"),
+        (launch("zero3-offload"), SERVER, "needs GPUs to offload from (this machine has 0 GPU(s)); use launch=zero3"),
+        (launch("ddp", 9), EIGHT, "launch.processes=9 is 9 per machine, but this machine has 8 GPU(s)"),
+        (launch("fsdp", 18, machines=2, main_address="a"), EIGHT, "launch.processes=18 is 9 per machine, but this"),
+    ],
+)  # fmt: skip
+def test_what_a_machine_cannot_run_is_refused(config, machine, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        plan(config, machine, "run.json")
+
+
+def test_a_single_process_needs_no_command():
+    for machine in (LAPTOP, EIGHT):
+        assert plan(launch("single", 1), machine, "run.json").command == []
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "single"])
+def test_the_command_of_a_strategy(strategy):
+    planned = plan(launch(strategy, 8, main_port=29501), EIGHT, "a run.json")
+    command = planned.command
+    assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
+    # DeepSpeed is set up by the trainer; its processes are started like data-parallel ones.
+    assert Path(option(command, "config_file")).name == ("fsdp.yaml" if strategy == "fsdp" else "ddp.yaml")
+    assert (option(command, "num_processes"), option(command, "num_machines")) == ("8", "1")
+    assert (option(command, "machine_rank"), option(command, "main_process_port")) == ("0", "29501")
+    assert "--main_process_ip" not in command
+    assert command[-3:] == ["-m", "reproalign.common.launch.worker", "a run.json"]
+    assert planned.environment == {}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "environment"),
+    [("ddp", {"ACCELERATE_USE_CPU": "true"}), *((f"zero{n}", {"DS_ACCELERATOR": "cpu"}) for n in (1, 2, 3))],
+)
+def test_without_gpus_the_processes_are_told_to_use_the_cpu(strategy, environment):
+    assert plan(launch(strategy, 64), SERVER, "run.json").environment == environment
+
+
+def test_every_machine_gets_its_rank_and_the_first_ones_address():
+    commands = [
+        plan(launch("zero3", 16, machines=2, machine_rank=rank, main_address="node-1"), EIGHT, "run.json").command
+        for rank in (0, 1)
+    ]
+    for rank, command in enumerate(commands):
+        assert (option(command, "num_processes"), option(command, "num_machines")) == ("16", "2")
+        assert (option(command, "machine_rank"), option(command, "main_process_ip")) == (str(rank), "node-1")
+    assert [word for word in commands[0] if word not in commands[1]] == ["0"]
+
+
+def test_a_strategy_that_fell_back_to_another_is_noticed():
+    for strategy, kind in [("single", "NO"), ("ddp", "MULTI_CPU"), ("fsdp", "FSDP"), ("zero2", "DEEPSPEED")]:
+        check_in_force(strategy, kind)
+        for other in {"NO", "MULTI_GPU", "FSDP", "DEEPSPEED"} - {kind, "MULTI_GPU" if strategy == "ddp" else ""}:
+            with pytest.raises(UserError, match=f"launch.strategy={strategy} was asked for, but {other} is in force"):
+                check_in_force(strategy, other)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_the_packaged_accelerate_files(strategy):
+    file = Path(option(plan(launch(strategy), EIGHT, "run.json").command, "config_file"))
+    settings = yaml.safe_load(file.read_text())
+    assert settings["distributed_type"] == {"ddp": "MULTI_GPU", "fsdp": "FSDP"}[strategy]
+    assert (settings["compute_environment"], settings["rdzv_backend"]) == ("LOCAL_MACHINE", "static")
+    assert settings["use_cpu"] is False
+    assert "mixed_precision" not in settings  # trainer.bf16 decides
+    if strategy == "fsdp":
+        assert settings["fsdp_config"]["fsdp_version"] == 2
+        assert settings["fsdp_config"]["fsdp_reshard_after_forward"] is True
+        assert settings["fsdp_config"]["fsdp_offload_params"] is False
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_packaged_deepspeed_files(strategy):
+    file = deepspeed_config(strategy)
+    if not strategy.startswith("zero"):
+        assert file is None
+        return
+    settings = json.loads(Path(file).read_text())
+    zero = settings.pop("zero_optimization")
+    assert zero["stage"] == int(strategy[4])
+    offloaded = {key: value["device"] for key, value in zero.items() if key.startswith("offload")}
+    both = {"offload_optimizer": "cpu", "offload_param": "cpu"}
+    assert offloaded == (both if strategy == "zero3-offload" else {})
+    # At stage 3 no process holds the whole model, so that saving it has to gather the shards.
+    assert zero.get("stage3_gather_16bit_weights_on_model_save", False) == (zero["stage"] == 3)
+    for key in ("gradient_accumulation_steps", "gradient_clipping", "train_batch_size"):
+        assert settings[key] == "auto"  # the trainer's own
+    assert settings["bf16"] == settings["fp16"] == {"enabled": "auto"}
+
+
+def run_script(folder: Path, script: str, node: int) -> list[str]:
+    """Run a batch script with stand-ins for SLURM's commands; return the words that ``python`` gets on ``node``."""
+    bin_folder = folder / "bin"
+    bin_folder.mkdir(exist_ok=True)
+    stand_ins = {
+        "scontrol": "printf 'node-%s\\n' 7 8",
+        "srun": 'shift; exec "$@"',
+        "python": f"exec {shlex.quote(sys.executable)} -c 'import json, sys; print(json.dumps(sys.argv[1:]))' \"$@\"",
+    }
+    for name, body in stand_ins.items():
+        (bin_folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (bin_folder / name).chmod(0o755)
+    environment = {
+        "PATH": f"{bin_folder}:/usr/bin:/bin",
+        "SLURM_JOB_NODELIST": "node-[7-8]",
+        "SLURM_NODEID": str(node),
+        "HOME": "/nobody",
+    }
+    (folder / "job.sh").write_text(script)
+    done = subprocess.run(["bash", "job.sh"], capture_output=True, text=True, cwd=folder, env=environment, check=True)
+    return json.loads(done.stdout)
+
+
+def test_a_slurm_script_starts_the_planned_command_on_every_node(tmp_path):
+    config = launch("fsdp", 16, machines=2, main_port=29501, slurm_options={"time": "24:00:00", "output": "%j.log"})
+    script = slurm_script(config, "gamma", "runs/gamma.invocation.json", '{"a": 1}')
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    header = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.MULTILINE))
+    assert header == {
+        "job-name": "gamma",
+        "nodes": "2",
+        "ntasks-per-node": "1",  # one launcher per node, which starts the node's processes
+        "gpus-per-node": "8",
+        "time": "24:00:00",
+        "output": "%j.log",
+    }
+    for node in (0, 1):
+        by_hand = launch("fsdp", 16, machines=2, main_port=29501, machine_rank=node, main_address="node-7")
+        expected = plan(by_hand, EIGHT, "runs/gamma.invocation.json").command[1:]
+        assert run_script(tmp_path, script, node) == expected
+    assert (tmp_path / "runs/gamma.invocation.json").read_text() == '{"a": 1}\n'
+
+
+def test_awkward_words_reach_the_nodes_unchanged(tmp_path):
+    record, content = f"runs {AWKWARD}/x.invocation.json", json.dumps({"output_dir": AWKWARD})
+    config = launch("ddp", 2, machines=1, slurm_options={"comment": AWKWARD})
+    script = slurm_script(config, AWKWARD, record, content)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    for name in ("job-name", "comment"):
+        (line,) = [line for line in script.splitlines() if line.startswith(f"#SBATCH --{name}=")]
+        assert shlex.split(line.removeprefix("#SBATCH ")) == [f"--{name}={AWKWARD}"]
+    assert run_script(tmp_path, script, 0)[-1] == record
+    assert (tmp_path / record).read_text() == f"{content}\n"
+
+
+def invocation(folder: Path, config: LaunchConfig) -> Invocation:
+    return Invocation(
+        command=["mmpo", "train"],
+        package="reproalign.mmpo",
+        verb="train",
+        schema="module:Schema",
+        target="module:function",
+        config={"output_dir": str(folder / "run"), "launch": asdict(config)},
+    )
+
+
+def test_a_slurm_launch_prints_the_script_and_writes_nothing(tmp_path, capsys):
+    asked = invocation(tmp_path, launch("zero3", 16, machines=2, slurm=True))  # more than this machine has
+    assert start(asked, dry_run=False) == 0
+    script = capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    (content,) = re.findall(r"<<'CONFIG'\n(.*)\nCONFIG\n", script)
+    carried = json.loads(content)
+    assert carried["config"]["launch"].pop("slurm") is False  # the job runs; it does not print another script
+    assert carried["config"]["launch"].items() <= asked.config["launch"].items()
+    assert {**carried, "config": None} == {**asdict(asked), "config": None}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (launch("single", 1, slurm=True), "a SLURM job needs a strategy for several processes"),
+        (launch("zero4", slurm=True), "unknown launch.strategy 'zero4'"),
+        (launch("ddp", 3, machines=2, slurm=True), "not divisible by launch.machines=2"),
+        (launch("ddp", 3, machines=0, slurm=True), "must be at least 1"),
+    ],
+)
+def test_a_slurm_launch_is_checked_before_it_waits_in_a_queue(tmp_path, capsys, config, message):
+    with pytest.raises(UserError, match=message):
+        start(invocation(tmp_path, config), dry_run=False)
+    assert capsys.readouterr().out == ""
