@@ -57,7 +57,11 @@ def cached(folder: Path, parts: list[Any], build: Callable[[], Dataset]) -> Data
             try:
                 disable_progress_bars()  # the building showed its progress; the saving takes no time
                 built.save_to_disk(temporary)
-                temporary.rename(path)
+                try:
+                    temporary.rename(path)
+                except OSError:
+                    if not path.is_dir():  # else another run has made the same meanwhile
+                        raise
             finally:
                 enable_progress_bars()
                 shutil.rmtree(temporary, ignore_errors=True)

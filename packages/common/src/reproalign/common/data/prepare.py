@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from reproalign.common.data.sources import SOURCES, Source
 from reproalign.common.data.templates import render, render_completion, set_template, with_system
 from reproalign.common.data.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
 from reproalign.common.errors import UserError, choose
-from reproalign.common.files import write_text
+from reproalign.common.files import sha256_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,10 @@ def load_preferences(config: DataConfig, *, rejects_dir: Path | None = None) -> 
     Raises:
         UserError: for the first bad row (with file and line) under ``on_error=raise``, and for unusable settings.
     """
-    source = SOURCES[choose("data.source", config.source, SOURCES)]
+    return _load(config, SOURCES[choose("data.source", config.source, SOURCES)], rejects_dir)
+
+
+def _load(config: DataConfig, source: Source, rejects_dir: Path | None) -> PreferenceData:
     choose("data.on_error", config.on_error, ["raise", "skip"])
     if config.mix:
         return _load_mixture(config, source, rejects_dir)
@@ -81,10 +85,7 @@ def load_preferences(config: DataConfig, *, rejects_dir: Path | None = None) -> 
     if config.eval_path or (config.eval_split and not config.path):
         evaluation, provenance["evaluation"] = _load_split(config, source, "evaluation", rejects_dir)
     elif config.eval_fraction:
-        if not 0 < config.eval_fraction < 1:
-            raise UserError(f"data.eval_fraction={config.eval_fraction} must be between 0 and 1")
-        parts = train.train_test_split(test_size=config.eval_fraction, seed=42)
-        train, evaluation = parts["train"], parts["test"]
+        train, evaluation = _hold_out(train, config.eval_fraction)
     train, evaluation = _head(train, config.max_rows), _head(evaluation, config.max_eval_rows)
     for name, dataset in (("train", train), ("evaluation", evaluation)):
         if dataset is not None:
@@ -114,15 +115,7 @@ def load_messages(config: DataConfig, *, rejects_dir: Path | None = None) -> Pre
             data.provenance,
         )
     source = Source("messages", _message_record, None, ("train", "test"))  # type: ignore[arg-type]
-    train, facts = _load_split(config, source, "train", rejects_dir)
-    train = _head(train, config.max_rows)
-    evaluation = None
-    provenance = {"train": facts | {"rows_used": len(train), "sha256": fingerprint_dataset(train)}}
-    if config.eval_path or (config.eval_split and not config.path):
-        evaluation, facts = _load_split(config, source, "evaluation", rejects_dir)
-        evaluation = _head(evaluation, config.max_eval_rows)
-        provenance["evaluation"] = facts | {"rows_used": len(evaluation), "sha256": fingerprint_dataset(evaluation)}
-    return PreferenceData(train, evaluation, provenance)
+    return _load(config, source, rejects_dir)
 
 
 def render_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
@@ -254,23 +247,36 @@ def text_features(dataset: Dataset) -> Features:
 
 def _load_mixture(config: DataConfig, source: Source, rejects_dir: Path | None) -> PreferenceData:
     parts, provenance = [], {}
-    for name, fraction in (config.mix or {}).items():
+    for number, (name, fraction) in enumerate((config.mix or {}).items(), start=1):
         single = DataConfig(**{**config.__dict__, "mix": None, "name": name, "path": None, "eval_path": None})
         splits = {}
         for role, split in (("train", config.train_split), ("evaluation", config.eval_split)):
             if split:
-                dataset, facts = _load_split(single, source, role, rejects_dir)
+                dataset, facts = _load_split(single, source, role, rejects_dir, f"-{number}")
                 splits["train" if role == "train" else "test"] = dataset
                 provenance[f"{role}:{name}"] = facts | {"sha256": fingerprint_dataset(dataset)}
         parts.append(MixPart(name, fraction, splits))
     mixed = mix_datasets(parts)
-    return PreferenceData(
-        _head(mixed["train"], config.max_rows), _head(mixed.get("test"), config.max_eval_rows), provenance
-    )
+    if not mixed.get("train"):
+        raise UserError("data.mix leaves no training rows; set data.train_split and larger shares")
+    train, evaluation = mixed["train"], mixed.get("test")
+    if evaluation is None and config.eval_fraction:
+        train, evaluation = _hold_out(train, config.eval_fraction)
+    return PreferenceData(_head(train, config.max_rows), _head(evaluation, config.max_eval_rows), provenance)
+
+
+def _hold_out(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
+    if not 0 < fraction < 1:
+        raise UserError(f"data.eval_fraction={fraction} must be between 0 and 1")
+    held = math.ceil(fraction * len(dataset))
+    if held >= len(dataset):
+        raise UserError(f"data.eval_fraction={fraction} of {len(dataset)} rows leaves none to train on")
+    parts = dataset.train_test_split(test_size=held, seed=42)
+    return parts["train"], parts["test"]
 
 
 def _load_split(
-    config: DataConfig, source: Source, role: str, rejects_dir: Path | None
+    config: DataConfig, source: Source, role: str, rejects_dir: Path | None, part: str = ""
 ) -> tuple[Dataset, dict[str, Any]]:
     local = config.path if role == "train" else config.eval_path
     split = config.train_split if role == "train" else config.eval_split
@@ -289,7 +295,7 @@ def _load_split(
         facts = {"name": name, "split": split, "revision": config.revision, "commit": commit}
     records, rejects, differing = _to_records(rows, source, config.on_error, f"reading {role} rows")
     if rejects:
-        _report_rejects(rejects, role, rejects_dir)
+        _report_rejects(rejects, role, rejects_dir, part)
     if not records:
         raise UserError(f"{local or facts.get('name')}: none of its {len(rejects)} rows is usable")
     if differing:
@@ -315,9 +321,12 @@ def _to_records(
             kind = kind or type(record.get("prompt"))
             if type(record.get("prompt")) is not kind:
                 raise RowError("text and messages are mixed in one file; use one form")
+            json.dumps(record, ensure_ascii=False).encode()
             differing += _prompts_differ(row.values)
             records.append(record)
-        except RowError as error:
+        except (RowError, UnicodeEncodeError) as error:
+            if isinstance(error, UnicodeEncodeError):  # JSON can hold half a surrogate pair, Arrow cannot
+                error = RowError(f"text that is not valid Unicode ({error.reason})")
             if on_error == "raise":
                 raise UserError(
                     f"{row.place}: {error}; mend the row, or set data.on_error=skip to set such rows aside"
@@ -331,10 +340,10 @@ def _prompts_differ(values: dict[str, Any]) -> bool:
     return isinstance(chosen, list) and isinstance(rejected, list) and chosen[:-1] != rejected[:-1]
 
 
-def _report_rejects(rejects: list[dict[str, str]], role: str, folder: Path | None) -> None:
+def _report_rejects(rejects: list[dict[str, str]], role: str, folder: Path | None, part: str) -> None:
     where = ""
     if folder is not None:
-        path = folder / f"rejects-{role}.jsonl"
+        path = folder / f"rejects-{role}{part}.jsonl"
         write_text(path, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
         where = f", listed in {path}"
     logger.warning("%d bad %s rows were set aside%s; the first: %s", len(rejects), role, where, rejects[0])
@@ -379,7 +388,11 @@ def _map(
         cache_folder(config.cache_dir),
         parts,
         lambda: dataset.map(
-            build, features=features, num_proc=_processes(config, dataset), desc=stage.replace("_", " ")
+            build,
+            features=features,
+            num_proc=_processes(config, dataset),
+            desc=stage.replace("_", " "),
+            new_fingerprint=sha256_json(parts)[:32],  # else datasets pickles build and all it refers to for one
         ),
     )
 
@@ -408,6 +421,7 @@ def _tokenize(
             remove_columns=texts,
             num_proc=_processes(config, dataset),
             desc=stage.replace("_", " "),
+            new_fingerprint=sha256_json(parts)[:32],
         ),
     )
 

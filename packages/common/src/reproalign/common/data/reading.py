@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -63,11 +64,7 @@ def read_local(path: Path) -> Iterator[Row]:
         UserError: if the file as a whole cannot be read, is empty, or is of another kind.
     """
     if path.is_dir():
-        from datasets import load_from_disk
-
-        rows: Iterator[Row] = (
-            Row(f"{path} row {n}", dict(row)) for n, row in enumerate(load_from_disk(str(path)), start=1)
-        )
+        rows = _saved(path)
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         rows = _json_lines(path)
     elif path.name.endswith(".json"):
@@ -112,13 +109,25 @@ def describe_file(path: Path) -> dict[str, Any]:
     return {"path": str(path), "sha256": None if path.is_dir() else sha256_file(path)}
 
 
+def _saved(path: Path) -> Iterator[Row]:
+    import pyarrow
+    from datasets import load_from_disk
+
+    try:
+        dataset = load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read as a save_to_disk folder ({error})") from error
+    for number, row in enumerate(dataset, start=1):
+        yield Row(f"{path} row {number}", dict(row))
+
+
 def _json_lines(path: Path) -> Iterator[Row]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8") as f:
             for number, line in enumerate(f, start=1):
                 if line.strip():
                     yield _json_row(f"{path} line {number}", line)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 

@@ -150,8 +150,8 @@ def _standard(row: dict[str, Any]) -> tuple[Text, Text, Text]:
     chosen, rejected = row["chosen"], column(row, "rejected")
     if not isinstance(rejected, str):
         raise RowError("'chosen' is text but 'rejected' is not")
-    if "prompt" in row:
-        prompt = row["prompt"]
+    prompt = row.get("prompt")  # None: columns of other rows in the file, as Parquet fills them in
+    if prompt is not None:
         if not isinstance(prompt, str):
             raise RowError("'chosen' is text but 'prompt' is not")
         return prompt, chosen, rejected
