@@ -22,13 +22,13 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.config import DataConfig
 from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer
 from reproalign.common.data.mixing import MixPart, mix_datasets
-from reproalign.common.data.reading import Row, describe_file, local_path, read_hub, read_local
+from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.data.records import Message, RowError, Text, messages
 from reproalign.common.data.sources import SOURCES, Source
 from reproalign.common.data.templates import render, render_completion, set_template, with_system
 from reproalign.common.data.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
 from reproalign.common.errors import UserError, choose
-from reproalign.common.files import sha256_json, write_text
+from reproalign.common.files import sha256_file, sha256_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -284,7 +284,10 @@ def _load_split(
     if local:
         path = local_path(local, split)
         rows: Iterable[Row] = read_local(path)
-        facts = describe_file(path)
+        facts = {
+            "path": local,
+            "sha256": None if path.is_dir() else sha256_file(path),
+        }  # as asked for: `demo:…` is no path
     else:
         name = config.name or source.hub
         if name is None:

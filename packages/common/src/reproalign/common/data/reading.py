@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.errors import UserError
-from reproalign.common.files import sha256_file
 
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
 
@@ -102,11 +101,6 @@ def read_hub(name: str, config_name: str | None, split: str, revision: str | Non
     except Exception:  # served from the local cache, without a connection
         commit = None
     return (Row(f"{name}/{split} row {n}", dict(row)) for n, row in enumerate(dataset, start=1)), commit
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """Return what a run record says of a local source."""
-    return {"path": str(path), "sha256": None if path.is_dir() else sha256_file(path)}
 
 
 def _saved(path: Path) -> Iterator[Row]:
