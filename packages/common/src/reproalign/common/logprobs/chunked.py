@@ -21,7 +21,6 @@ by chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,13 +28,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}  # CPU: what stays near the caches; GPU: what keeps it busy
-
-
-def default_chunk_size(vocab_size: int, device: torch.device) -> int:
-    """Return how many token positions fit a float32 logits buffer of 32 MiB (CPU) or 256 MiB (accelerators)."""
-    budget = CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"])
-    return max(16, budget // (4 * vocab_size))
+from reproalign.common.logprobs.chunks import (
+    add_product,
+    cap_slope,
+    chunk_logits,
+    chunks,
+    default_chunk_size,
+    statistics_dtype,
+)
 
 
 def chunked_token_logps(
@@ -98,17 +98,17 @@ class _ChunkedLogps(torch.autograd.Function):
         ctx.recompute = need_weight or need_bias
         ctx.options = (softcap, scale, size)
         jacobian = torch.empty_like(hidden) if need_hidden and not ctx.recompute else None
-        logps = hidden.new_empty(len(targets), dtype=_statistics_dtype(hidden))
-        for part in _chunks(len(targets), size):
-            logits = _logits(hidden[part], weight, bias, softcap, scale)
-            cap_slope = _cap_slope(logits, softcap) if jacobian is not None else None
+        logps = hidden.new_empty(len(targets), dtype=statistics_dtype(hidden))
+        for part in chunks(len(targets), size):
+            logits = chunk_logits(hidden[part], weight, bias, softcap, scale)
+            slope = cap_slope(logits, softcap) if jacobian is not None else None
             picked = logits.gather(1, targets[part, None]).squeeze(1)
             logsumexp = logits.logsumexp(1)
             logps[part] = picked - logsumexp
             if jacobian is not None:
                 gradient = _unit_minus_softmax(logits, logsumexp, targets[part])
-                if cap_slope is not None:
-                    gradient.mul_(cap_slope)
+                if slope is not None:
+                    gradient.mul_(slope)
                 jacobian[part] = (gradient.to(weight.dtype) @ weight).mul_(scale)
         if ctx.recompute:
             ctx.save_for_backward(hidden, weight, bias, targets)
@@ -126,24 +126,24 @@ class _ChunkedLogps(torch.autograd.Function):
         hidden, weight, bias, targets = ctx.saved_tensors
         softcap, scale, size = ctx.options
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        dtype = _statistics_dtype(hidden)
+        dtype = statistics_dtype(hidden)
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=dtype) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=dtype) if need_bias else None
-        for part in _chunks(len(targets), size):
-            logits = _logits(hidden[part], weight, bias, softcap, scale)
-            cap_slope = _cap_slope(logits, softcap)
+        for part in chunks(len(targets), size):
+            logits = chunk_logits(hidden[part], weight, bias, softcap, scale)
+            slope = cap_slope(logits, softcap)
             gradient = _unit_minus_softmax(logits, logits.logsumexp(1), targets[part])
             gradient.mul_(grad[part, None] * scale)
-            if cap_slope is not None:
-                gradient.mul_(cap_slope)
+            if slope is not None:
+                gradient.mul_(slope)
             if grad_bias is not None:
                 grad_bias += gradient.sum(0)
             gradient = gradient.to(weight.dtype)
             if grad_hidden is not None:
                 torch.mm(gradient, weight, out=grad_hidden[part])
             if grad_weight is not None:
-                _add_product(grad_weight, gradient, hidden[part])
+                add_product(grad_weight, gradient, hidden[part])
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -152,40 +152,8 @@ class _ChunkedLogps(torch.autograd.Function):
         )
 
 
-def _statistics_dtype(hidden: Tensor) -> torch.dtype:
-    return torch.float64 if hidden.dtype == torch.float64 else torch.float32
-
-
-def _chunks(length: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))
-
-
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float) -> Tensor:
-    """Logits of one chunk in the statistics dtype; the buffer is the caller's to overwrite."""
-    logits = hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
-    logits = logits.to(_statistics_dtype(hidden))
-    if scale != 1.0:
-        logits.mul_(scale)
-    if softcap is not None:
-        logits.div_(softcap).tanh_().mul_(softcap)
-    return logits
-
-
-def _cap_slope(logits: Tensor, softcap: float | None) -> Tensor | None:
-    """D softcap(a)/da from the capped logits: 1 - (z/c)²."""
-    return None if softcap is None else 1.0 - (logits / softcap).square()
-
-
 def _unit_minus_softmax(logits: Tensor, logsumexp: Tensor, targets: Tensor) -> Tensor:
     """e_y - softmax(z), written into the logits' buffer."""
     gradient = logits.sub_(logsumexp[:, None]).exp_().neg_()
     gradient[torch.arange(len(targets), device=targets.device), targets] += 1.0
     return gradient
-
-
-def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
-    """Total += gradientᵀ hidden, kept in float32 when the inputs are 16-bit: chunks would round off each other."""
-    if total.dtype == hidden.dtype:
-        total.addmm_(gradient.T, hidden)
-    else:
-        total.add_(gradient.T @ hidden)

@@ -28,7 +28,8 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from reproalign.common.errors import choose
-from reproalign.common.logprobs.chunked import chunked_token_logps, default_chunk_size
+from reproalign.common.logprobs.chunked import chunked_token_logps
+from reproalign.common.logprobs.chunks import default_chunk_size
 from reproalign.common.logprobs.plain import IGNORE, token_logps
 
 logger = logging.getLogger(__name__)

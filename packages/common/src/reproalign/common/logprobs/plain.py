@@ -1,6 +1,8 @@
-"""The oracle: log-probabilities from full logits, written to be read."""
+"""The oracle: log-probabilities and token statistics from full logits, written to be read."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -38,3 +40,31 @@ def sequence_logps(
     """Sum (or mean) of :func:`token_logps` over the scored tokens; a row without any gives 0 (or NaN)."""
     sums = token_logps(logits, labels, ignore_index).sum(-1)
     return sums / (labels[:, 1:] != ignore_index).sum(-1) if average else sums
+
+
+def token_statistics(
+    logits: Float[Tensor, "tokens vocab"],
+    ref_logits: Float[Tensor, "tokens vocab"],
+    targets: Int[Tensor, " tokens"],
+    measure: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+) -> dict[str, Float[Tensor, " tokens"]]:
+    """Every statistic of :mod:`reproalign.common.logprobs.statistics`, by its formula and by autograd.
+
+    ``risk`` is there if ``measure`` is given; its gradient is the measure's own derivative.
+    """
+    logps, ref_logps = torch.log_softmax(logits, -1), torch.log_softmax(ref_logits, -1).detach()
+    probabilities, ref_probabilities = logps.exp(), ref_logps.exp()
+    difference = ref_logps - logps
+    values = {
+        "logps": logps.gather(1, targets[:, None]).squeeze(1),
+        "ref_logps": ref_logps.gather(1, targets[:, None]).squeeze(1),
+        "forward_kl": (ref_probabilities * difference).sum(1),
+        "reverse_kl": -(probabilities * difference).sum(1),
+        "entropy": -(probabilities * logps).sum(1),
+    }
+    if measure is not None:
+        with torch.no_grad():
+            risk, weights = measure(difference, ref_probabilities)
+        linear = (weights * difference).sum(1)
+        values["risk"] = risk + linear - linear.detach()  # the value of Φ with the derivative w
+    return values

@@ -1,0 +1,276 @@
+r"""Per-token statistics of a policy against its reference over the whole vocabulary, a chunk of tokens at a time.
+
+With l = log softmax(z) of the policy, l' of the reference, π = exp(l), p = exp(l'), d = l' - l and target y, per token
+
+    logps        l[y]
+    ref_logps    l'[y]                                  (constant)
+    forward_kl   Σ_v p (l' - l)  = KL(π_ref ‖ π)
+    reverse_kl   Σ_v π (l - l')  = KL(π ‖ π_ref)
+    entropy      -Σ_v π l
+    risk         Φ[d(V)], V ~ p, of a :data:`Measure`
+
+Computed plainly, each takes several tokens x vocabulary float32 buffers. Here the buffers are chunk_size x vocabulary,
+in the forward and in the backward, which makes the logits again.
+
+Backward. With incoming gradients g_s per statistic s, w = dΦ/dd (from the measure) and, since d has -l in it,
+dΦ/dl = -w, the gradient of the policy's logits is
+
+    dL/dz = g_logps (e_y - π) + g_forward (π - p) + g_reverse π (-d - reverse_kl) - g_entropy π (l + entropy)
+            + g_risk (π Σ_v w - w)
+
+and from there on to hidden states, head and bias as in :mod:`reproalign.common.logprobs.chunked`. The reference gets no
+gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from reproalign.common.logprobs.chunks import (
+    add_product,
+    cap_slope,
+    chunk_logits,
+    chunks,
+    default_chunk_size,
+    statistics_dtype,
+)
+
+STATISTICS = ("logps", "ref_logps", "forward_kl", "reverse_kl", "entropy", "risk")
+BUFFERS = 4  # tokens x vocabulary buffers that a chunk has at once
+
+# (d, p), both (tokens, vocab) -> (Φ, dΦ/dd), (tokens,) and (tokens, vocab). d and p are the caller's: not overwritten.
+Measure = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class HeadStates:
+    """Final hidden states and the head that makes logits of them: z = softcap(scale · (hidden weightᵀ + bias)).
+
+    ``logits`` stands in their place where a head cannot be had as a matrix (adapted or quantised ones).
+    """
+
+    hidden: Float[Tensor, "tokens hidden"] | None = None
+    weight: Float[Tensor, "vocab hidden"] | None = None
+    bias: Float[Tensor, " vocab"] | None = None
+    softcap: float | None = None
+    scale: float = 1.0
+    logits: Float[Tensor, "tokens vocab"] | None = None
+
+
+def chunked_token_statistics(
+    policy: HeadStates,
+    reference: HeadStates,
+    targets: Int[Tensor, " tokens"],
+    *,
+    statistics: Sequence[str] = ("logps", "ref_logps", "forward_kl"),
+    measure: Measure | None = None,
+    chunk_size: int | None = None,
+) -> dict[str, Float[Tensor, " tokens"]]:
+    """Compute ``statistics`` (module docstring) of every token, in nats, in O(chunk_size x vocab) memory.
+
+    Args:
+        policy: has ``hidden`` and ``weight``; gradients reach them and ``bias``.
+        reference: same tokens, same vocabulary; another hidden size and another head are fine.
+        targets: token ids.
+        statistics: names out of :data:`STATISTICS`.
+        measure: Φ, needed for ``risk``.
+        chunk_size: tokens whose logits exist at once; None: by the vocabulary and the memory there is.
+
+    Returns:
+        (tokens,) tensors by name, float32, or float64 for float64 inputs.
+
+    Raises:
+        ValueError: for an unknown statistic, ``risk`` without measure, different vocabularies or numbers of tokens, or
+            a chunk size below 1.
+    """
+    unknown = set(statistics) - set(STATISTICS)
+    if unknown:
+        raise ValueError(f"unknown statistics {sorted(unknown)}; choose from {', '.join(STATISTICS)}")
+    if "risk" in statistics and measure is None:
+        raise ValueError("the statistic 'risk' needs a measure")
+    if policy.hidden is None or policy.weight is None:
+        raise ValueError("the policy's hidden states and head weight are needed")
+    check_reference(reference, len(targets), policy.weight.shape[0])
+    hidden, weight, bias = policy.hidden, policy.weight, policy.bias
+    size = chunk_size
+    if size is None:
+        size = max(1, default_chunk_size(weight.shape[0], hidden.device) // BUFFERS)
+    if size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {size}")
+    if torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    options = _Options(tuple(statistics), measure, policy.softcap, policy.scale, reference, size)
+    values = _ChunkedStatistics.apply(hidden, weight, bias, targets, options)  # type: ignore[no-untyped-call]
+    return dict(zip(statistics, values, strict=True))
+
+
+def check_reference(reference: HeadStates, tokens: int, vocab: int) -> None:
+    """Refuse a reference that does not fit.
+
+    Raises:
+        ValueError: for another number of tokens or another vocabulary.
+    """
+    if reference.logits is not None:
+        found = tuple(reference.logits.shape)
+    elif reference.hidden is not None and reference.weight is not None:
+        found = (reference.hidden.shape[0], reference.weight.shape[0])
+    else:
+        raise ValueError("the reference's hidden states and head weight, or its logits, are needed")
+    if found != (tokens, vocab):
+        raise ValueError(f"the reference has (tokens, vocabulary) {found}, the policy {(tokens, vocab)}")
+
+
+@dataclass(frozen=True)
+class _Options:
+    statistics: tuple[str, ...]
+    measure: Measure | None
+    softcap: float | None
+    scale: float
+    reference: HeadStates
+    size: int
+
+
+def log_softmax_of(states: HeadStates, part: slice) -> Tensor:
+    """Log-probabilities of one chunk of tokens, in a buffer that is the caller's to overwrite."""
+    if states.logits is not None:
+        logits = states.logits[part]
+        return logits.log_softmax(1, dtype=statistics_dtype(logits))
+    assert states.hidden is not None  # check_reference
+    assert states.weight is not None
+    logits = chunk_logits(states.hidden[part], states.weight, states.bias, states.softcap, states.scale)
+    return logits.sub_(logits.logsumexp(1, keepdim=True))
+
+
+class _ChunkedStatistics(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Options
+    ) -> tuple[Tensor, ...]:
+        ctx.options = options
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        policy = HeadStates(hidden, weight, bias, options.softcap, options.scale)
+        dtype = statistics_dtype(hidden)
+        values = {name: hidden.new_empty(len(targets), dtype=dtype) for name in options.statistics}
+        for part in chunks(len(targets), options.size):
+            logps, ref_logps = log_softmax_of(policy, part), log_softmax_of(options.reference, part).to(dtype)
+            found = _values(logps, ref_logps, targets[part], options)
+            for name in options.statistics:
+                values[name][part] = found[name]
+        results = tuple(values[name] for name in options.statistics)
+        ctx.mark_non_differentiable(*(value for name, value in values.items() if name == "ref_logps"))
+        return results
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        options: _Options = ctx.options
+        hidden, weight, bias, targets = ctx.saved_tensors
+        policy = HeadStates(hidden, weight, bias, options.softcap, options.scale)
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        dtype = statistics_dtype(hidden)
+        by_name = {name: grad for name, grad in zip(options.statistics, grads, strict=True) if grad is not None}
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=dtype) if need_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=dtype) if need_bias else None
+        for part in chunks(len(targets), options.size):
+            logits = chunk_logits(hidden[part], weight, bias, options.softcap, options.scale)
+            slope = cap_slope(logits, options.softcap)
+            logps = logits.sub_(logits.logsumexp(1, keepdim=True))
+            ref_logps = log_softmax_of(options.reference, part).to(dtype)
+            chunk_grads = {name: value[part] for name, value in by_name.items()}
+            gradient = _logit_gradient(logps, ref_logps, targets[part], chunk_grads, options.measure)
+            del logits, logps, ref_logps
+            if slope is not None:
+                gradient.mul_(slope)
+            if policy.scale != 1.0:
+                gradient.mul_(policy.scale)
+            if grad_bias is not None:
+                grad_bias += gradient.sum(0)
+            gradient = gradient.to(weight.dtype)
+            if grad_hidden is not None:
+                torch.mm(gradient, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                add_product(grad_weight, gradient, hidden[part])
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(bias.dtype),
+            None,
+            None,
+        )
+
+
+def _values(logps: Tensor, ref_logps: Tensor, targets: Tensor, options: _Options) -> dict[str, Tensor]:
+    wanted = set(options.statistics)
+    values = {
+        "logps": logps.gather(1, targets[:, None]).squeeze(1),
+        "ref_logps": ref_logps.gather(1, targets[:, None]).squeeze(1),
+    }
+    if wanted & {"reverse_kl", "entropy"}:
+        probabilities = logps.exp()
+        values["entropy"] = -torch.linalg.vecdot(probabilities, logps)
+        if "reverse_kl" in wanted:
+            values["reverse_kl"] = -values["entropy"] - torch.linalg.vecdot(probabilities, ref_logps)
+        del probabilities
+    if wanted & {"forward_kl", "risk"}:
+        difference = torch.sub(ref_logps, logps, out=logps)
+        ref_probabilities = ref_logps.exp_()
+        if "forward_kl" in wanted:
+            values["forward_kl"] = torch.linalg.vecdot(ref_probabilities, difference)
+        if "risk" in wanted:
+            assert options.measure is not None  # chunked_token_statistics
+            values["risk"] = options.measure(difference, ref_probabilities)[0]
+    return values
+
+
+def _logit_gradient(
+    logps: Tensor, ref_logps: Tensor, targets: Tensor, grads: dict[str, Tensor], measure: Measure | None
+) -> Tensor:
+    """dL/dz of the module docstring; overwrites its inputs."""
+    probabilities = logps.exp()
+    per_row = torch.zeros_like(logps[:, 0])  # what the row of π is multiplied with
+    gradient = torch.zeros_like(logps) if grads.keys() & {"reverse_kl", "entropy"} else None
+    if gradient is not None:
+        entropy = -torch.linalg.vecdot(probabilities, logps)
+        if "reverse_kl" in grads:
+            reverse = -entropy - torch.linalg.vecdot(probabilities, ref_logps)
+            gradient.addcmul_(logps - ref_logps, grads["reverse_kl"][:, None])
+            per_row -= grads["reverse_kl"] * reverse
+        if "entropy" in grads:
+            gradient.addcmul_(logps, -grads["entropy"][:, None])
+            per_row -= grads["entropy"] * entropy
+    subtract: Tensor | None = None
+    if grads.keys() & {"forward_kl", "risk"}:
+        difference = torch.sub(ref_logps, logps, out=logps)
+        ref_probabilities = ref_logps.exp_()
+        if "risk" in grads:
+            assert measure is not None  # chunked_token_statistics
+            weights = measure(difference, ref_probabilities)[1]
+            per_row += grads["risk"] * weights.sum(1)
+            subtract = weights * grads["risk"][:, None]
+        if "forward_kl" in grads:
+            per_row += grads["forward_kl"]
+            ref_probabilities.mul_(grads["forward_kl"][:, None])
+            subtract = ref_probabilities if subtract is None else subtract.add_(ref_probabilities)
+    if "logps" in grads:
+        per_row -= grads["logps"]
+    gradient = (
+        probabilities.mul_(per_row[:, None])
+        if gradient is None
+        else gradient.add_(per_row[:, None]).mul_(probabilities)
+    )
+    if subtract is not None:
+        gradient.sub_(subtract)
+    if "logps" in grads:
+        gradient[torch.arange(len(targets), device=targets.device), targets] += grads["logps"]
+    return gradient
