@@ -6,12 +6,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
 
 from reproalign.common.logprobs.chunks import default_chunk_size, free_bytes
+from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.plain import token_statistics
 from reproalign.common.logprobs.quantiles import linear_quantile, upper_tail
 from reproalign.common.logprobs.statistics import STATISTICS, HeadStates, chunked_token_statistics
+from reproalign.common.testing import TINY_MODELS, tiny_model
 
 TOKENS, HIDDEN, REF_HIDDEN, VOCAB = 7, 5, 4, 23
 TRAINED = [name for name in STATISTICS if name != "ref_logps"]
@@ -139,6 +142,77 @@ def test_chunks_follow_the_memory_there_is(monkeypatch):
     full = default_chunk_size(50_000, torch.device("cpu"))
     monkeypatch.setattr(chunks, "free_bytes", lambda device: 64 * 2**20)
     assert default_chunk_size(50_000, torch.device("cpu")) * 4 * 50_000 <= 4 * 2**20 < full * 4 * 50_000
+
+
+def batch() -> dict[str, Tensor]:
+    ids = torch.randint(6, 500, (3, 12), generator=torch.Generator().manual_seed(3))
+    attention = torch.ones_like(ids)
+    attention[1, 9:] = 0
+    completion = attention.clone()
+    completion[:, :5] = 0
+    completion[2] = 0
+    return {"input_ids": ids, "attention_mask": attention, "completion_mask": completion}
+
+
+def adapted(targets: list[str]) -> nn.Module:
+    model = get_peft_model(tiny_model(dtype=torch.float64), LoraConfig(r=4, target_modules=targets))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def compare_with_oracle(policy: nn.Module, logits: Tensor, ref_logits: Tensor, reference: HeadStates) -> None:
+    """``logits`` are the policy's own, of all positions; so are the reference's."""
+    inputs = batch()
+    scored = inputs["completion_mask"][:, 1:].bool()
+    targets = inputs["input_ids"][:, 1:][scored]
+    expected = token_statistics(logits[:, :-1][scored], ref_logits[:, :-1][scored], targets, cvar)
+    found = policy(**inputs, statistics=StatisticsRequest(reference, STATISTICS, cvar))
+    assert found.rows.tolist() == [0] * 7 + [1] * 4
+    assert found.counts.tolist() == [7, 4, 0]
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    for name in STATISTICS:
+        torch.testing.assert_close(found.per_token[name], expected[name], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(found.sums[name][0], expected[name][:7].sum(), rtol=1e-10, atol=1e-10)
+        assert found.sums[name][2] == 0
+    total, expected_total = (
+        sum((n + 1) * values[name].square().sum() for n, name in enumerate(TRAINED))
+        for values in (found.per_token, expected)
+    )
+    ours, theirs = torch.autograd.grad(total, trained), torch.autograd.grad(expected_total, trained)
+    for left, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", TINY_MODELS)
+@pytest.mark.parametrize("way", ["chunked", "plain"])
+@pytest.mark.parametrize("ref_way", ["chunked", "plain"])
+def test_models_answer_for_statistics_against_another_model(kind, way, ref_way):
+    """Another head and other weights: only the vocabulary is shared."""
+    policy, reference = tiny_model(kind, dtype=torch.float64), tiny_model("gpt_neox", dtype=torch.float64, seed=5)
+    inputs = batch()
+    arguments = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    logits, ref_logits = policy(**arguments).logits, reference(**arguments).logits.detach()
+    assert install_completion_logps(policy, implementation=way, chunk_size=3) == way
+    assert install_completion_logps(reference, implementation=ref_way) == ref_way
+    states = reference(**inputs, head_states=True)
+    assert (states.weight is None) == (ref_way == "plain")
+    compare_with_oracle(policy, logits, ref_logits, states)
+
+
+@pytest.mark.parametrize(("targets", "way"), [(["q_proj"], "chunked"), (["q_proj", "lm_head"], "module")])
+def test_the_reference_may_be_the_policy_without_its_adapters(targets, way):
+    policy = adapted(targets)
+    inputs = batch()
+    arguments = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    logits = policy(**arguments).logits
+    with policy.disable_adapter():
+        ref_logits = policy(**arguments).logits.detach()
+    assert install_completion_logps(policy, chunk_size=3) == way
+    with policy.disable_adapter():
+        states = policy(**inputs, head_states=True)
+    compare_with_oracle(policy, logits, ref_logits, states)
 
 
 def sorted_tail(values: Tensor, weights: Tensor, mass: float) -> tuple[Tensor, Tensor]:

@@ -1,24 +1,30 @@
 """Completion log-probs inside a causal language model's own ``forward``.
 
 Wrappers (DDP, FSDP, DeepSpeed, accelerate's autocast) act on the model's forward. So the computation is put there: a
-model on which :func:`install_completion_logps` was called answers ``model(..., completion_mask=mask)`` with
-log-probabilities, and every other call as before.
+model on which :func:`install_completion_logps` was called answers
+
+    model(..., completion_mask=mask)                        log-probabilities of the completion tokens
+    model(..., completion_mask=mask, head_states=True)      what a reference hands to a policy: :class:`HeadStates`
+    model(..., completion_mask=mask, statistics=request)    token statistics against such a reference
+
+and every other call as before.
 
 Sharding wrappers act on the output head's forward too: FSDP may give the head a group of its own, and ZeRO-3 gathers
-weights around the module that owns them. So the head's forward likewise learns to answer ``head(hidden, targets)``,
-and it is called once per forward on every rank, however many tokens and chunks a rank has: collectives always meet.
+weights around the module that owns them. So the head's forward likewise learns to let a function read its weights,
+``head(hidden, read=function)``, and it is called once per forward on every rank, however many tokens and chunks a rank
+has: collectives always meet.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -30,7 +36,8 @@ from transformers.utils.generic import ModelOutput
 from reproalign.common.errors import choose
 from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.chunks import default_chunk_size
-from reproalign.common.logprobs.plain import IGNORE, token_logps
+from reproalign.common.logprobs.plain import token_statistics
+from reproalign.common.logprobs.statistics import HeadStates, Measure, chunked_token_statistics, log_softmax_of
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +61,32 @@ class CompletionLogps(ModelOutput):  # type: ignore[misc]
     sums: Tensor | None = None
     means: Tensor | None = None
     counts: Tensor | None = None
+
+
+@dataclass
+class CompletionStatistics(ModelOutput):  # type: ignore[misc]
+    """Statistics of the completion tokens of a batch against a reference, in nats.
+
+    Attributes:
+        per_token: name -> (tokens,), of every completion token, rows one after the other.
+        sums: name -> (batch,), their sum per row.
+        rows: (tokens,) the row each token belongs to.
+        counts: (batch,) completion tokens per row.
+    """
+
+    per_token: dict[str, Tensor] | None = None
+    sums: dict[str, Tensor] | None = None
+    rows: Tensor | None = None
+    counts: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StatisticsRequest:
+    """Which statistics of :mod:`reproalign.common.logprobs.statistics` a policy is asked for, and against what."""
+
+    reference: HeadStates
+    names: tuple[str, ...]
+    measure: Measure | None = None
 
 
 @dataclass(frozen=True)
@@ -91,17 +124,32 @@ def install_completion_logps(
     way, reason = ("plain", None) if implementation == "plain" else _choose_way(base, head)
     if reason:
         logger.warning("chunked log-probs are not possible here (%s): using the '%s' way", reason, way)
-    compute: Callable[..., CompletionLogps] = {"chunked": _direct, "module": _through_module, "plain": _plain}[way]
+    answer = {"chunked": _direct, "module": _through_module, "plain": _plain}[way]
 
-    def forward(self: PreTrainedModel, *args: Any, completion_mask: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self: PreTrainedModel,
+        *args: Any,
+        completion_mask: Tensor | None = None,
+        head_states: bool = False,
+        statistics: StatisticsRequest | None = None,
+        **kwargs: Any,
+    ) -> Any:
         if completion_mask is None:
             return self.__dict__[_ORIGINAL](*args, **kwargs)
-        return compute(self, head, chunk_size, completion_mask, **kwargs)
+        scored = completion_mask[:, 1:].bool()
+        if head_states:
+            with torch.no_grad():
+                question = _States(taken_away=_is_partitioned(self) or _is_under_fsdp(self))
+                return answer(self, head, chunk_size, scored, question, **kwargs)
+        asked = _Logps() if statistics is None else _Statistics(statistics)
+        return asked.collect(answer(self, head, chunk_size, scored, asked, **kwargs), scored)
 
-    def head_forward(self: nn.Linear, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
-        if targets is None:
+    def head_forward(
+        self: nn.Linear, hidden: Tensor, read: Callable[[HeadStates], Any] | None = None
+    ) -> Tensor | HeadStates | dict[str, Tensor]:
+        if read is None:
             return self.__dict__[_ORIGINAL](hidden)  # type: ignore[no-any-return]
-        return _chunked(self, head, chunk_size, hidden, targets)
+        return read(HeadStates(hidden, self.weight, self.bias, head.softcap, head.scale))  # type: ignore[no-any-return]
 
     _replace_forward(base, forward)
     if way == "chunked":
@@ -149,6 +197,11 @@ def _is_partitioned(module: nn.Module) -> bool:
     )
 
 
+def _is_under_fsdp(base: nn.Module) -> bool:
+    """Whether FSDP shards it: :func:`_is_partitioned` cannot see that as long as the weights are gathered."""
+    return any(isinstance(part, FSDPModule) for part in base.modules())
+
+
 @torch.no_grad()
 def _head_is_understood(base: PreTrainedModel, head: Head) -> bool:
     """Compare with the model's own logits on a few tokens: an unknown scaling must not go unnoticed."""
@@ -161,12 +214,85 @@ def _head_is_understood(base: PreTrainedModel, head: Head) -> bool:
         hidden = base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
     finally:
         base.train(training)
-    expected = token_logps(logits.float(), ids)[0]
+    expected = logits[0, :-1].float().log_softmax(1).gather(1, ids[0, 1:, None]).squeeze(1)
     if not expected.isfinite().all():
         return True  # nothing to compare with: ranks that await their weights from the first one hold anything
-    found = _chunked(cast(nn.Linear, base.get_output_embeddings()), head, None, hidden[0, :-1], ids[0, 1:])
+    module = cast(nn.Linear, base.get_output_embeddings())
+    states = HeadStates(hidden[0, :-1], module.weight, module.bias, head.softcap, head.scale)
+    found = _Logps().of_states(states, ids[0, 1:], None)["logps"]
     tolerance = 1e-3 if hidden.dtype in (torch.float32, torch.float64) else 0.1
     return torch.allclose(found.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+class _Logps:
+    """The question for log-probabilities: how to answer it from states or logits, and in which form."""
+
+    def of_states(self, states: HeadStates, targets: Tensor, chunk_size: int | None) -> dict[str, Tensor]:
+        assert states.hidden is not None  # made by the head itself
+        assert states.weight is not None
+        logps = chunked_token_logps(
+            states.hidden,
+            states.weight,
+            targets,
+            bias=states.bias,
+            softcap=states.softcap,
+            scale=states.scale,
+            chunk_size=chunk_size,
+        )
+        return {"logps": logps}
+
+    def of_logits(self, logits: Tensor, targets: Tensor, part: slice) -> dict[str, Tensor]:
+        return {"logps": logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1)}
+
+    def collect(self, found: dict[str, Tensor], scored: Tensor) -> CompletionLogps:
+        sums, rows, counts = _by_row(found, scored)
+        total = sums["logps"]
+        return CompletionLogps(per_token=found["logps"], rows=rows, sums=total, means=total / counts, counts=counts)
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """The question for token statistics."""
+
+    request: StatisticsRequest
+
+    def of_states(self, states: HeadStates, targets: Tensor, chunk_size: int | None) -> dict[str, Tensor]:
+        return chunked_token_statistics(
+            states,
+            self.request.reference,
+            targets,
+            statistics=self.request.names,
+            measure=self.request.measure,
+            chunk_size=chunk_size,
+        )
+
+    def of_logits(self, logits: Tensor, targets: Tensor, part: slice) -> dict[str, Tensor]:
+        ref_logps = log_softmax_of(self.request.reference, part)  # as good as logits, and log-softmax leaves them alone
+        found = token_statistics(logits, ref_logps, targets, self.request.measure)
+        return {name: found[name] for name in self.request.names}
+
+    def collect(self, found: dict[str, Tensor], scored: Tensor) -> CompletionStatistics:
+        sums, rows, counts = _by_row(found, scored)
+        return CompletionStatistics(per_token=found, sums=sums, rows=rows, counts=counts)
+
+
+@dataclass(frozen=True)
+class _States:
+    """The question for what another model needs to compare itself with this one."""
+
+    taken_away: bool  # whether the head's weights are there only during its forward
+
+    def of_states(self, states: HeadStates, targets: Tensor, chunk_size: int | None) -> HeadStates:
+        weight, bias = states.weight, states.bias
+        if self.taken_away:
+            weight, bias = (None if tensor is None else tensor.detach().clone() for tensor in (weight, bias))
+        return replace(states, weight=weight, bias=bias)
+
+    def of_logits(self, logits: Tensor, targets: Tensor, part: slice) -> HeadStates:
+        return HeadStates(logits=logits)
+
+
+Question = _Logps | _Statistics | _States
 
 
 def _hidden_states(
@@ -177,82 +303,56 @@ def _hidden_states(
     return hidden[:, :-1][scored], input_ids[:, 1:][scored]
 
 
-def _chunked(module: nn.Linear, head: Head, chunk_size: int | None, hidden: Tensor, targets: Tensor) -> Tensor:
-    return chunked_token_logps(
-        hidden,
-        module.weight,
-        targets,
-        bias=module.bias,
-        softcap=head.softcap,
-        scale=head.scale,
-        chunk_size=chunk_size,
-    )
-
-
 def _direct(
-    base: PreTrainedModel,
-    head: Head,
-    chunk_size: int | None,
-    completion_mask: Shaped[Tensor, "batch seq"],
-    **kwargs: Any,
-) -> CompletionLogps:
-    scored = completion_mask[:, 1:].bool()
+    base: PreTrainedModel, head: Head, chunk_size: int | None, scored: Tensor, question: Question, **kwargs: Any
+) -> Any:
     hidden, targets = _hidden_states(base, scored, **kwargs)
-    return _collect(base.get_output_embeddings()(hidden, targets=targets), scored)
+    return base.get_output_embeddings()(hidden, read=lambda states: question.of_states(states, targets, chunk_size))
 
 
 def _through_module(
-    base: PreTrainedModel,
-    head: Head,
-    chunk_size: int | None,
-    completion_mask: Shaped[Tensor, "batch seq"],
-    **kwargs: Any,
-) -> CompletionLogps:
-    scored = completion_mask[:, 1:].bool()
+    base: PreTrainedModel, head: Head, chunk_size: int | None, scored: Tensor, question: Question, **kwargs: Any
+) -> Any:
     hidden, targets = _hidden_states(base, scored, **kwargs)
     module = base.get_output_embeddings()
     size = chunk_size or default_chunk_size(base.config.get_text_config().vocab_size, hidden.device)
-    if _is_partitioned(base) or any(isinstance(part, FSDPModule) for part in base.modules()):
+    if isinstance(question, _States) or _is_partitioned(base) or _is_under_fsdp(base):
         # A call may gather the head on all ranks, and ranks differ in tokens: one chunk, or they would wait for ever.
-        # (FSDP's weights look whole as long as they are gathered, hence the second question.)
         size = max(len(targets), 1)
 
-    def part_logps(part: Tensor, part_targets: Tensor) -> Tensor:
-        logits = module(part)
+    def answer_part(hidden: Tensor, targets: Tensor, part: slice) -> Any:
+        logits = module(hidden)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         logits = logits * head.scale
         if head.softcap is not None:
             logits = head.softcap * torch.tanh(logits / head.softcap)
-        logps: Tensor = logits.log_softmax(-1)
-        return logps.gather(1, part_targets[:, None]).squeeze(1)
+        return question.of_logits(logits, targets, part)
 
+    if isinstance(question, _States):
+        return answer_part(hidden, targets, slice(None))
     # At least one call, even without tokens: the graph must reach the head on every rank.
-    starts = range(0, max(len(targets), 1), size)
-    parts = [
-        checkpoint(part_logps, hidden[start : start + size], targets[start : start + size], use_reentrant=False)
-        for start in starts
-    ]
-    return _collect(torch.cat(parts), scored)
+    parts = [slice(start, start + size) for start in range(0, max(len(targets), 1), size)]
+    found = [checkpoint(answer_part, hidden[part], targets[part], part, use_reentrant=False) for part in parts]
+    return {name: torch.cat([values[name] for values in found]) for name in found[0]}
 
 
 def _plain(
-    base: PreTrainedModel,
-    head: Head,
-    chunk_size: int | None,
-    completion_mask: Shaped[Tensor, "batch seq"],
-    **kwargs: Any,
-) -> CompletionLogps:
-    logits = base.__dict__[_ORIGINAL](**kwargs).logits
+    base: PreTrainedModel, head: Head, chunk_size: int | None, scored: Tensor, question: Question, **kwargs: Any
+) -> Any:
+    logits = base.__dict__[_ORIGINAL](**kwargs).logits[:, :-1][scored]
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    scored = completion_mask.bool()
-    labels = kwargs["input_ids"].masked_fill(~scored, IGNORE)
-    return _collect(token_logps(logits, labels)[scored[:, 1:]], scored[:, 1:])
+    return question.of_logits(logits, kwargs["input_ids"][:, 1:][scored], slice(None))
 
 
-def _collect(per_token: Float[Tensor, " tokens"], scored: Bool[Tensor, "batch positions"]) -> CompletionLogps:
-    counts = scored.sum(1)
-    # Summed along padded rows, not by index_add: that adds one by one, which costs digits (1e-2 nats at 1,000 tokens
-    # in float32), and in no fixed order on a GPU.
-    sums = per_token.new_zeros(scored.shape).masked_scatter(scored, per_token).sum(1)
-    rows = scored.nonzero(as_tuple=True)[0]
-    return CompletionLogps(per_token=per_token, rows=rows, sums=sums, means=sums / counts, counts=counts)
+def _by_row(
+    per_token: dict[str, Float[Tensor, " tokens"]], scored: Bool[Tensor, "batch positions"]
+) -> tuple[dict[str, Float[Tensor, " batch"]], Int[Tensor, " tokens"], Int[Tensor, " batch"]]:
+    """Return sums per row, the row of every token, and tokens per row.
+
+    Summed along padded rows, not by index_add: that adds one by one, which costs digits (1e-2 nats at 1,000 tokens in
+    float32), and in no fixed order on a GPU.
+    """
+    sums = {
+        name: values.new_zeros(scored.shape).masked_scatter(scored, values).sum(1) for name, values in per_token.items()
+    }
+    return sums, scored.nonzero(as_tuple=True)[0], scored.sum(1)

@@ -25,7 +25,7 @@ gradient.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -106,11 +106,20 @@ def chunked_token_statistics(
         raise ValueError(f"chunk_size must be at least 1, got {size}")
     if torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+        hidden, weight, bias = (_cast(tensor, dtype) for tensor in (hidden, weight, bias))
+        reference = replace(
+            reference,
+            hidden=_cast(reference.hidden, dtype),
+            weight=_cast(reference.weight, dtype),
+            bias=_cast(reference.bias, dtype),
+        )
     options = _Options(tuple(statistics), measure, policy.softcap, policy.scale, reference, size)
     values = _ChunkedStatistics.apply(hidden, weight, bias, targets, options)  # type: ignore[no-untyped-call]
     return dict(zip(statistics, values, strict=True))
+
+
+def _cast(tensor: Any, dtype: torch.dtype) -> Any:
+    return None if tensor is None else tensor.to(dtype)
 
 
 def check_reference(reference: HeadStates, tokens: int, vocab: int) -> None:
