@@ -1,4 +1,4 @@
-"""Options of the whole test run."""
+"""Options and fixtures of the whole test run."""
 
 from __future__ import annotations
 
@@ -14,3 +14,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden", metavar="DIR", help="folder of golden vectors (default: the one beside the repository)"
     )
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees what another prepared."""
+    monkeypatch.setenv("REPROALIGN_CACHE", str(tmp_path_factory.mktemp("cache")))

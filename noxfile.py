@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 import tempfile
 import zipfile
@@ -11,7 +13,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
-PAPERS = ["mmpo"]
+PAPERS = ["mmpo", "radpo"]
 CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
 NO_SIBLINGS = {"REPROALIGN_NO_SIBLINGS": "1"}  # see packages/*/hatch_build.py
 QUICK = "not slow and not distributed and not gpu and not network"
@@ -82,8 +84,23 @@ def golden(session: nox.Session) -> None:
     install_packages(session)
     if not session.posargs:
         session.error("give the folder: nox -s golden -- DIR")
-    tests = sorted(str(path) for path in ROOT.glob("packages/*/tests/test_golden.py"))
-    run_pytest(session, *tests, f"--golden={session.posargs[0]}", *session.posargs[1:])
+    folder, *words = session.posargs
+    tests = [f"packages/{name}/tests/test_golden.py" for name in papers_of(Path(folder))]
+    run_pytest(session, *tests, f"--golden={folder}", *words)
+
+
+def papers_of(folder: Path) -> list[str]:
+    """Whose vectors a folder holds: by its name or its subfolders', else who knows most of its functions."""
+    named = [name for name in PAPERS if name == folder.resolve().name or (folder / name).is_dir()]
+    if named:
+        return named
+    functions = {json.loads(path.read_text(encoding="utf-8")).get("function") for path in folder.glob("*.json")}
+
+    def known(name: str) -> int:
+        adapters = (ROOT / "packages" / name / "tests" / "golden_adapters.py").read_text(encoding="utf-8")
+        return len(functions & set(re.findall(r"^def (\w+?)_?\(", adapters, re.MULTILINE)))
+
+    return [max(PAPERS, key=known)]
 
 
 @nox.session
@@ -96,10 +113,11 @@ def integration(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Side-by-side benchmarks against peers; JSON goes to results/benchmarks."""
-    install_packages(session)
+    install_packages(session, "liger-kernel")
     session.env.pop("OMP_NUM_THREADS")
-    for path in sorted(ROOT.glob("benchmarks/*.py")):
-        session.run("python", str(path), "--output", f"results/benchmarks/{path.stem}.json", *session.posargs)
+    for name in ("preference_step", "token_statistics"):
+        output = f"results/benchmarks/{name}.json"
+        session.run("python", f"benchmarks/{name}.py", "--output", output, *session.posargs)
 
 
 @nox.session(venv_backend="virtualenv")
@@ -127,7 +145,10 @@ def check_install(session: nox.Session, tool: str, editable: bool, folder: Path)
             code = f"import reproalign.{name} as package; print(package.__file__)"
             found = session.run(python, "-c", code, external=True, silent=True)
             assert Path(found.strip()).is_relative_to(place), f"{tool} install {words}: {name} is in {found}"
-        for words_run in (["mmpo", "--help"], ["mmpo", "recipes", "smoke"], ["reproalign", "--help"]):
+        commands = [
+            [name, *words] for name in places if name != "common" for words in (["--help"], ["recipes", "smoke"])
+        ]
+        for words_run in [*commands, ["reproalign", "--help"]]:
             session.run(str(environment / "bin" / words_run[0]), *words_run[1:], external=True, silent=True)
         session.log(f"{tool} install {' '.join(words)}: fine")
 

@@ -11,8 +11,10 @@ import pytest
 from reproalign.common.compose import options
 from reproalign.common.data.templates import TEMPLATES
 from reproalign.common.launch.plan import STRATEGIES
-from reproalign.mmpo.cli import APP, main
+from reproalign.mmpo import cli as mmpo
+from reproalign.radpo import cli as radpo
 
+PAPERS = [mmpo, radpo]
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("packages/*/*.md"))]
 
@@ -29,26 +31,28 @@ def commands(document: Path, name: str) -> list[list[str]]:
     return found
 
 
-MMPO_COMMANDS = [
-    pytest.param(words, id=f"{document.relative_to(ROOT)}: {shlex.join(words)[:60]}")
+COMMANDS = [
+    pytest.param(paper, words, id=f"{document.relative_to(ROOT)}: {paper.APP.command} {shlex.join(words)[:60]}")
+    for paper in PAPERS
     for document in DOCUMENTS
-    for words in commands(document, "mmpo")
-    if words[0] not in (name for name, _, _ in APP.more)
+    for words in commands(document, paper.APP.command)
+    if words[0] not in (name for name, _, _ in paper.APP.more)
 ]
 
 
-@pytest.mark.parametrize("words", MMPO_COMMANDS)
-def test_documented_commands_compose(words, capsys):
+@pytest.mark.parametrize(("paper", "words"), COMMANDS)
+def test_documented_commands_compose(paper, words, capsys):
     """Verbs with their keys compose to a whole configuration; help and recipes answer as they stand."""
-    verbs = [verb.name for verb in APP.verbs]
+    verbs = [verb.name for verb in paper.APP.verbs]
     flags = [word for word in words if word.startswith("--")]
     extra = ["--cfg"] if words[0] in verbs and "--help" not in flags else []
     words = [word for word in words if word != "--dry-run"]
-    assert main([*words, *extra]) == 0, capsys.readouterr().err
+    assert paper.main([*words, *extra]) == 0, capsys.readouterr().err
 
 
-def test_some_commands_are_documented():
-    assert len(MMPO_COMMANDS) > 10
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.APP.command)
+def test_some_commands_are_documented(paper):
+    assert sum(command.values[0] is paper for command in COMMANDS) > 5
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -58,10 +62,12 @@ def test_links_lead_somewhere(document):
             assert (document.parent / target).exists(), target
 
 
-def test_every_verb_is_in_the_package_readme():
-    text = (ROOT / "packages" / "mmpo" / "README.md").read_text(encoding="utf-8")
-    for name in [*(verb.name for verb in APP.verbs), *(name for name, _, _ in APP.more), "recipes"]:
-        assert f"mmpo {name}" in text, name
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.APP.command)
+def test_every_verb_is_in_the_package_readme(paper):
+    app = paper.APP
+    text = (ROOT / "packages" / app.package.rpartition(".")[2] / "README.md").read_text(encoding="utf-8")
+    for name in [*(verb.name for verb in app.verbs), *(name for name, _, _ in app.more), "recipes"]:
+        assert f"{app.command} {name}" in text, name
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,12 @@ def test_bytelevel_ids_hold_exactly_their_own_text(prompt, response):
     assert tokenizer.decode(response_ids) == response
 
 
-@given(prompt=texts, response=texts)
+def holds_no_special_token(text: str) -> bool:
+    return not any(token in text for token in tiny_tokenizer("metaspace").all_special_tokens)
+
+
+# After a special token a metaspace tokenizer puts a space of its own.
+@given(prompt=texts.filter(holds_no_special_token), response=texts.filter(holds_no_special_token))
 @settings(max_examples=300, deadline=None)
 def test_metaspace_ids_join_to_the_whole_text(prompt, response):
     # The decoder drops one leading space of a text; an anchor in front keeps it.

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reproalign.common.errors import UserError
-from reproalign.common.testing import assert_matches, load_golden
+from reproalign.common.testing import assert_matches, load_adapters, parametrize_golden
 
-_spec = importlib.util.spec_from_file_location("golden_adapters", Path(__file__).with_name("golden_adapters.py"))
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-ADAPTERS = _module.ADAPTERS
+ADAPTERS = load_adapters(__file__)
 
 # Where the release crashes on input that has a meaning, we compute it: reference_free (Q7), tensors of targets (Q8),
 # overflow of the exponential (Q12), an empty conversation (section 3.3).
@@ -23,24 +18,7 @@ MENDED |= {("rm_preprocess", "OverflowError"), ("chat_format", "IndexError")}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    folder = golden_folder(metafunc.config)
-    if folder is None:
-        metafunc.parametrize("function, case", [pytest.param("", {}, marks=pytest.mark.skip("no golden vectors here"))])
-        return
-    cases = [
-        pytest.param(function, case, id=f"{function}-{number}")
-        for function, cases in load_golden(folder).items()
-        for number, case in enumerate(cases)
-    ]
-    metafunc.parametrize("function, case", cases)
-
-
-def golden_folder(config: pytest.Config) -> Path | None:
-    given = config.getoption("--golden")
-    if given:
-        return Path(given)
-    beside = config.rootpath.parent / "shared" / "golden" / "mmpo"
-    return beside if beside.is_dir() else None
+    parametrize_golden(metafunc, "mmpo")
 
 
 def test_reproduces_the_original(function: str, case: dict[str, Any]) -> None:

@@ -21,7 +21,6 @@ from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.invocation import load_object
 
 COMMON_CONFIGS = "reproalign.common.configs"
-GROUPS = ("data", "model", "launch", "experiment")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def compose(package: str, config_name: str, schema: str, overrides: Sequence[str
     words, recipe = [], None
     for word in overrides:
         key, value = _split(word)
-        if key in GROUPS:
+        if key in groups(package):
             choose("recipe" if key == "experiment" else f"{key} configuration", value, options(package, key))
             recipe = value if key == "experiment" else recipe
             words.append(word)
@@ -63,6 +62,12 @@ def compose(package: str, config_name: str, schema: str, overrides: Sequence[str
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
     return Composed(_resolve(composed), recipe)
+
+
+def groups(package: str) -> list[str]:
+    """List the groups of configurations that ``package`` has: its own folders and the core's."""
+    folders = [entry for module in (f"{package}.configs", COMMON_CONFIGS) for entry in files(module).iterdir()]
+    return sorted({folder.name for folder in folders if folder.is_dir() and not folder.name.startswith("_")})
 
 
 def options(package: str, group: str) -> list[str]:

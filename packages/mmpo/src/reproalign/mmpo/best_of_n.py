@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase, set_seed
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.data.collate import pad_rows
 from reproalign.common.data.prepare import check_tokenizer
-from reproalign.common.data.reading import local_path, read_local
 from reproalign.common.data.records import Message
 from reproalign.common.data.templates import render
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.best_of_n import best_of_n
+from reproalign.common.evaluation.sampling import (
+    SamplingRules,
+    read_prompts,
+    sample_responses,
+    transformers_sampler,
+)
 from reproalign.common.files import write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
-from reproalign.common.training.models import load_causal_lm, load_reward_model, load_tokenizer
+from reproalign.common.training.models import load_reward_model, load_tokenizer
 from reproalign.mmpo.config import BestOfNConfig
 
 
@@ -36,15 +39,20 @@ def best_of_n_run(config: BestOfNConfig, invocation: Invocation) -> None:
     ``candidates.jsonl`` grows prompt by prompt, and an interrupted run goes on where it stopped; every prompt has a
     seed of its own, so that the result does not depend on interruptions. ``selected.jsonl`` holds the best of n.
     """
-    if config.n < 1:
-        raise UserError(f"n={config.n} must be at least 1")
+    rules = SamplingRules(config.n, config.max_new_tokens, config.temperature, config.top_p, config.batch_size)
+    rules.check()
     if not config.temperature > 0:
         raise UserError(
             f"temperature={config.temperature} must be positive; candidates of one prompt would be the same"
         )
     with Run.open(invocation) as run:
         prompts = read_prompts(config.prompts)[: config.max_prompts]
-        candidates = _sample(config, prompts, run.dir / "candidates.jsonl")
+        candidates = sample_responses(
+            prompts,
+            run.dir / "candidates.jsonl",
+            lambda: transformers_sampler(config.policy, rules),
+            seed=config.seed,
+        )
         proxy = _score(config, config.reward, prompts, candidates)
         gold_config = None if config.gold is None else ModelConfig(name=config.gold, dtype=config.reward.dtype)
         gold = None if gold_config is None else _score(config, gold_config, prompts, candidates)
@@ -68,75 +76,8 @@ def best_of_n_run(config: BestOfNConfig, invocation: Invocation) -> None:
         Console().print(f"candidates and selection: {run.dir}", highlight=False)
 
 
-def read_prompts(path: str) -> list[list[Message]]:
-    """Read ``prompt`` (text or messages) of every row.
-
-    Raises:
-        UserError: naming the row that has none.
-    """
-    prompts = []
-    for row in read_local(local_path(path)):
-        prompt = row.values.get("prompt")
-        if isinstance(prompt, str) and prompt.strip():
-            prompts.append([{"role": "user", "content": prompt}])
-        elif isinstance(prompt, list) and prompt and all(isinstance(turn, dict) for turn in prompt):
-            prompts.append([{"role": str(turn.get("role")), "content": str(turn.get("content"))} for turn in prompt])
-        else:
-            raise UserError(f"{row.place}: {row.problem or 'column prompt (text or messages) is missing or empty'}")
-    return prompts
-
-
 def _sizes(n: int) -> list[int]:
     return sorted({*(2**power for power in range(n.bit_length()) if 2**power <= n), n})
-
-
-def _device() -> torch.device:
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
-
-
-def _tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    tokenizer = load_tokenizer(config)
-    check_tokenizer(tokenizer, chat_template=config.chat_template)
-    return tokenizer
-
-
-def _sample(config: BestOfNConfig, prompts: list[list[Message]], path: Path) -> list[list[str]]:
-    done = [json.loads(line)["responses"] for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
-    if len(done) < len(prompts):
-        tokenizer = _tokenizer(config.policy)
-        model: Any = load_causal_lm(config.policy, trainable=False)
-        model.to(_device())
-        with path.open("a", encoding="utf-8") as stream:
-            for index in track(range(len(done), len(prompts)), description="sampling"):
-                set_seed(config.seed + index)
-                responses = _generate(config, model, tokenizer, prompts[index])
-                stream.write(json.dumps({"prompt": prompts[index], "responses": responses}, ensure_ascii=False) + "\n")
-                stream.flush()
-                done.append(responses)
-    return done
-
-
-@torch.no_grad()
-def _generate(
-    config: BestOfNConfig, model: Any, tokenizer: PreTrainedTokenizerBase, prompt: list[Message]
-) -> list[str]:
-    text = render(tokenizer, prompt, generation=True)
-    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(model.device)
-    responses: list[str] = []
-    while len(responses) < config.n:
-        output = model.generate(
-            **inputs,
-            do_sample=True,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            top_k=0,
-            max_new_tokens=config.max_new_tokens,
-            num_return_sequences=min(config.batch_size, config.n - len(responses)),
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        new: Tensor = output[:, inputs["input_ids"].shape[1] :]
-        responses += [part.strip() for part in tokenizer.batch_decode(new, skip_special_tokens=True)]
-    return responses
 
 
 @torch.no_grad()
@@ -144,9 +85,10 @@ def _score(
     config: BestOfNConfig, reward: ModelConfig, prompts: list[list[Message]], candidates: list[list[str]]
 ) -> NDArray[np.float64]:
     """Return the rewards of all candidates, (prompts, n)."""
-    tokenizer = _tokenizer(reward)
+    tokenizer = load_tokenizer(reward)
+    check_tokenizer(tokenizer, chat_template=reward.chat_template)
     model: Any = load_reward_model(reward, tokenizer)
-    model.to(_device()).eval()
+    model.to(PartialState().device).eval()
     texts = [
         render(tokenizer, [*prompt, {"role": "assistant", "content": response}])
         for prompt, responses in zip(prompts, candidates, strict=True)

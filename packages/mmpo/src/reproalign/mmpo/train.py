@@ -17,10 +17,10 @@ from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
-from reproalign.common.records import Run, fingerprint_folder
+from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
-from reproalign.common.training.models import load_causal_lm, load_reward_model, load_tokenizer, model_path
+from reproalign.common.training.models import identify_weights, load_causal_lm, load_reward_model, load_tokenizer
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import (
     AdapterDisabledReference,
@@ -135,7 +135,7 @@ def _with_reference_logps(
         return add_cached_logps(
             dataset,
             load_model=lambda: load_causal_lm(config.model, name=reference.model, trainable=False),
-            weights=_weights(reference.model or config.model.name, reference.revision or config.model.revision),
+            weights=identify_weights(reference.model or config.model.name, reference.revision or config.model.revision),
             collator=collator,
             cache_dir=cache_folder(config.data.cache_dir) / "reference-logps",
             batch_size=reference.batch_size,
@@ -187,12 +187,6 @@ def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.pad_token_id
 
 
-def _weights(name: str, revision: str | None) -> str:
-    """Return what identifies weights: the fingerprint of a folder, or a Hub id with its revision."""
-    path = Path(model_path(name))
-    return fingerprint_folder(path) if path.is_dir() else f"{name}@{revision or 'main'}"
-
-
 def _record_weights(run: Run, label: str, name: str, revision: str | None) -> None:
     if run.is_main:
-        run.add_fingerprint("weights", label, _weights(name, revision), name=name, revision=revision)
+        run.add_fingerprint("weights", label, identify_weights(name, revision), name=name, revision=revision)

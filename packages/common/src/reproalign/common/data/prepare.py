@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Dataset, Features, Value
 from rich.console import Console
@@ -24,7 +25,7 @@ from reproalign.common.data.cache import cache_folder, cached, fingerprint_datas
 from reproalign.common.data.mixing import MixPart, mix_datasets
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.data.records import Message, RowError, Text, messages
-from reproalign.common.data.sources import SOURCES, Source
+from reproalign.common.data.sources import SOURCES, Home, Source
 from reproalign.common.data.templates import render, render_completion, set_template, with_system
 from reproalign.common.data.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
 from reproalign.common.errors import UserError, choose
@@ -32,6 +33,7 @@ from reproalign.common.files import sha256_file, sha256_json, write_text
 
 logger = logging.getLogger(__name__)
 
+Record = TypeVar("Record")
 MAX_MODEL_LENGTH = 2048  # given to tokenizers that claim an absurd one, as the alignment-handbook does
 
 
@@ -114,12 +116,21 @@ def load_messages(config: DataConfig, *, rejects_dir: Path | None = None) -> Pre
             None if data.evaluation is None else _to_messages(data.evaluation),
             data.provenance,
         )
-    source = Source("messages", _message_record, None, ("train", "test"))  # type: ignore[arg-type]
+    source = Source("messages", None, ("train", "test"), _message_record)  # type: ignore[arg-type]
     return _load(config, source, rejects_dir)
 
 
-def render_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
-    """Render records as text with the chat template: ``prompt`` (all turns before), ``chosen``, ``rejected``.
+def render_pairs(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    *,
+    sides: Sequence[str] = ("chosen", "rejected"),
+    generation: bool = False,
+) -> Dataset:
+    """Render records as text with the chat template: ``prompt`` (all turns before), and the responses in ``sides``.
+
+    With ``generation`` the header of the assistant's turn ends the prompt, else it begins the response.
 
     Under ``boundary=released`` responses are rendered on their own, as the release does; else as what the whole
     dialogue has beyond the prompt. Text records stay as they are.
@@ -128,16 +139,18 @@ def render_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: D
 
     def build(record: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(record["prompt"], str):
-            return {name: record[name] for name in ("prompt", "chosen", "rejected")}
+            return {name: record[name] for name in ("prompt", *sides)}
         prompt = with_system(record["prompt"], config.system_message, str(tokenizer.chat_template))
         return {
-            "prompt": render(tokenizer, prompt),
+            "prompt": render(tokenizer, prompt, generation=generation),
             **{
-                name: render_completion(tokenizer, prompt, record[name], alone=alone) for name in ("chosen", "rejected")
+                name: render_completion(tokenizer, prompt, record[name], alone=alone, generation=generation)
+                for name in sides
             },
         }
 
-    return _map(dataset, tokenizer, config, "render_pairs", build, text_features(dataset))
+    features = text_features(dataset, sides)
+    return _map(dataset, tokenizer, config, "render_pairs", build, features, options=[*sides, generation])
 
 
 def render_dialogues(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
@@ -153,27 +166,38 @@ def render_dialogues(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, confi
     return _map(dataset, tokenizer, config, "render_dialogues", build, text_features(dataset))
 
 
-def tokenize_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
+def tokenize_pairs(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    *,
+    sides: Sequence[tuple[str, ...]] = (("chosen", "rejected"),),
+) -> Dataset:
     """Tokenise rendered pairs (see :mod:`~reproalign.common.data.tokenize`); numeric columns are kept.
 
-    Adds ``chosen_input_ids``, ``chosen_prompt_length``, the same for rejected, and ``length`` (the longer side).
-    ``overlong`` says what becomes of pairs that exceed ``max_length``: truncate, drop, or error.
+    Adds ``chosen_input_ids``, ``chosen_prompt_length``, the same for rejected, and ``length`` (the longest side).
+    Sides in one tuple keep the same part of a long prompt; unpaired responses stand in tuples of their own. A column
+    ``truncation`` overrules ``data.truncation`` row by row. ``overlong`` says what becomes of rows that exceed
+    ``max_length``: truncate, drop, or error.
 
     Raises:
         UserError: for ``overlong=error`` and such a pair, or lengths that leave no room for a response.
     """
     check_lengths(config.max_length, config.max_prompt_length)
     choose("data.overlong", config.overlong, ["truncate", "drop", "error"])
-    rules = Rules(
-        bos_id=tokenizer.bos_token_id,
-        eos_id=tokenizer.eos_token_id,
-        max_length=config.max_length,
-        max_prompt_length=config.max_prompt_length,
-        truncation=config.truncation,
-        boundary=config.boundary,
-        special_tokens=config.special_tokens,
-        add_bos=begins_with_bos(tokenizer),
-    )
+    every = {
+        truncation: Rules(
+            bos_id=tokenizer.bos_token_id,
+            eos_id=tokenizer.eos_token_id,
+            max_length=config.max_length,
+            max_prompt_length=config.max_prompt_length,
+            truncation=truncation,
+            boundary=config.boundary,
+            special_tokens=config.special_tokens,
+            add_bos=begins_with_bos(tokenizer),
+        )
+        for truncation in {config.truncation, *(dataset["truncation"][:] if "truncation" in dataset.features else ())}
+    }
     if config.special_tokens == "released" and tokenizer.bos_token_id is None:
         raise UserError(
             f"data.special_tokens=released puts BOS before every prompt, but the tokenizer of "
@@ -183,30 +207,41 @@ def tokenize_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config:
 
     def build(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         prompts = encoder.batch(batch["prompt"])
-        wholes = [
-            encoder.batch([p + r for p, r in zip(batch["prompt"], batch[side], strict=True)])
-            for side in ("chosen", "rejected")
-        ]
-        untruncated = Rules(**{**rules.__dict__, "max_length": 2**31, "max_prompt_length": 2**31 - 1})
+        wholes = {
+            side: encoder.batch([p + r for p, r in zip(batch["prompt"], batch[side], strict=True)])
+            for group in sides
+            for side in group
+        }
+        truncations = batch.get("truncation", [config.truncation] * len(prompts))
         rows = []
-        for index, prompt in enumerate(prompts):
-            parts = (
-                prompt,
-                (wholes[0][index], wholes[1][index]),
-                (batch["chosen"][index], batch["rejected"][index]),
-            )
-            options = {"continuation": encoder.continuation, "is_blank": encoder.is_blank}
-            row = join_row(*parts, rules, **options)  # type: ignore[arg-type]
+        for index, (prompt, truncation) in enumerate(zip(prompts, truncations, strict=True)):
+            join = partial(_join_groups, prompt, batch, wholes, index, sides, encoder)
+            row = join(every[truncation])
             if config.overlong != "truncate":
-                whole = join_row(*parts, untruncated, **options)  # type: ignore[arg-type]
-                row["overlong"] = (
-                    max(len(whole["chosen_input_ids"]), len(whole["rejected_input_ids"])) > rules.max_length
-                )
+                whole = join(replace(every[truncation], max_length=2**31, max_prompt_length=2**31 - 1))
+                row["overlong"] = _longest(whole) > config.max_length
             rows.append(row)
-        return _columns(rows, drop=("prompt_input_ids",))
+        return _columns(rows)
 
-    tokenized = _tokenize(dataset, tokenizer, config, "tokenize_pairs", build)
+    tokenized = _tokenize(dataset, tokenizer, config, "tokenize_pairs", build, options=[*sides])
     return _without_overlong(tokenized, config)
+
+
+def _join_groups(
+    prompt: list[int],
+    batch: Mapping[str, list[Any]],
+    wholes: Mapping[str, list[list[int]]],
+    index: int,
+    sides: Sequence[tuple[str, ...]],
+    encoder: Encoder,
+    rules: Rules,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for names in sides:
+        parts = {name: (wholes[name][index], batch[name][index]) for name in names}
+        row |= join_row(prompt, parts, rules, continuation=encoder.continuation, is_blank=encoder.is_blank)
+    del row["prompt_input_ids"]
+    return row
 
 
 def tokenize_dialogues(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
@@ -239,9 +274,9 @@ def tokenize_dialogues(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, con
     return _without_overlong(tokenized, config)
 
 
-def text_features(dataset: Dataset) -> Features:
+def text_features(dataset: Dataset, sides: Sequence[str] = ("chosen", "rejected")) -> Features:
     """Return the features of rendered pairs: text in place of messages, everything else as it was."""
-    text = {name: Value("string") for name in ("prompt", "chosen", "rejected")}
+    text = {name: Value("string") for name in ("prompt", *sides)}
     return Features({**dataset.features, **text})
 
 
@@ -278,13 +313,58 @@ def _hold_out(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
 def _load_split(
     config: DataConfig, source: Source, role: str, rejects_dir: Path | None, part: str = ""
 ) -> tuple[Dataset, dict[str, Any]]:
+    differing = 0
+    kind: type | None = None
+
+    def to_record(values: dict[str, Any]) -> Any:
+        nonlocal differing, kind
+        record: Any = source.to_record(values)
+        kind = kind or type(record.get("prompt"))
+        if type(record.get("prompt")) is not kind:
+            raise RowError("text and messages are mixed in one file; use one form")
+        differing += _prompts_differ(values)
+        return record
+
+    records, facts = read_split(config, source, role, to_record, rejects_dir, part=part)
+    if differing:
+        logger.warning(
+            "%d %s rows have different prompts before chosen and rejected; chosen's is used", differing, role
+        )
+    return Dataset.from_list(records), facts
+
+
+def read_split(
+    config: DataConfig,
+    source: Home,
+    role: str,
+    to_record: Callable[[dict[str, Any]], Record],
+    rejects_dir: Path | None,
+    *,
+    part: str = "",
+) -> tuple[list[Record], dict[str, Any]]:
+    """Read the rows of a split, from ``data.path`` or the Hub, and make a record of each.
+
+    Args:
+        config: where the rows are, and what becomes of bad ones.
+        source: its name, and its home on the Hub.
+        role: ``train`` or ``evaluation``.
+        to_record: raises :class:`~reproalign.common.data.records.RowError` for a row that does not fit.
+        rejects_dir: where ``data.on_error=skip`` puts ``rejects-<role><part>.jsonl``.
+        part: tells the splits of a mixture apart.
+
+    Returns:
+        The records, and facts: where they came from, rows read and rejected.
+
+    Raises:
+        UserError: for the first bad row under ``on_error=raise``, and if no row is usable.
+    """
     local = config.path if role == "train" else config.eval_path
     split = config.train_split if role == "train" else config.eval_split
     split = split or (source.splits[0] if role == "train" else source.splits[1])
     if local:
         path = local_path(local, split)
         rows: Iterable[Row] = read_local(path)
-        facts = {
+        facts: dict[str, Any] = {
             "path": local,
             "sha256": None if path.is_dir() else sha256_file(path),
         }  # as asked for: `demo:…` is no path
@@ -294,38 +374,28 @@ def _load_split(
             raise UserError(
                 f"data.source={source.name} has no home on the Hub; set data.path=FILE or data.name=DATASET"
             )
-        rows, commit = read_hub(name, config.config_name, split, config.revision)
+        rows, commit = read_hub(name, config.config_name, split, config.revision, data_dir=source.data_dir)
         facts = {"name": name, "split": split, "revision": config.revision, "commit": commit}
-    records, rejects, differing = _to_records(rows, source, config.on_error, f"reading {role} rows")
+    records, rejects = _to_records(rows, to_record, config.on_error, f"reading {role} rows")
     if rejects:
         _report_rejects(rejects, role, rejects_dir, part)
     if not records:
         raise UserError(f"{local or facts.get('name')}: none of its {len(rejects)} rows is usable")
-    if differing:
-        logger.warning(
-            "%d %s rows have different prompts before chosen and rejected; chosen's is used", differing, role
-        )
     facts |= {"source": source.name, "rows_read": len(records) + len(rejects), "rows_rejected": len(rejects)}
-    return Dataset.from_list(records), facts
+    return records, facts
 
 
 def _to_records(
-    rows: Iterable[Row], source: Source, on_error: str, label: str
-) -> tuple[list[dict[str, Any]], list[dict[str, str]], int]:
-    records: list[dict[str, Any]] = []
+    rows: Iterable[Row], to_record: Callable[[dict[str, Any]], Record], on_error: str, label: str
+) -> tuple[list[Record], list[dict[str, str]]]:
+    records: list[Record] = []
     rejects: list[dict[str, str]] = []
-    differing = 0
-    kind: type | None = None
     for row in track(rows, description=label, console=Console(stderr=True), transient=True):
         try:
             if row.problem:
                 raise RowError(row.problem)
-            record: Any = source.to_record(row.values)
-            kind = kind or type(record.get("prompt"))
-            if type(record.get("prompt")) is not kind:
-                raise RowError("text and messages are mixed in one file; use one form")
-            json.dumps(record, ensure_ascii=False).encode()
-            differing += _prompts_differ(row.values)
+            record = to_record(row.values)
+            json.dumps(record, ensure_ascii=False, default=vars).encode()
             records.append(record)
         except (RowError, UnicodeEncodeError) as error:
             if isinstance(error, UnicodeEncodeError):  # JSON can hold half a surrogate pair, Arrow cannot
@@ -335,7 +405,7 @@ def _to_records(
                     f"{row.place}: {error}; mend the row, or set data.on_error=skip to set such rows aside"
                 ) from error
             rejects.append({"place": row.place, "reason": str(error)})
-    return records, rejects, differing
+    return records, rejects
 
 
 def _prompts_differ(values: dict[str, Any]) -> bool:
@@ -379,9 +449,11 @@ def _map(
     stage: str,
     build: Callable[[Any], dict[str, Any]],
     features: Features,
+    options: Sequence[Any] = (),
 ) -> Dataset:
     parts = [
         stage,
+        *options,
         fingerprint_dataset(dataset),
         fingerprint_tokenizer(tokenizer),
         config.system_message,
@@ -406,10 +478,12 @@ def _tokenize(
     config: DataConfig,
     stage: str,
     build: Callable[[Mapping[str, list[Any]]], dict[str, list[Any]]],
+    options: Sequence[Any] = (),
 ) -> Dataset:
     settings = ("max_length", "max_prompt_length", "truncation", "overlong", "special_tokens", "boundary")
     parts = [
         stage,
+        *options,
         fingerprint_dataset(dataset),
         fingerprint_tokenizer(tokenizer),
         [getattr(config, name) for name in settings],
@@ -437,10 +511,12 @@ def _processes(config: DataConfig, dataset: Dataset) -> int | None:
     return config.num_proc if config.num_proc and len(dataset) >= 1000 else None
 
 
-def _columns(rows: list[dict[str, Any]], drop: tuple[str, ...] = ()) -> dict[str, list[Any]]:
-    columns = {name: [row[name] for row in rows] for name in rows[0] if name not in drop}
-    columns["length"] = [max(len(row["chosen_input_ids"]), len(row["rejected_input_ids"])) for row in rows]
-    return columns
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {**{name: [row[name] for row in rows] for name in rows[0]}, "length": [_longest(row) for row in rows]}
+
+
+def _longest(row: Mapping[str, Any]) -> int:
+    return max(len(ids) for name, ids in row.items() if name.endswith("_input_ids"))
 
 
 def _without_overlong(dataset: Dataset, config: DataConfig) -> Dataset:

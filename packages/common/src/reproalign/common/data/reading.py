@@ -80,8 +80,11 @@ def read_local(path: Path) -> Iterator[Row]:
         raise UserError(f"{path}: the file has no rows")
 
 
-def read_hub(name: str, config_name: str | None, split: str, revision: str | None) -> tuple[Iterator[Row], str | None]:
-    """Return the rows of a split on the Hub, and the commit that ``revision`` stands for (None when offline).
+def read_hub(
+    name: str, config_name: str | None, split: str, revision: str | None, *, data_dir: str | None = None
+) -> tuple[Iterator[Row], str | None]:
+    """Return the rows of a split on the Hub (or of its folder ``data_dir``), and the commit that ``revision`` stands
+    for (None when offline).
 
     Raises:
         UserError: if the data set cannot be loaded.
@@ -90,7 +93,7 @@ def read_hub(name: str, config_name: str | None, split: str, revision: str | Non
     from huggingface_hub import HfApi
 
     try:
-        dataset = load_dataset(name, config_name, split=split, revision=revision)
+        dataset = load_dataset(name, config_name, split=split, revision=revision, data_dir=data_dir)
     except Exception as error:  # the Hub client raises many kinds; to the user they all mean this
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -15,20 +15,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from reproalign.common.data.records import Message, PreferenceRecord, RowError, Text, column, make_record, messages
 
 
 @dataclass(frozen=True)
-class Source:
-    """A registered source: its function, its home on the Hub and the names of its train and test splits there."""
+class Home:
+    """Where a source's rows are on the Hub: data set, the names of its train and test splits, folder in it."""
 
     name: str
-    to_record: Callable[[dict[str, Any]], PreferenceRecord]
     hub: str | None
     splits: tuple[str, str]
+    data_dir: str | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Source(Home):
+    """A registered source: its function, and its home on the Hub."""
+
+    to_record: Callable[[dict[str, Any]], PreferenceRecord]
 
 
 SOURCES: dict[str, Source] = {}
@@ -42,7 +49,7 @@ def source(
     def register(
         function: Callable[[dict[str, Any]], PreferenceRecord],
     ) -> Callable[[dict[str, Any]], PreferenceRecord]:
-        SOURCES[name] = Source(name, function, hub, splits)
+        SOURCES[name] = Source(name, hub, splits, function)
         return function
 
     return register

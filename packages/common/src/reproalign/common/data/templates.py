@@ -23,6 +23,11 @@ TEMPLATES = {
         "{{ '<|' + m['role'] + '|>\\n' + m['content'] + eos_token + '\\n' }}{% endif %}"
         "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}{% endfor %}"
     ),
+    # ContextualAI's HALOs: the newline opens a turn instead of closing it.
+    "halos": (
+        "{% for m in messages %}{{ '\\n<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '\\n' }}" + _CHATML_HEADER + "{% endif %}"
+    ),
     "chatml": _CHATML_TURNS + "{% if add_generation_prompt %}" + _CHATML_HEADER + "{% endif %}",
     # BOS opens a list that begins with a system or user turn; EOS closes one that ends with an assistant turn.
     "gemma_chatml": (
@@ -104,7 +109,12 @@ def render(tokenizer: PreTrainedTokenizerBase, dialogue: list[Message], *, gener
 
 
 def render_completion(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], completion: list[Message], *, alone: bool
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: list[Message],
+    completion: list[Message],
+    *,
+    alone: bool,
+    generation: bool = False,
 ) -> str:
     """Render a completion.
 
@@ -114,13 +124,14 @@ def render_completion(
         completion: the turns of the completion.
         alone: render it on its own (the released rule). A template may then put BOS or a default system turn into it;
             otherwise it is what the whole dialogue has beyond the prompt.
+        generation: the prompt ends with the header of the assistant's turn.
 
     Raises:
         UserError: if the rendered prompt is no prefix of the rendered dialogue.
     """
     if alone:
         return render(tokenizer, completion)
-    head, whole = render(tokenizer, prompt), render(tokenizer, prompt + completion)
+    head, whole = render(tokenizer, prompt, generation=generation), render(tokenizer, prompt + completion)
     if not whole.startswith(head):
         raise UserError(
             f"the chat template of '{tokenizer.name_or_path}' renders a prompt differently once an answer follows, so "

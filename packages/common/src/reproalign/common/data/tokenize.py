@@ -7,7 +7,7 @@ as many tokens as the prompt has, one fewer if these differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -161,30 +161,27 @@ def tokenize_row(
     Returns:
         ``chosen_input_ids``, ``chosen_prompt_length``, the same for rejected, and ``prompt_input_ids``.
     """
-    wholes = (encode(prompt + chosen), encode(prompt + rejected))
-    return join_row(
-        encode(prompt), wholes, (chosen, rejected), rules, continuation=continuation or encode, is_blank=is_blank
-    )
+    parts = {"chosen": (encode(prompt + chosen), chosen), "rejected": (encode(prompt + rejected), rejected)}
+    return join_row(encode(prompt), parts, rules, continuation=continuation or encode, is_blank=is_blank)
 
 
 def join_row(
     prompt_ids: Ids,
-    wholes: tuple[Ids, Ids],
-    responses: tuple[str, str],
+    responses: Mapping[str, tuple[Ids, str]],
     rules: Rules,
     *,
     continuation: Callable[[str], Ids],
     is_blank: Callable[[Sequence[int]], bool],
 ) -> dict[str, Any]:
-    """As :func:`tokenize_row`, from texts that were tokenised already."""
+    """As :func:`tokenize_row`, for any ``responses`` to one prompt: by name the tokenised whole, and the text."""
     sides = []
-    for whole, response in zip(wholes, responses, strict=True):
+    for whole, response in responses.values():
         parts = split(rules, prompt_ids, whole, partial(continuation, response))
         sides.append(add_special_tokens(rules, *parts, is_blank))
     longest = max(len(response) for _, response in sides)
     standalone, _ = add_special_tokens(rules, prompt_ids, [], is_blank)
     row: dict[str, Any] = {"prompt_input_ids": truncate(rules, standalone, [], longest)[0]}
-    for name, (head, tail) in zip(("chosen", "rejected"), sides, strict=True):
+    for name, (head, tail) in zip(responses, sides, strict=True):
         head, tail = truncate(rules, head, tail, longest)
         row[f"{name}_input_ids"] = head + tail
         row[f"{name}_prompt_length"] = len(head)

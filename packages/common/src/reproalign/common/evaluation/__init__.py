@@ -1,1 +1,1 @@
-"""Measures on held-out preferences, calibration, RewardBench, MT-Bench, best-of-n, and their plots."""
+"""Measures on held-out preferences, calibration, RewardBench, MT-Bench; sampling, best-of-n, judging; plots."""

@@ -1,11 +1,14 @@
-"""Pictures of runs: reliability diagrams, training curves, margins before and after. All are PNG files."""
+"""Pictures of runs, one or several: reliability diagrams, training curves, margins before and after. All are PNG."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -51,6 +54,44 @@ def training_curves(rows: Sequence[dict[str, Any]], path: Path, names: Sequence[
         axis.set(xlabel="optimiser step", title=name)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a comparison: means over runs at optimiser steps, and the range of the runs."""
+
+    steps: list[int]
+    means: list[float]
+    lows: list[float]
+    highs: list[float]
+
+
+def mean_curve(runs: Sequence[Mapping[int, float]]) -> Curve:
+    """Average runs, each {step: value}, at the steps that all of them have."""
+    steps = sorted(set.intersection(*(set(run) for run in runs)))
+    values = [[run[step] for run in runs] for step in steps]
+    return Curve(steps, [fmean(row) for row in values], [min(row) for row in values], [max(row) for row in values])
+
+
+def comparison(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
+    """Draw several runs side by side: one panel per title, in it one line per label, with its range as a band.
+
+    A label has one colour in all panels, and one legend serves them.
+    """
+    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
+    palette = colormaps["tab10" if len(labels) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    colours = {label: palette[index % len(palette)] for index, label in enumerate(labels)}
+    figure = Figure(figsize=(4.2 * len(panels), 3.4 + 0.22 * len(labels)), layout="constrained")
+    handles = {}
+    for axis, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for label, curve in curves.items():
+            (handles[label],) = axis.plot(curve.steps, curve.means, color=colours[label], marker="o", markersize=3)
+            if curve.lows != curve.highs:
+                axis.fill_between(curve.steps, curve.lows, curve.highs, color=colours[label], alpha=0.15, linewidth=0)
+        axis.set(xlabel="optimiser step", title=title)
+        axis.grid(alpha=0.3)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False)
     _save(figure, path)
 
 

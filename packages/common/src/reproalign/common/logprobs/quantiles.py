@@ -44,7 +44,7 @@ def upper_tail(
     return quantiles, shares
 
 
-_BLOCK = 2**18  # entries that stay in a CPU core's cache over several passes
+_BLOCK = 2**20  # entries that stay in a CPU's cache over several passes, and are worth a call of an operation
 _FEW = 16  # the search ends when no bracket holds more than 1/16 of its row
 
 

@@ -43,7 +43,7 @@ from reproalign.common.logprobs.chunks import (
 )
 
 STATISTICS = ("logps", "ref_logps", "forward_kl", "reverse_kl", "entropy", "risk")
-BUFFERS = 4  # tokens x vocabulary buffers that a chunk has at once
+BUFFERS = 2  # chunks are smaller than those of log-probs alone by this, since more buffers of theirs exist at once
 
 # (d, p), both (tokens, vocab) -> (Φ, dΦ/dd), (tokens,) and (tokens, vocab). d and p are the caller's: not overwritten.
 Measure = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -3,7 +3,7 @@
 Public, because the tests of paper packages use it and so may yours.
 """
 
-from reproalign.common.testing.golden import assert_matches, load_golden
+from reproalign.common.testing.golden import assert_matches, load_adapters, load_golden, parametrize_golden
 from reproalign.common.testing.models import TINY_MODELS, save_tiny, tiny_folder, tiny_model, tiny_reward_model
 from reproalign.common.testing.tokenizers import TINY_TOKENIZERS, tiny_tokenizer
 
@@ -11,7 +11,9 @@ __all__ = [
     "TINY_MODELS",
     "TINY_TOKENIZERS",
     "assert_matches",
+    "load_adapters",
     "load_golden",
+    "parametrize_golden",
     "save_tiny",
     "tiny_folder",
     "tiny_model",

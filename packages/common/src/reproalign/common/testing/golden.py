@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -25,6 +30,41 @@ def load_golden(folder: Path) -> dict[str, list[dict[str, Any]]]:
     if not functions:
         raise ValueError(f"{folder}: no golden files (*.json)")
     return functions
+
+
+def golden_folder(config: pytest.Config, paper: str) -> Path | None:
+    """Return the folder of ``paper``'s vectors: ``--golden DIR`` or its subfolder of that name; else the one beside the
+    repository, if there is one.
+    """
+    given = config.getoption("--golden")
+    folder = Path(given) if given else config.rootpath.parent / "shared" / "golden"
+    if (folder / paper).is_dir():
+        return folder / paper
+    return folder if given else None
+
+
+def parametrize_golden(metafunc: pytest.Metafunc, paper: str) -> None:
+    """Give a test its ``function`` and ``case``, one for every recorded case; skipped where there are none."""
+    import pytest
+
+    folder = golden_folder(metafunc.config, paper)
+    skipped = [pytest.param("", {}, marks=pytest.mark.skip("no golden vectors here"))]
+    cases = folder and [
+        pytest.param(function, case, id=f"{function}-{number}")
+        for function, cases in load_golden(folder).items()
+        for number, case in enumerate(cases)
+    ]
+    metafunc.parametrize("function, case", cases or skipped)
+
+
+def load_adapters(test_file: str) -> dict[str, Callable[[Any, Any], Any]]:
+    """Return ``ADAPTERS`` of the file ``golden_adapters.py`` beside ``test_file``."""
+    spec = importlib.util.spec_from_file_location("golden_adapters", Path(test_file).with_name("golden_adapters.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ADAPTERS  # type: ignore[no-any-return]
 
 
 def assert_matches(

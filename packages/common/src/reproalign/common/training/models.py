@@ -22,6 +22,7 @@ from transformers import (
 
 from reproalign.common.config import LoraConfig, ModelConfig
 from reproalign.common.errors import UserError, choose
+from reproalign.common.records import fingerprint_folder
 
 Model = PreTrainedModel | PeftModel
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -50,6 +51,12 @@ def model_path(name: str) -> str:
     if name.startswith(("/", "./", "../", "~")):
         raise UserError(f"model.name={name}: no such folder")
     return name
+
+
+def identify_weights(name: str, revision: str | None) -> str:
+    """Return what identifies weights: the fingerprint of a folder, or a Hub id with its revision."""
+    path = Path(model_path(name))
+    return fingerprint_folder(path) if path.is_dir() else f"{name}@{revision or 'main'}"
 
 
 def check_model_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from reproalign.common.config import LogprobsConfig
+from reproalign.common.data.collate import forward_inputs
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.training.pairs import PairScores, PairTrainer
 from reproalign.common.training.reference import Reference
@@ -53,12 +54,7 @@ class PairedPreferenceTrainer(PairTrainer):
 
     def pair_scores(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairScores:
         """Compute the log-probs of the micro-batch and hand them to :meth:`pair_loss`."""
-        output = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            completion_mask=inputs["completion_mask"],
-            use_cache=False,
-        )
+        output = model(**forward_inputs(inputs), use_cache=False)
         chosen, rejected = output["sums"].chunk(2)
         ref_chosen, ref_rejected = self.reference.logps(model, inputs).chunk(2)
         tokens_chosen, tokens_rejected = output["counts"].to(chosen.dtype).chunk(2)

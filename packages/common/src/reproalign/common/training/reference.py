@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,43 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from reproalign.common.config import LogprobsConfig, ReferenceConfig, RunConfig
+from reproalign.common.data.collate import forward_inputs
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import atomic_path, sha256_json
 from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.logprobs.statistics import HeadStates
 
 MODES = ("auto", "copy", "adapter-disabled", "cached")
 
 
 class Reference(ABC):
-    """Gives log π_ref(y|x), summed over completion tokens, of a batch's rows."""
+    """Gives log π_ref(y|x) of a batch's rows."""
 
     def prepare(self, accelerator: Accelerator, logprobs: LogprobsConfig) -> None:  # noqa: B027
         """Put the reference where the run computes; called once by the trainer. Not every reference needs it."""
 
     @abstractmethod
+    def completion_logps(self, model: nn.Module, inputs: dict[str, Tensor], prefix: str = "") -> Mapping[str, Tensor]:
+        """Return the log-probs of the rows whose columns begin with ``prefix``, without gradient.
+
+        Returns:
+            ``sums`` (rows,), and ``per_token`` (tokens,), rows one after the other, unless only sums are known.
+        """
+
+    def states(self, model: nn.Module, inputs: dict[str, Tensor]) -> HeadStates:
+        """Return what token statistics against the reference need, of the completion tokens; without gradient.
+
+        Raises:
+            UserError: if only log-probs of the reference are known.
+        """
+        raise UserError(
+            "this loss needs the reference's whole distribution at every token, of which cached log-probs are only one "
+            "entry; set reference.mode=copy, or adapter-disabled with LoRA"
+        )
+
     def logps(self, model: nn.Module, inputs: dict[str, Tensor]) -> Float[Tensor, " rows"]:
-        """Return the summed log-probs of the rows (chosen first), without gradient."""
+        """Return the log-probs summed over completion tokens (of pairs: chosen first)."""
+        return self.completion_logps(model, inputs)["sums"]
 
 
 class FrozenReference(Reference):
@@ -57,9 +79,13 @@ class FrozenReference(Reference):
             self.model = accelerator.prepare_model(self.model, evaluation_mode=True)
         self.model.eval()
 
-    def logps(self, model: nn.Module, inputs: dict[str, Tensor]) -> Float[Tensor, " rows"]:
+    def completion_logps(self, model: nn.Module, inputs: dict[str, Tensor], prefix: str = "") -> Mapping[str, Tensor]:
         """Run the frozen model."""
-        return _sums(self.model, inputs)
+        return _run(self.model, inputs, prefix)
+
+    def states(self, model: nn.Module, inputs: dict[str, Tensor]) -> HeadStates:
+        """Run the frozen model up to its head."""
+        return _states(self.model, inputs)
 
 
 class AdapterDisabledReference(Reference):
@@ -69,18 +95,30 @@ class AdapterDisabledReference(Reference):
         """Keep the accelerator, which knows how to unwrap the policy."""
         self._accelerator = accelerator
 
-    def logps(self, model: nn.Module, inputs: dict[str, Tensor]) -> Float[Tensor, " rows"]:
+    def completion_logps(self, model: nn.Module, inputs: dict[str, Tensor], prefix: str = "") -> Mapping[str, Tensor]:
         """Run the policy without adapters."""
         with self._accelerator.unwrap_model(model).disable_adapter():
-            return _sums(model, inputs)
+            return _run(model, inputs, prefix)
+
+    def states(self, model: nn.Module, inputs: dict[str, Tensor]) -> HeadStates:
+        """Run the policy without adapters up to its head."""
+        with self._accelerator.unwrap_model(model).disable_adapter():
+            return _states(model, inputs)
 
 
 class CachedReference(Reference):
-    """Log-probs that stand in the data as ``ref_chosen_logps`` and ``ref_rejected_logps``."""
+    """Log-probs that stand in the data: sums as ``ref_chosen_logps`` and ``ref_rejected_logps`` of pairs, values per
+    token as ``ref_logps`` and ``ref_KL_logps`` of unpaired examples.
+    """
 
-    def logps(self, model: nn.Module, inputs: dict[str, Tensor]) -> Float[Tensor, " rows"]:
+    def completion_logps(self, model: nn.Module, inputs: dict[str, Tensor], prefix: str = "") -> Mapping[str, Tensor]:
         """Read the columns."""
-        return torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
+        if "ref_chosen_logps" in inputs:
+            return {"sums": torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])}
+        values = inputs[f"ref_{prefix}logps"]
+        counts = inputs[f"{prefix}completion_mask"][:, 1:].sum(1)
+        scored = torch.arange(values.shape[1], device=values.device) < counts[:, None]
+        return {"sums": values.sum(1), "per_token": values[scored]}
 
 
 def reference_mode(config: RunConfig, reference: ReferenceConfig) -> str:
@@ -102,8 +140,50 @@ def reference_mode(config: RunConfig, reference: ReferenceConfig) -> str:
     return mode
 
 
-def add_cached_logps(
+def add_cached_logps(dataset: Dataset, **options: Any) -> Dataset:
+    """Return tokenised pairs with the reference's summed log-probs as columns.
+
+    Args:
+        dataset: tokenised pairs.
+        **options: of :func:`compute_once`.
+    """
+
+    def measure(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        chosen, rejected = _run(model, batch)["sums"].chunk(2)
+        return {"chosen": chosen, "rejected": rejected}
+
+    columns = ["chosen_input_ids", "chosen_prompt_length", "rejected_input_ids", "rejected_prompt_length"]
+    values = compute_once(dataset, columns, measure, **options)
+    return dataset.add_column("ref_chosen_logps", values["chosen"].tolist()).add_column(  # type: ignore[no-any-return]
+        "ref_rejected_logps", values["rejected"].tolist()
+    )
+
+
+def add_cached_token_logps(dataset: Dataset, **options: Any) -> Dataset:
+    """Return tokenised unpaired examples with the reference's log-probs per completion token as columns.
+
+    Args:
+        dataset: tokenised unpaired examples; mismatched ones (``KL_``) are measured where there are any.
+        **options: of :func:`compute_once`.
+    """
+    prefixes = [prefix for prefix in ("", "KL_") if f"{prefix}input_ids" in dataset.column_names]
+
+    def measure(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        outputs = {prefix: _run(model, batch, prefix) for prefix in prefixes}
+        return {f"{prefix}{name}": outputs[prefix][name] for prefix in prefixes for name in ("per_token", "counts")}
+
+    columns = [f"{prefix}{name}" for prefix in prefixes for name in ("input_ids", "prompt_length")]
+    values = compute_once(dataset, columns, measure, **options)
+    for prefix in prefixes:
+        rows = values[f"{prefix}per_token"].split(values[f"{prefix}counts"].int().tolist())
+        dataset = dataset.add_column(f"ref_{prefix}logps", [row.tolist() for row in rows])
+    return dataset
+
+
+def compute_once(
     dataset: Dataset,
+    columns: list[str],
+    measure: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]],
     *,
     load_model: Any,
     weights: str,
@@ -112,23 +192,27 @@ def add_cached_logps(
     batch_size: int,
     logprobs: LogprobsConfig,
     label: str,
-) -> Dataset:
-    """Return ``dataset`` with the reference's summed log-probs as columns, computing them once.
+) -> dict[str, Tensor]:
+    """Measure a model on every batch of ``dataset``, in order, and keep the values.
 
-    The values are kept in ``cache_dir`` as safetensors under a key made of the token ids, the weights and the way of
+    They are kept in ``cache_dir`` as safetensors under a key made of the token ids, the weights and the way of
     computing, so that any later run with the same three reads them back.
 
     Args:
-        dataset: tokenised pairs.
+        dataset: tokenised rows.
+        columns: those that say what is measured.
+        measure: from the model and a batch to named vectors.
         load_model: returns the reference model; called only when nothing is cached.
         weights: fingerprint of the reference weights.
         collator: turns rows into a batch with ``completion_mask``.
         cache_dir: where the values are kept.
-        batch_size: pairs per forward.
+        batch_size: rows per forward.
         logprobs: how log-probs are computed.
         label: what the progress bar says.
+
+    Returns:
+        The named vectors of all batches, one batch after the other, as float32 on the CPU.
     """
-    columns = ("chosen_input_ids", "chosen_prompt_length", "rejected_input_ids", "rejected_prompt_length")
     tokens = sha256_json([dataset[name][:] for name in columns])
     path = cache_dir / f"{sha256_json([tokens, weights, logprobs.implementation])[:32]}.safetensors"
     if not path.is_file():
@@ -137,26 +221,20 @@ def add_cached_logps(
         model.to(device)
         install_completion_logps(model, implementation=logprobs.implementation, chunk_size=logprobs.chunk_size)
         loader: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size, collate_fn=collator)  # type: ignore[arg-type]
-        chosen, rejected = [], []
+        parts = []
         for batch in track(loader, description=f"reference log-probs ({label})", total=len(loader)):
-            sums = _sums(model, {name: value.to(device) for name, value in batch.items()}).float().cpu()
-            first, second = sums.chunk(2)
-            chosen.append(first)
-            rejected.append(second)
+            measured = measure(model, {name: value.to(device) for name, value in batch.items()})
+            parts.append({name: value.float().cpu() for name, value in measured.items()})
         with atomic_path(path) as temporary:
-            save_file({"chosen": torch.cat(chosen), "rejected": torch.cat(rejected)}, temporary)
-    values = load_file(path)
-    return dataset.add_column("ref_chosen_logps", values["chosen"].tolist()).add_column(  # type: ignore[no-any-return]
-        "ref_rejected_logps", values["rejected"].tolist()
-    )
+            save_file({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, temporary)
+    return load_file(path)  # type: ignore[no-any-return]
 
 
-def _sums(model: nn.Module, inputs: dict[str, Tensor]) -> Float[Tensor, " rows"]:
+def _run(model: nn.Module, inputs: dict[str, Tensor], prefix: str = "") -> Mapping[str, Tensor]:
     with torch.no_grad():
-        output = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            completion_mask=inputs["completion_mask"],
-            use_cache=False,
-        )
-    return output["sums"]  # type: ignore[no-any-return]
+        return model(**forward_inputs(inputs, prefix), use_cache=False)  # type: ignore[no-any-return]
+
+
+def _states(model: nn.Module, inputs: dict[str, Tensor]) -> HeadStates:
+    with torch.no_grad():
+        return model(**forward_inputs(inputs), head_states=True, use_cache=False)  # type: ignore[no-any-return]

@@ -1,0 +1,118 @@
+"""Questions to a language model behind an OpenAI-compatible server, with the standard library alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from typing import Any, TypeVar
+
+from reproalign.common.errors import UserError
+
+Key = TypeVar("Key", bound=Hashable)
+TRANSIENT = (408, 409, 429, 500, 502, 503, 504)  # statuses after which asking again may help
+
+
+@dataclass
+class EndpointConfig:
+    """An OpenAI-compatible server and how it is asked."""
+
+    model: str | None = None  # as the server names it
+    base_url: str = "https://api.openai.com/v1"  # a server of your own: http://localhost:8000/v1
+    key_variable: str = "OPENAI_API_KEY"  # environment variable with the key; none is sent if it is not set
+    request: dict[str, Any] = field(default_factory=dict)  # further fields of a request; null leaves one out
+    timeout: float = 120.0  # seconds
+    retries: int = 4  # of a request that failed in passing
+    pause: float = 1.0  # seconds before the first of them; doubled for each further one
+    parallel: int = 4  # requests at once
+
+
+class EndpointError(Exception):
+    """A server that gives no answer; the message is one sentence for the user."""
+
+
+def check_endpoint(config: EndpointConfig) -> None:
+    """Refuse settings that no request can be made with.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if not config.base_url.startswith(("http://", "https://")):
+        raise UserError(f"endpoint.base_url={config.base_url} must begin with http:// or https://")
+    for name, least in (("parallel", 1), ("retries", 0), ("pause", 0), ("timeout", 0)):
+        if getattr(config, name) < least:
+            raise UserError(f"endpoint.{name}={getattr(config, name)} must be at least {least}")
+
+
+def ask(config: EndpointConfig, question: str) -> str:
+    """Return the model's answer to one question, a user's turn.
+
+    Raises:
+        EndpointError: if there is none, after ``retries`` further attempts where these may help.
+    """
+    fields = {"model": config.model, "messages": [{"role": "user", "content": question}], **config.request}
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get(config.key_variable):
+        headers["Authorization"] = f"Bearer {key}"
+    url = f"{config.base_url.rstrip('/')}/chat/completions"
+    body = json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
+    attempt = 0
+    while True:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=config.timeout) as response:
+                return _content(url, response.read())
+        except urllib.error.HTTPError as error:
+            reason = f"answers with status {error.code} {error.reason}"
+            passing = error.code in TRANSIENT
+        except (OSError, HTTPException) as error:
+            reason = f"cannot be reached ({getattr(error, 'reason', None) or error})"
+            passing = True
+        if not passing or attempt == config.retries:
+            raise EndpointError(f"{url} {reason}; check endpoint.base_url, endpoint.model and {config.key_variable}")
+        time.sleep(config.pause * 2**attempt)
+        attempt += 1
+
+
+def ask_all(config: EndpointConfig, questions: Mapping[Key, str], write: Callable[[Key, str], None]) -> None:
+    """Ask several questions at once and hand over each answer as it comes.
+
+    Raises:
+        EndpointError: the first, after the answers that were already under way have been handed over.
+    """
+    failure: EndpointError | None = None
+    stopped = threading.Event()  # cancelled futures would never be reported as completed
+
+    def ask_unless_stopped(text: str) -> str | None:
+        return None if stopped.is_set() else ask(config, text)
+
+    with ThreadPoolExecutor(config.parallel) as pool:
+        futures = {pool.submit(ask_unless_stopped, text): key for key, text in questions.items()}
+        try:
+            for future in as_completed(futures):
+                try:
+                    answer = future.result()
+                except EndpointError as error:
+                    failure = failure or error
+                    stopped.set()
+                else:
+                    if answer is not None:
+                        write(futures[future], answer)
+        finally:
+            stopped.set()
+    if failure:
+        raise failure
+
+
+def _content(url: str, body: bytes) -> str:
+    try:
+        content = json.loads(body)["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise EndpointError(f"{url} answers without choices[0].message.content; is it OpenAI-compatible?") from error
+    return content or ""

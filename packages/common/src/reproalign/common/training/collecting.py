@@ -1,0 +1,128 @@
+"""What all trainers share beyond ``transformers.Trainer``: reduced metrics, rewards of a data set, checkpoint seals."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import Trainer
+
+from reproalign.common.training.checkpoints import ManifestCallback
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What a trainer makes of one micro-batch.
+
+    Attributes:
+        losses: to be averaged.
+        metrics: to log, each averaged over all its entries since the last log; an empty one counts for nothing. All
+            ranks name the same metrics.
+        rewards: (rows,) or (rows, columns): the predictions of an evaluation.
+        targets: (rows,) its labels.
+    """
+
+    losses: Float[Tensor, " losses"]
+    metrics: dict[str, Tensor]
+    rewards: Float[Tensor, "rows ..."]
+    targets: Float[Tensor, " rows"]
+
+
+class CollectingTrainer(Trainer):
+    """``transformers.Trainer`` with the loss and metrics of :meth:`micro_batch`.
+
+    The training loss is the plain mean of a micro-batch's losses; the Trainer divides by the number of accumulation
+    steps and averages over ranks, so that with equal micro-batches every row of the global batch weighs the same.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loss_is_scaled_for_ga = False  # the loss is a micro-batch mean
+        self._collected: dict[str, dict[str, Tensor]] = {"train": defaultdict(_nothing), "eval": defaultdict(_nothing)}
+        self.add_callback(ManifestCallback())
+
+    @abstractmethod
+    def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
+        """Compute losses, metrics and rewards."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, MicroBatch]:
+        """Return the mean loss of the micro-batch, and collect its metrics for the next log."""
+        result = self.micro_batch(model, inputs)
+        self._collect("train" if model.training else "eval", result.metrics)
+        loss = result.losses.mean()
+        return (loss, result) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the loss, the rewards and the targets of one evaluation batch."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, result = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss.detach(), None, None
+        return loss.detach(), result.rewards.detach().float(), result.targets
+
+    def rewards(self, dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the rewards and the targets (:class:`MicroBatch`) of every row of ``dataset``."""
+        output = self.predict(dataset)  # type: ignore[arg-type]
+        self._drain("eval")  # not part of any logged evaluation
+        return np.asarray(output.predictions, dtype=np.float64), np.asarray(output.label_ids, dtype=np.float64)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log ``logs`` with the collected metrics, averaged over what came since the last log on all ranks."""
+        phase = "eval" if any(key.startswith("eval_") for key in logs) else "train"
+        prefix = "eval_" if phase == "eval" else ""
+        collected = {f"{prefix}{name}": value for name, value in self._drain(phase).items()}
+        super().log({**logs, **collected}, start_time)
+
+    def derived_metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Return further metrics that follow from the averaged ones; a subclass may add some."""
+        return {}
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Move a batch to the device and no more: under DeepSpeed the Trainer would round reference log-probs and
+        targets to the dtype of the weights.
+        """
+        return {name: value.to(self.args.device) for name, value in inputs.items()}
+
+    def _collect(self, phase: str, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            entry = torch.stack([value.detach().float().sum(), torch.tensor(float(value.numel()), device=value.device)])
+            self._collected[phase][name] = self._collected[phase][name].to(value.device) + entry
+
+    def _drain(self, phase: str) -> dict[str, float]:
+        collected, self._collected[phase] = self._collected[phase], defaultdict(_nothing)
+        if not collected:
+            return {}
+        names = sorted(collected)
+        local = torch.stack([collected[name] for name in names]).to(self.accelerator.device)
+        sums, counts = self.accelerator.reduce(local, reduction="sum").unbind(1)
+        means = {
+            name: value / count
+            for name, value, count in zip(names, sums.tolist(), counts.tolist(), strict=True)
+            if count
+        }
+        return means | self.derived_metrics(means)
+
+
+def _nothing() -> Tensor:
+    return torch.zeros(2)  # sum and count

@@ -1,0 +1,58 @@
+"""The ``radpo`` command: verbs and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reproalign.common.cli import App, Verb, run
+
+APP = App(
+    command="radpo",
+    package="reproalign.radpo",
+    distribution="reproalign-radpo",
+    title="Risk-aware Direct Preference Optimization (arXiv 2505.20359)",
+    verbs=(
+        Verb(
+            "train",
+            "train with loss=sft|csft|dpo|cdpo|slic|kto|kto-zero|ppo|tdpo|ra-dpo",
+            "train",
+            "reproalign.radpo.config:TrainConfig",
+            "reproalign.radpo.train:train",
+            launchable=True,
+        ),
+        Verb(
+            "evaluate",
+            "measure accuracy, margins, sequential KL and risk ratio of a policy on held-out pairs",
+            "evaluate",
+            "reproalign.radpo.config:EvaluateConfig",
+            "reproalign.radpo.evaluate:evaluate",
+        ),
+        Verb(
+            "sample",
+            "sample responses to the prompts of a data set into AlpacaEval's file format",
+            "sample",
+            "reproalign.radpo.config:SampleConfig",
+            "reproalign.radpo.sample:sample",
+            launchable=True,
+        ),
+        Verb(
+            "judge",
+            "let a language model compare two such files; win rate",
+            "judge",
+            "reproalign.radpo.config:JudgeConfig",
+            "reproalign.radpo.judge:judge",
+        ),
+    ),
+    more=(
+        (
+            "plot",
+            "draw the paper's figure from several runs: sequential KL and reward accuracy over steps",
+            "reproalign.radpo.plot:plot_command",
+        ),
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out ``radpo …``."""
+    return run(APP, argv)

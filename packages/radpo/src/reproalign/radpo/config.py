@@ -1,0 +1,131 @@
+"""Ra-DPO's own options. Paper: arXiv 2505.20359; ``ERRATA.md`` says where ``variant=paper`` and ``released`` differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from reproalign.common.config import (
+    DataConfig,
+    LaunchConfig,
+    LogprobsConfig,
+    ModelConfig,
+    ReferenceConfig,
+    RunConfig,
+)
+from reproalign.common.evaluation.endpoint import EndpointConfig
+
+
+@dataclass
+class PolicyConfig(ModelConfig):
+    """A model, and the weights that training starts from."""
+
+    load_from: str | None = None  # e.g. the model folder of an SFT run; null: model.name
+
+
+@dataclass
+class LossConfig:
+    """The objective; `loss=NAME` sets the name and its published parameters. Only those of the name are read."""
+
+    name: str = MISSING  # sft | csft | dpo | cdpo | slic | kto | kto-zero | ppo | tdpo | ra-dpo
+    beta: float = 0.1  # temperature; slic: margin in nats
+    epsilon: float = 0.2  # cdpo: probability of a flipped label
+    lambda_coef: float = 0.1  # slic: weight of the likelihood term
+    alpha: float = 0.5  # tdpo, ra-dpo, second form: weight of the token-level term
+    second_form: bool = False  # TDPO2 and Ra-DPO2 (released: if_tdpo2, if_ra_dpo2)
+    measure: str = "cvar"  # ra-dpo: cvar | cvar_complement | entropic | mean_semideviation | expectation
+    confidence_level: float = 0.95  # of cvar, cvar_complement and of the released tail
+    coefficient: float = 5.0  # of entropic and mean_semideviation
+    is_split_risk_ratio: bool = True  # variant=released: a quantile for each half of the vocabulary (ERRATA Q1)
+    is_cal_risk_distribution_logps: bool = False  # variant=released: quantiles in place of log-probs (ERRATA Q2)
+    desirable_weight: float = 1.0  # kto, kto-zero
+    undesirable_weight: float = 1.0
+    tokenwise_KL: bool = False  # noqa: N815 - the release's name; kto: reference point per example, the largest log-ratio of a token
+    cliprange: float = 0.5  # ppo: probability ratios are clipped to [cliprange, 1 / cliprange]
+    gamma: float = 0.99  # ppo: discount
+    lam: float = 0.95  # ppo: λ of GAE
+    critic_coef: float = 0.01
+    KL_coef: float = 0.1
+    v_head_max_grad_norm: float = 0.1
+    chosen_control_token: str = "<|good|>"  # csft
+    rejected_control_token: str = "<|bad|>"
+
+
+@dataclass
+class RowsConfig:
+    """Which responses are trained on, and in which order."""
+
+    incomplete: str = "drop"  # drop (released) | keep an epoch's last batch if it is short
+    selection: str = "all"  # unpaired: all | one response a prompt | scores: best and worst in turns
+    frac_unique_desirable: float = 1.0
+    frac_unique_undesirable: float = 1.0
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """``radpo train``: any of the ten losses."""
+
+    seed: int = 1
+    variant: str = "paper"  # paper | released
+    datasets: list[str] | None = None  # several data sets; null: data.source alone
+    model: PolicyConfig = field(default_factory=PolicyConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    rows: RowsConfig = field(default_factory=RowsConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    warmup_steps: int = 150  # rate from a tenth to all of it; then a cosine to 0 (released: ERRATA Q5)
+    evaluate_before: bool = True  # released: do_first_eval
+
+
+@dataclass
+class EvaluateConfig:
+    """``radpo evaluate``: a policy against its reference on held-out pairs."""
+
+    output_dir: str = MISSING
+    seed: int = 1
+    variant: str = "paper"  # paper | released: how over-long pairs are cut, and the risk measure
+    datasets: list[str] | None = None  # several data sets; null: data.source alone
+    model: ModelConfig = field(default_factory=ModelConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)  # reference.model is needed
+    data: DataConfig = field(default_factory=DataConfig)  # data.eval_path or data.path: a file of pairs
+    loss: LossConfig = field(default_factory=LossConfig)  # beta of the rewards, and the risk measure
+    logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
+    batch_size: int = 4  # pairs per forward
+    trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16
+
+
+@dataclass
+class SampleConfig:
+    """``radpo sample``: a model's responses to the prompts of a data set, in AlpacaEval's file format."""
+
+    output_dir: str = MISSING
+    seed: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)
+    generator: str | None = None  # name of the model in the file; null: from model.name
+    data: DataConfig = field(default_factory=DataConfig)  # its held-out prompts; data.max_eval_rows: how many rows
+    datasets: list[str] | None = None  # several data sets; null: data.source alone
+    prompts: str | None = None  # a file with `prompt` (text or messages) or `instruction`; replaces the data sets
+    max_prompts: int | None = None
+    max_prompt_length: int = 1024  # tokens; a longer prompt loses its beginning
+    max_new_tokens: int = 512
+    temperature: float = 0.7  # 0: the likeliest token
+    top_p: float = 1.0
+    stop: list[str] | None = None  # strings that end a response; null: what the chat template puts after one
+    batch_size: int = 8  # prompts at once
+    backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
+    launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the prompts
+
+
+@dataclass
+class JudgeConfig:
+    """``radpo judge``: a language model compares the responses in two AlpacaEval files."""
+
+    output_dir: str = MISSING
+    first: str = MISSING  # AlpacaEval file: JSON list of {instruction, output, generator}
+    second: str = MISSING  # of the same instructions in the same order
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)  # no endpoint.model: questions are written only
+    answers: str | None = None  # the judge's raw answers, in place of an endpoint: index, shown_first, answer
+    template: str | None = None  # a text file with {instruction}, {answer_a}, {answer_b}; null: the package's own
+    max_instructions: int | None = None
+    confidence: float = 0.95  # of the win rate's interval

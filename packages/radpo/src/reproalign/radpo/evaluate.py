@@ -1,0 +1,95 @@
+"""``radpo evaluate``: a policy against its reference on held-out pairs of any data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from reproalign.common.config import DataConfig, RunConfig
+from reproalign.common.data.cache import fingerprint_dataset
+from reproalign.common.data.collate import PairCollator
+from reproalign.common.data.prepare import check_tokenizer
+from reproalign.common.errors import UserError
+from reproalign.common.invocation import Invocation
+from reproalign.common.records import Run
+from reproalign.common.training.arguments import training_arguments
+from reproalign.common.training.models import identify_weights, load_causal_lm, load_tokenizer
+from reproalign.common.training.reference import FrozenReference
+from reproalign.radpo.config import EvaluateConfig
+from reproalign.radpo.data import prepare_rows, read_examples
+from reproalign.radpo.report import model_label, print_metrics
+from reproalign.radpo.rows import RowRules
+from reproalign.radpo.sources import Examples
+from reproalign.radpo.train import check_loss
+from reproalign.radpo.trainer import TokenLevelTrainer
+
+
+def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
+    """Measure reward accuracy, margins, sequential KL and, with ``loss=ra-dpo``, the sequential risk ratio."""
+    if not config.reference.model:
+        raise UserError("rewards and KL are relative; set reference.model to the model that training started from")
+    check_loss(config.loss, config.variant)
+    if config.batch_size < 1:
+        raise UserError(f"batch_size={config.batch_size} must be at least 1")
+    with Run.open(invocation) as run:
+        tokenizer = load_tokenizer(config.model)
+        check_tokenizer(tokenizer, chat_template=config.model.chat_template)
+        pairs = _pairs(config, tokenizer, run)
+        metrics = _trainer(config, pairs, tokenizer).measure_pairs()
+        policy = (config.model.name, config.model.revision)
+        reference = (config.reference.model, config.reference.revision)
+        for role, (name, revision) in (("policy", policy), ("reference", reference)):
+            run.add_fingerprint("weights", role, identify_weights(name, revision), name=name, revision=revision)
+        run.set_metrics(metrics)
+        print_metrics({model_label(config.model.name): metrics}, len(pairs))
+        Console().print(f"record: {run.dir}", highlight=False)
+
+
+def read_held_out(data: DataConfig, datasets: Sequence[str] | None, run: Run) -> Examples:
+    """Read the evaluation split of ``datasets`` (of ``data.path`` if there is no ``data.eval_path``), and record it."""
+    held_out = replace(data, eval_path=data.eval_path or data.path)
+    examples, provenance = read_examples(
+        held_out, datasets or [data.source], "evaluation", rejects_dir=run.dir if run.is_main else None
+    )
+    for label, facts in provenance.items():
+        run.add_fingerprint("data", label, facts.pop("sha256"), **facts)
+    return examples
+
+
+def _pairs(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
+    examples = read_held_out(config.data, config.datasets, run)
+    rules = RowRules(
+        variant=config.variant, seed=config.seed, batch_size=config.batch_size, incomplete="keep", kind="paired"
+    )
+    pairs, _ = prepare_rows(examples, tokenizer, config.data, rules, max_rows=config.data.max_eval_rows)
+    run.add_fingerprint("data", "held-out pairs", fingerprint_dataset(pairs), rows=len(pairs))
+    return pairs
+
+
+def _trainer(config: EvaluateConfig, pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> TokenLevelTrainer:
+    run_config = RunConfig(
+        output_dir=config.output_dir,
+        seed=config.seed,
+        trainer={"per_device_eval_batch_size": config.batch_size, "report_to": [], **config.trainer},
+    )
+    arguments: Any = training_arguments(run_config, Path(config.output_dir))
+    plain = replace(config.model, lora=replace(config.model.lora, enabled=False))
+    reference = replace(plain, revision=config.reference.revision)
+    return TokenLevelTrainer(
+        loss=config.loss,
+        variant=config.variant,
+        warmup_steps=0,
+        pairs=pairs,
+        model=load_causal_lm(plain),
+        args=arguments,
+        data_collator=PairCollator(tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        reference=FrozenReference(load_causal_lm(reference, name=config.reference.model, trainable=False)),
+        logprobs=config.logprobs,
+    )

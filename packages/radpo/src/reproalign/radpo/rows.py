@@ -1,0 +1,215 @@
+"""From examples to rows: which responses of a prompt are trained on, in which order and in which batches.
+
+A row has ``prompt`` (messages), responses as text under the names of its kind's sides, ``truncation`` (which end of the
+prompt survives) and, if unpaired, ``label``.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from reproalign.common.errors import UserError, choose
+from reproalign.radpo.sources import Example, Examples
+
+KINDS = {  # sides of a row; those in one tuple keep the same part of a long prompt
+    "sft": (("completion",),),
+    "csft": (("completion",),),
+    "paired": (("chosen", "rejected"),),
+    "unpaired": (("completion",),),
+    "kto": (("completion",), ("KL",)),
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """How examples become rows."""
+
+    kind: str = "paired"  # sft | csft | paired | unpaired | kto (unpaired, with mismatched pairs for the KL)
+    variant: str = "paper"  # paper | released: which part of an over-long prompt survives (ERRATA Q7)
+    seed: int = 1  # of the order
+    epochs: int = 1  # whose orders follow one another in the rows
+    batch_size: int = 4  # rows per process and step; mismatched pairs stay within a batch
+    incomplete: str = "drop"  # drop (released) | keep an epoch's last batch if it is short (ERRATA Q16)
+    selection: str = "all"  # unpaired: all | one response a prompt, alternating | scores: likewise, by scores
+    frac_unique_desirable: float = 1.0  # share of the chosen responses that is kept, first come
+    frac_unique_undesirable: float = 1.0
+    good: str = "<|good|>"  # csft: before a chosen response
+    bad: str = "<|bad|>"
+
+
+def build_rows(examples: Examples, rules: RowRules) -> list[Row]:
+    """Return the rows of ``rules.kind``.
+
+    Raises:
+        UserError: if there is none.
+    """
+    rows = _of_kind(examples, rules)
+    if not rows:
+        raise UserError(f"no prompt has a pair, which kind={rules.kind} needs; train with sft or on another data set")
+    return rows
+
+
+def sft_rows(examples: Examples, seed: int) -> list[Row]:
+    """Return one row a prompt, on the generation that ``sft_index`` names."""
+    return [
+        _row(example, completion=example.generations[example.sft_index]) for example in shuffle_prompts(examples, seed)
+    ]
+
+
+def csft_rows(examples: Examples, seed: int, good: str = "<|good|>", bad: str = "<|bad|>") -> list[Row]:
+    """Return two rows a pair: the control token ``good`` and the chosen response, ``bad`` and the rejected one."""
+    return [
+        _row(example, completion=token + example.generations[index])
+        for example in shuffle_prompts(examples, seed)
+        for pair in example.pairs
+        for token, index in zip((good, bad), pair, strict=True)
+    ]
+
+
+def paired_rows(examples: Examples, seed: int) -> list[Row]:
+    """Return one row a pair: ``chosen`` and ``rejected``."""
+    return [
+        _row(example, chosen=example.generations[i], rejected=example.generations[j])
+        for example in shuffle_prompts(examples, seed)
+        for i, j in example.pairs
+    ]
+
+
+def unpaired_rows(
+    examples: Examples,
+    seed: int,
+    *,
+    selection: str = "all",
+    frac_unique_desirable: float = 1.0,
+    frac_unique_undesirable: float = 1.0,
+) -> list[Row]:
+    """Return rows of single responses with a ``label``: whether the response is desirable.
+
+    Args:
+        examples: by prompt.
+        seed: of the prompts' order.
+        selection: ``all``: the chosen and the rejected response of each pair, of each class the first
+            ``frac_unique_* x pairs``; ``one``: one response a prompt, in turns the chosen and the rejected one of its
+            first pair; ``scores``: in turns the best and the worst generation by score.
+        frac_unique_desirable: share of the chosen responses, of ``all``.
+        frac_unique_undesirable: share of the rejected ones.
+
+    Raises:
+        UserError: for shares outside [0, 1], an unknown selection, and ``scores`` where there are none.
+    """
+    choose("selection", selection, ["all", "one", "scores"])
+    shares = {True: frac_unique_desirable, False: frac_unique_undesirable}
+    if not all(0 <= share <= 1 for share in shares.values()):
+        raise UserError(
+            f"frac_unique_desirable and frac_unique_undesirable must be in [0, 1], not {[*shares.values()]}"
+        )
+    # The release sorts prompts here and nowhere else; which rows shares and turns keep depends on it.
+    ordered = shuffle_prompts(dict(sorted(examples.items())), seed)
+    if selection != "all":
+        ordered = [example for example in ordered if example.pairs]
+        extremes = [_by_score(e) if selection == "scores" else e.pairs[0] for e in ordered]
+        return [
+            _row(example, completion=example.generations[ends[number % 2]], label=number % 2 == 0)
+            for number, (example, ends) in enumerate(zip(ordered, extremes, strict=True))
+        ]
+    allowed = {label: share * sum(len(example.pairs) for example in ordered) for label, share in shares.items()}
+    seen = {True: 0, False: 0}
+    rows = []
+    for example in ordered:
+        for pair in example.pairs:
+            for label, index in zip((True, False), pair, strict=True):
+                if seen[label] < allowed[label]:
+                    seen[label] += 1
+                    rows.append(_row(example, completion=example.generations[index], label=label))
+    return rows
+
+
+def shuffle_prompts(examples: Examples, seed: int) -> list[Example]:
+    """Return the examples in the order of their prompts after ``Random(seed)``, so that sources are mixed."""
+    keys = list(examples)
+    random.Random(seed).shuffle(keys)
+    return [examples[key] for key in keys]
+
+
+def lay_out(rows: list[Row], rules: RowRules) -> tuple[list[list[Row]], int]:
+    """Put rows into batches, in the order in which ``rules.epochs`` epochs go through them.
+
+    Each epoch shuffles the order of the one before with ``Random(seed + epoch)``.
+
+    Returns:
+        The batches, and how many rows the incomplete ones had that were dropped.
+
+    Raises:
+        UserError: if no batch is left.
+    """
+    choose("incomplete", rules.incomplete, ["drop", "keep"])
+    if rules.batch_size < 1:
+        raise UserError(f"batch_size={rules.batch_size} must be at least 1")
+    order, batches, dropped = list(rows), [], 0
+    for epoch in range(rules.epochs):
+        random.Random(rules.seed + epoch).shuffle(order)
+        for start in range(0, len(order), rules.batch_size):
+            batch = order[start : start + rules.batch_size]
+            if len(batch) == rules.batch_size or rules.incomplete == "keep":
+                batches.append(batch)
+            else:
+                dropped += len(batch)
+    if not batches:
+        raise UserError(
+            f"{len(rows)} rows fill no batch of {rules.batch_size}; give more rows or pairs, a smaller batch_size, or "
+            "incomplete=keep"
+        )
+    return batches, dropped
+
+
+def mismatch(batches: list[list[Row]]) -> list[list[Row]]:
+    """Give each row of a batch the next row's completion as ``KL``, the last one the first's: KTO's estimate of the KL.
+
+    Raises:
+        UserError: for a batch of one, which has no other completion, or rows of one class only.
+    """
+    if any(len(batch) == 1 for batch in batches):
+        raise UserError(
+            "KTO's mismatched pairs need batches of at least 2 rows; set a larger batch_size, or incomplete=drop"
+        )
+    if len({row["label"] for batch in batches for row in batch}) < 2:
+        raise UserError("KTO needs desirable and undesirable rows, these are of one class; raise frac_unique_*")
+    return [
+        [{**row, "KL": following["completion"]} for row, following in zip(batch, batch[1:] + batch[:1], strict=True)]
+        for batch in batches
+    ]
+
+
+def _of_kind(examples: Examples, rules: RowRules) -> list[Row]:
+    if rules.kind == "sft":
+        return sft_rows(examples, rules.seed)
+    if rules.kind == "csft":
+        return csft_rows(examples, rules.seed, rules.good, rules.bad)
+    if rules.kind == "paired":
+        return paired_rows(examples, rules.seed)
+    return unpaired_rows(
+        examples,
+        rules.seed,
+        selection=rules.selection,
+        frac_unique_desirable=rules.frac_unique_desirable,
+        frac_unique_undesirable=rules.frac_unique_undesirable,
+    )
+
+
+def _row(example: Example, *, label: bool | None = None, **sides: str) -> Row:
+    row: Row = {"prompt": example.prompt, "truncation": example.truncation_mode}
+    return row | sides | ({} if label is None else {"label": label})
+
+
+def _by_score(example: Example) -> tuple[int, int]:
+    """Return the indices of the best and the worst generation; the pairs tell whether higher scores are better."""
+    scores = example.scores
+    if not scores:
+        raise UserError(f"selection=scores needs scores, but '{example.name}' has none; set selection=one")
+    i, j = example.pairs[0]
+    lowest, highest = scores.index(min(scores)), scores.index(max(scores))
+    return (highest, lowest) if scores[i] >= scores[j] else (lowest, highest)

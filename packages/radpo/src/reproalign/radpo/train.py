@@ -1,0 +1,286 @@
+"""``radpo train``: any of the ten losses, from rows to a trained model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
+
+from reproalign.common.config import ModelConfig
+from reproalign.common.data.cache import cache_folder, fingerprint_dataset
+from reproalign.common.data.collate import PairCollator, UnpairedCollator
+from reproalign.common.data.prepare import check_tokenizer
+from reproalign.common.errors import UserError, choose
+from reproalign.common.invocation import Invocation
+from reproalign.common.records import Run
+from reproalign.common.training.arguments import training_arguments
+from reproalign.common.training.fit import fit
+from reproalign.common.training.models import (
+    Model,
+    identify_weights,
+    load_causal_lm,
+    load_tokenizer,
+)
+from reproalign.common.training.reference import (
+    AdapterDisabledReference,
+    CachedReference,
+    FrozenReference,
+    Reference,
+    add_cached_logps,
+    add_cached_token_logps,
+    reference_mode,
+)
+from reproalign.common.training.value_head import attach_value_head, clip_value_head_separately
+from reproalign.radpo.config import LossConfig, PolicyConfig, TrainConfig
+from reproalign.radpo.data import load_examples, prepare_rows
+from reproalign.radpo.report import draw, print_metrics
+from reproalign.radpo.rows import RowRules
+from reproalign.radpo.trainer import (
+    CompletionTrainer,
+    ExampleTrainer,
+    PairLossTrainer,
+    RadpoTrainer,
+    TokenLevelTrainer,
+    risk_measure,
+)
+
+# Loss -> kind of rows, trainer.
+LOSSES: dict[str, tuple[str, type[RadpoTrainer]]] = {
+    "sft": ("sft", CompletionTrainer),
+    "csft": ("csft", CompletionTrainer),
+    "dpo": ("paired", PairLossTrainer),
+    "cdpo": ("paired", PairLossTrainer),
+    "slic": ("paired", PairLossTrainer),
+    "kto": ("kto", ExampleTrainer),
+    "kto-zero": ("unpaired", ExampleTrainer),
+    "ppo": ("unpaired", ExampleTrainer),
+    "tdpo": ("paired", TokenLevelTrainer),
+    "ra-dpo": ("paired", TokenLevelTrainer),
+}
+WITHOUT_REFERENCE = ("sft", "csft", "slic")
+
+
+def train(config: TrainConfig, invocation: Invocation) -> None:
+    """Load, prepare, fit, evaluate, draw, record."""
+    check_loss(config.loss, config.variant)
+    if config.loss.name == "ppo" and config.model.lora.enabled and config.model.lora.merge:
+        raise UserError(
+            "model.lora.merge=true would lose PPO's value head, which is saved with the adapter; leave it out"
+        )
+    kind, trainer_type = LOSSES[config.loss.name]
+    start = starting_weights(config.model)
+    mode = "none" if config.loss.name in WITHOUT_REFERENCE else reference_mode(config, config.reference)
+    if mode == "cached" and trainer_type is TokenLevelTrainer:
+        raise UserError(
+            f"loss={config.loss.name} needs the reference's whole distribution at every token, which is not cached; "
+            "set reference.mode=copy, or adapter-disabled with LoRA"
+        )
+    epochs = _epochs(config)
+    # The rows of all epochs stand one after the other in their order, so the Trainer sees one epoch, and no sampler.
+    arguments = training_arguments(
+        replace(config, trainer={**config.trainer, "num_train_epochs": 1.0}),
+        Path(config.output_dir),
+        train_sampling_strategy="sequential",
+    )
+    set_seed(config.seed)  # before the model: adapters and value heads begin at random
+    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+        tokenizer = load_tokenizer(start)
+        check_tokenizer(tokenizer, chat_template=start.chat_template)
+        with PartialState().main_process_first():
+            rows, pairs = _rows(config, kind, epochs, arguments, tokenizer, run)
+        pad = tokenizer.pad_token_id
+        assert isinstance(pad, int)  # check_tokenizer has set it
+        collator: Any = PairCollator(pad) if kind == "paired" else UnpairedCollator(pad)
+        reference, rows, pairs = _reference(config, start, mode, rows, pairs, pad)
+        model = _policy(config, start, tokenizer)
+        if run.is_main:
+            weights = identify_weights(start.name, start.revision)
+            run.add_fingerprint("weights", "policy", weights, name=start.name, revision=start.revision)
+        trainer = trainer_type(
+            loss=config.loss,
+            variant=config.variant,
+            warmup_steps=config.warmup_steps,
+            schedule_steps=_schedule_steps(config, len(rows)),
+            pairs=pairs,
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            eval_dataset=pairs,
+            data_collator=collator,
+            processing_class=tokenizer,
+            logprobs=config.logprobs,
+            **({} if reference is None else {"reference": reference}),
+        )
+        if config.loss.name == "ppo":
+            clip_value_head_separately(trainer, config.loss.v_head_max_grad_norm)
+        _run(trainer, run, config, tokenizer)
+
+
+def check_loss(loss: LossConfig, variant: str) -> None:
+    """Refuse parameters that their loss cannot have.
+
+    Raises:
+        UserError: naming the key, its value and what is allowed.
+    """
+    choose("variant", variant, ["paper", "released"])
+    choose("loss.name", loss.name, LOSSES)
+    positive = {"beta": [*LOSSES.keys() - {"sft", "csft", "ppo"}], "critic_coef": ["ppo"], "KL_coef": ["ppo"]}
+    if loss.second_form:
+        positive["alpha"] = ["tdpo", "ra-dpo"]
+    for key, names in positive.items():
+        value = getattr(loss, key)
+        if loss.name in names and not (math.isfinite(value) and value > 0):
+            raise UserError(f"loss.{key}={value} must be positive")
+    ranges = {
+        "epsilon": ("cdpo", 0.0, 0.5, "in [0, 0.5)"),
+        "cliprange": ("ppo", 0.0, 1.0, "between 0 and 1"),
+        "gamma": ("ppo", 0.0, 1.0, "in [0, 1]"),
+        "lam": ("ppo", 0.0, 1.0, "in [0, 1]"),
+    }
+    for key, (name, low, high, said) in ranges.items():
+        value = getattr(loss, key)
+        outside = not low <= value <= high or (key == "epsilon" and value == high) or (key == "cliprange" and not value)
+        if loss.name == name and outside:
+            raise UserError(f"loss.{key}={value} must be {said}")
+    for key in ("desirable_weight", "undesirable_weight", "lambda_coef"):
+        if getattr(loss, key) < 0:
+            raise UserError(f"loss.{key}={getattr(loss, key)} must not be negative")
+    if loss.is_cal_risk_distribution_logps and (variant, loss.name) == ("released", "ra-dpo"):
+        raise UserError(
+            "loss.is_cal_risk_distribution_logps=true puts constants in place of log-probs (ERRATA Q2) and is not "
+            "trained with here; reproalign.radpo.risk.released_distribution computes it"
+        )
+    risk_measure(loss, variant)
+
+
+def starting_weights(model: PolicyConfig) -> ModelConfig:
+    """Return where training starts: ``load_from`` in place of the model, with its tokenizer."""
+    return replace(model, name=model.load_from) if model.load_from else model
+
+
+def _rows(
+    config: TrainConfig,
+    kind: str,
+    epochs: int,
+    arguments: TrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Run,
+) -> tuple[Dataset, Dataset | None]:
+    """Return the rows of all epochs, and held-out pairs."""
+    examples = load_examples(
+        config.data, config.datasets or [config.data.source], seed=config.seed, rejects_dir=run.dir
+    )
+    for label, facts in examples.provenance.items():
+        run.add_fingerprint("data", label, facts.pop("sha256"), **facts)
+    rules = RowRules(
+        kind=kind,
+        variant=config.variant,
+        seed=config.seed,
+        epochs=epochs,
+        batch_size=arguments.per_device_train_batch_size,
+        incomplete=config.rows.incomplete,
+        selection=config.rows.selection,
+        frac_unique_desirable=config.rows.frac_unique_desirable,
+        frac_unique_undesirable=config.rows.frac_unique_undesirable,
+        good=config.loss.chosen_control_token,
+        bad=config.loss.rejected_control_token,
+    )
+    rows, counts = prepare_rows(examples.train, tokenizer, config.data, rules, max_rows=config.data.max_rows)
+    run.set("rows", {**counts, "epochs": epochs})
+    if kind in ("sft", "csft"):
+        rows = rows.add_column("label", [True] * len(rows))
+    held_out = None
+    if examples.evaluation and any(example.pairs for example in examples.evaluation.values()):
+        whole = replace(rules, kind="paired", epochs=1, incomplete="keep")
+        held_out, _ = prepare_rows(
+            examples.evaluation, tokenizer, config.data, whole, max_rows=config.data.max_eval_rows
+        )
+    for name, dataset in (("train rows", rows), ("held-out pairs", held_out)):
+        if dataset is not None:
+            run.add_fingerprint("data", name, fingerprint_dataset(dataset), rows=len(dataset))
+    return rows, held_out
+
+
+def _reference(
+    config: TrainConfig, start: ModelConfig, mode: str, rows: Dataset, pairs: Dataset | None, pad: int
+) -> tuple[Reference | None, Dataset, Dataset | None]:
+    reference = config.reference
+    if mode == "adapter-disabled":
+        return AdapterDisabledReference(), rows, pairs
+    if config.loss.name == "slic":
+        zeros = {f"ref_{side}_logps": [0.0] * len(rows) for side in ("chosen", "rejected")}
+        for name, values in zeros.items():
+            rows = rows.add_column(name, values)
+            pairs = pairs and pairs.add_column(name, [0.0] * len(pairs))
+        return CachedReference(), rows, pairs
+    if mode == "none":
+        return None, rows, pairs
+
+    def load() -> Model:
+        return load_causal_lm(start, name=reference.model, trainable=False)
+
+    if mode == "copy":
+        return FrozenReference(load()), rows, pairs
+    options: dict[str, Any] = {
+        "load_model": load,
+        "weights": identify_weights(reference.model or start.name, reference.revision or start.revision),
+        "cache_dir": cache_folder(config.data.cache_dir) / "reference-logps",
+        "batch_size": reference.batch_size,
+        "logprobs": config.logprobs,
+    }
+    with PartialState().main_process_first():
+        if "chosen_input_ids" in rows.column_names:
+            rows = add_cached_logps(rows, collator=PairCollator(pad), label="training rows", **options)
+        else:
+            rows = add_cached_token_logps(rows, collator=UnpairedCollator(pad), label="training rows", **options)
+        if pairs is not None:
+            pairs = add_cached_logps(pairs, collator=PairCollator(pad), label="held-out pairs", **options)
+    return CachedReference(), rows, pairs
+
+
+def _policy(config: TrainConfig, start: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
+    if config.loss.name == "csft":
+        tokens = [config.loss.chosen_control_token, config.loss.rejected_control_token]
+        tokenizer.add_special_tokens({"additional_special_tokens": tokens})
+    model = load_causal_lm(start)
+    if config.loss.name == "csft" and len(tokenizer) > model.config.get_text_config().vocab_size:
+        model.resize_token_embeddings(len(tokenizer))
+    if config.loss.name == "ppo":
+        attach_value_head(model)
+    return model
+
+
+def _epochs(config: TrainConfig) -> int:
+    given = config.trainer.get("num_train_epochs", 1)
+    if float(given) != int(given) or given < 1:
+        raise UserError(
+            f"trainer.num_train_epochs={given} must be a whole number; trainer.max_steps ends a run earlier"
+        )
+    return int(given)
+
+
+def _schedule_steps(config: TrainConfig, rows: int) -> int | None:
+    """Return where the cosine ends: the release counts training examples, not steps (ERRATA Q5)."""
+    return rows if config.variant == "released" else None
+
+
+def _run(trainer: RadpoTrainer, run: Run, config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    evaluations = {}
+    if config.evaluate_before and trainer.pairs is not None and not config.launch.strategy.startswith("zero"):
+        evaluations["before"] = trainer.measure_pairs()
+    fit(trainer, run, config, tokenizer)
+    if trainer.pairs is not None:
+        evaluations["after"] = trainer.measure_pairs()
+    if not run.is_main:
+        return
+    run.set_metrics(evaluations)
+    if trainer.pairs is not None:
+        print_metrics(evaluations, len(trainer.pairs))
+    draw(run.dir)
+    Console().print(f"model, record and plots: {run.dir}", highlight=False)

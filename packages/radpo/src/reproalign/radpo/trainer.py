@@ -1,0 +1,295 @@
+"""Ra-DPO's trainers: the shared loops with this paper's losses, schedule and evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from datasets import Dataset
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.data import DataLoader
+
+from reproalign.common.config import LogprobsConfig
+from reproalign.common.data.collate import PairCollator, forward_inputs
+from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
+from reproalign.common.logprobs.statistics import Measure
+from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
+from reproalign.common.training.pairs import PairScores, PairTrainer
+from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
+from reproalign.common.training.reference import CachedReference, Reference
+from reproalign.common.training.unpaired import ExampleLogps, ExampleScores, UnpairedTrainer
+from reproalign.radpo.config import LossConfig
+from reproalign.radpo.loss import (
+    PairLoss,
+    cdpo_loss,
+    dpo_loss,
+    future_rewards,
+    gae,
+    kto_loss,
+    kto_zero_loss,
+    ppo_loss,
+    sft_loss,
+    slic_loss,
+    terminal_rewards,
+    token_level_loss,
+)
+from reproalign.radpo.risk import measure
+
+WARM_START = 0.1  # share of the rate at the first step
+
+
+class RadpoTrainer(CollectingTrainer):
+    """What the trainers of all ten losses share.
+
+    Schedule: the rate rises linearly from a tenth over ``warmup_steps`` and falls as a cosine. Evaluation: of held-out
+    pairs, whatever the loss trains on, so that runs compare: accuracy, margins and, unless only log-probs of the
+    reference are known, the sequential KL divergences of the paper's figures.
+
+    Args:
+        loss: the objective.
+        variant: ``released`` adds up a micro-batch's losses where ``paper`` averages them (ERRATA Q4).
+        warmup_steps: optimiser steps.
+        schedule_steps: where the cosine ends; None: at the last optimiser step (released: ERRATA Q5).
+        pairs: held-out pairs as :func:`~reproalign.common.data.prepare.tokenize_pairs` makes them.
+        reference: the frozen reference; None: rewards are plain log-probs (SFT, SLiC).
+        **kwargs: passed on.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss: LossConfig,
+        variant: str,
+        warmup_steps: int,
+        schedule_steps: int | None = None,
+        pairs: Dataset | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.loss_config, self.variant = loss, variant
+        self.warmup_steps, self.schedule_steps, self.pairs = warmup_steps, schedule_steps, pairs
+        super().__init__(**kwargs)
+
+    reference: Any = None  # Reference, or None
+    measure: Measure | None = None  # Φ of the risk ratio
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """Make the schedule of the class docstring."""
+        end = self.schedule_steps or num_training_steps
+        warmup = min(self.warmup_steps, end)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return WARM_START + (1 - WARM_START) * step / warmup
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, end - warmup))))
+
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)  # type: ignore[arg-type]
+        return self.lr_scheduler  # type: ignore[no-any-return]
+
+    def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
+        """Scale the losses so that their mean is their sum under ``variant=released``."""
+        result = super().micro_batch(model, inputs)  # type: ignore[safe-super]
+        if self.variant == "released":
+            return MicroBatch(result.losses * len(result.losses), result.metrics, result.rewards, result.targets)
+        return result
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Measure the held-out pairs and log what :meth:`measure_pairs` finds."""
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measure_pairs().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def measure_pairs(self) -> dict[str, float]:
+        """Return the means over all held-out pairs, from all processes."""
+        if self.pairs is None:
+            return {}
+        model = self.model_wrapped
+        training = model.training
+        model.eval()
+        parts: dict[str, list[Tensor]] = {}
+        for batch in self._pair_batches():
+            with torch.no_grad(), self.compute_loss_context_manager():
+                found = self._measure(model, batch)
+            for name, value in found.items():
+                parts.setdefault(name, []).append(self.accelerator.gather_for_metrics(value.float()))
+        model.train(training)
+        return {name: torch.cat(values).mean().item() for name, values in parts.items()}
+
+    def _pair_batches(self) -> Iterator[dict[str, Tensor]]:
+        pad = self.processing_class.pad_token_id  # type: ignore[union-attr]
+        loader: DataLoader[Any] = DataLoader(
+            self.pairs,  # type: ignore[arg-type]
+            batch_size=self.args.per_device_eval_batch_size,
+            collate_fn=PairCollator(pad),
+        )
+        yield from self.accelerator.prepare_data_loader(loader)
+
+    def _measure(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return per pair: rewards β u, accuracy, log-probs, and, where the reference gives them, sequential KLs and
+        (with a measure) risk ratios.
+        """
+        has_beta = self.reference is not None and self.loss_config.name != "slic"
+        beta = self.loss_config.beta if has_beta else 1.0
+        found: dict[str, Tensor] = {}
+        if self.reference is None or isinstance(self.reference, CachedReference):
+            sums = model(**forward_inputs(batch), use_cache=False)["sums"]
+            ratios = sums if self.reference is None else sums - self.reference.logps(model, batch)
+        else:
+            statistics = model(**forward_inputs(batch), statistics=self._request(model, batch), use_cache=False)["sums"]
+            sums, ratios = statistics["logps"], statistics["logps"] - statistics["ref_logps"]
+            found |= _sides("kl", statistics["forward_kl"])
+            if self.measure:
+                found |= _sides("risk_ratio", statistics["risk"])
+        chosen, rejected = (beta * ratios).chunk(2)
+        return {
+            **{f"rewards/{name}": value for name, value in _reward_columns(chosen, rejected).items()},
+            **_sides("logps", sums, margin=False),
+            **found,
+        }
+
+    def _request(self, model: nn.Module, batch: dict[str, Tensor]) -> StatisticsRequest:
+        names = ("logps", "ref_logps", "forward_kl", *(("risk",) if self.measure else ()))
+        return StatisticsRequest(self.reference.states(model, batch), names, self.measure)
+
+
+class CompletionTrainer(RadpoTrainer):
+    """SFT and CSFT: -log π(y|x)."""
+
+    def __init__(self, *, logprobs: LogprobsConfig, **kwargs: Any) -> None:
+        model = kwargs["model"]
+        install_completion_logps(model, implementation=logprobs.implementation, chunk_size=logprobs.chunk_size)
+        super().__init__(**kwargs)
+
+    def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
+        """Return the losses; metrics are the log-probs of a response and of a token."""
+        output = model(**forward_inputs(inputs), use_cache=False)
+        losses = sft_loss(output["sums"])
+        scale = len(losses) if self.variant == "released" else 1
+        metrics = {"logps/completions": output["sums"], "logps/tokens": output["per_token"]}
+        return MicroBatch(losses * scale, metrics, output["sums"], torch.ones_like(output["sums"]))
+
+
+class PairLossTrainer(RadpoTrainer, PairedPreferenceTrainer):
+    """DPO, CDPO and SLiC: losses of summed log-probs."""
+
+    def pair_loss(self, logps: PairLogps, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return losses and rewards."""
+        loss = self.loss_config
+        if loss.name == "slic":
+            return slic_loss(logps.policy_chosen, logps.policy_rejected, loss.beta, loss.lambda_coef)
+        chosen, rejected = logps.policy_chosen - logps.ref_chosen, logps.policy_rejected - logps.ref_rejected
+        if loss.name == "cdpo":
+            return cdpo_loss(chosen, rejected, loss.beta, loss.epsilon)
+        return dpo_loss(chosen, rejected, loss.beta)
+
+
+class TokenLevelTrainer(RadpoTrainer, PairTrainer):
+    """TDPO and Ra-DPO: a divergence or risk of the whole distribution at every token."""
+
+    def __init__(self, *, reference: Reference, logprobs: LogprobsConfig, **kwargs: Any) -> None:
+        model = kwargs["model"]
+        install_completion_logps(model, implementation=logprobs.implementation, chunk_size=logprobs.chunk_size)
+        super().__init__(**kwargs)
+        self.reference = reference
+        reference.prepare(self.accelerator, logprobs)
+        self.measure = risk_measure(self.loss_config, self.variant)
+
+    def pair_scores(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairScores:
+        """Compute the statistics of the micro-batch, and the loss of their sums."""
+        output = model(**forward_inputs(inputs), statistics=self._request(model, inputs), use_cache=False)
+        sums: dict[str, Tensor] = output["sums"]
+        margins = sums["logps"] - sums["ref_logps"]
+        term = sums["risk"] if self.measure else sums["forward_kl"]
+        loss = self.loss_config
+        (chosen, rejected), (chosen_term, rejected_term) = margins.chunk(2), term.chunk(2)
+        alpha = loss.alpha if loss.second_form else None
+        result: PairLoss = token_level_loss(chosen, rejected, chosen_term, rejected_term, loss.beta, alpha)
+        metrics = {**_sides("kl", sums["forward_kl"]), **_sides("logps", sums["logps"], margin=False)}
+        if self.measure:
+            metrics |= _sides("risk_ratio", sums["risk"])
+        per_token = (sums["logps"] / output["counts"]).chunk(2)
+        return PairScores(
+            result.losses,
+            result.chosen_rewards,
+            result.rejected_rewards,
+            metrics=metrics,
+            likelihoods=(per_token[0], per_token[1]),
+        )
+
+
+class ExampleTrainer(RadpoTrainer, UnpairedTrainer):
+    """KTO, KTO-zero and PPO."""
+
+    def example_loss(self, logps: ExampleLogps, inputs: dict[str, Tensor]) -> ExampleScores:
+        """Return losses and rewards."""
+        if self.loss_config.name == "ppo":
+            return self._ppo(logps)
+        loss, ratios = self.loss_config, logps.policy - logps.ref
+        weights = (loss.desirable_weight, loss.undesirable_weight)
+        if loss.name == "kto-zero":
+            return ExampleScores(*kto_zero_loss(ratios, logps.desirable, loss.beta, *weights))
+        kl = logps.tokenwise_kl if loss.tokenwise_KL else logps.kl
+        assert kl is not None  # the rows of KTO have mismatched pairs
+        return ExampleScores(*kto_loss(ratios, logps.desirable, kl, loss.beta, *weights))
+
+    def _ppo(self, logps: ExampleLogps) -> ExampleScores:
+        assert logps.values is not None  # PPO's policies have a value head
+        loss = self.loss_config
+        rewards = terminal_rewards(logps.desirable, logps.mask)
+        result = ppo_loss(
+            logps.policy_tokens,
+            logps.ref_tokens,
+            logps.values,
+            gae(logps.values, rewards.to(logps.values.dtype), logps.mask, loss.gamma, loss.lam),
+            future_rewards(rewards.to(logps.values.dtype), logps.mask, loss.gamma),
+            logps.mask,
+            loss.cliprange,
+            loss.critic_coef,
+            loss.KL_coef,
+        )
+        names = ("policy", "critic", "kl", "clip_fraction", "sequence_ratio")
+        return ExampleScores(
+            result.losses, result.rewards, metrics={f"ppo/{name}": getattr(result, name) for name in names}
+        )
+
+
+def risk_measure(loss: LossConfig, variant: str) -> Measure | None:
+    """Return Φ of ``ra-dpo``; None for ``tdpo``, whose term is the KL.
+
+    Raises:
+        UserError: for an unknown measure or parameters out of range.
+    """
+    if loss.name != "ra-dpo":
+        return None
+    if variant == "released":
+        return measure("released_tail", level=loss.confidence_level, split=loss.is_split_risk_ratio)
+    if loss.measure in ("cvar", "cvar_complement"):
+        return measure(loss.measure, level=loss.confidence_level)
+    if loss.measure == "expectation":
+        return measure(loss.measure)
+    return measure(loss.measure, coefficient=loss.coefficient)
+
+
+def _sides(name: str, values: Float[Tensor, " rows"], *, margin: bool = True) -> dict[str, Tensor]:
+    chosen, rejected = values.detach().chunk(2)
+    sides = {f"{name}/chosen": chosen, f"{name}/rejected": rejected}
+    return sides | {f"{name}/margins": chosen - rejected} if margin else sides
+
+
+def _reward_columns(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
+    return {
+        "chosen": chosen,
+        "rejected": rejected,
+        "margins": chosen - rejected,
+        "accuracies": (chosen > rejected).float(),
+    }

@@ -1,0 +1,86 @@
+"""Every mistake gives one line that says what, where and what to do, exit code 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from reproalign.radpo.cli import main
+
+ROW = {"prompt": "Name a moon.", "chosen": "Europa.", "rejected": "Mars."}
+
+
+@pytest.fixture
+def fails(tmp_path, capsys, monkeypatch):
+    """Run a command line that must fail; return its one line of error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        code = main(["train", "experiment=smoke", "output_dir=run", *words])
+        printed = capsys.readouterr().err
+        assert code == 2, printed
+        (error,) = [line for line in printed.splitlines() if line.startswith("radpo: error: ")]
+        assert "Traceback" not in printed
+        assert sorted(tmp_path.rglob("*")) == before, "something was written"
+        return error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["loss=simpo"], "unknown loss configuration 'simpo'"),
+        (["loss.name=simpo"], "unknown loss.name 'simpo'"),
+        (["loss.confidence_level=0"], "level=0.0 must be between 0 and 1"),
+        (["loss.confidence_level=1"], "level=1.0 must be between 0 and 1"),
+        (["variant=released", "loss.confidence_level=1.5"], "level=1.5 must be between 0 and 1"),
+        (["loss.measure=entropic", "loss.coefficient=0"], "coefficient=0.0 must be positive"),
+        (["loss.measure=mean_semideviation", "loss.coefficient=2"], "coefficient=2.0 must be at most 1"),
+        (["loss.measure=var"], "unknown risk measure 'var'"),
+        (["loss.beta=0"], "loss.beta=0.0 must be positive"),
+        (["loss=tdpo", "loss.beta=-1"], "loss.beta=-1.0 must be positive"),
+        (["loss.second_form=true", "loss.alpha=0"], "loss.alpha=0.0 must be positive"),
+        (["loss=cdpo", "loss.epsilon=0.5"], "loss.epsilon=0.5 must be in [0, 0.5)"),
+        (["loss=ppo", "loss.cliprange=0"], "loss.cliprange=0.0 must be between 0 and 1"),
+        (["loss=kto", "loss.desirable_weight=-1"], "loss.desirable_weight=-1.0 must not be negative"),
+        (["variant=released", "loss.is_cal_risk_distribution_logps=true"], "is not trained with here"),
+        (["loss=ra-dpo", "reference.mode=cached"], "needs the reference's whole distribution"),
+        (["loss=kto", "trainer.per_device_train_batch_size=1"], "batches of at least 2 rows"),
+        (["loss=kto", "rows.frac_unique_desirable=0"], "these are of one class"),
+        (["loss=kto", "rows.selection=scores"], "selection=scores needs scores"),
+        (["trainer.num_train_epochs=1.5"], "must be a whole number"),
+        (["data.source=hellaswag"], "unknown data set 'hellaswag'"),
+        (["datasets=[alpacaeval]"], "alpacaeval is for evaluation only"),
+        (["data.max_rows=3"], "3 rows fill no batch of 4"),
+        (["model.load_from=./nowhere"], "model.name=./nowhere: no such folder"),
+        (["variant=both"], "unknown variant 'both'"),
+        (["loss=ppo", "model.lora.enabled=true", "model.lora.merge=true"], "would lose PPO's value head"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_settings(fails, words, message):
+    rows = [ROW | {"prompt": f"Name moon {n}."} for n in range(8)]
+    if "rows.selection=scores" in words:  # these rows have none
+        with open("pairs.jsonl", "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        words = [*words, "data.path=pairs.jsonl", "data.eval_path=null"]
+    assert message in fails(*words)
+
+
+def test_data_without_pairs_is_for_sft_alone(fails, tmp_path):
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "Yes."}]} for n in range(8)
+    ]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["data=ultrachat", "data.path=chat.jsonl", "data.eval_split=null"]
+    assert "no prompt has a pair, which kind=paired needs" in fails("loss=dpo", *words)
+    assert main(["train", "experiment=smoke", "loss=sft", *words, "trainer.max_steps=1", "output_dir=sft"]) == 0
+
+
+def test_bad_rows_are_named(fails, tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(ROW) + "\n" + json.dumps(ROW | {"chosen": ""}) + "\n")
+    error = fails("data.path=pairs.jsonl", "data.eval_path=null")
+    assert "pairs.jsonl line 2: 'chosen' is empty" in error

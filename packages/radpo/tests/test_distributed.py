@@ -1,0 +1,49 @@
+"""Several processes on one global batch give the single process's run; started by the command itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = "import sys; from reproalign.radpo.cli import main; sys.exit(main())"
+needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+# Two processes with two rows each take in turns what one process takes at once; four rows of batch in all.
+ONE = ["trainer.per_device_train_batch_size=4", "trainer.gradient_accumulation_steps=1"]
+TWO = ["launch.processes=2", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=1"]
+QUICK = ["trainer.max_steps=4", "data.max_eval_rows=8", "evaluate_before=false"]
+
+
+def run(folder: Path, *words: str) -> dict:
+    command = [sys.executable, "-c", CODE, "train", "experiment=smoke", *QUICK, f"output_dir={folder}", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "run.json").read_text())
+
+
+def losses(folder: Path) -> list[float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("loss", "strategy"),
+    [
+        ("ra-dpo", "ddp"),
+        ("kto-zero", "ddp"),
+        pytest.param("ra-dpo", "zero2", marks=needs_deepspeed),
+        pytest.param("ra-dpo", "zero3", marks=needs_deepspeed),
+    ],
+)
+def test_two_processes_give_the_single_ones_run(tmp_path, loss, strategy):
+    words = [f"loss={loss}", "trainer.max_grad_norm=0"]
+    alone = run(tmp_path / "alone", *words, *ONE)
+    both = run(tmp_path / "both", *words, f"launch={strategy}", *TWO)
+    assert (both["processes"], both["strategy"]) == (2, strategy)
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), abs=1e-5)
+    assert both["metrics"]["after"] == pytest.approx(alone["metrics"]["after"], rel=1e-4, abs=1e-4)

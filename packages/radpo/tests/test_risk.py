@@ -1,0 +1,241 @@
+"""The risk measures against brute force, finite differences, each other's limits, and what makes a risk measure."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from reproalign.common.errors import UserError
+from reproalign.radpo.risk import differentiable, measure, released_distribution
+
+COHERENT = [
+    ("expectation", {}),
+    ("cvar", {"level": 0.9}),
+    ("cvar", {"level": 0.05}),
+    ("cvar_complement", {"level": 0.7}),
+    ("mean_semideviation", {"coefficient": 0.8}),
+]
+CONVEX = [*COHERENT, ("entropic", {"coefficient": 2.0}), ("entropic", {"coefficient": 0.1})]
+RELEASED = [("released_tail", {"level": level, "split": split}) for level in (0.95, 0.5) for split in (True, False)]
+levels = st.floats(0.01, 0.99)
+seeds = st.integers(0, 10_000)
+
+
+def rows(tokens: int = 4, vocab: int = 13, seed: int = 0, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """d = log π_ref - log π and p = π_ref of two random distributions."""
+    generator = torch.Generator().manual_seed(seed)
+    ref, policy = scale * torch.randn(2, tokens, vocab, generator=generator, dtype=torch.float64)
+    ref, policy = ref.log_softmax(1), policy.log_softmax(1)
+    return ref - policy, ref.exp()
+
+
+def tail_mean(d: list[float], p: list[float], mass: float) -> float:
+    """Fill the mass from the largest value down."""
+    left, total = mass, 0.0
+    for value, weight in sorted(zip(d, p, strict=True), reverse=True):
+        taken = min(weight, left)
+        total += taken * value
+        left -= taken
+    return total / mass
+
+
+@given(level=levels, seed=seeds)
+def test_cvar_is_the_mean_of_the_sorted_tail(level, seed):
+    d, p = rows(seed=seed)
+    values, weights = measure("cvar", level=level)(d, p)
+    expected = [tail_mean(row, row_p, level) for row, row_p in zip(d.tolist(), p.tolist(), strict=True)]
+    torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(weights.sum(1), torch.ones(4, dtype=torch.float64))
+    # The density of the tail is at most 1/c: the dual representation of CVaR.
+    assert (weights <= p / level + 1e-12).all()
+
+
+@given(level=levels, seed=seeds)
+def test_cvar_is_the_largest_mean_under_a_bounded_density(level, seed):
+    d, p = rows(seed=seed)
+    value = measure("cvar", level=level)(d, p)[0]
+    generator = torch.Generator().manual_seed(seed + 1)
+    for _ in range(5):
+        density = torch.rand(d.shape, generator=generator, dtype=torch.float64)
+        density = density / (p * density).sum(1, keepdim=True)
+        density = 1 + (density - 1) * min(1.0, (1 / level - 1) / max((density.max() - 1).item(), 1e-12))
+        assert ((p * density * d).sum(1) <= value + 1e-9).all()
+
+
+@given(level=levels, values=st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=2, max_size=9))
+def test_cvar_with_ties_depends_on_their_total_mass_alone(level, values):
+    p = torch.arange(1, len(values) + 1, dtype=torch.float64)[None]
+    p = p / p.sum()
+    d = torch.tensor([values], dtype=torch.float64)
+    value, weights = measure("cvar", level=level)(d, p)
+    assert value.item() == pytest.approx(tail_mean(values, p[0].tolist(), level), abs=1e-9)
+    merged = sorted(set(values))
+    masses = torch.stack([p[0][d[0] == atom].sum() for atom in merged])[None]
+    merged_value, merged_weights = measure("cvar", level=level)(torch.tensor([merged], dtype=torch.float64), masses)
+    torch.testing.assert_close(value, merged_value)
+    per_atom = torch.stack([weights[0][d[0] == atom].sum() for atom in merged])
+    torch.testing.assert_close(per_atom, merged_weights[0])
+
+
+def test_a_hand_worked_tail():
+    d = torch.tensor([[3.0, 1.0, 0.0, -2.0]], dtype=torch.float64)
+    p = torch.tensor([[0.1, 0.3, 0.4, 0.2]], dtype=torch.float64)
+    # Mass 1/2: all of 3 (0.1) and of 1 (0.3), and 0.1 of the 0.4 at 0.
+    value, weights = measure("cvar", level=0.5)(d, p)
+    assert value.item() == pytest.approx((0.1 * 3 + 0.3 * 1) / 0.5)
+    torch.testing.assert_close(weights, torch.tensor([[0.2, 0.6, 0.2, 0.0]], dtype=torch.float64))
+    # Entries at 1 - 0.5 of four: halfway between 0 and 1; the tail is not divided by its mass.
+    value, weights = measure("released_tail", level=0.5, split=False)(d, p)
+    assert value.item() == pytest.approx(0.1 * 3 + 0.3 * 1)
+    torch.testing.assert_close(weights, torch.tensor([[0.1, 0.3, 0.0, 0.0]], dtype=torch.float64))
+    # Halves (3, 1) and (0, -2): medians 2 and -1.
+    assert measure("released_tail", level=0.5, split=True)(d, p)[0].item() == pytest.approx(0.1 * 3)
+    # An odd vocabulary, (1) and (0, -2): the second half is the longer one, and only its 0 is above a median.
+    weights = measure("released_tail", level=0.5, split=True)(d[:, 1:], p[:, 1:])[1]
+    torch.testing.assert_close(weights, torch.tensor([[0.0, 0.4, 0.0]], dtype=torch.float64))
+
+
+def test_complement_is_the_same_tail_named_by_its_quantile():
+    d, p = rows()
+    for left, right in zip(
+        measure("cvar_complement", level=0.97)(d, p), measure("cvar", level=0.03)(d, p), strict=True
+    ):
+        torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("name, parameters", CONVEX + RELEASED)
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_weights_are_the_derivatives(name, parameters, scale):
+    d, p = rows(seed=3, scale=scale)
+    risk = measure(name, **parameters)
+    assert torch.autograd.gradcheck(lambda d: differentiable(risk, d, p), d.requires_grad_())
+    values = differentiable(risk, d, p)
+    torch.testing.assert_close(values, risk(d.detach(), p)[0])
+
+
+@pytest.mark.parametrize("name, parameters", CONVEX)
+def test_axioms_of_a_convex_risk_measure(name, parameters):
+    risk = measure(name, **parameters)
+    (d, p), (other, _) = rows(seed=1), rows(seed=2)
+
+    def value(x: Tensor) -> Tensor:
+        return risk(x, p)[0]
+
+    torch.testing.assert_close(value(d + 2.5), value(d) + 2.5)
+    assert (value(torch.maximum(d, other)) >= value(d) - 1e-12).all(), "monotone"
+    assert (value((d + other) / 2) <= (value(d) + value(other)) / 2 + 1e-12).all(), "convex"
+    assert (value(d) >= (p * d).sum(1) - 1e-12).all(), "at least the mean"
+    assert (value(d) <= d.amax(1) + 1e-12).all(), "at most the worst case"
+    weights = risk(d, p)[1]
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name, parameters", COHERENT)
+def test_coherent_measures_scale(name, parameters):
+    d, p = rows()
+    risk = measure(name, **parameters)
+    torch.testing.assert_close(risk(3 * d, p)[0], 3 * risk(d, p)[0])
+
+
+@pytest.mark.parametrize("name, parameters", CONVEX)
+def test_a_policy_equal_to_its_reference_has_no_risk(name, parameters):
+    p = rows()[1]
+    values, weights = measure(name, **parameters)(torch.zeros_like(p), p)
+    torch.testing.assert_close(values, torch.zeros_like(values))
+    torch.testing.assert_close(weights, p)
+
+
+@pytest.mark.parametrize(
+    "name, near_neutral, rtol",
+    [
+        ("cvar", {"level": 1 - 1e-9}, 1e-6),
+        ("cvar_complement", {"level": 1e-9}, 1e-6),
+        ("entropic", {"coefficient": 1e-6}, 1e-4),
+        ("mean_semideviation", {"coefficient": 1e-9}, 1e-6),
+        ("released_tail", {"level": 1 - 1e-9, "split": False}, None),
+    ],
+)
+def test_risk_neutral_limit_is_the_kl(name, near_neutral, rtol):
+    d, p = rows()
+    values, weights = measure(name, **near_neutral)(d, p)
+    if rtol is None:  # the strict > drops the smallest entry even at level 1
+        smallest = d.argmin(1, keepdim=True)
+        values = values + (p * d).gather(1, smallest).squeeze(1)
+        weights = weights.scatter_add(1, smallest, p.gather(1, smallest))
+    kl = torch.nn.functional.kl_div((p.log() - d), p.log(), log_target=True, reduction="none").sum(1)
+    torch.testing.assert_close(values, kl, rtol=rtol or 1e-6, atol=1e-6)
+    torch.testing.assert_close(weights, p, rtol=rtol or 1e-6, atol=1e-6)
+
+
+def test_worst_case_limits():
+    d, p = rows()
+    for risk in (measure("cvar", level=1e-6), measure("entropic", coefficient=1e6)):
+        torch.testing.assert_close(risk(d, p)[0], d.amax(1), rtol=1e-4, atol=1e-4)
+
+
+@given(low=levels, high=levels, seed=seeds)
+def test_a_thinner_tail_is_riskier(low, high, seed):
+    d, p = rows(seed=seed)
+    low, high = min(low, high), max(low, high)
+    assert (measure("cvar", level=low)(d, p)[0] >= measure("cvar", level=high)(d, p)[0] - 1e-9).all()
+    assert (
+        measure("entropic", coefficient=10 * high)(d, p)[0] >= measure("entropic", coefficient=10 * low)(d, p)[0] - 1e-9
+    ).all()
+
+
+def test_extreme_log_ratios_stay_finite():
+    d, p = torch.tensor([[200.0, -50.0, 0.0]]), torch.tensor([[0.0, 0.5, 0.5]])
+    for name, parameters in CONVEX + RELEASED:
+        for result in measure(name, **parameters)(d, p):
+            assert result.isfinite().all(), name
+
+
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("level", [0.95, 0.4])
+def test_released_distribution_by_torch_quantile_and_finite_differences(split, level):
+    generator = torch.Generator().manual_seed(0)
+    logits, ref_logits = torch.randn(2, 3, 12, generator=generator, dtype=torch.float64)
+    targets = torch.tensor([0, 7, 11])
+
+    def replaced(logps: Tensor) -> Tensor:
+        halves = [logps[:, :6], logps[:, 6:]] if split else [logps]
+        quantiles = [torch.quantile(half, 1 - level, dim=1, keepdim=True) for half in halves]
+        return torch.cat([q * (half > q) for half, q in zip(halves, quantiles, strict=True)], dim=1)
+
+    r, ref_r = replaced(logits.log_softmax(1)), replaced(ref_logits.log_softmax(1))
+    picked, ref_picked, ratio = released_distribution(logits, ref_logits, targets, level, split)
+    torch.testing.assert_close(picked, r[torch.arange(3), targets])
+    torch.testing.assert_close(ref_picked, ref_r[torch.arange(3), targets])
+    torch.testing.assert_close(ratio, (ref_logits.softmax(1) * (ref_r - r)).sum(1))
+
+    def outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
+        picked, _, ratio = released_distribution(logits, ref_logits, targets, level, split)
+        return picked, ratio
+
+    assert torch.autograd.gradcheck(outputs, logits.requires_grad_())
+
+
+@pytest.mark.parametrize(
+    "name, parameters, message",
+    [
+        ("cvr", {}, "did you mean 'cvar'"),
+        ("cvar", {}, "takes level, but got none"),
+        ("cvar", {"coefficient": 1.0}, "takes level, but got coefficient"),
+        ("expectation", {"level": 0.5}, "takes no parameters"),
+        ("cvar", {"level": 0.0}, "level=0.0 must be between 0 and 1"),
+        ("cvar", {"level": 1.0}, "level=1.0 must be between 0 and 1"),
+        ("released_tail", {"level": 97.0}, "level=97.0 must be between 0 and 1"),
+        ("cvar", {"level": float("nan")}, "level=nan must be"),
+        ("entropic", {"coefficient": 0.0}, "0 is 'expectation'"),
+        ("entropic", {"coefficient": -5.0}, "must be positive"),
+        ("entropic", {"coefficient": float("inf")}, "must be positive"),
+        ("mean_semideviation", {"coefficient": 1.5}, "at most 1"),
+    ],
+)
+def test_bad_parameters_are_refused(name, parameters, message):
+    with pytest.raises(UserError, match=message):
+        measure(name, **parameters)

@@ -1,0 +1,144 @@
+"""Every loss end to end on tiny models; what is equivalent gives equal numbers; a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from reproalign.common.app import main as reproalign
+from reproalign.radpo.cli import main
+from reproalign.radpo.train import LOSSES
+
+QUICK = ["trainer.max_steps=3", "data.max_eval_rows=8", "data.max_rows=40", "evaluate_before=false"]
+
+
+def run(folder: Path, *words: str) -> dict:
+    assert main(["train", "experiment=smoke", *QUICK, *words, f"output_dir={folder}"]) == 0
+    return json.loads((folder / "run.json").read_text())
+
+
+def logged(folder: Path, name: str = "loss") -> list[float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row[name] for row in rows if name in row]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_trains_and_saves_a_plain_model(tmp_path, name):
+    record = run(tmp_path / "run", f"loss={name}")
+    assert len(logged(tmp_path / "run")) == 3
+    after = record["metrics"]["after"]
+    assert 0 <= after["rewards/accuracies"] <= 1
+    needs_reference = name not in ("sft", "csft", "slic")
+    assert ("kl/chosen" in after) == needs_reference
+    assert not needs_reference or after["kl/chosen"] > 0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert (tmp_path / "run" / "plots" / "training.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (["loss=ra-dpo", "loss.measure=expectation"], ["loss=tdpo"]),
+        (["loss=ra-dpo", "loss.confidence_level=0.999999"], ["loss=tdpo"]),
+        (["loss=tdpo", "loss.second_form=true", "loss.alpha=1e-12"], ["loss=dpo"]),
+        (["loss=cdpo", "loss.epsilon=0"], ["loss=dpo"]),
+        (["loss=dpo", "reference.mode=cached"], ["loss=dpo"]),
+        (["loss=kto", "reference.mode=cached"], ["loss=kto"]),
+        (["loss=ra-dpo", "logprobs.implementation=plain"], ["loss=ra-dpo", "logprobs.chunk_size=5"]),
+        (
+            ["loss=ra-dpo", "model.lora.enabled=true"],
+            ["loss=ra-dpo", "model.lora.enabled=true", "reference.mode=copy"],
+        ),
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_what_is_equivalent_trains_alike(tmp_path, left, right):
+    for folder, words in ((tmp_path / "left", left), (tmp_path / "right", right)):
+        run(folder, *words)
+    assert logged(tmp_path / "left") == pytest.approx(logged(tmp_path / "right"), abs=1e-5)
+
+
+def test_the_released_sum_is_the_mean_times_the_micro_batch(tmp_path):
+    """So is its gradient; with one step nothing else differs but the order of rows, which is the same."""
+    words = ["loss=dpo", "trainer.max_steps=1", "trainer.max_grad_norm=0", "warmup_steps=0", "data.max_length=1000"]
+    for variant in ("paper", "released"):
+        run(tmp_path / variant, *words, f"variant={variant}", "data.max_prompt_length=500")
+    assert logged(tmp_path / "released") == pytest.approx([4 * value for value in logged(tmp_path / "paper")], rel=1e-5)
+
+
+def test_the_rate_rises_from_a_tenth_and_falls_to_nothing(tmp_path):
+    run(tmp_path / "paper", "loss=dpo", "trainer.max_steps=6", "data.max_rows=48", "warmup_steps=3")
+    rates = logged(tmp_path / "paper", "learning_rate")
+    assert rates == pytest.approx([1e-4, 4e-4, 7e-4, 1e-3, 7.5e-4, 2.5e-4], rel=1e-2)
+    run(
+        tmp_path / "released",
+        "loss=dpo",
+        "trainer.max_steps=6",
+        "data.max_rows=48",
+        "warmup_steps=3",
+        "variant=released",
+    )
+    assert logged(tmp_path / "released", "learning_rate")[-1] > 9.9e-4  # a cosine over 48 examples, not 6 steps
+
+
+def test_epochs_follow_one_another_in_their_own_orders(tmp_path):
+    words = ["loss=dpo", "trainer.max_steps=-1", "trainer.num_train_epochs=2", "data.max_rows=16"]
+    record = run(tmp_path / "run", *words)
+    assert record["rows"] == {"rows": 32, "dropped": 0, "epochs": 2}
+    assert len(logged(tmp_path / "run")) == 4
+
+
+def test_alignment_starts_from_an_sft_run(tmp_path):
+    run(tmp_path / "sft", "loss=sft")
+    words = ["loss=ra-dpo", f"model.load_from={tmp_path / 'sft' / 'model'}", "trainer.max_steps=1", "warmup_steps=0"]
+    record = run(tmp_path / "ra-dpo", *words)
+    weights = record["fingerprints"]["weights"]
+    sft = json.loads((tmp_path / "sft" / "run.json").read_text())["fingerprints"]["weights"]
+    assert weights["policy"]["sha256"] == sft["model"]["sha256"]
+    assert logged(tmp_path / "ra-dpo") == pytest.approx([0.6931], abs=1e-3)  # policy and reference are the same
+
+
+def test_csft_adds_its_control_tokens(tmp_path):
+    run(tmp_path / "run", "loss=csft")
+    config = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").config
+    tiny = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").get_input_embeddings()
+    assert tiny.weight.shape[0] == config.vocab_size
+    saved = json.loads((tmp_path / "run" / "model" / "tokenizer_config.json").read_text())
+    assert "<|good|>" in json.dumps(saved)
+
+
+def test_ppo_saves_its_value_head_beside_a_plain_model(tmp_path):
+    from safetensors import safe_open
+
+    run(tmp_path / "run", "loss=ppo")
+    with safe_open(tmp_path / "run" / "model" / "model.safetensors", "pt") as weights:
+        names = set(weights.keys())
+    assert {"v_head.summary.weight", "v_head.summary.bias"} <= names
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    from transformers import Trainer
+
+    words = ["loss=ra-dpo", "trainer.max_steps=4", "trainer.save_steps=2", "data.max_rows=40"]
+    run(tmp_path / "whole", *words)
+    original, steps = Trainer.training_step, []
+
+    def stopping(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == 7:  # two micro-batches a step: in the fourth
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "training_step", stopping)
+        assert main(["train", "experiment=smoke", *QUICK, *words, f"output_dir={tmp_path / 'part'}"]) != 0
+    record = run(tmp_path / "part", *words)
+    assert record["resumed_from"] == "checkpoint-2"
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(tmp_path / name / "model") for name in ("part", "whole"))
+    for left, right in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+        assert torch.equal(left, right)
+    assert reproalign(["verify", str(tmp_path / "part"), str(tmp_path / "whole")]) == 0
