@@ -49,7 +49,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         stop=None if config.stop is None else tuple(config.stop),
     )
     rules.check()
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     backend = _backend(config, state.num_processes)
     check_in_force(config.launch.strategy, state.distributed_type.value)
     with Run.open(invocation, is_main=state.is_main_process) as run:
