@@ -102,8 +102,41 @@ def test_alignment_starts_from_an_sft_run(tmp_path):
     assert logged(tmp_path / "ra-dpo") == pytest.approx([0.6931], abs=1e-3)  # policy and reference are the same
 
 
-def test_csft_adds_its_control_tokens(tmp_path):
+def test_alignment_starts_from_an_sft_adapter(tmp_path):
+    run(tmp_path / "sft", "loss=sft", "model.lora.enabled=true", "trainer.learning_rate=0.01")
+    start = f"model.load_from={tmp_path / 'sft' / 'model'}"
+    words = ["loss=dpo", start, "trainer.max_steps=1", "warmup_steps=0", "evaluate_before=true"]
+    sft = json.loads((tmp_path / "sft" / "run.json").read_text())["metrics"]["after"]
+    for more in ([], ["model.lora.enabled=true"]):
+        record = run(tmp_path / f"dpo{len(more)}", *words, *more)
+        assert record["metrics"]["before"]["logps/chosen"] == pytest.approx(sft["logps/chosen"], abs=1e-3)
+
+
+def test_cached_log_probs_are_kept_apart_by_dtype(tmp_path):
+    words = ["loss=dpo", "reference.mode=cached", "trainer.max_steps=1", "warmup_steps=0"]
+    run(tmp_path / "bfloat16", *words, "model.dtype=bfloat16")
+    run(tmp_path / "float32", *words)
+    assert logged(tmp_path / "float32", "rewards/margins") == pytest.approx([0.0], abs=1e-5)
+
+
+def test_the_start_is_measured_under_the_run_s_precision(tmp_path):
+    record = run(tmp_path / "run", "loss=ra-dpo", "trainer.bf16=true", "evaluate_before=true", "trainer.max_steps=1")
+    before = record["metrics"]["before"]
+    assert before["kl/chosen"] == pytest.approx(0, abs=1e-6)
+    assert before["rewards/accuracies"] == 0
+    assert (
+        record["fingerprints"]["weights"]["reference"]["sha256"]
+        == record["fingerprints"]["weights"]["policy"]["sha256"]
+    )
+
+
+def test_csft_adds_its_control_tokens_and_trains_them(tmp_path):
     run(tmp_path / "run", "loss=csft")
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").get_input_embeddings().weight
+    rates = ["trainer.learning_rate=0"]
+    run(tmp_path / "still", "loss=csft", *rates)
+    still = AutoModelForCausalLM.from_pretrained(tmp_path / "still" / "model").get_input_embeddings().weight
+    assert (trained[-2:] != still[-2:]).any(1).all()  # the two new rows
     config = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").config
     tiny = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").get_input_embeddings()
     assert tiny.weight.shape[0] == config.vocab_size

@@ -21,7 +21,7 @@ class LoraConfig:
     r: int = 16
     alpha: int = 32
     dropout: float = 0.05
-    target_modules: list[str] | None = None  # null: PEFT's default for the architecture
+    target_modules: list[str] | None = None  # null: PEFT's default for the architecture; [all-linear]: every linear one
     modules_to_save: list[str] | None = None
     merge: bool = False  # write merged weights instead of an adapter at the end
 

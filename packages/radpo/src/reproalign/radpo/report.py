@@ -32,6 +32,12 @@ def print_metrics(columns: dict[str, dict[str, float]], pairs: int) -> None:
     Console().print(table)
 
 
+def measured_before(run_dir: Path) -> dict[str, float]:
+    """Return what an interrupted run logged of the held-out pairs before its first step; {} if nothing."""
+    rows = [row for row in metric_rows(run_dir) if row["step"] == 0]
+    return {name.removeprefix("eval_"): row[name] for row in rows for name in row if name.startswith("eval_")}
+
+
 def draw(run_dir: Path) -> None:
     """Write ``plots/training.png``."""
     training_curves(metric_rows(run_dir), run_dir / "plots" / "training.png", CURVES)

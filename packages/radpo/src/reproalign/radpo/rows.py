@@ -33,6 +33,7 @@ class RowRules:
     seed: int = 1  # of the order
     epochs: int = 1  # whose orders follow one another in the rows
     batch_size: int = 4  # rows per process and step; mismatched pairs stay within a batch
+    processes: int = 1  # that take batches in turns: rows that do not fill a batch of each are incomplete
     incomplete: str = "drop"  # drop (released) | keep an epoch's last batch if it is short (ERRATA Q16)
     selection: str = "all"  # unpaired: all | one response a prompt, alternating | scores: likewise, by scores
     frac_unique_desirable: float = 1.0  # share of the chosen responses that is kept, first come
@@ -152,16 +153,14 @@ def lay_out(rows: list[Row], rules: RowRules) -> tuple[list[list[Row]], int]:
     order, batches, dropped = list(rows), [], 0
     for epoch in range(rules.epochs):
         random.Random(rules.seed + epoch).shuffle(order)
-        for start in range(0, len(order), rules.batch_size):
-            batch = order[start : start + rules.batch_size]
-            if len(batch) == rules.batch_size or rules.incomplete == "keep":
-                batches.append(batch)
-            else:
-                dropped += len(batch)
+        over = len(order) % (rules.batch_size * rules.processes) if rules.incomplete == "drop" else 0
+        whole = order[: len(order) - over]
+        batches += [whole[start : start + rules.batch_size] for start in range(0, len(whole), rules.batch_size)]
+        dropped += over
     if not batches:
         raise UserError(
-            f"{len(rows)} rows fill no batch of {rules.batch_size}; give more rows or pairs, a smaller batch_size, or "
-            "incomplete=keep"
+            f"{len(rows)} rows fill no batch of {rules.batch_size} for each of {rules.processes} process(es); give "
+            "more rows or pairs, a smaller batch_size, or incomplete=keep"
         )
     return batches, dropped
 

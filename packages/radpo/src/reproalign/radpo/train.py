@@ -12,7 +12,7 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config import ModelConfig, ReferenceConfig
 from reproalign.common.data.cache import cache_folder, fingerprint_dataset
 from reproalign.common.data.collate import PairCollator, UnpairedCollator
 from reproalign.common.data.prepare import check_tokenizer
@@ -23,6 +23,7 @@ from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.models import (
     Model,
+    identify_computation,
     identify_weights,
     load_causal_lm,
     load_tokenizer,
@@ -39,11 +40,12 @@ from reproalign.common.training.reference import (
 from reproalign.common.training.value_head import attach_value_head, clip_value_head_separately
 from reproalign.radpo.config import LossConfig, PolicyConfig, TrainConfig
 from reproalign.radpo.data import load_examples, prepare_rows
-from reproalign.radpo.report import draw, print_metrics
+from reproalign.radpo.report import draw, measured_before, print_metrics
 from reproalign.radpo.rows import RowRules
 from reproalign.radpo.trainer import (
     CompletionTrainer,
     ExampleTrainer,
+    MeasureBefore,
     PairLossTrainer,
     RadpoTrainer,
     TokenLevelTrainer,
@@ -69,6 +71,7 @@ WITHOUT_REFERENCE = ("sft", "csft", "slic")
 def train(config: TrainConfig, invocation: Invocation) -> None:
     """Load, prepare, fit, evaluate, draw, record."""
     check_loss(config.loss, config.variant)
+    _check_schedule(config)
     if config.loss.name == "ppo" and config.model.lora.enabled and config.model.lora.merge:
         raise UserError(
             "model.lora.merge=true would lose PPO's value head, which is saved with the adapter; leave it out"
@@ -92,6 +95,9 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_tokenizer(start)
         check_tokenizer(tokenizer, chat_template=start.chat_template)
+        if config.loss.name == "csft":
+            tokens = [config.loss.chosen_control_token, config.loss.rejected_control_token]
+            tokenizer.add_special_tokens({"additional_special_tokens": tokens})
         with PartialState().main_process_first():
             rows, pairs = _rows(config, kind, epochs, arguments, tokenizer, run)
         pad = tokenizer.pad_token_id
@@ -100,8 +106,11 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         reference, rows, pairs = _reference(config, start, mode, rows, pairs, pad)
         model = _policy(config, start, tokenizer)
         if run.is_main:
-            weights = identify_weights(start.name, start.revision)
-            run.add_fingerprint("weights", "policy", weights, name=start.name, revision=start.revision)
+            roles = {"policy": (start.name, start.revision)}
+            if mode not in ("none", "adapter-disabled"):
+                roles["reference"] = reference_weights(start, config.reference)
+            for role, (name, revision) in roles.items():
+                run.add_fingerprint("weights", role, identify_weights(name, revision), name=name, revision=revision)
         trainer = trainer_type(
             loss=config.loss,
             variant=config.variant,
@@ -116,6 +125,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             processing_class=tokenizer,
             logprobs=config.logprobs,
             **({} if reference is None else {"reference": reference}),
+            **({"kl_batch": "micro" if config.variant == "released" else "effective"} if kind == "kto" else {}),
         )
         if config.loss.name == "ppo":
             clip_value_head_separately(trainer, config.loss.v_head_max_grad_norm)
@@ -156,12 +166,24 @@ def check_loss(loss: LossConfig, variant: str) -> None:
             "loss.is_cal_risk_distribution_logps=true puts constants in place of log-probs (ERRATA Q2) and is not "
             "trained with here; reproalign.radpo.risk.released_distribution computes it"
         )
+    if (variant, loss.name) == ("released", "ra-dpo") and loss.measure != "cvar":
+        raise UserError(f"loss.measure={loss.measure}: variant=released knows its own tail alone; set variant=paper")
     risk_measure(loss, variant)
+
+
+def _check_schedule(config: TrainConfig) -> None:
+    if config.warmup_steps < 0:
+        raise UserError(f"warmup_steps={config.warmup_steps} must not be negative")
+    for key in ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "train_sampling_strategy"):
+        if key in config.trainer:
+            raise UserError(
+                f"trainer.{key} is not read: the rate follows warmup_steps and a cosine, and rows keep their order"
+            )
 
 
 def starting_weights(model: PolicyConfig) -> ModelConfig:
     """Return where training starts: ``load_from`` in place of the model, with its tokenizer."""
-    return replace(model, name=model.load_from) if model.load_from else model
+    return replace(model, name=model.load_from, revision=None) if model.load_from else model
 
 
 def _rows(
@@ -184,6 +206,7 @@ def _rows(
         seed=config.seed,
         epochs=epochs,
         batch_size=arguments.per_device_train_batch_size,
+        processes=arguments.world_size,
         incomplete=config.rows.incomplete,
         selection=config.rows.selection,
         frac_unique_desirable=config.rows.frac_unique_desirable,
@@ -196,8 +219,12 @@ def _rows(
     if kind in ("sft", "csft"):
         rows = rows.add_column("label", [True] * len(rows))
     held_out = None
+    if str(config.trainer.get("eval_strategy", "no")) != "no" and not examples.evaluation:
+        raise UserError(
+            "trainer.eval_strategy needs held-out pairs; set data.eval_path, data.eval_split or eval_fraction"
+        )
     if examples.evaluation and any(example.pairs for example in examples.evaluation.values()):
-        whole = replace(rules, kind="paired", epochs=1, incomplete="keep")
+        whole = replace(rules, kind="paired", epochs=1, processes=1, incomplete="keep")
         held_out, _ = prepare_rows(
             examples.evaluation, tokenizer, config.data, whole, max_rows=config.data.max_eval_rows
         )
@@ -222,14 +249,16 @@ def _reference(
     if mode == "none":
         return None, rows, pairs
 
+    name, revision = reference_weights(start, reference)
+
     def load() -> Model:
-        return load_causal_lm(start, name=reference.model, trainable=False)
+        return load_causal_lm(replace(start, revision=revision), name=name, trainable=False)
 
     if mode == "copy":
         return FrozenReference(load()), rows, pairs
     options: dict[str, Any] = {
         "load_model": load,
-        "weights": identify_weights(reference.model or start.name, reference.revision or start.revision),
+        "weights": identify_computation(start, name, revision),
         "cache_dir": cache_folder(config.data.cache_dir) / "reference-logps",
         "batch_size": reference.batch_size,
         "logprobs": config.logprobs,
@@ -244,10 +273,14 @@ def _reference(
     return CachedReference(), rows, pairs
 
 
+def reference_weights(start: ModelConfig, reference: ReferenceConfig) -> tuple[str, str | None]:
+    """Return name and revision: its own if it is another model, else the policy's start."""
+    if reference.model:
+        return reference.model, reference.revision
+    return start.name, reference.revision or start.revision
+
+
 def _policy(config: TrainConfig, start: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
-    if config.loss.name == "csft":
-        tokens = [config.loss.chosen_control_token, config.loss.rejected_control_token]
-        tokenizer.add_special_tokens({"additional_special_tokens": tokens})
     model = load_causal_lm(start)
     if config.loss.name == "csft" and len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer))
@@ -258,10 +291,15 @@ def _policy(config: TrainConfig, start: ModelConfig, tokenizer: PreTrainedTokeni
 
 def _epochs(config: TrainConfig) -> int:
     given = config.trainer.get("num_train_epochs", 1)
-    if float(given) != int(given) or given < 1:
+    if isinstance(given, bool) or not isinstance(given, int | float) or given != given // 1 or given < 1:
         raise UserError(
             f"trainer.num_train_epochs={given} must be a whole number; trainer.max_steps ends a run earlier"
         )
+    if given > 1 and config.rows.incomplete == "keep":
+        raise UserError("rows.incomplete=keep is for one epoch: a short batch would shift those of the next epochs")
+    for key in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if given > 1 and str(config.trainer.get(key)) == "epoch":
+            raise UserError(f"trainer.{key}=epoch: all epochs are laid out as one here; give steps")
     return int(given)
 
 
@@ -271,10 +309,14 @@ def _schedule_steps(config: TrainConfig, rows: int) -> int | None:
 
 
 def _run(trainer: RadpoTrainer, run: Run, config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    evaluations = {}
-    if config.evaluate_before and trainer.pairs is not None and not config.launch.strategy.startswith("zero"):
-        evaluations["before"] = trainer.measure_pairs()
+    before = None
+    if config.evaluate_before and trainer.pairs is not None:
+        before = MeasureBefore(trainer)
+        trainer.add_callback(before)
     fit(trainer, run, config, tokenizer)
+    evaluations = {}
+    if before is not None and (found := before.metrics or measured_before(run.dir)):
+        evaluations["before"] = found
     if trainer.pairs is not None:
         evaluations["after"] = trainer.measure_pairs()
     if not run.is_main:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reproalign.common.config import LogprobsConfig
 from reproalign.common.data.collate import PairCollator, forward_inputs
@@ -93,7 +94,7 @@ class RadpoTrainer(CollectingTrainer):
     def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
         """Scale the losses so that their mean is their sum under ``variant=released``."""
         result = super().micro_batch(model, inputs)  # type: ignore[safe-super]
-        if self.variant == "released":
+        if self.variant == "released" and self.loss_config.name != "ppo":  # whose losses are means in the release too
             return MicroBatch(result.losses * len(result.losses), result.metrics, result.rewards, result.targets)
         return result
 
@@ -118,7 +119,7 @@ class RadpoTrainer(CollectingTrainer):
         model.eval()
         parts: dict[str, list[Tensor]] = {}
         for batch in self._pair_batches():
-            with torch.no_grad(), self.compute_loss_context_manager():
+            with torch.no_grad(), self.accelerator.autocast():  # also where the model is not wrapped
                 found = self._measure(model, batch)
             for name, value in found.items():
                 parts.setdefault(name, []).append(self.accelerator.gather_for_metrics(value.float()))
@@ -160,6 +161,22 @@ class RadpoTrainer(CollectingTrainer):
     def _request(self, model: nn.Module, batch: dict[str, Tensor]) -> StatisticsRequest:
         names = ("logps", "ref_logps", "forward_kl", *(("risk",) if self.measure else ()))
         return StatisticsRequest(self.reference.states(model, batch), names, self.measure)
+
+
+class MeasureBefore(TrainerCallback):
+    """Measures the held-out pairs before the first step, when the model is placed and sharded, and logs them there."""
+
+    def __init__(self, trainer: RadpoTrainer) -> None:
+        self.trainer = trainer
+        self.metrics: dict[str, float] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure, unless the run goes on from a checkpoint."""
+        if state.global_step == 0:
+            self.metrics = self.trainer.measure_pairs()
+            self.trainer.log({f"eval_{name}": value for name, value in self.metrics.items()})
 
 
 class CompletionTrainer(RadpoTrainer):

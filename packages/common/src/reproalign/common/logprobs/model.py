@@ -56,7 +56,9 @@ class CompletionLogps(ModelOutput):  # type: ignore[misc]
         counts: (batch,) completion tokens per row.
     """
 
-    per_token: Tensor | None = None
+    per_token: Any = (
+        None  # a Tensor; accelerate's autocast rebuilds outputs by giving all fields in a dict as the first
+    )
     rows: Tensor | None = None
     sums: Tensor | None = None
     means: Tensor | None = None
@@ -74,7 +76,7 @@ class CompletionStatistics(ModelOutput):  # type: ignore[misc]
         counts: (batch,) completion tokens per row.
     """
 
-    per_token: dict[str, Tensor] | None = None
+    per_token: Any = None  # dict[str, Tensor]; see CompletionLogps
     sums: dict[str, Tensor] | None = None
     rows: Tensor | None = None
     counts: Tensor | None = None

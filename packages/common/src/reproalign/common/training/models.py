@@ -22,6 +22,7 @@ from transformers import (
 
 from reproalign.common.config import LoraConfig, ModelConfig
 from reproalign.common.errors import UserError, choose
+from reproalign.common.files import sha256_json
 from reproalign.common.records import fingerprint_folder
 
 Model = PreTrainedModel | PeftModel
@@ -51,6 +52,12 @@ def model_path(name: str) -> str:
     if name.startswith(("/", "./", "../", "~")):
         raise UserError(f"model.name={name}: no such folder")
     return name
+
+
+def identify_computation(config: ModelConfig, name: str, revision: str | None) -> str:
+    """Return what identifies the log-probs of weights: the weights, and how they are held."""
+    held = [config.dtype, config.attn_implementation, config.quantization, config.trust_remote_code]
+    return sha256_json([identify_weights(name, revision), held])
 
 
 def identify_weights(name: str, revision: str | None) -> str:
@@ -145,7 +152,7 @@ def lora_config(config: LoraConfig, task: TaskType) -> PeftLoraConfig:
         r=config.r,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=config.target_modules,
+        target_modules="all-linear" if config.target_modules == ["all-linear"] else config.target_modules,
         modules_to_save=config.modules_to_save,
         bias="none",
         task_type=task,
@@ -164,6 +171,15 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
     if config.quantization:
         options["quantization_config"] = _quantization(config)
         options["device_map"] = {"": torch.accelerator.current_device_index()}
+    adapter = _adapter_folder(name)
+    if adapter:
+        if config.quantization:
+            raise UserError(f"{name} holds an adapter, which cannot be merged into quantised weights; merge it first")
+        base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+        plain = replace(config, lora=replace(config.lora, enabled=False))
+        adapted = PeftModel.from_pretrained(_load(auto, plain, str(base), **extra), adapter)  # type: ignore[arg-type]
+        merged: PreTrainedModel = adapted.merge_and_unload()
+        return merged.requires_grad_(True)  # PEFT froze it
     try:
         model: PreTrainedModel = auto.from_pretrained(model_path(name), **options)
     except UserError:
@@ -171,6 +187,13 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
     except Exception as error:  # safetensors, OS, JSON and config errors all mean the same to the user
         raise UserError(f"cannot load the model '{name}': {_first_line(error)}") from error
     return model
+
+
+def _adapter_folder(name: str) -> Path | None:
+    """Return the folder if it holds an adapter alone: a run starts from the weights it makes, not from its base's."""
+    folder = Path(model_path(name))
+    alone = (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+    return folder if alone else None
 
 
 def _adapt(model: Any, config: ModelConfig, task: TaskType) -> Model:
