@@ -55,7 +55,8 @@ def fails(tmp_path, capsys, monkeypatch):
         (["data.source=hellaswag"], "unknown data set 'hellaswag'"),
         (["datasets=[alpacaeval]"], "alpacaeval is for evaluation only"),
         (["data.max_rows=3"], "3 rows fill no batch of 4 for each of 1 process"),
-        (["model.load_from=./nowhere"], "model.name=./nowhere: no such folder"),
+        (["model.load_from=./nowhere"], "model.load_from=./nowhere: no such folder"),
+        (["model.load_from=runs/no/model"], "model.load_from=runs/no/model: no such folder"),
         (["variant=both"], "unknown variant 'both'"),
         (
             ["variant=released", "loss.measure=entropic"],
@@ -88,6 +89,11 @@ def test_data_without_pairs_is_for_sft_alone(fails, tmp_path):
     words = ["data=ultrachat", "data.path=chat.jsonl", "data.eval_split=null"]
     assert "no prompt has a pair, which kind=paired needs" in fails("loss=dpo", *words)
     assert main(["train", "experiment=smoke", "loss=sft", *words, "trainer.max_steps=1", "output_dir=sft"]) == 0
+
+
+def test_the_folder_of_a_run_is_told_from_its_model(fails, tmp_path):
+    (tmp_path / "sft" / "model").mkdir(parents=True)
+    assert "model.load_from=sft is the folder of a run; give its model, sft/model" in fails("model.load_from=sft")
 
 
 def test_bad_rows_are_named(fails, tmp_path):

@@ -49,6 +49,8 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         stop=None if config.stop is None else tuple(config.stop),
     )
     rules.check()
+    if config.max_prompts is not None and config.max_prompts < 1:
+        raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
     state = PartialState(cpu=not torch.accelerator.is_available())
     backend = _backend(config, state.num_processes)
     check_in_force(config.launch.strategy, state.distributed_type.value)

@@ -20,7 +20,7 @@ from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
-from reproalign.common.training.fit import fit
+from reproalign.common.training.fit import FINAL, fit
 from reproalign.common.training.models import (
     Model,
     identify_computation,
@@ -182,7 +182,16 @@ def _check_schedule(config: TrainConfig) -> None:
 
 
 def starting_weights(model: PolicyConfig) -> ModelConfig:
-    """Return where training starts: ``load_from`` in place of the model, with its tokenizer."""
+    """Return where training starts: ``load_from`` in place of the model, with its tokenizer.
+
+    Raises:
+        UserError: for a folder that is not there, or the folder of a run in place of its model.
+    """
+    name = model.load_from
+    if name and not (folder := Path(name).expanduser()).is_dir() and (name.count("/") > 1 or name[0] in "./~"):
+        raise UserError(f"model.load_from={name}: no such folder; give the model folder of a finished run")
+    if name and folder.is_dir() and (folder / FINAL).is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"model.load_from={name} is the folder of a run; give its model, {folder / FINAL}")
     return replace(model, name=model.load_from, revision=None) if model.load_from else model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -39,6 +40,8 @@ from reproalign.radpo.loss import (
     token_level_loss,
 )
 from reproalign.radpo.risk import measure
+
+logger = logging.getLogger(__name__)
 
 WARM_START = 0.1  # share of the rate at the first step
 
@@ -81,6 +84,10 @@ class RadpoTrainer(CollectingTrainer):
         """Make the schedule of the class docstring."""
         end = self.schedule_steps or num_training_steps
         warmup = min(self.warmup_steps, end)
+        if end <= self.warmup_steps:
+            logger.warning(
+                "warmup_steps=%d last the whole run of %d steps: its full rate is never reached", warmup, end
+            )
 
         def factor(step: int) -> float:
             if step < warmup:
