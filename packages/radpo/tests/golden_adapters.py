@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reproalign.common.logprobs.plain import IGNORE, token_logps
+from reproalign.common.logprobs.plain import IGNORE, differentiable, token_logps
 from reproalign.radpo import loss, risk
 
 Case = dict[str, Any]
@@ -72,7 +72,7 @@ def measured(measure: risk.Measure) -> Callable[[Tensor, Tensor, Tensor], Terms]
     def terms(logits: Tensor, ref_logits: Tensor, targets: Tensor) -> Terms:
         logps, ref_logps = logits.log_softmax(1), ref_logits.log_softmax(1)
         picked, ref_picked = (part.gather(1, targets[:, None]).squeeze(1) for part in (logps, ref_logps))
-        return picked, ref_picked, risk.differentiable(measure, ref_logps - logps, ref_logps.exp())
+        return picked, ref_picked, differentiable(measure, ref_logps - logps, ref_logps.exp())
 
     return terms
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reproalign.common.errors import UserError
-from reproalign.radpo.risk import differentiable, measure, released_distribution
+from reproalign.common.logprobs.plain import differentiable
+from reproalign.radpo.risk import measure, released_distribution
 
 COHERENT = [
     ("expectation", {}),

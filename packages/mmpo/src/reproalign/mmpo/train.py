@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,13 @@ from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.models import (
-    Model,
     identify_computation,
     identify_weights,
     load_causal_lm,
+    load_reference,
     load_reward_model,
     load_tokenizer,
+    reference_weights,
 )
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import (
@@ -128,19 +128,7 @@ def _reference(
         return CachedReference(), _with_reference_logps(config, reference, pairs, collator)
     if mode == "adapter-disabled":
         return AdapterDisabledReference(), pairs
-    return FrozenReference(_frozen(config, reference)), pairs
-
-
-def _reference_weights(config: PreferenceConfig, reference: ReferenceConfig) -> tuple[str, str | None]:
-    """Return name and revision: its own if it is another model, else the policy's start."""
-    if reference.model:
-        return reference.model, reference.revision
-    return config.model.name, reference.revision or config.model.revision
-
-
-def _frozen(config: PreferenceConfig, reference: ReferenceConfig) -> Model:
-    name, revision = _reference_weights(config, reference)
-    return load_causal_lm(replace(config.model, revision=revision), name=name, trainable=False)
+    return FrozenReference(load_reference(config.model, reference)), pairs
 
 
 def _with_reference_logps(
@@ -154,8 +142,8 @@ def _with_reference_logps(
             return dataset.add_column("ref_chosen_logps", zeros).add_column("ref_rejected_logps", zeros)
         return add_cached_logps(
             dataset,
-            load_model=lambda: _frozen(config, reference),
-            weights=identify_computation(config.model, *_reference_weights(config, reference)),
+            load_model=lambda: load_reference(config.model, reference),
+            weights=identify_computation(config.model, *reference_weights(config.model, reference)),
             collator=collator,
             cache_dir=cache_folder(config.data.cache_dir) / "reference-logps",
             batch_size=reference.batch_size,

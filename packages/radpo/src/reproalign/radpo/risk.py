@@ -19,10 +19,10 @@ from torch import Tensor
 
 from reproalign.common.errors import UserError, choose
 from reproalign.common.logprobs.quantiles import linear_quantile, upper_tail
+from reproalign.common.logprobs.statistics import Measure
 
 Rows = Float[Tensor, "tokens vocab"]
 PerToken = Float[Tensor, " tokens"]
-Measure = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def expectation(d: Rows, p: Rows) -> tuple[PerToken, Rows]:
@@ -103,12 +103,6 @@ def measure(name: str, **parameters: float | bool) -> Measure:
     if function is mean_semideviation and coefficient > 1:
         raise UserError(f"risk measure '{name}': coefficient={coefficient} must be at most 1")
     return partial(function, **parameters)
-
-
-def differentiable(risk: Measure, d: Rows, p: Rows) -> PerToken:
-    """The values of ``risk`` with its derivatives in d as their gradient: for whoever has d in a graph."""
-    values, weights = risk(d.detach(), p)
-    return values + (weights * (d - d.detach())).sum(1)
 
 
 def released_distribution(

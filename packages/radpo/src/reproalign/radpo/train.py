@@ -12,7 +12,7 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from reproalign.common.config import ModelConfig, ReferenceConfig
+from reproalign.common.config import ModelConfig
 from reproalign.common.data.cache import cache_folder, fingerprint_dataset
 from reproalign.common.data.collate import PairCollator, UnpairedCollator
 from reproalign.common.data.prepare import check_tokenizer
@@ -26,7 +26,9 @@ from reproalign.common.training.models import (
     identify_computation,
     identify_weights,
     load_causal_lm,
+    load_reference,
     load_tokenizer,
+    reference_weights,
 )
 from reproalign.common.training.reference import (
     AdapterDisabledReference,
@@ -258,16 +260,11 @@ def _reference(
     if mode == "none":
         return None, rows, pairs
 
-    name, revision = reference_weights(start, reference)
-
-    def load() -> Model:
-        return load_causal_lm(replace(start, revision=revision), name=name, trainable=False)
-
     if mode == "copy":
-        return FrozenReference(load()), rows, pairs
+        return FrozenReference(load_reference(start, reference)), rows, pairs
     options: dict[str, Any] = {
-        "load_model": load,
-        "weights": identify_computation(start, name, revision),
+        "load_model": lambda: load_reference(start, reference),
+        "weights": identify_computation(start, *reference_weights(start, reference)),
         "cache_dir": cache_folder(config.data.cache_dir) / "reference-logps",
         "batch_size": reference.batch_size,
         "logprobs": config.logprobs,
@@ -280,13 +277,6 @@ def _reference(
         if pairs is not None:
             pairs = add_cached_logps(pairs, collator=PairCollator(pad), label="held-out pairs", **options)
     return CachedReference(), rows, pairs
-
-
-def reference_weights(start: ModelConfig, reference: ReferenceConfig) -> tuple[str, str | None]:
-    """Return name and revision: its own if it is another model, else the policy's start."""
-    if reference.model:
-        return reference.model, reference.revision
-    return start.name, reference.revision or start.revision
 
 
 def _policy(config: TrainConfig, start: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from reproalign.common.logprobs.chunks import (
-    add_product,
+    HeadGradients,
     cap_slope,
     chunk_logits,
     chunks,
@@ -125,31 +125,13 @@ class _ChunkedLogps(torch.autograd.Function):
             return jacobian * grad[:, None].to(jacobian.dtype), None, None, *nothing
         hidden, weight, bias, targets = ctx.saved_tensors
         softcap, scale, size = ctx.options
-        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        dtype = statistics_dtype(hidden)
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=dtype) if need_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=dtype) if need_bias else None
+        gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad[:3])
         for part in chunks(len(targets), size):
             logits = chunk_logits(hidden[part], weight, bias, softcap, scale)
             slope = cap_slope(logits, softcap)
             gradient = _unit_minus_softmax(logits, logits.logsumexp(1), targets[part])
-            gradient.mul_(grad[part, None] * scale)
-            if slope is not None:
-                gradient.mul_(slope)
-            if grad_bias is not None:
-                grad_bias += gradient.sum(0)
-            gradient = gradient.to(weight.dtype)
-            if grad_hidden is not None:
-                torch.mm(gradient, weight, out=grad_hidden[part])
-            if grad_weight is not None:
-                add_product(grad_weight, gradient, hidden[part])
-        return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None if grad_bias is None else grad_bias.to(bias.dtype),
-            *nothing,
-        )
+            gradients.add(part, gradient.mul_(grad[part, None] * scale), slope)
+        return (*gradients.result(), *nothing)
 
 
 def _unit_minus_softmax(logits: Tensor, logsumexp: Tensor, targets: Tensor) -> Tensor:

@@ -57,7 +57,43 @@ def cap_slope(logits: Tensor, softcap: float | None) -> Tensor | None:
     return None if softcap is None else 1.0 - (logits / softcap).square()
 
 
-def add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
+class HeadGradients:
+    """Gradients of hidden states, head and bias, built up from the logits' gradient of one chunk after the other.
+
+    Args:
+        hidden: all hidden states.
+        weight: the head's weight.
+        bias: the head's bias.
+        needed: which of the three are wanted.
+    """
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, bool, bool]) -> None:
+        dtype = statistics_dtype(hidden)
+        self._states, self._head = hidden, weight
+        self.hidden = torch.empty_like(hidden) if needed[0] else None
+        self.weight = torch.zeros_like(weight, dtype=dtype) if needed[1] else None
+        self.bias = torch.zeros_like(bias, dtype=dtype) if needed[2] and bias is not None else None
+
+    def add(self, part: slice, gradient: Tensor, slope: Tensor | None) -> None:
+        """Add dL/dz of ``part``, times ``slope`` of the soft-capping; overwrites ``gradient``."""
+        if slope is not None:
+            gradient.mul_(slope)
+        if self.bias is not None:
+            self.bias += gradient.sum(0)
+        gradient = gradient.to(self._head.dtype)
+        if self.hidden is not None:
+            torch.mm(gradient, self._head, out=self.hidden[part])
+        if self.weight is not None:
+            _add_product(self.weight, gradient, self._states[part])
+
+    def result(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the three in the dtype of the weights."""
+        dtype = self._head.dtype
+        weight, bias = (None if total is None else total.to(dtype) for total in (self.weight, self.bias))
+        return self.hidden, weight, bias
+
+
+def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
     """Total += gradientᵀ hidden, kept in float32 when the inputs are 16-bit: chunks would round off each other."""
     if total.dtype == hidden.dtype:
         total.addmm_(gradient.T, hidden)

@@ -63,8 +63,15 @@ def token_statistics(
         "entropy": -(probabilities * logps).sum(1),
     }
     if measure is not None:
-        with torch.no_grad():
-            risk, weights = measure(difference, ref_probabilities)
-        linear = (weights * difference).sum(1)
-        values["risk"] = risk + linear - linear.detach()  # the value of Φ with the derivative w
+        values["risk"] = differentiable(measure, difference, ref_probabilities)
     return values
+
+
+def differentiable(
+    measure: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    d: Float[Tensor, "tokens vocab"],
+    p: Float[Tensor, "tokens vocab"],
+) -> Float[Tensor, " tokens"]:
+    """The values of ``measure`` with its derivatives in d as their gradient: for whoever has d in a graph."""
+    values, weights = measure(d.detach(), p)
+    return values + (weights * (d - d.detach())).sum(1)

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from reproalign.common.logprobs.chunks import (
-    add_product,
+    HeadGradients,
     cap_slope,
     chunk_logits,
     chunks,
@@ -184,13 +184,9 @@ class _ChunkedStatistics(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         options: _Options = ctx.options
         hidden, weight, bias, targets = ctx.saved_tensors
-        policy = HeadStates(hidden, weight, bias, options.softcap, options.scale)
-        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         dtype = statistics_dtype(hidden)
         by_name = {name: grad for name, grad in zip(options.statistics, grads, strict=True) if grad is not None}
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=dtype) if need_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=dtype) if need_bias else None
+        gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad[:3])
         for part in chunks(len(targets), options.size):
             logits = chunk_logits(hidden[part], weight, bias, options.softcap, options.scale)
             slope = cap_slope(logits, options.softcap)
@@ -199,24 +195,10 @@ class _ChunkedStatistics(torch.autograd.Function):
             chunk_grads = {name: value[part] for name, value in by_name.items()}
             gradient = _logit_gradient(logps, ref_logps, targets[part], chunk_grads, options.measure)
             del logits, logps, ref_logps
-            if slope is not None:
-                gradient.mul_(slope)
-            if policy.scale != 1.0:
-                gradient.mul_(policy.scale)
-            if grad_bias is not None:
-                grad_bias += gradient.sum(0)
-            gradient = gradient.to(weight.dtype)
-            if grad_hidden is not None:
-                torch.mm(gradient, weight, out=grad_hidden[part])
-            if grad_weight is not None:
-                add_product(grad_weight, gradient, hidden[part])
-        return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None if grad_bias is None else grad_bias.to(bias.dtype),
-            None,
-            None,
-        )
+            if options.scale != 1.0:
+                gradient.mul_(options.scale)
+            gradients.add(part, gradient, slope)
+        return (*gradients.result(), None, None)
 
 
 def _values(logps: Tensor, ref_logps: Tensor, targets: Tensor, options: _Options) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from reproalign.common.config import LoraConfig, ModelConfig
+from reproalign.common.config import LoraConfig, ModelConfig, ReferenceConfig
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json
 from reproalign.common.records import fingerprint_folder
@@ -111,6 +111,19 @@ def load_causal_lm(config: ModelConfig, *, name: str | None = None, trainable: b
     model.requires_grad_(False)
     model.eval()
     return model
+
+
+def reference_weights(model: ModelConfig, reference: ReferenceConfig) -> tuple[str, str | None]:
+    """Return name and revision of the reference: its own if it is another model, else the policy's start."""
+    if reference.model:
+        return reference.model, reference.revision
+    return model.name, reference.revision or model.revision
+
+
+def load_reference(model: ModelConfig, reference: ReferenceConfig) -> Model:
+    """Load the frozen reference policy, held as ``model`` is."""
+    name, revision = reference_weights(model, reference)
+    return load_causal_lm(replace(model, revision=revision), name=name, trainable=False)
 
 
 def load_reward_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
