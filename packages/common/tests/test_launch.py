@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from reproalign.common.config import LaunchConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch import start
-from reproalign.common.launch.plan import STRATEGIES, Hardware, check_in_force, deepspeed_config, plan
+from reproalign.common.launch.plan import STRATEGIES, Hardware, Plan, check_in_force, deepspeed_config, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
 
 LAPTOP = Hardware(gpus=0, deepspeed=False)
@@ -50,6 +50,9 @@ def option(command: list[str], name: str) -> str:
         (launch("fsdp"), SERVER, "launch.strategy=fsdp needs GPUs (this machine has 0 GPU(s); on a CPU it would"),
         (launch("zero3-offload"), SERVER, "needs GPUs to offload from (this machine has 0 GPU(s)); use launch=zero3"),
         (launch("ddp", 9), EIGHT, "launch.processes=9 is 9 per machine, but this machine has 8 GPU(s)"),
+        (launch("auto", 4), EIGHT, "launch.strategy=auto is 8 process(es) here (8 GPU(s) per machine), not"),
+        (launch("auto"), LAPTOP, "launch.strategy=auto is 1 process(es) here (0 GPU(s) per machine), not"),
+        (launch("auto", 1, machines=2), EIGHT, "several machines need launch.main_address"),
         (launch("fsdp", 18, machines=2, main_address="a"), EIGHT, "launch.processes=18 is 9 per machine, but this"),
     ],
 )  # fmt: skip
@@ -59,8 +62,17 @@ def test_what_a_machine_cannot_run_is_refused(config, machine, message):
 
 
 def test_a_single_process_needs_no_command():
-    for machine in (LAPTOP, EIGHT):
-        assert plan(launch("single", 1), machine, "run.json").command == []
+    for machine in (LAPTOP, Hardware(gpus=1, deepspeed=False)):
+        assert plan(launch("single", 1), machine, "run.json") == Plan()
+
+
+def test_a_single_process_sees_one_gpu_of_several(monkeypatch):
+    """Or transformers.Trainer would spread it over all of them."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    machine = replace(Hardware.detect(), gpus=2)
+    planned = plan(launch("single", 1), machine, "run.json")
+    assert planned.command == [sys.executable, "-m", "reproalign.common.launch.worker", "run.json"]
+    assert planned.environment == {"CUDA_VISIBLE_DEVICES": "3"}
 
 
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "single"])
@@ -83,6 +95,26 @@ def test_the_command_of_a_strategy(strategy):
 )
 def test_without_gpus_the_processes_are_told_to_use_the_cpu(strategy, environment):
     assert plan(launch(strategy, 64), SERVER, "run.json").environment == environment
+
+
+@pytest.mark.parametrize(
+    ("gpus", "machines", "strategy", "processes"),
+    [
+        (0, 1, "single", 1),
+        (1, 1, "single", 1),
+        (2, 1, "fsdp", 2),
+        (8, 1, "fsdp", 8),
+        (1, 2, "fsdp", 2),
+        (8, 2, "fsdp", 16),
+    ],
+)
+def test_auto_is_fsdp_on_all_gpus_where_there_are_several(gpus, machines, strategy, processes):
+    machine = Hardware(gpus=gpus, deepspeed=False)
+    where = {"machines": machines, "main_address": "node-1"}
+    resolved = resolve(launch("auto", 1, **where), machine)
+    assert resolved == launch(strategy, processes, **where)
+    assert resolve(resolved, machine) == resolved
+    assert plan(launch("auto", 1, **where), machine, "run.json") == plan(resolved, machine, "run.json")
 
 
 def test_every_machine_gets_its_rank_and_the_first_ones_address():
@@ -203,6 +235,29 @@ def invocation(folder: Path, config: LaunchConfig) -> Invocation:
     )
 
 
+def test_what_auto_came_to_is_printed_and_handed_on(tmp_path, capsys, monkeypatch):
+    started = []
+    module = sys.modules["reproalign.common.launch.start"]  # the package has a function of that name
+    monkeypatch.setattr(module, "carry_out", started.append)
+    monkeypatch.setattr(Hardware, "detect", lambda: LAPTOP)
+    assert start(invocation(tmp_path, launch("auto", 1)), dry_run=False) == 0
+    assert [taken.config["launch"] for taken in started] == [asdict(launch("single", 1))]
+    assert "launch=auto: single, 1 process(es), 0 GPU(s) per machine" in capsys.readouterr().err
+    monkeypatch.setattr(Hardware, "detect", lambda: EIGHT)
+
+    def wait(command: list[str], environment: dict[str, str], error: Path) -> int:
+        assert option(command, "num_processes") == "8"
+        started.append(Invocation(**json.loads(Path(command[-1]).read_text())))
+        return 0
+
+    monkeypatch.setattr(module, "_wait", wait)
+    assert start(invocation(tmp_path, launch("auto", 1)), dry_run=False) == 0
+    assert started[-1].config["launch"] == asdict(launch("fsdp", 8))
+    printed = capsys.readouterr().err
+    assert "launch=auto: fsdp, 8 process(es), 8 GPU(s) per machine" in printed
+    assert "--num_processes 8" in printed
+
+
 def test_a_slurm_launch_prints_the_script_and_writes_nothing(tmp_path, capsys):
     asked = invocation(tmp_path, launch("zero3", 16, machines=2, slurm=True))  # more than this machine has
     assert start(asked, dry_run=False) == 0
@@ -220,6 +275,7 @@ def test_a_slurm_launch_prints_the_script_and_writes_nothing(tmp_path, capsys):
     [
         (launch("single", 1, slurm=True), "a SLURM job needs a strategy for several processes"),
         (launch("zero4", slurm=True), "unknown launch.strategy 'zero4'"),
+        (launch("auto", 1, slurm=True), "launch.strategy=auto looks at this machine, not at SLURM's nodes"),
         (launch("ddp", 3, machines=2, slurm=True), "not divisible by launch.machines=2"),
         (launch("ddp", 3, machines=0, slurm=True), "must be at least 1"),
     ],

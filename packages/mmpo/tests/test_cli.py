@@ -10,10 +10,11 @@ import sys
 import pytest
 import yaml
 
-from reproalign.common.compose import compose, flatten, known_keys
+from reproalign.common.compose import flatten, known_keys
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import load_object
 from reproalign.common.recipes import read_headers
+from reproalign.common.testing import composed
 from reproalign.mmpo.cli import APP, main
 from reproalign.mmpo.released_cli import translate
 
@@ -84,10 +85,6 @@ REWARD_RECIPE = {
 }
 
 
-def composed(verb: str, words: list[str]) -> dict:
-    return compose(APP.package, VERBS[verb].config_name, VERBS[verb].schema, words).config
-
-
 @pytest.fixture
 def prints(capsys):
     """Run a command line that must succeed; return what it prints."""
@@ -152,11 +149,11 @@ def test_the_printed_configuration_composes_to_itself(prints, verb):
     if verb in ("sft", "train", "reward"):
         words += ["data.mix={org/a-b.c:0.5,d:1}", "trainer.report_to=[none]", "launch.slurm_options={time: '24:00:00'}"]
     printed = yaml.safe_load(prints(verb, *words, "--cfg"))
-    assert printed == composed(verb, words)
+    assert printed == composed(APP, *words, verb=verb)
     mix = printed.get("data", {}).pop("mix", None) or {}  # its names have dots of their own
     again = [f"{key}={json.dumps(value)}" for key, value in flatten(printed).items()]
     again += [f"data.mix={{{','.join(f'{name}:{share}' for name, share in mix.items())}}}"] if mix else []
-    assert composed(verb, again) == composed(verb, words)
+    assert composed(APP, *again, verb=verb) == composed(APP, *words, verb=verb)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -176,12 +173,12 @@ def test_a_dry_run_writes_nothing(prints, tmp_path, monkeypatch, verb):
 )
 def test_hydra_syntax_that_cannot_work_is_a_users_mistake(words, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        composed("train", ["experiment=smoke", *words])
+        composed(APP, "experiment=smoke", *words)
 
 
 def test_a_mixture_can_be_given_by_name_or_as_a_whole():
     for words in (["data.mix={a:0.5,org/b-c:1}"], ["data.mix.a=0.5", "data.mix={org/b-c:1}"]):
-        assert composed("train", ["experiment=smoke", *words])["data"]["mix"] == {"a": 0.5, "org/b-c": 1.0}
+        assert composed(APP, "experiment=smoke", *words)["data"]["mix"] == {"a": 0.5, "org/b-c": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +191,7 @@ def test_a_mixture_can_be_given_by_name_or_as_a_whole():
 )
 def test_a_translated_recipe_is_the_packaged_one(released, verb, recipe, flags, packaged):
     words, unknown = released(recipe, *flags)
-    config, expected = composed(verb, words), composed(verb, [f"experiment={packaged}"])
+    config, expected = composed(APP, *words, verb=verb), composed(APP, f"experiment={packaged}")
     del config["launch"], expected["launch"]  # given to `accelerate launch` in the release
     assert config == expected
     assert unknown == []
@@ -206,7 +203,7 @@ def test_what_cannot_be_translated_is_named(tmp_path, capsys):
     file.write_text(yaml.safe_dump({**POLICY_RECIPE, **more}))
     assert main(["translate", str(file), "--gamma=2", "--output_dir=my runs, $HOME"]) == 0
     printed = capsys.readouterr()
-    config = composed("train", shlex.split(printed.out))
+    config = composed(APP, *shlex.split(printed.out), verb="train")
     assert config["output_dir"] == "my runs, $HOME"
     assert config["target"]["filter_threshold"] is None  # the release never filters (ERRATA Q9)
     assert printed.err == "without meaning here: chat_template, filter_threshold, save_start_steps, gamma\n"
@@ -214,7 +211,7 @@ def test_what_cannot_be_translated_is_named(tmp_path, capsys):
 
 def test_what_a_policy_recipe_leaves_out_is_the_releases_default_not_ours(released):
     words, _ = released({"loss_type": "ipo", "max_length": None, "torch_dtype": None, "output_dir": "out"})
-    config = composed("train", ["model=tiny", "data=demo", *words])
+    config = composed(APP, "model=tiny", "data=demo", *words, verb="train")
     assert config["loss"]["beta"] == 0.1
     assert (config["data"]["max_length"], config["data"]["max_prompt_length"]) == (512, 128)
     assert config["trainer"]["optim"] == "rmsprop"
@@ -222,7 +219,9 @@ def test_what_a_policy_recipe_leaves_out_is_the_releases_default_not_ours(releas
 
 def test_flags_are_read_as_the_release_reads_them(released):
     flags = ["--dataset_splits=train_a,test_b", "--lora_target_modules=q_proj,k_proj", "--use_peft=true", "--bf16=yes"]
-    config = composed("train", released(POLICY_RECIPE, *flags, "--load_in_4bit=True", "--seed=1", "--seed=2")[0])
+    config = composed(
+        APP, *released(POLICY_RECIPE, *flags, "--load_in_4bit=True", "--seed=1", "--seed=2")[0], verb="train"
+    )
     assert (config["data"]["train_split"], config["data"]["eval_split"]) == ("train_a", "test_b")
     assert config["model"]["lora"]["target_modules"] == ["q_proj", "k_proj"]
     assert (config["model"]["lora"]["enabled"], config["model"]["quantization"]) == (True, "4bit")
@@ -232,10 +231,10 @@ def test_flags_are_read_as_the_release_reads_them(released):
 
 def test_mixtures_and_shp(released):
     mixture = {"org/a-b.c": 0.5, "d": 1.0}
-    config = composed("train", released({**POLICY_RECIPE, "dataset_mixer": mixture})[0])
+    config = composed(APP, *released({**POLICY_RECIPE, "dataset_mixer": mixture})[0], verb="train")
     assert config["data"]["mix"] == mixture
     one = {"dataset_mixer": {"Ahjeong/SHP_filtered_MMPO": 0.5}, "dataset_splits": ["train_prefs"]}
-    config = composed("train", released({**POLICY_RECIPE, **one})[0])
+    config = composed(APP, *released({**POLICY_RECIPE, **one})[0], verb="train")
     assert (config["data"]["source"], config["data"]["fraction"], config["data"]["eval_split"]) == ("shp", 0.5, None)
     assert (config["pairs"]["cap_per_prompt"], config["pairs"]["decontaminate"]) == (5, None)
 

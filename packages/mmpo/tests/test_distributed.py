@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,16 +11,24 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from reproalign.common.testing import run_command
+
 CODE = "import sys; from reproalign.mmpo.cli import main; sys.exit(main())"
 TOLERANCE = 1e-5
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
-TWO = ["launch.processes=2", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=2"]
+# Port 0: a free one, since other runs on the machine may be using the usual one.
+TWO = [
+    "launch.processes=2",
+    "launch.main_port=0",
+    "trainer.per_device_train_batch_size=2",
+    "trainer.gradient_accumulation_steps=2",
+]
 
 
 def run(folder: Path, *words: str, verb: str = "train") -> dict:
     recipe = {"train": "smoke", "reward": "smoke-reward"}[verb]
     command = [sys.executable, "-c", CODE, verb, f"experiment={recipe}", f"output_dir={folder}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = run_command(command)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "run.json").read_text())
 
@@ -72,7 +79,7 @@ def test_a_mistake_found_by_a_worker_is_one_line_and_leaves_nothing(tmp_path):
     file.write_text('{"prompt": \n')
     words = ["data=preference", f"data.path={file}", "data.eval_path=null", "launch=ddp", *TWO, f"output_dir={folder}"]
     command = [sys.executable, "-c", CODE, "train", "experiment=smoke", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = run_command(command)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"mmpo: error: {file} line 1: not valid JSON")
     assert not folder.parent.exists()

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from reproalign.common.compose import compose, flatten, known_keys
+from reproalign.common.compose import flatten, known_keys
 from reproalign.common.evaluation.rewardbench import COUNTS, PRIOR_SETS, section_scores
 from reproalign.common.invocation import load_object
 from reproalign.common.recipes import read_headers
 from reproalign.common.records.paper import load_paper
+from reproalign.common.testing import composed
 from reproalign.mmpo.cli import APP
 
 ROOT = Path(__file__).parents[3]
 ERRATA = (ROOT / "packages" / "mmpo" / "ERRATA.md").read_text(encoding="utf-8")
 PAPER = load_paper("reproalign.mmpo")
 HEADERS = read_headers("reproalign.mmpo")
-VERBS = {verb.name: verb for verb in APP.verbs}
 PUBLISHED = [name for name in HEADERS if not name.startswith(("smoke", "smollm2"))]
 SECTIONS = ("chat", "chat_hard", "safety", "reasoning")
 
@@ -96,10 +96,9 @@ def test_targets_are_the_tables_and_the_headers(recipe):
         assert written == set(targets.values())
 
 
-def composed(name: str) -> dict[str, Any]:
+def flat(name: str) -> dict[str, Any]:
     """The whole configuration of a recipe, with dots in its keys."""
-    verb = VERBS[HEADERS[name]["verb"]]
-    return flatten(compose(APP.package, verb.config_name, verb.schema, [f"experiment={name}"]).config)
+    return flatten(composed(APP, f"experiment={name}"))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ def composed(name: str) -> dict[str, Any]:
     ],
 )
 def test_a_baseline_is_the_same_run_with_hard_labels(mmpo, baseline):
-    ours, theirs = composed(mmpo), composed(baseline)
+    ours, theirs = flat(mmpo), flat(baseline)
     assert {key for key in ours if ours[key] != theirs[key]} == {"target.gamma", "output_dir"}
     assert ours["target.gamma"] > 0
     assert theirs["target.gamma"] is None
@@ -125,7 +124,7 @@ def test_every_mmpo_recipe_has_its_baseline():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_recipes_follow_the_release_as_the_errata_say(name):
-    config, verb = composed(name), HEADERS[name]["verb"]
+    config, verb = flat(name), HEADERS[name]["verb"]
     assert (config["model.dtype"], config["trainer.bf16"]) == ("bfloat16", True)
     assert config["model.trust_remote_code"] is False
     if verb == "sft":
@@ -152,7 +151,7 @@ def test_warm_up_lasts_855_of_2850_steps(tmp_path):
     """A share of all steps, written as the release's warmup_ratio was; 950 steps are an epoch of UltraFeedback."""
     from transformers import TrainingArguments
 
-    warmup = composed("gemma-7b-ultrafeedback")["trainer.warmup_steps"]
+    warmup = flat("gemma-7b-ultrafeedback")["trainer.warmup_steps"]
     assert TrainingArguments(str(tmp_path), warmup_steps=warmup, use_cpu=True).get_warmup_steps(2850) == 855
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from reproalign.common.compose import compose
 from reproalign.common.recipes import REQUIRED, effective_batch, read_headers
 from reproalign.common.records.paper import load_paper
+from reproalign.common.testing import composed
 from reproalign.mmpo.cli import APP, main
 
 HEADERS = read_headers("reproalign.mmpo")
-VERBS = {verb.name: verb for verb in APP.verbs}
 SMALL = [name for name in HEADERS if name.startswith(("smoke", "smollm2"))]
 PUBLISHED = {  # section of the spec's tables: gamma, learning rate, epochs, processes, global batch
     "gemma-2b-ultrafeedback": (2.2, 1e-5, 3, 2, 64),
@@ -28,14 +27,9 @@ PUBLISHED = {  # section of the spec's tables: gamma, learning rate, epochs, pro
 }
 
 
-def composed(name: str) -> dict:
-    verb = VERBS[HEADERS[name]["verb"]]
-    return compose(APP.package, verb.config_name, verb.schema, [f"experiment={name}"]).config
-
-
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_recipe_is_complete_and_its_batch_adds_up(name):
-    header, config = HEADERS[name], composed(name)
+    header, config = HEADERS[name], composed(APP, f"experiment={name}")
     assert not [key for key in REQUIRED if not header.get(key)]
     assert header["command"] == f"mmpo {header['verb']} experiment={name}"
     assert config["launch"]["processes"] == int(header["processes"])
@@ -46,7 +40,7 @@ def test_a_recipe_is_complete_and_its_batch_adds_up(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_hyper_parameters(name):
     gamma, rate, epochs, processes, batch = PUBLISHED[name]
-    config = composed(name)
+    config = composed(APP, f"experiment={name}")
     trainer = config["trainer"]
     assert (config["target"]["gamma"], trainer["learning_rate"], trainer["num_train_epochs"]) == (gamma, rate, epochs)
     assert (config["launch"]["processes"], effective_batch(config, processes)) == (processes, batch)

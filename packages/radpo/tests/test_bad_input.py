@@ -46,7 +46,10 @@ def fails(tmp_path, capsys, monkeypatch):
         (["loss=cdpo", "loss.epsilon=0.5"], "loss.epsilon=0.5 must be in [0, 0.5)"),
         (["loss=ppo", "loss.cliprange=0"], "loss.cliprange=0.0 must be between 0 and 1"),
         (["loss=kto", "loss.desirable_weight=-1"], "loss.desirable_weight=-1.0 must not be negative"),
-        (["variant=released", "loss.is_cal_risk_distribution_logps=true"], "is not trained with here"),
+        (
+            ["loss.is_cal_risk_distribution_logps=true"],
+            "which the release alone does (ERRATA Q2); set variant=released",
+        ),
         (["loss=ra-dpo", "reference.mode=cached"], "needs the reference's whole distribution"),
         (["loss=kto", "trainer.per_device_train_batch_size=1"], "batches of at least 2 rows"),
         (["loss=kto", "rows.frac_unique_desirable=0"], "these are of one class"),
@@ -94,6 +97,16 @@ def test_data_without_pairs_is_for_sft_alone(fails, tmp_path):
 def test_the_folder_of_a_run_is_told_from_its_model(fails, tmp_path):
     (tmp_path / "sft" / "model").mkdir(parents=True)
     assert "model.load_from=sft is the folder of a run; give its model, sft/model" in fails("model.load_from=sft")
+
+
+@pytest.mark.parametrize("key", ["model.load_from", "reference.model", "model.tokenizer", "model.name"])
+def test_a_folder_without_a_model_is_named_with_its_key(fails, tmp_path, key):
+    if key != "model.tokenizer":  # which may be a folder of its own, without a model
+        (tmp_path / "empty").mkdir()
+        assert f"error: {key}=empty: not a model folder (no config.json)" in fails(f"{key}=empty")
+        (tmp_path / "empty" / "config.json").write_text("{")
+        assert f"error: {key}=empty: config.json is not valid JSON" in fails(f"{key}=empty")
+    assert f"error: {key}=./nowhere: no such folder" in fails(f"{key}=./nowhere")
 
 
 def test_bad_rows_are_named(fails, tmp_path):

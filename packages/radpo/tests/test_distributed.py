@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from reproalign.common.testing import run_command
+
 CODE = "import sys; from reproalign.radpo.cli import main; sys.exit(main())"
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 # Two processes with two rows each take in turns what one process takes at once; four rows of batch in all.
 ONE = ["trainer.per_device_train_batch_size=4", "trainer.gradient_accumulation_steps=1"]
-TWO = ["launch.processes=2", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=1"]
+# Port 0: a free one, since other runs on the machine may be using the usual one.
+TWO = [
+    "launch.processes=2",
+    "launch.main_port=0",
+    "trainer.per_device_train_batch_size=2",
+    "trainer.gradient_accumulation_steps=1",
+]
 QUICK = ["trainer.max_steps=4", "data.max_eval_rows=8"]
 
 
 def run(folder: Path, *words: str) -> dict:
     command = [sys.executable, "-c", CODE, "train", "experiment=smoke", *QUICK, f"output_dir={folder}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = run_command(command)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "run.json").read_text())
 
@@ -48,3 +55,18 @@ def test_two_processes_give_the_single_ones_run(tmp_path, loss, strategy):
     assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), abs=1e-5)
     for time in ("before", "after"):
         assert both["metrics"][time] == pytest.approx(alone["metrics"][time], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.distributed
+def test_each_process_computes_its_share_of_the_cached_log_probs(tmp_path):
+    def cached(name: str, *more: str) -> dict[str, bytes]:
+        folder = tmp_path / f"{name}-cache"
+        words = ["loss=dpo", "reference.mode=cached", f"data.cache_dir={folder}", "trainer.max_steps=1"]
+        run(tmp_path / name, *words, *more)
+        found = (folder / "reference-logps").rglob("*.safetensors")
+        return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(found)}
+
+    alone = cached("alone", *ONE)
+    assert len(alone) > 2
+    assert cached("both", "launch=ddp", *TWO) == alone
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), abs=1e-5)

@@ -19,18 +19,19 @@ from transformers import AutoModelForCausalLM
 
 from reproalign.common.config import DataConfig, ModelConfig
 from reproalign.common.data.collate import PairCollator
-from reproalign.common.errors import UserError
+from reproalign.common.evaluation.alpacaeval import instruction_text
 from reproalign.common.evaluation.judge import TEMPLATE, check_template, question, verdict, wilson, win_rate
 from reproalign.common.evaluation.plots import mean_curve
-from reproalign.common.evaluation.sampling import SamplingRules, cut, shares, transformers_sampler, turn_end
+from reproalign.common.evaluation.runs import group_runs
+from reproalign.common.evaluation.samplers import cut, transformers_sampler, turn_end
+from reproalign.common.evaluation.sampling import SamplingRules, shares
 from reproalign.common.files import recover_lines
 from reproalign.common.testing import tiny_folder, tiny_tokenizer
 from reproalign.radpo.cli import main
 from reproalign.radpo.data import prepare_rows, read_examples
-from reproalign.radpo.plot import group, measured, named
+from reproalign.radpo.plot import measured
 from reproalign.radpo.report import model_label
 from reproalign.radpo.rows import RowRules
-from reproalign.radpo.sample import instruction_text
 
 QUICK = ["experiment=smoke", "trainer.max_steps=4", "trainer.eval_strategy=steps", "trainer.eval_steps=2"]
 QUICK += ["data.max_eval_rows=6", "trainer.save_strategy=no"]
@@ -195,9 +196,8 @@ def test_seeds_of_one_setting_are_grouped(tmp_path, capsys):
         made_up(tmp_path / "b", evaluated(4, 0.8), evaluated(6, 0.9), seed=5),
         made_up(tmp_path / "c", evaluated(4, 0.1), seed=1, beta=0.2),
     ]
-    groups = group([measured(run) for run in runs])
+    groups = group_runs([measured(run) for run in runs])
     assert [[run.folder.name for run in entry] for entry in groups] == [["a", "b"], ["c"]]
-    assert list(named(groups)) == ["a (2 runs)", "c"]
     assert main(["plot", *map(str, runs), "--group", "--output", str(tmp_path / "figure.png")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "0.7000" in printed
@@ -207,13 +207,11 @@ def test_seeds_of_one_setting_are_grouped(tmp_path, capsys):
     assert curve.means == pytest.approx([0.7])
 
 
-def test_recipes_name_runs_only_where_they_tell_them_apart(tmp_path):
-    runs = [made_up(tmp_path / name / "run", evaluated(1, 0.5), recipe=recipe) for name, recipe in ("ax", "by", "cy")]
-    measurements = [measured(run) for run in runs]
-    assert list(named([[run] for run in measurements[:2]])) == ["x", "y"]
-    assert list(named([[run] for run in measurements])) == [str(run.resolve()) for run in runs]
-    with pytest.raises(UserError, match="given twice"):
-        named([[measurements[0]], [measurements[0]]])
+def test_recipes_name_runs(tmp_path, capsys):
+    runs = [made_up(tmp_path / name / "run", evaluated(1, 0.5), recipe=recipe) for name, recipe in ("ax", "by")]
+    assert main(["plot", *map(str, runs), "--output", str(tmp_path / "figure.png")]) == 0
+    rows = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert rows == ["x", "y"]
 
 
 def test_mistakes_in_plotting(tmp_path, fails):
@@ -299,6 +297,40 @@ def test_vllm_is_used_where_it_is_asked_for(tmp_path, fails, monkeypatch):
     assert main([*words, f"output_dir={tmp_path / 'out'}"]) == 0
     outputs = json.loads((tmp_path / "out" / "model_outputs.json").read_text())
     assert [row["output"] for row in outputs] == ["1", "1", "3", "3", "5"]  # each batch has a seed of its own
+
+
+def test_responses_begin_with_the_prefix_and_are_returned_without_it(tmp_path, monkeypatch):
+    """CSFT's control token: between the header of the answer and the answer, as in training."""
+    good, prompt = "<|unk|>", [{"role": "user", "content": "hello"}]
+    tokenizer = tiny_tokenizer()
+    plain, prefixed, short = (
+        transformers_sampler(ModelConfig(name="tiny:llama"), SamplingRules(max_new_tokens=6, temperature=0.0, **rules))
+        for rules in ({}, {"response_prefix": good}, {"response_prefix": good, "max_prompt_length": 2})
+    )
+    asked = prefixed.encode(prompt)
+    assert asked == plain.encode(prompt) + tokenizer.encode(good)
+    assert short.encode(prompt) == plain.encode(prompt)[-2:] + tokenizer.encode(good)  # the prefix is never cut
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder("llama"))
+    ids = model.generate(torch.tensor([asked]), max_new_tokens=6, do_sample=False)[0, len(asked) :]
+    ((found,),) = prefixed.generate([asked], 0)
+    assert found == cut(tokenizer.decode(ids, skip_special_tokens=True), turn_end(tokenizer))
+    assert plain.generate([plain.encode(prompt)], 0) != [[found]]
+
+    class Engine:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def generate(self, rows: list[Any], params: Any, use_tqdm: bool) -> list[Any]:
+            assert all(tokenizer.decode(row["prompt_token_ids"]).endswith(f"assistant\n{good}") for row in rows)
+            return [SimpleNamespace(outputs=[SimpleNamespace(text=" yes")]) for _ in rows]
+
+    stub: Any = ModuleType("vllm")
+    stub.LLM, stub.SamplingParams = Engine, SimpleNamespace
+    monkeypatch.setitem(sys.modules, "vllm", stub)
+    words = ["sample", *SAMPLE, "backend=vllm", f"response_prefix='{good}'"]
+    assert main([*words, f"output_dir={tmp_path / 'out'}"]) == 0
+    outputs = json.loads((tmp_path / "out" / "model_outputs.json").read_text())
+    assert {row["output"] for row in outputs} == {"yes"}
 
 
 def test_padding_on_the_left_changes_no_greedy_response():

@@ -15,6 +15,8 @@ from reproalign.radpo.train import LOSSES
 
 QUICK = ["trainer.max_steps=3", "data.max_eval_rows=8", "data.max_rows=40", "evaluate_before=false"]
 
+REPLACED = ["loss=ra-dpo", "variant=released", "loss.is_cal_risk_distribution_logps=true"]  # ERRATA Q2
+
 
 def run(folder: Path, *words: str) -> dict:
     assert main(["train", "experiment=smoke", *QUICK, *words, f"output_dir={folder}"]) == 0
@@ -49,6 +51,8 @@ def test_every_loss_trains_and_saves_a_plain_model(tmp_path, name):
         (["loss=dpo", "reference.mode=cached"], ["loss=dpo"]),
         (["loss=kto", "reference.mode=cached"], ["loss=kto"]),
         (["loss=ra-dpo", "logprobs.implementation=plain"], ["loss=ra-dpo", "logprobs.chunk_size=5"]),
+        (["loss=ra-dpo", "trainer.gradient_checkpointing=true"], ["loss=ra-dpo"]),
+        ([*REPLACED, "logprobs.chunk_size=5"], [*REPLACED, "logprobs.implementation=plain"]),
         (
             ["loss=ra-dpo", "model.lora.enabled=true"],
             ["loss=ra-dpo", "model.lora.enabled=true", "reference.mode=copy"],
@@ -68,6 +72,30 @@ def test_the_released_sum_is_the_mean_times_the_micro_batch(tmp_path):
     for variant in ("paper", "released"):
         run(tmp_path / variant, *words, f"variant={variant}", "data.max_prompt_length=500")
     assert logged(tmp_path / "released") == pytest.approx([4 * value for value in logged(tmp_path / "paper")], rel=1e-5)
+
+
+def test_quantiles_in_place_of_log_probs_are_trained_on(tmp_path):
+    record = run(tmp_path / "run", *REPLACED, "evaluate_before=true")
+    losses = logged(tmp_path / "run")
+    assert losses[0] == pytest.approx(4 * 0.6931, abs=1e-3)  # policy and reference are the same; summed (ERRATA Q4)
+    assert losses[0] != losses[-1]
+    before, after = record["metrics"]["before"], record["metrics"]["after"]
+    assert [before["kl/chosen"], before["risk_ratio/chosen"]] == pytest.approx([0, 0], abs=1e-4)
+    run(tmp_path / "log-probs", *REPLACED[:2])
+    assert losses[1:] != pytest.approx(logged(tmp_path / "log-probs")[1:], abs=1e-6)
+    # What is measured is the trained model, in the way of every other loss.
+    words = [
+        f"model.name={tmp_path / 'run' / 'model'}",
+        "reference.model=tiny:llama",
+        "data=demo",
+        "data.max_eval_rows=8",
+    ]
+    for name, more in (("replaced", REPLACED[2:]), ("log-probs", [])):
+        folder = tmp_path / f"{name}-evaluation"
+        assert main(["evaluate", *words, "variant=released", *more, f"output_dir={folder}"]) == 0
+        found = json.loads((folder / "run.json").read_text())["metrics"]
+        for key in ("rewards/chosen", "logps/rejected", "kl/chosen", *(["risk_ratio/chosen"] if more else [])):
+            assert found[key] == pytest.approx(after[key], abs=1e-4), (name, key)
 
 
 def test_the_rate_rises_from_a_tenth_and_falls_to_nothing(tmp_path):

@@ -74,7 +74,7 @@ class DataConfig:
 class LaunchConfig:
     """How processes are started."""
 
-    strategy: str = "single"  # single | ddp | fsdp | zero1 | zero2 | zero3 | zero3-offload
+    strategy: str = "single"  # single | auto (see docs) | ddp | fsdp | zero1 | zero2 | zero3 | zero3-offload
     processes: int = 1  # in all, over all machines
     machines: int = 1
     machine_rank: int = 0
@@ -103,15 +103,21 @@ class LogprobsConfig:
 
 
 @dataclass
-class RunConfig:
-    """What every training run has."""
+class BaseRunConfig:
+    """What every training run has, whatever it reads."""
 
     output_dir: str = MISSING
     seed: int = 42
     resume: str = "auto"  # auto | never | a checkpoint folder
     on_bad_checkpoint: str = "fallback"  # fallback: use the last good one | stop
     model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
-    logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
     trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments
+
+
+@dataclass
+class RunConfig(BaseRunConfig):
+    """A run on one data set, or on a mixture of one schema."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)

@@ -19,13 +19,9 @@ from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.data.records import Message
 from reproalign.common.data.templates import render
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.best_of_n import best_of_n
-from reproalign.common.evaluation.sampling import (
-    SamplingRules,
-    read_prompts,
-    sample_responses,
-    transformers_sampler,
-)
+from reproalign.common.evaluation.best_of_n import best_of_n, sizes
+from reproalign.common.evaluation.samplers import transformers_sampler
+from reproalign.common.evaluation.sampling import SamplingRules, read_prompts, sample_responses
 from reproalign.common.files import write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
@@ -60,7 +56,7 @@ def best_of_n_run(config: BestOfNConfig, invocation: Invocation) -> None:
         table = Table(
             "best of", "mean reward", *(["mean gold reward"] if gold is not None else []), header_style="bold"
         )
-        for n in _sizes(config.n):
+        for n in sizes(config.n):
             result = best_of_n(proxy, n, gold)
             metrics[f"best_of_{n}"] = {"mean_proxy": result.mean_proxy, "mean_gold": result.mean_gold}
             table.add_row(
@@ -74,10 +70,6 @@ def best_of_n_run(config: BestOfNConfig, invocation: Invocation) -> None:
         run.set_metrics(metrics)
         Console().print(table)
         Console().print(f"candidates and selection: {run.dir}", highlight=False)
-
-
-def _sizes(n: int) -> list[int]:
-    return sorted({*(2**power for power in range(n.bit_length()) if 2**power <= n), n})
 
 
 @torch.no_grad()

@@ -6,15 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 from transformers import set_seed
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from reproalign.common.data.prepare import check_tokenizer, load_messages
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
-from reproalign.common.training.checkpoints import ManifestCallback
-from reproalign.common.training.fit import fit
-from reproalign.common.training.models import load_causal_lm, load_tokenizer
+from reproalign.common.training.models import load_tokenizer
+from reproalign.common.training.sft import fine_tune
 from reproalign.mmpo.config import SFTRunConfig
 from reproalign.mmpo.report import draw
 
@@ -31,18 +30,8 @@ def sft(config: SFTRunConfig, invocation: Invocation) -> None:
             run.add_fingerprint(
                 "data", split, facts.get("sha256", ""), **{k: v for k, v in facts.items() if k != "sha256"}
             )
-        trainer = SFTTrainer(
-            model=load_causal_lm(config.model),
-            args=arguments,  # type: ignore[arg-type]
-            train_dataset=data.train.select_columns("messages"),
-            eval_dataset=None if data.evaluation is None else data.evaluation.select_columns("messages"),
-            processing_class=tokenizer,
-        )
-        trainer.add_callback(ManifestCallback())
-        fit(trainer, run, config, tokenizer)
-        if data.evaluation is not None:
-            measured = trainer.evaluate()
-            run.set_metrics({"eval_loss": measured["eval_loss"]})
+        evaluation = None if data.evaluation is None else data.evaluation.select_columns("messages")
+        fine_tune(config, run, arguments, tokenizer, data.train.select_columns("messages"), evaluation)
         if run.is_main:
             draw(run.dir, {})
             Console().print(f"model, record and plots: {run.dir}", highlight=False)

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from reproalign.common.config import ReferenceConfig, RunConfig
-from reproalign.common.data.cache import cache_folder
+from reproalign.common.config import RunConfig
 from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
@@ -21,23 +19,13 @@ from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.models import (
-    identify_computation,
     identify_weights,
     load_causal_lm,
-    load_reference,
     load_reward_model,
     load_tokenizer,
-    reference_weights,
 )
 from reproalign.common.training.pairs import PairTrainer
-from reproalign.common.training.reference import (
-    AdapterDisabledReference,
-    CachedReference,
-    FrozenReference,
-    Reference,
-    add_cached_logps,
-    reference_mode,
-)
+from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.mmpo.config import PreferenceConfig, RewardConfig
 from reproalign.mmpo.loss import VARIANTS, check_loss
 from reproalign.mmpo.pooling import first_pad_ids
@@ -54,13 +42,18 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
     check_loss(config.loss, config.variant)
     check_gamma(config.target.gamma)
     mode = reference_mode(config, config.reference)
+    if config.loss.reference_free:
+        mode = "zero"  # as the loss will have it
     arguments = training_arguments(config, Path(config.output_dir))
     set_seed(config.seed)  # before the model: adapters and reward heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
         pairs = load_pairs(config, tokenizer, run)
         collator = PairCollator(_pad_id(tokenizer))
-        reference, pairs = _reference(config, config.reference, mode, pairs, collator)
+        reference, *columns = hold_reference(
+            mode, config, config.reference, pairs.train, pairs.evaluation, _pad_id(tokenizer)
+        )
+        pairs = Pairs(*columns)
         model = load_causal_lm(config.model)
         _record_weights(run, "policy", config.model.name, config.model.revision)
         trainer = MMPOTrainer(
@@ -119,40 +112,6 @@ def _run(
         print_metrics(metrics, len(pairs.evaluation))
     draw(run.dir, evaluations)
     Console().print(f"model, record and plots: {run.dir}", highlight=False)
-
-
-def _reference(
-    config: PreferenceConfig, reference: ReferenceConfig, mode: str, pairs: Pairs, collator: PairCollator
-) -> tuple[Reference, Pairs]:
-    if config.loss.reference_free or mode == "cached":
-        return CachedReference(), _with_reference_logps(config, reference, pairs, collator)
-    if mode == "adapter-disabled":
-        return AdapterDisabledReference(), pairs
-    return FrozenReference(load_reference(config.model, reference)), pairs
-
-
-def _with_reference_logps(
-    config: PreferenceConfig, reference: ReferenceConfig, pairs: Pairs, collator: PairCollator
-) -> Pairs:
-    def add(dataset: Any, label: str) -> Any:
-        if dataset is None:
-            return None
-        if config.loss.reference_free:  # zero, as the loss will have it
-            zeros = [0.0] * len(dataset)
-            return dataset.add_column("ref_chosen_logps", zeros).add_column("ref_rejected_logps", zeros)
-        return add_cached_logps(
-            dataset,
-            load_model=lambda: load_reference(config.model, reference),
-            weights=identify_computation(config.model, *reference_weights(config.model, reference)),
-            collator=collator,
-            cache_dir=cache_folder(config.data.cache_dir) / "reference-logps",
-            batch_size=reference.batch_size,
-            logprobs=config.logprobs,
-            label=label,
-        )
-
-    with PartialState().main_process_first():
-        return Pairs(add(pairs.train, "training pairs"), add(pairs.evaluation, "held-out pairs"))
 
 
 def _cut_at_first_pad(pairs: Pairs, pad_id: int) -> Pairs:

@@ -14,7 +14,7 @@ APP = App(
     verbs=(
         Verb(
             "train",
-            "train with loss=sft|csft|dpo|cdpo|slic|kto|kto-zero|ppo|tdpo|ra-dpo",
+            "train with loss=sft|csft|dpo|cdpo|slic|kto|kto-zero|ppo|tdpo|ra-dpo; sharded over all GPUs (launch=auto)",
             "train",
             "reproalign.radpo.config:TrainConfig",
             "reproalign.radpo.train:train",

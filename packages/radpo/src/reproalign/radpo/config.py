@@ -112,6 +112,7 @@ class SampleConfig:
     temperature: float = 0.7  # 0: the likeliest token
     top_p: float = 1.0
     stop: list[str] | None = None  # strings that end a response; null: what the chat template puts after one
+    response_prefix: str = ""  # what every response begins with, given to the model: csft's control token, "<|good|>"
     batch_size: int = 8  # prompts at once
     backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
     launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the prompts

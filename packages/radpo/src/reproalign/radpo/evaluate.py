@@ -27,7 +27,7 @@ from reproalign.radpo.report import model_label, print_metrics
 from reproalign.radpo.rows import RowRules
 from reproalign.radpo.sources import Examples
 from reproalign.radpo.train import check_loss
-from reproalign.radpo.trainer import TokenLevelTrainer
+from reproalign.radpo.trainer import TokenLevelTrainer, token_level_trainer
 
 
 def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
@@ -81,7 +81,7 @@ def _trainer(config: EvaluateConfig, pairs: Dataset, tokenizer: PreTrainedTokeni
     arguments: Any = training_arguments(run_config, Path(config.output_dir))
     plain = replace(config.model, lora=replace(config.model.lora, enabled=False))
     reference = replace(plain, revision=config.reference.revision)
-    return TokenLevelTrainer(
+    return token_level_trainer(config.loss, config.variant)(
         loss=config.loss,
         variant=config.variant,
         warmup_steps=0,

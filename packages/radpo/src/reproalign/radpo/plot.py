@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison, mean_curve
-from reproalign.common.records.run import config_differences, read_record
+from reproalign.common.evaluation.runs import RecordedRun, WordParser, group_runs, name_groups
+from reproalign.common.records.run import read_record
 from reproalign.common.training.fit import metric_rows
 from reproalign.radpo.report import LABELS
 
 PANELS = ("kl/chosen", "kl/rejected", "rewards/accuracies")
-REPLICATE = ("seed", "output_dir")  # keys in which runs of one group may differ
 Points = dict[int, dict[str, float]]  # optimiser step -> metrics of the held-out pairs
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A run's folder, its record and its evaluations."""
+class Measured(RecordedRun):
+    """A run and its evaluations."""
 
-    folder: Path
-    record: dict[str, Any]
     points: Points
 
 
 def plot_command(argv: Sequence[str]) -> int:
     """``radpo plot RUN [RUN …] --output FILE.png [--group]``: draw, and print the last values."""
-    parser = _Parser(prog="radpo plot", description="Sequential KL and reward accuracy of several runs over steps.")
+    parser = WordParser(prog="radpo plot", description="Sequential KL and reward accuracy of several runs over steps.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a training run")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.png", help="where the figure goes")
     parser.add_argument(
@@ -43,9 +40,10 @@ def plot_command(argv: Sequence[str]) -> int:
     if arguments.output.suffix.lower() != ".png":
         raise UserError(f"--output={arguments.output} must end in .png")
     runs = [measured(folder) for folder in arguments.runs]
-    groups = group(runs) if arguments.group else [[run] for run in runs]
+    groups = group_runs(runs) if arguments.group else [[run] for run in runs]
+    named = name_groups(groups, _recipe)
     curves = {
-        LABELS[name]: {label: curve for label, entry in named(groups).items() if (curve := _curve(entry, name))}
+        LABELS[name]: {label: curve for label, entry in named.items() if (curve := _curve(entry, name))}
         for name in PANELS
     }
     comparison({title: lines for title, lines in curves.items() if lines}, arguments.output)
@@ -85,43 +83,8 @@ def measured(folder: Path) -> Measured:
     return Measured(folder, record, points)
 
 
-def group(runs: Sequence[Measured]) -> list[list[Measured]]:
-    """Put runs together whose configurations differ in seed and folder alone."""
-    groups: list[list[Measured]] = []
-    for run in runs:
-        for others in groups:
-            if not _differences(others[0], run):
-                others.append(run)
-                break
-        else:
-            groups.append([run])
-    return groups
-
-
-def named(groups: Sequence[list[Measured]]) -> dict[str, list[Measured]]:
-    """Label groups by recipe if that tells them apart, else by the last part of the first run's folder, or all of it.
-
-    Raises:
-        UserError: if one run is given twice.
-    """
-    folders = [str(entry[0].folder.resolve()) for entry in groups]
-    candidates: list[list[Any]] = [
-        [entry[0].record.get("recipe") for entry in groups],
-        [Path(folder).name for folder in folders],
-        folders,
-    ]
-    for labels in candidates:
-        if all(labels) and len(set(labels)) == len(groups):
-            return {
-                f"{label} ({len(entry)} runs)" if len(entry) > 1 else label: entry
-                for label, entry in zip(labels, groups, strict=True)
-            }
-    raise UserError("one run is given twice; name each once")
-
-
-def _differences(left: Measured, right: Measured) -> list[str]:
-    keys = config_differences(left.record["config"], right.record["config"])
-    return [key for key in keys if key not in REPLICATE]
+def _recipe(record: dict[str, Any]) -> str | None:
+    return record.get("recipe")
 
 
 def _curve(runs: Sequence[Measured], name: str) -> Curve | None:
@@ -149,10 +112,3 @@ def _last(curve: Curve | None) -> str:
         return ""
     mean, low, high = curve.means[-1], curve.lows[-1], curve.highs[-1]
     return f"{mean:.4f}" if low == high else f"{mean:.4f} ({low:.4f} to {high:.4f})"
-
-
-class _Parser(argparse.ArgumentParser):
-    """Mistakes in its words become one sentence, as everywhere else."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see radpo plot --help")

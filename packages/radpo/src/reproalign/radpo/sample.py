@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 from accelerate import PartialState
 from rich.console import Console
 
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError, choose
-from reproalign.common.evaluation.alpacaeval import write_outputs
-from reproalign.common.evaluation.sampling import (
-    SamplingRules,
-    read_prompts,
-    read_responses,
-    sample_responses,
-    shares,
-    transformers_sampler,
-    vllm_sampler,
-)
+from reproalign.common.errors import UserError
+from reproalign.common.evaluation.alpacaeval import instruction_text, write_outputs
+from reproalign.common.evaluation.samplers import SAMPLERS, choose_backend
+from reproalign.common.evaluation.sampling import SamplingRules, read_prompts, sample_shared
 from reproalign.common.files import sha256_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.plan import check_in_force
@@ -30,7 +21,6 @@ from reproalign.radpo.evaluate import read_held_out
 from reproalign.radpo.report import model_label
 
 OUTPUTS = "model_outputs.json"
-SAMPLERS = {"transformers": transformers_sampler, "vllm": vllm_sampler}
 
 
 def sample(config: SampleConfig, invocation: Invocation) -> None:
@@ -47,34 +37,28 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         batch_size=config.batch_size,
         max_prompt_length=config.max_prompt_length,
         stop=None if config.stop is None else tuple(config.stop),
+        response_prefix=config.response_prefix,
     )
     rules.check()
     if config.max_prompts is not None and config.max_prompts < 1:
         raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
     state = PartialState(cpu=not torch.accelerator.is_available())
-    backend = _backend(config, state.num_processes)
+    backend = choose_backend(config.backend, config.launch, state.num_processes)
     check_in_force(config.launch.strategy, state.distributed_type.value)
     with Run.open(invocation, is_main=state.is_main_process) as run:
         with state.main_process_first():
             instructions, prompts = _prompts(config, run)
-        parts = [run.dir / f"responses-{rank}.jsonl" for rank in range(state.num_processes)]
-        sample_responses(
+        responses = sample_shared(
             prompts,
-            parts[state.process_index],
+            run.dir,
             lambda: SAMPLERS[backend](config.model, rules),
             seed=config.seed,
             at_once=config.batch_size,
-            rank=state.process_index,
-            processes=state.num_processes,
+            state=state,
         )
-        state.wait_for_everyone()
         if not state.is_main_process:
             return
-        outputs = [""] * len(prompts)
-        for part, share in zip(parts, shares(len(prompts), config.batch_size, state.num_processes), strict=True):
-            responses = read_responses(part, [prompts[index] for index in share])
-            for index, (response,) in zip(share, responses, strict=True):
-                outputs[index] = response
+        outputs = [response for (response,) in responses]
         generator = config.generator or model_label(config.model.name)
         write_outputs(run.dir / OUTPUTS, instructions, outputs, generator)
         weights = identify_weights(config.model.name, config.model.revision)
@@ -82,25 +66,6 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         run.add_fingerprint("data", "responses", sha256_json(outputs), rows=len(outputs), backend=backend)
         run.set_metrics({"responses": len(outputs), "empty": outputs.count("")})
         Console().print(f"{len(outputs)} responses of {generator}: {run.dir / OUTPUTS}", highlight=False)
-
-
-def instruction_text(prompt: list[Message]) -> str:
-    """Return what AlpacaEval's file calls the instruction: the one turn's text, or the turns with their roles."""
-    if len(prompt) == 1:
-        return prompt[0]["content"]
-    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
-
-
-def _backend(config: SampleConfig, processes: int) -> str:
-    backend = choose("backend", config.backend, ["auto", *SAMPLERS])
-    if config.launch.strategy not in ("single", "ddp"):
-        raise UserError(f"launch.strategy={config.launch.strategy} is for training; sample with launch=single or ddp")
-    if backend == "vllm" and processes > 1:
-        raise UserError("backend=vllm uses the GPUs of one process; set launch=single")
-    if backend != "auto":
-        return backend
-    fast = importlib.util.find_spec("vllm") is not None and torch.cuda.is_available() and processes == 1
-    return "vllm" if fast else "transformers"
 
 
 def _prompts(config: SampleConfig, run: Run) -> tuple[list[str], list[list[Message]]]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config import ModelConfig
-from reproalign.common.data.cache import cache_folder, fingerprint_dataset
+from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.data.collate import PairCollator, UnpairedCollator
 from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
@@ -23,22 +23,13 @@ from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import FINAL, fit
 from reproalign.common.training.models import (
     Model,
-    identify_computation,
     identify_weights,
     load_causal_lm,
-    load_reference,
     load_tokenizer,
+    model_path,
     reference_weights,
 )
-from reproalign.common.training.reference import (
-    AdapterDisabledReference,
-    CachedReference,
-    FrozenReference,
-    Reference,
-    add_cached_logps,
-    add_cached_token_logps,
-    reference_mode,
-)
+from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.common.training.value_head import attach_value_head, clip_value_head_separately
 from reproalign.radpo.config import LossConfig, PolicyConfig, TrainConfig
 from reproalign.radpo.data import load_examples, prepare_rows
@@ -52,6 +43,7 @@ from reproalign.radpo.trainer import (
     RadpoTrainer,
     TokenLevelTrainer,
     risk_measure,
+    token_level_trainer,
 )
 
 # Loss -> kind of rows, trainer.
@@ -67,7 +59,7 @@ LOSSES: dict[str, tuple[str, type[RadpoTrainer]]] = {
     "tdpo": ("paired", TokenLevelTrainer),
     "ra-dpo": ("paired", TokenLevelTrainer),
 }
-WITHOUT_REFERENCE = ("sft", "csft", "slic")
+WITHOUT_REFERENCE = {"sft": "none", "csft": "none", "slic": "zero"}  # loss -> mode of hold_reference
 
 
 def train(config: TrainConfig, invocation: Invocation) -> None:
@@ -80,7 +72,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         )
     kind, trainer_type = LOSSES[config.loss.name]
     start = starting_weights(config.model)
-    mode = "none" if config.loss.name in WITHOUT_REFERENCE else reference_mode(config, config.reference)
+    mode = WITHOUT_REFERENCE.get(config.loss.name) or reference_mode(config, config.reference)
     if mode == "cached" and trainer_type is TokenLevelTrainer:
         raise UserError(
             f"loss={config.loss.name} needs the reference's whole distribution at every token, which is not cached; "
@@ -105,14 +97,18 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         pad = tokenizer.pad_token_id
         assert isinstance(pad, int)  # check_tokenizer has set it
         collator: Any = PairCollator(pad) if kind == "paired" else UnpairedCollator(pad)
-        reference, rows, pairs = _reference(config, start, mode, rows, pairs, pad)
+        reference = None
+        if mode != "none":
+            reference, rows, pairs = hold_reference(mode, config, config.reference, rows, pairs, pad, start=start)
         model = _policy(config, start, tokenizer)
         if run.is_main:
             roles = {"policy": (start.name, start.revision)}
-            if mode not in ("none", "adapter-disabled"):
+            if mode in ("copy", "cached"):
                 roles["reference"] = reference_weights(start, config.reference)
             for role, (name, revision) in roles.items():
                 run.add_fingerprint("weights", role, identify_weights(name, revision), name=name, revision=revision)
+        if trainer_type is TokenLevelTrainer:
+            trainer_type = token_level_trainer(config.loss, config.variant)
         trainer = trainer_type(
             loss=config.loss,
             variant=config.variant,
@@ -163,10 +159,10 @@ def check_loss(loss: LossConfig, variant: str) -> None:
     for key in ("desirable_weight", "undesirable_weight", "lambda_coef"):
         if getattr(loss, key) < 0:
             raise UserError(f"loss.{key}={getattr(loss, key)} must not be negative")
-    if loss.is_cal_risk_distribution_logps and (variant, loss.name) == ("released", "ra-dpo"):
+    if loss.is_cal_risk_distribution_logps and (variant, loss.name) == ("paper", "ra-dpo"):
         raise UserError(
-            "loss.is_cal_risk_distribution_logps=true puts constants in place of log-probs (ERRATA Q2) and is not "
-            "trained with here; reproalign.radpo.risk.released_distribution computes it"
+            "loss.is_cal_risk_distribution_logps=true puts quantiles in place of log-probs, which the release alone "
+            "does (ERRATA Q2); set variant=released"
         )
     if (variant, loss.name) == ("released", "ra-dpo") and loss.measure != "cvar":
         raise UserError(f"loss.measure={loss.measure}: variant=released knows its own tail alone; set variant=paper")
@@ -187,14 +183,18 @@ def starting_weights(model: PolicyConfig) -> ModelConfig:
     """Return where training starts: ``load_from`` in place of the model, with its tokenizer.
 
     Raises:
-        UserError: for a folder that is not there, or the folder of a run in place of its model.
+        UserError: for a folder that is not there or holds no model, or the folder of a run in place of its model.
     """
     name = model.load_from
-    if name and not (folder := Path(name).expanduser()).is_dir() and (name.count("/") > 1 or name[0] in "./~"):
+    if not name:
+        return model
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and (name.count("/") > 1 or name[0] in "./~"):
         raise UserError(f"model.load_from={name}: no such folder; give the model folder of a finished run")
-    if name and folder.is_dir() and (folder / FINAL).is_dir() and not (folder / "config.json").is_file():
+    if (folder / FINAL).is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"model.load_from={name} is the folder of a run; give its model, {folder / FINAL}")
-    return replace(model, name=model.load_from, revision=None) if model.load_from else model
+    model_path(name, "model.load_from")
+    return replace(model, name=name, revision=None)
 
 
 def _rows(
@@ -243,40 +243,6 @@ def _rows(
         if dataset is not None:
             run.add_fingerprint("data", name, fingerprint_dataset(dataset), rows=len(dataset))
     return rows, held_out
-
-
-def _reference(
-    config: TrainConfig, start: ModelConfig, mode: str, rows: Dataset, pairs: Dataset | None, pad: int
-) -> tuple[Reference | None, Dataset, Dataset | None]:
-    reference = config.reference
-    if mode == "adapter-disabled":
-        return AdapterDisabledReference(), rows, pairs
-    if config.loss.name == "slic":
-        zeros = {f"ref_{side}_logps": [0.0] * len(rows) for side in ("chosen", "rejected")}
-        for name, values in zeros.items():
-            rows = rows.add_column(name, values)
-            pairs = pairs and pairs.add_column(name, [0.0] * len(pairs))
-        return CachedReference(), rows, pairs
-    if mode == "none":
-        return None, rows, pairs
-
-    if mode == "copy":
-        return FrozenReference(load_reference(start, reference)), rows, pairs
-    options: dict[str, Any] = {
-        "load_model": lambda: load_reference(start, reference),
-        "weights": identify_computation(start, *reference_weights(start, reference)),
-        "cache_dir": cache_folder(config.data.cache_dir) / "reference-logps",
-        "batch_size": reference.batch_size,
-        "logprobs": config.logprobs,
-    }
-    with PartialState().main_process_first():
-        if "chosen_input_ids" in rows.column_names:
-            rows = add_cached_logps(rows, collator=PairCollator(pad), label="training rows", **options)
-        else:
-            rows = add_cached_token_logps(rows, collator=UnpairedCollator(pad), label="training rows", **options)
-        if pairs is not None:
-            pairs = add_cached_logps(pairs, collator=PairCollator(pad), label="held-out pairs", **options)
-    return CachedReference(), rows, pairs
 
 
 def _policy(config: TrainConfig, start: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:

@@ -12,13 +12,16 @@ from datasets import Dataset
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reproalign.common.config import LogprobsConfig
 from reproalign.common.data.collate import PairCollator, forward_inputs
+from reproalign.common.logprobs.chunks import chunks, default_chunk_size, statistics_dtype
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
-from reproalign.common.logprobs.statistics import Measure
+from reproalign.common.logprobs.plain import token_statistics
+from reproalign.common.logprobs.statistics import Measure, log_softmax_of
 from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
 from reproalign.common.training.pairs import PairScores, PairTrainer
 from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
@@ -39,7 +42,7 @@ from reproalign.radpo.loss import (
     terminal_rewards,
     token_level_loss,
 )
-from reproalign.radpo.risk import measure
+from reproalign.radpo.risk import measure, released_distribution
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +156,7 @@ class RadpoTrainer(CollectingTrainer):
             sums = model(**forward_inputs(batch), use_cache=False)["sums"]
             ratios = sums if self.reference is None else sums - self.reference.logps(model, batch)
         else:
-            statistics = model(**forward_inputs(batch), statistics=self._request(model, batch), use_cache=False)["sums"]
+            statistics = self.statistics(model, batch)
             sums, ratios = statistics["logps"], statistics["logps"] - statistics["ref_logps"]
             found |= _sides("kl", statistics["forward_kl"])
             if self.measure:
@@ -165,9 +168,11 @@ class RadpoTrainer(CollectingTrainer):
             **found,
         }
 
-    def _request(self, model: nn.Module, batch: dict[str, Tensor]) -> StatisticsRequest:
+    def statistics(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return (rows,) sums over responses: logps, ref_logps, forward_kl and, with a measure, risk."""
         names = ("logps", "ref_logps", "forward_kl", *(("risk",) if self.measure else ()))
-        return StatisticsRequest(self.reference.states(model, batch), names, self.measure)
+        request = StatisticsRequest(self.reference.states(model, batch), names, self.measure)
+        return model(**forward_inputs(batch), statistics=request, use_cache=False)["sums"]  # type: ignore[no-any-return]
 
 
 class MeasureBefore(TrainerCallback):
@@ -228,11 +233,14 @@ class TokenLevelTrainer(RadpoTrainer, PairTrainer):
         reference.prepare(self.accelerator, logprobs)
         self.measure = risk_measure(self.loss_config, self.variant)
 
+    def margins(self, sums: dict[str, Tensor]) -> Tensor:
+        """Return the log-ratios u that are trained on."""
+        return sums["logps"] - sums["ref_logps"]
+
     def pair_scores(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairScores:
         """Compute the statistics of the micro-batch, and the loss of their sums."""
-        output = model(**forward_inputs(inputs), statistics=self._request(model, inputs), use_cache=False)
-        sums: dict[str, Tensor] = output["sums"]
-        margins = sums["logps"] - sums["ref_logps"]
+        sums = self.statistics(model, inputs)
+        margins = self.margins(sums)
         term = sums["risk"] if self.measure else sums["forward_kl"]
         loss = self.loss_config
         (chosen, rejected), (chosen_term, rejected_term) = margins.chunk(2), term.chunk(2)
@@ -241,7 +249,7 @@ class TokenLevelTrainer(RadpoTrainer, PairTrainer):
         metrics = {**_sides("kl", sums["forward_kl"]), **_sides("logps", sums["logps"], margin=False)}
         if self.measure:
             metrics |= _sides("risk_ratio", sums["risk"])
-        per_token = (sums["logps"] / output["counts"]).chunk(2)
+        per_token = (sums["logps"] / inputs["completion_mask"][:, 1:].sum(1)).chunk(2)
         return PairScores(
             result.losses,
             result.chosen_rewards,
@@ -249,6 +257,60 @@ class TokenLevelTrainer(RadpoTrainer, PairTrainer):
             metrics=metrics,
             likelihoods=(per_token[0], per_token[1]),
         )
+
+
+class ReplacedDistributionTrainer(TokenLevelTrainer):
+    """Ra-DPO as released with ``is_cal_risk_distribution_logps=true``: quantiles stand for log-probs (ERRATA Q2).
+
+    What stands for the log-prob of a response's token depends on the policy's whole distribution, so the policy's full
+    logits are held, (rows, length, vocab); what is made of them, chunk by chunk. Logged log-probs and KL, and rewards
+    of held-out pairs, are of the true ones.
+    """
+
+    SUMS = ("replaced_logps", "replaced_ref_logps", "risk", "logps", "ref_logps", "forward_kl")
+
+    def __init__(self, *, logprobs: LogprobsConfig, **kwargs: Any) -> None:
+        super().__init__(logprobs=logprobs, **kwargs)
+        self.chunk_size = logprobs.chunk_size
+        logger.warning(
+            "loss.is_cal_risk_distribution_logps=true holds the full logits of a micro-batch (rows x length x "
+            "vocabulary) and their gradient; if memory runs out, lower trainer.per_device_train_batch_size and "
+            "trainer.per_device_eval_batch_size, or data.max_length"
+        )
+
+    def statistics(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return (rows,) sums over responses named in ``SUMS``; gradients reach the first three."""
+        loss, reference = self.loss_config, self.reference.states(model, batch)
+        inputs = {name: value for name, value in forward_inputs(batch).items() if name != "completion_mask"}
+        scored = batch["completion_mask"][:, 1:].bool()
+        logits = model(**inputs, use_cache=False).logits[:, :-1][scored]
+        targets = batch["input_ids"][:, 1:][scored]
+
+        def of_chunk(logits: Tensor, part: slice) -> Tensor:
+            logits, ref_logps = logits.to(statistics_dtype(logits)), log_softmax_of(reference, part)
+            replaced = released_distribution(
+                logits, ref_logps, targets[part], loss.confidence_level, loss.is_split_risk_ratio
+            )
+            with torch.no_grad():
+                true = token_statistics(logits, ref_logps, targets[part])
+            return torch.stack([*replaced, *(true[name] for name in self.SUMS[3:])], dim=1)
+
+        size = self.chunk_size or default_chunk_size(logits.shape[1], logits.device)
+        found = [checkpoint(of_chunk, logits[part], part, use_reentrant=False) for part in chunks(len(targets), size)]
+        per_token = torch.cat(found)
+        places = scored[..., None].expand(*scored.shape, len(self.SUMS))
+        sums = per_token.new_zeros(places.shape).masked_scatter(places, per_token).sum(1)
+        return dict(zip(self.SUMS, sums.unbind(1), strict=True))
+
+    def margins(self, sums: dict[str, Tensor]) -> Tensor:
+        """Return the log-ratios of what stands for the log-probs."""
+        return sums["replaced_logps"] - sums["replaced_ref_logps"]
+
+
+def token_level_trainer(loss: LossConfig, variant: str) -> type[TokenLevelTrainer]:
+    """Return the trainer of TDPO or Ra-DPO that computes ``loss`` as ``variant`` has it."""
+    replaced = loss.name == "ra-dpo" and variant == "released" and loss.is_cal_risk_distribution_logps
+    return ReplacedDistributionTrainer if replaced else TokenLevelTrainer
 
 
 class ExampleTrainer(RadpoTrainer, UnpairedTrainer):

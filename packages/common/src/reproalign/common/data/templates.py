@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, did_you_mean
 
+SPEAKERS = {"user": "Human", "assistant": "Assistant"}  # of a transcript
+
 _CHATML_TURNS = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
 )
@@ -106,6 +108,21 @@ def render(tokenizer: PreTrainedTokenizerBase, dialogue: list[Message], *, gener
             "set data.system_message=null or another model.chat_template"
         ) from error
     return str(text)
+
+
+def transcript(dialogue: list[Message]) -> str:
+    r"""Render a dialogue as ``\n\nHuman: …\n\nAssistant: …``.
+
+    Raises:
+        UserError: for a turn of another role than user and assistant.
+    """
+    for turn in dialogue:
+        if turn["role"] not in SPEAKERS:
+            raise UserError(
+                f"layout=transcript has turns of {' and '.join(SPEAKERS)} alone, not of '{turn['role']}'; set "
+                "layout=chat, or leave such turns out"
+            )
+    return "".join(f"\n\n{SPEAKERS[turn['role']]}: {turn['content']}" for turn in dialogue)
 
 
 def render_completion(

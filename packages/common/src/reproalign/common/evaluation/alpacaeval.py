@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from reproalign.common.data.reading import read_local
+from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
 
@@ -43,6 +44,13 @@ def read_outputs(path: Path) -> list[Output]:
                 raise UserError(f"{row.place}: {row.problem or f'column {name!r} (text) is missing'}")
         outputs.append(Output(**{name: row.values[name] for name in Output.__annotations__}))  # type: ignore[typeddict-item]
     return outputs
+
+
+def instruction_text(prompt: list[Message]) -> str:
+    """Return what AlpacaEval's file calls the instruction: the one turn's text, or the turns with their roles."""
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
 def check_same_instructions(first: Sequence[Output], second: Sequence[Output]) -> None:

@@ -35,3 +35,8 @@ def best_of_n(proxy_scores: ArrayLike, n: int, gold_scores: ArrayLike | None = N
     rows = np.arange(len(proxy))
     gold = None if gold_scores is None else float(np.asarray(gold_scores, dtype=np.float64)[rows, selected].mean())
     return BestOfN(selected, float(proxy[rows, selected].mean()), gold)
+
+
+def sizes(n: int) -> list[int]:
+    """Return the powers of two up to ``n``, and ``n``: where a best-of-n curve is measured."""
+    return sorted({*(2**power for power in range(n.bit_length()) if 2**power <= n), n})

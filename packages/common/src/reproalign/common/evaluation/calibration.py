@@ -1,9 +1,17 @@
-r"""Calibration of pairwise preferences.
+r"""Calibration of pairwise preferences, in two forms, and temperature scaling.
 
-A pair with margin d = r_w - r_l is won with probability s = σ(d). The model's confidence is c = max(s, 1 - s), and it
-is right when d > 0. Over M bins of the confidence
+A pair with margin d = r_w - r_l is won with probability s = σ(d). Predictions c and outcomes y are put into M bins:
 
-    ECE = Σ_m (n_m / N) |accuracy_m - confidence_m|,   MCE = max_m |accuracy_m - confidence_m|
+    ECE = Σ_m (n_m / N) |ȳ_m - c̄_m|,   ACE = mean over non-empty bins of |ȳ_m - c̄_m|,   MCE = max_m |ȳ_m - c̄_m|
+
+:func:`calibration`: c = max(s, 1 - s) on [1/2, 1] is the model's *confidence*, and y = 1[d > 0] says that it is right.
+:func:`probability_calibration`: c = p on [0, 1] is the *probability* of an event, and y says whether it took place.
+With pairs as such events every pair enters in both orders, as (s, 1) and as (1 - s, 0).
+
+The second is the first with its bins mirrored at 1/2: over 2M equal-width bins, ECE, ACE and MCE equal those of M bins
+of confidence, unless some s lies on an edge (bins are right-closed, so a margin of 0 counts below 1/2 in the one form
+and in the lowest bin of the other). An odd number of bins has one across 1/2 in which the two orders of a pair cancel:
+its error is always 0, so pairs that the model hardly tells apart go unmeasured.
 """
 
 from __future__ import annotations
@@ -16,11 +24,14 @@ from numpy.typing import ArrayLike, NDArray
 from reproalign.common.errors import choose
 
 Floats = NDArray[np.float64]
+BINNINGS = ("uniform", "quantile")
+TEMPERATURES = (1e-4, 1e4)  # between which one is looked for, times the margins' root mean square
+STEPS = 100  # at most; halving the interval each time would take 44
 
 
 @dataclass(frozen=True)
 class Bin:
-    """One bar of a reliability diagram."""
+    """One bar of a reliability diagram: ``accuracy`` is ȳ_m, ``confidence`` c̄_m."""
 
     index: int
     count: int
@@ -30,9 +41,10 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Expected and maximum calibration error, and the non-empty bins; ``edges`` has one more entry than bins."""
+    """Calibration errors, and the non-empty bins; ``edges`` has one more entry than bins, ``correct`` holds y."""
 
     ece: float
+    ace: float
     mce: float
     bins: list[Bin]
     edges: list[float]
@@ -50,7 +62,7 @@ def sigmoid(margins: ArrayLike) -> Floats:
 def calibration(
     margins: ArrayLike, *, n_bins: int = 10, lower_edge: float = 0.5, binning: str = "uniform"
 ) -> Calibration:
-    """Compute ECE and MCE (module docstring).
+    """Measure the calibration of confidences (module docstring).
 
     Args:
         margins: (N,) reward margins d of chosen over rejected; for a policy β·h.
@@ -61,31 +73,117 @@ def calibration(
     Raises:
         ValueError: for no margins, or fewer than one bin.
     """
-    choose("binning", binning, ["uniform", "quantile"])
     values = np.asarray(margins, dtype=np.float64)
-    if not len(values) or n_bins < 1:
-        raise ValueError(f"calibration needs margins and at least one bin, got {len(values)} and {n_bins}")
+    if not len(values):
+        raise ValueError("calibration needs margins, got none")
     probability = sigmoid(values)
     confidence = np.maximum(probability, 1 - probability)
-    correct = (values > 0).astype(np.float64)
+    return _calibration(confidence, (values > 0).astype(np.float64), n_bins, binning, lower_edge)
+
+
+def probability_calibration(
+    probabilities: ArrayLike, labels: ArrayLike, *, n_bins: int = 10, binning: str = "uniform"
+) -> Calibration:
+    """Measure the calibration of probabilities (module docstring); all errors are 0 where there are none.
+
+    Args:
+        probabilities: (N,) p in [0, 1].
+        labels: (N,) y, 0 or 1.
+        n_bins: M.
+        binning: as for :func:`calibration`; equal-width bins divide [0, 1].
+
+    Raises:
+        ValueError: for fewer than one bin, or unequal lengths.
+    """
+    predicted, outcomes = np.asarray(probabilities, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    if predicted.shape != outcomes.shape:
+        raise ValueError(f"one label per probability is needed, got {outcomes.shape} and {predicted.shape}")
+    return _calibration(predicted, outcomes, n_bins, binning, 0.0)
+
+
+def ordered_pairs(margins: ArrayLike) -> tuple[Floats, Floats]:
+    """Return each pair in both orders as a probability and a label: (s, 1) for all, then (1 - s, 0) for all."""
+    values = np.asarray(margins, dtype=np.float64)
+    labels = np.concatenate([np.ones(len(values)), np.zeros(len(values))])
+    return sigmoid(np.concatenate([values, -values])), labels
+
+
+def _calibration(predicted: Floats, outcomes: Floats, n_bins: int, binning: str, lower_edge: float) -> Calibration:
+    choose("binning", binning, BINNINGS)
+    if n_bins < 1:
+        raise ValueError(f"calibration needs at least one bin, got {n_bins}")
     edges = np.linspace(lower_edge, 1.0, n_bins + 1)
-    if binning == "quantile":
-        edges = np.quantile(confidence, np.linspace(0, 1, n_bins + 1))
-    index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, n_bins - 1)
-    bins = [
-        Bin(m, int(inside.sum()), float(correct[inside].mean()), float(confidence[inside].mean()))
-        for m in range(n_bins)
-        if (inside := index == m).any()
-    ]
-    gaps = [(bin.count / len(values), abs(bin.accuracy - bin.confidence)) for bin in bins]
-    return Calibration(
-        ece=sum(share * gap for share, gap in gaps),
-        mce=max(gap for _, gap in gaps),
-        bins=bins,
-        edges=edges.tolist(),
-        confidence=confidence.tolist(),
-        correct=correct.tolist(),
+    if binning == "quantile" and len(predicted):
+        edges = np.quantile(predicted, np.linspace(0, 1, n_bins + 1))
+    index = np.searchsorted(edges[1:-1], predicted, side="left")
+    counts = np.bincount(index, minlength=n_bins)
+    filled = np.flatnonzero(counts)
+    accuracy, confidence = (
+        np.bincount(index, weights=values, minlength=n_bins)[filled] / counts[filled]
+        for values in (outcomes, predicted)
     )
+    gaps = np.abs(accuracy - confidence)
+    return Calibration(
+        ece=float((gaps * counts[filled]).sum() / max(len(predicted), 1)),
+        ace=float(gaps.mean()) if len(gaps) else 0.0,
+        mce=float(gaps.max(initial=0.0)),
+        bins=[
+            Bin(int(m), int(counts[m]), float(right), float(sure))
+            for m, right, sure in zip(filled, accuracy, confidence, strict=True)
+        ],
+        edges=edges.tolist(),
+        confidence=predicted.tolist(),
+        correct=outcomes.tolist(),
+    )
+
+
+def fit_temperature(margins: ArrayLike) -> float:
+    r"""Return the temperature T that minimises the cross-entropy of σ(d / T) (Guo et al. 2017, arXiv 1706.04599).
+
+    With x = d / T the mean cross-entropy f = mean of log(1 + e^-x), convex in 1/T, has one minimum in u = log T, where
+
+        ∂f/∂u = mean of x σ(-x),   ∂²f/∂u² = mean of x² σ(x) σ(-x) - x σ(-x)
+
+    so Newton's step is taken on u, and the interval that holds the minimum is halved where the step would leave it.
+
+    Args:
+        margins: (N,) reward margins d of chosen over rejected.
+
+    Returns:
+        T within TEMPERATURES times the margins' root mean square: the lower end if every pair is won (the sharper, the
+        better), the upper end if margins are not positive on average; 1 if all margins are 0.
+
+    Raises:
+        ValueError: for no margins, or margins that are not finite.
+    """
+    values = np.asarray(margins, dtype=np.float64)
+    if not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"a temperature needs finite margins, got {len(values)}")
+    if not values.any():
+        return 1.0
+    scale = float(np.sqrt(np.mean(values**2)))
+    values = values / scale
+    low, high = (float(bound) for bound in np.log(TEMPERATURES))
+    if _slope(values, low)[0] >= 0:
+        return scale * TEMPERATURES[0]
+    if _slope(values, high)[0] <= 0:
+        return scale * TEMPERATURES[1]
+    point = (low + high) / 2
+    for _ in range(STEPS):
+        slope, curvature = _slope(values, point)
+        low, high = (low, point) if slope > 0 else (point, high)
+        step = point - slope / curvature if curvature > 0 else low
+        moved = step if low < step < high else (low + high) / 2
+        if abs(moved - point) <= 1e-12:
+            break
+        point = moved
+    return scale * float(np.exp(point))
+
+
+def _slope(margins: Floats, log_temperature: float) -> tuple[float, float]:
+    x = margins / np.exp(log_temperature)
+    wrong = sigmoid(-x)
+    return float((x * wrong).mean()), float((x * x * wrong * (1 - wrong) - x * wrong).mean())
 
 
 def soft_target_errors(margins: ArrayLike, targets: ArrayLike) -> dict[str, float]:

@@ -38,17 +38,17 @@ class EndpointError(Exception):
     """A server that gives no answer; the message is one sentence for the user."""
 
 
-def check_endpoint(config: EndpointConfig) -> None:
+def check_endpoint(config: EndpointConfig, key: str = "endpoint") -> None:
     """Refuse settings that no request can be made with.
 
     Raises:
-        UserError: naming the key.
+        UserError: naming the key, which begins with ``key``.
     """
     if not config.base_url.startswith(("http://", "https://")):
-        raise UserError(f"endpoint.base_url={config.base_url} must begin with http:// or https://")
+        raise UserError(f"{key}.base_url={config.base_url} must begin with http:// or https://")
     for name, least in (("parallel", 1), ("retries", 0), ("pause", 0), ("timeout", 0)):
         if getattr(config, name) < least:
-            raise UserError(f"endpoint.{name}={getattr(config, name)} must be at least {least}")
+            raise UserError(f"{key}.{name}={getattr(config, name)} must be at least {least}")
 
 
 def ask(config: EndpointConfig, question: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from matplotlib import colormaps
@@ -16,18 +16,39 @@ from reproalign.common.evaluation.calibration import Calibration
 from reproalign.common.files import atomic_path
 
 MODEL, IDEAL, MUTED = "#1f6f8b", "#444444", "#c8d5d9"
+COLUMNS = 3  # at most, of panels side by side
+DOTS = 60  # a line of more points has none of them marked
 
 
-def reliability_diagram(calibrations: dict[str, Calibration], path: Path) -> None:
-    """Draw accuracy over confidence per bin, with the share of pairs in each below; one column per entry."""
-    figure = Figure(figsize=(4.2 * len(calibrations), 5.2), layout="constrained")
-    axes = figure.subplots(2, len(calibrations), height_ratios=[3, 1], sharex="col", squeeze=False)
-    for column, (name, result) in enumerate(calibrations.items()):
-        _reliability(axes[0][column], result, name)
+def reliability_diagram(
+    calibrations: Mapping[str, Calibration],
+    path: Path,
+    *,
+    predicted: str = "confidence max(s, 1 - s)",
+    observed: str = "accuracy",
+) -> None:
+    """Draw outcomes over predictions per bin, with the share of pairs in each below; one column per entry.
+
+    Args:
+        calibrations: title -> calibration; more than COLUMNS of them go into several rows.
+        path: of the PNG.
+        predicted: what is binned.
+        observed: what is averaged in a bin.
+    """
+    columns, rows = _grid(len(calibrations))
+    figure = Figure(figsize=(4.2 * columns, 5.2 * rows), layout="constrained")
+    axes = figure.subplots(2 * rows, columns, height_ratios=[3, 1] * rows, squeeze=False)
+    places = [(axes[2 * row][column], axes[2 * row + 1][column]) for row in range(rows) for column in range(columns)]
+    for (upper, below), (name, result) in zip(places, calibrations.items(), strict=False):
+        below.sharex(upper)
+        upper.tick_params(labelbottom=False)
+        _reliability(upper, result, name, observed)
         total = sum(bin.count for bin in result.bins)
         lower, width = _bars(result)
-        axes[1][column].bar(lower, [bin.count / total for bin in result.bins], width, align="edge", color=MUTED)
-        axes[1][column].set(xlabel="confidence max(s, 1 - s)", ylabel="share of pairs", ylim=(0, 1))
+        shares = [bin.count / total for bin in result.bins]
+        below.bar(lower, shares, width, align="edge", color=MUTED)
+        below.set(xlabel=predicted, ylabel="share of pairs", ylim=(0, 1 if max(shares) > 0.5 else 0.5))
+    _hide(axis for pair in places[len(calibrations) :] for axis in pair)
     _save(figure, path)
 
 
@@ -74,59 +95,138 @@ def mean_curve(runs: Sequence[Mapping[int, float]]) -> Curve:
     return Curve(steps, [fmean(row) for row in values], [min(row) for row in values], [max(row) for row in values])
 
 
-def comparison(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
-    """Draw several runs side by side: one panel per title, in it one line per label, with its range as a band.
+def comparison(panels: Mapping[str, Mapping[str, Curve]], path: Path, *, across: str = "optimiser step") -> None:
+    """Draw lines over steps: one panel per title, in it one line per label, with its range over runs as a band.
 
-    A label has one colour in all panels, and one legend serves them.
+    A label has one colour in all panels, and one legend serves them; ``across`` says what the steps are.
     """
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
-    palette = colormaps["tab10" if len(labels) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
-    colours = {label: palette[index % len(palette)] for index, label in enumerate(labels)}
-    figure = Figure(figsize=(4.2 * len(panels), 3.4 + 0.22 * len(labels)), layout="constrained")
+    colours = _colours(labels)
+    columns, rows = _grid(len(panels))
+    figure = Figure(figsize=(4.2 * columns, 3.4 * rows + 0.22 * len(labels)), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
     handles = {}
-    for axis, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         for label, curve in curves.items():
-            (handles[label],) = axis.plot(curve.steps, curve.means, color=colours[label], marker="o", markersize=3)
+            marker = "o" if len(curve.steps) <= DOTS else None
+            (handles[label],) = axis.plot(curve.steps, curve.means, color=colours[label], marker=marker, markersize=3)
             if curve.lows != curve.highs:
                 axis.fill_between(curve.steps, curve.lows, curve.highs, color=colours[label], alpha=0.15, linewidth=0)
-        axis.set(xlabel="optimiser step", title=title)
+        axis.set(xlabel=across, title=title)
         axis.grid(alpha=0.3)
+    _hide(axes[len(panels) :])
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False)
     _save(figure, path)
 
 
-def margin_histogram(margins: dict[str, Sequence[float]], path: Path) -> None:
-    """Draw the distributions of reward margins, one outline per entry."""
-    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
-    axis = figure.subplots()
-    everything = [value for values in margins.values() for value in values]
-    limits = (
-        (min(everything), max(everything))
-        if min(everything) < max(everything)
-        else (everything[0] - 1, everything[0] + 1)
-    )
-    for (name, values), colour in zip(margins.items(), (MUTED, MODEL, IDEAL), strict=False):
-        axis.hist(values, bins=30, range=limits, histtype="stepfilled", alpha=0.6, color=colour, label=name)
-    axis.axvline(0, color=IDEAL, linewidth=0.8)
-    axis.set(xlabel="reward margin, chosen - rejected", ylabel="pairs")
-    axis.legend(frameon=False)
+def categories(panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], path: Path) -> None:
+    """Draw repeated measurements by category: one panel per title, a colour per label, a column per category.
+
+    Args:
+        panels: title -> label -> category -> one value per repetition. Of several values a small dot shows each, a
+            large one the mean, and a bar one standard deviation to either side.
+        path: of the PNG.
+    """
+    names = list(dict.fromkeys(name for lines in panels.values() for values in lines.values() for name in values))
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    colours = _colours(labels)
+    width = max(4.2, 0.35 * len(names) * (len(labels) + 1))
+    figure = Figure(figsize=(width * len(panels), 3.6 + 0.22 * len(labels)), layout="constrained")
+    handles = {}
+    for axis, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for label, measured in lines.items():
+            shift = (labels.index(label) + 1) / (len(labels) + 1) - 0.5
+            places = [names.index(name) + shift for name in measured]
+            handles[label] = axis.errorbar(
+                places,
+                [fmean(values) for values in measured.values()],
+                [stdev(values) if len(values) > 1 else 0.0 for values in measured.values()],
+                color=colours[label],
+                fmt="o",
+                markersize=5,
+                capsize=2,
+            )
+            for place, values in zip(places, measured.values(), strict=True):
+                axis.plot([place] * len(values), values, "o", color=colours[label], markersize=2.5, alpha=0.5)
+        for border in range(1, len(names)):
+            axis.axvline(border - 0.5, color=MUTED, linewidth=0.8)
+        axis.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+        axis.set(title=title, xlim=(-0.5, len(names) - 0.5))
+        axis.grid(axis="y", alpha=0.3)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False)
     _save(figure, path)
 
 
-def _reliability(axis: Axes, result: Calibration, name: str) -> None:
+def margin_histogram(margins: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw the distributions of reward margins, one outline per entry."""
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axis = figure.subplots()
+    _histogram(axis, margins, _limits(value for values in margins.values() for value in values))
+    axis.axvline(0, color=IDEAL, linewidth=0.8)
+    axis.set(xlabel="reward margin, chosen - rejected", ylabel="pairs")
+    _save(figure, path)
+
+
+def histograms(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path, *, measured: str, counted: str) -> None:
+    """Draw distributions over one range, one panel per title and in it one outline per label, with a line at 0.
+
+    Args:
+        panels: title -> label -> values; at most three labels.
+        path: of the PNG.
+        measured: what the values are.
+        counted: what has them.
+    """
+    columns, rows = _grid(len(panels))
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    limits = _limits(value for entries in panels.values() for values in entries.values() for value in values)
+    for axis, (title, values) in zip(axes, panels.items(), strict=False):
+        _histogram(axis, values, limits)
+        axis.axvline(0, color=IDEAL, linewidth=0.8)
+        axis.set(xlabel=measured, ylabel=counted, title=title)
+    _hide(axes[len(panels) :])
+    _save(figure, path)
+
+
+def _limits(values: Iterable[float]) -> tuple[float, float]:
+    everything = list(values)
+    low, high = min(everything), max(everything)
+    return (low, high) if low < high else (low - 1, low + 1)
+
+
+def _histogram(axis: Axes, entries: Mapping[str, Sequence[float]], limits: tuple[float, float]) -> None:
+    colours = (MUTED, MODEL, IDEAL) if len(entries) > 1 else (MODEL,)
+    for (name, values), colour in zip(entries.items(), colours, strict=False):
+        axis.hist(values, bins=30, range=limits, histtype="stepfilled", alpha=0.6, color=colour, label=name)
+    axis.legend(frameon=False, fontsize="small")
+
+
+def _colours(labels: Sequence[str]) -> dict[str, Any]:
+    palette = colormaps["tab10" if len(labels) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    return {label: palette[index % len(palette)] for index, label in enumerate(labels)}
+
+
+def _reliability(axis: Axes, result: Calibration, name: str, observed: str) -> None:
     lower, width = _bars(result)
-    axis.bar(
-        lower, [bin.accuracy for bin in result.bins], width, align="edge", color=MODEL, alpha=0.75, label="accuracy"
-    )
+    axis.bar(lower, [bin.accuracy for bin in result.bins], width, align="edge", color=MODEL, alpha=0.75, label=observed)
     start = result.edges[0]
     axis.plot([start, 1], [start, 1], color=IDEAL, linestyle="--", label="perfect calibration")
     axis.plot(
         [bin.confidence for bin in result.bins], [bin.accuracy for bin in result.bins], "o", color=IDEAL, markersize=4
     )
-    axis.set(
-        ylabel="accuracy", ylim=(0, 1), xlim=(start, 1), title=f"{name}\nECE {result.ece:.3f}, MCE {result.mce:.3f}"
-    )
+    axis.set(ylabel=observed, ylim=(0, 1), xlim=(start, 1), title=f"{name}\nECE {result.ece:.3f}, MCE {result.mce:.3f}")
     axis.legend(frameon=False, loc="lower right", fontsize="small")
+
+
+def _grid(panels: int) -> tuple[int, int]:
+    """Columns and rows."""
+    columns = min(COLUMNS, panels)
+    return columns, -(-panels // columns)
+
+
+def _hide(axes: Iterable[Axes]) -> None:
+    for axis in axes:
+        axis.set_axis_off()
 
 
 def _bars(result: Calibration) -> tuple[list[float], list[float]]:

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from rich.progress import track
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase, set_seed
 
-from reproalign.common.config import ModelConfig
-from reproalign.common.data.collate import pad_rows
-from reproalign.common.data.prepare import check_tokenizer
-from reproalign.common.data.reading import local_path, read_local
-from reproalign.common.data.records import Message
-from reproalign.common.data.templates import render
-from reproalign.common.errors import UserError
+from reproalign.common.data.reading import Row, local_path, read_local
+from reproalign.common.data.records import Message, RowError
+from reproalign.common.data.sources import transcript
+from reproalign.common.errors import UserError, choose
 from reproalign.common.files import recover_lines, write_text
-from reproalign.common.training.models import load_causal_lm, load_tokenizer, model_path
 
-logger = logging.getLogger(__name__)
-
-_PROBE = "an answer"
+LAYOUTS = ("chat", "transcript")
 
 
 @dataclass(frozen=True)
@@ -41,7 +31,9 @@ class SamplingRules:
         top_p: mass of the likeliest tokens that are drawn from.
         batch_size: responses generated at once.
         max_prompt_length: tokens of a prompt; longer ones lose their beginning. None: any.
-        stop: strings that end a response, beside the model's own end. None: what the chat template puts after one.
+        stop: strings that end a response, beside the model's own end. None: what the layout puts after one.
+        layout: how the model is asked: by its ``chat`` template, or in a ``transcript`` of Human and Assistant.
+        response_prefix: text that every response begins with: given to the model, and no part of what is returned.
     """
 
     n: int = 1
@@ -51,6 +43,8 @@ class SamplingRules:
     batch_size: int = 8
     max_prompt_length: int | None = None
     stop: tuple[str, ...] | None = ()
+    layout: str = "chat"
+    response_prefix: str = ""
 
     def check(self) -> None:
         """Refuse what cannot be sampled with.
@@ -67,6 +61,7 @@ class SamplingRules:
             raise UserError(f"top_p={self.top_p} must be in (0, 1]")
         if self.max_prompt_length is not None and self.max_prompt_length < 1:
             raise UserError(f"max_prompt_length={self.max_prompt_length} must be at least 1")
+        choose("layout", self.layout, LAYOUTS)
 
 
 @dataclass(frozen=True)
@@ -83,21 +78,41 @@ class Sampler:
 
 
 def read_prompts(path: str) -> list[list[Message]]:
-    """Read ``prompt`` (text or messages), or else ``instruction`` (text), of every row.
+    """Read the prompt of every row.
+
+    That is ``prompt`` (text or messages), or else ``instruction`` (text, with Alpaca's ``input`` below it if there is
+    one), or else what is before the last answer in ``chosen`` (a transcript, as Anthropic's helpful and harmless
+    dialogues are).
 
     Raises:
         UserError: naming the row that has none.
     """
-    prompts = []
-    for row in read_local(local_path(path)):
-        prompt = row.values.get("prompt", row.values.get("instruction"))
-        if isinstance(prompt, str) and prompt.strip():
-            prompts.append([{"role": "user", "content": prompt}])
-        elif isinstance(prompt, list) and prompt and all(isinstance(turn, dict) for turn in prompt):
-            prompts.append([{"role": str(turn.get("role")), "content": str(turn.get("content"))} for turn in prompt])
-        else:
-            raise UserError(f"{row.place}: {row.problem or 'column prompt (text or messages) is missing or empty'}")
-    return prompts
+    return [_prompt(row) for row in read_local(local_path(path))]
+
+
+def _prompt(row: Row) -> list[Message]:
+    prompt = row.values.get("prompt", _instruction(row.values))
+    if isinstance(prompt, str) and prompt.strip():
+        return [{"role": "user", "content": prompt}]
+    if isinstance(prompt, list) and prompt and all(isinstance(turn, dict) for turn in prompt):
+        return [{"role": str(turn.get("role")), "content": str(turn.get("content"))} for turn in prompt]
+    if prompt is None and isinstance(row.values.get("chosen"), str):
+        try:
+            turns = transcript(row.values["chosen"], "chosen")
+        except RowError as error:
+            raise UserError(f"{row.place}: {error}") from error
+        if len(turns) > 1 and turns[-1]["role"] == "assistant":
+            return turns[:-1]
+        raise UserError(f"{row.place}: 'chosen' must be a transcript that ends with an answer to a turn before it")
+    raise UserError(f"{row.place}: {row.problem or 'column prompt (text or messages) is missing or empty'}")
+
+
+def _instruction(values: dict[str, Any]) -> Any:
+    instruction, given = values.get("instruction"), values.get("input")
+    if not isinstance(instruction, str) or not isinstance(given, str):
+        return instruction
+    absent = given.strip().strip("<>").lower() in ("", "noinput")  # both ways in which Alpaca says so
+    return instruction if absent else f"{instruction}\n\n{given}"
 
 
 def shares(count: int, at_once: int, processes: int) -> list[list[int]]:
@@ -184,99 +199,27 @@ def read_responses(path: Path, prompts: Sequence[list[Message]]) -> list[list[st
     return done
 
 
-def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
-    """Load ``model`` into transformers."""
-    tokenizer = _tokenizer(model)
-    stop = rules.stop if rules.stop is not None else turn_end(tokenizer)
-    loaded: Any = load_causal_lm(model, trainable=False)
-    loaded.to(PartialState().device)
-    options: dict[str, Any] = {"max_new_tokens": rules.max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
-    if rules.temperature:
-        options |= {"do_sample": True, "temperature": rules.temperature, "top_p": rules.top_p, "top_k": 0}
-    else:
-        options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    if stop:
-        options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
+def sample_shared(
+    prompts: Sequence[list[Message]],
+    folder: Path,
+    load: Callable[[], Sampler],
+    *,
+    seed: int,
+    at_once: int,
+    state: PartialState,
+) -> list[list[str]]:
+    """Share ``prompts`` among the processes; return all responses, in order, on the first one and none on the others.
 
-    @torch.no_grad()
-    def generate(rows: Sequence[list[int]], seed: int) -> list[list[str]]:
-        set_seed(seed)
-        ids = pad_rows(rows, int(tokenizer.pad_token_id), side="left").to(loaded.device)  # type: ignore[arg-type]
-        mask = pad_rows([[1] * len(row) for row in rows], 0, side="left").to(loaded.device)
-        responses: list[list[str]] = [[] for _ in rows]
-        while len(responses[0]) < rules.n:
-            count = min(max(1, rules.batch_size // len(rows)), rules.n - len(responses[0]))
-            output = loaded.generate(input_ids=ids, attention_mask=mask, num_return_sequences=count, **options)
-            new: Tensor = output[:, ids.shape[1] :]
-            texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-            for index, found in enumerate(responses):
-                found += [cut(text, stop) for text in texts[index * count : (index + 1) * count]]
-        return responses
-
-    return Sampler(lambda prompt: prompt_ids(tokenizer, prompt, rules.max_prompt_length), generate)
-
-
-def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
-    """Load ``model`` into vLLM.
-
-    Raises:
-        UserError: if vLLM is not installed.
+    Each process has a file ``responses-<process>.jsonl`` in ``folder`` (see :func:`sample_responses`).
     """
-    try:
-        from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise UserError(
-            "backend=vllm needs vLLM, which is not installed; pip install vllm, or set backend=transformers"
-        ) from error
-    tokenizer = _tokenizer(model)
-    stop = rules.stop if rules.stop is not None else turn_end(tokenizer)
-    engine = LLM(
-        model=model_path(model.name),
-        tokenizer=model_path(model.tokenizer or model.name),
-        revision=model.revision,
-        dtype=model.dtype,
-        trust_remote_code=model.trust_remote_code,
-    )
-
-    def generate(rows: Sequence[list[int]], seed: int) -> list[list[str]]:
-        params = SamplingParams(
-            n=rules.n,
-            temperature=rules.temperature,
-            top_p=rules.top_p,
-            max_tokens=rules.max_new_tokens,
-            stop=list(stop),
-            seed=seed,
-        )
-        outputs = engine.generate([{"prompt_token_ids": row} for row in rows], params, use_tqdm=False)
-        return [[cut(output.text, stop) for output in request.outputs] for request in outputs]
-
-    return Sampler(lambda prompt: prompt_ids(tokenizer, prompt, rules.max_prompt_length), generate)
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], max_length: int | None) -> list[int]:
-    """Return the ids of a prompt with the header of the answer; of an over-long one the last ``max_length``."""
-    ids = list(tokenizer(render(tokenizer, prompt, generation=True), add_special_tokens=False)["input_ids"])
-    if max_length is None or len(ids) <= max_length:
-        return ids
-    logger.warning("a prompt of %d tokens loses its beginning (max_prompt_length=%d)", len(ids), max_length)
-    return ids[-max_length:]
-
-
-def turn_end(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Return what the chat template puts after an answer, if anything: models trained with it end their answers so."""
-    dialogue = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": _PROBE}]
-    end = render(tokenizer, dialogue).rpartition(_PROBE)[2].strip()
-    return (end,) if end else ()
-
-
-def cut(text: str, stop: Sequence[str]) -> str:
-    """Return ``text`` up to the first of the strings ``stop``, without surrounding space."""
-    for end in stop:
-        text = text.partition(end)[0]
-    return text.strip()
-
-
-def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    tokenizer = load_tokenizer(model)
-    check_tokenizer(tokenizer, chat_template=model.chat_template)
-    return tokenizer
+    parts = [folder / f"responses-{rank}.jsonl" for rank in range(state.num_processes)]
+    rank, processes = state.process_index, state.num_processes
+    sample_responses(prompts, parts[rank], load, seed=seed, at_once=at_once, rank=rank, processes=processes)
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return []
+    responses: list[list[str]] = [[] for _ in prompts]
+    for part, share in zip(parts, shares(len(prompts), at_once, processes), strict=True):
+        for index, texts in zip(share, read_responses(part, [prompts[index] for index in share]), strict=True):
+            responses[index] = texts
+    return responses

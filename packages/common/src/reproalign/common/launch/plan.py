@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 
 from reproalign.common.config import LaunchConfig
 from reproalign.common.errors import UserError, choose
 
+AUTO = "auto"
 STRATEGIES = ("single", "ddp", "fsdp", "zero1", "zero2", "zero3", "zero3-offload")
 
 
@@ -19,13 +21,18 @@ class Hardware:
 
     gpus: int
     deepspeed: bool
+    first_gpu: str = "0"  # its name in CUDA_VISIBLE_DEVICES
 
     @classmethod
     def detect(cls) -> Hardware:
         """Look at this machine."""
         import torch
 
-        return cls(gpus=torch.cuda.device_count(), deepspeed=importlib.util.find_spec("deepspeed") is not None)
+        return cls(
+            gpus=torch.cuda.device_count(),
+            deepspeed=importlib.util.find_spec("deepspeed") is not None,
+            first_gpu=os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0],
+        )
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,25 @@ class Plan:
 
     command: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+
+
+def resolve(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
+    """Decide what ``auto`` stands for: ``fsdp`` on all GPUs of all machines if there are several, else ``single``.
+
+    Other strategies are left as they are.
+
+    Raises:
+        UserError: for another number of processes than that.
+    """
+    if config.strategy != AUTO:
+        return config
+    processes = max(1, hardware.gpus * config.machines)
+    if config.processes not in (1, processes):
+        raise UserError(
+            f"launch.strategy=auto is {processes} process(es) here ({hardware.gpus} GPU(s) per machine), not "
+            f"launch.processes={config.processes}; choose a strategy, e.g. launch=fsdp, or leave the number out"
+        )
+    return replace(config, strategy="fsdp" if processes > 1 else "single", processes=processes)
 
 
 def plan(config: LaunchConfig, hardware: Hardware, record: str) -> Plan:
@@ -47,15 +73,19 @@ def plan(config: LaunchConfig, hardware: Hardware, record: str) -> Plan:
     Raises:
         UserError: if the machine cannot run it, or would silently run something else.
     """
+    config = resolve(config, hardware)
     check(config, hardware)
     strategy = config.strategy
+    worker = ["-m", "reproalign.common.launch.worker", record]
     if strategy == "single":
-        return Plan()
+        # With several GPUs in its sight transformers.Trainer would replicate the model over them (DataParallel).
+        one = Plan([sys.executable, *worker], {"CUDA_VISIBLE_DEVICES": hardware.first_gpu})
+        return one if hardware.gpus > 1 else Plan()
     environment = {}
     if not hardware.gpus:
         # Without the first, DDP's processes would be unrelated replicas; with it, DeepSpeed would not be used.
         environment = {"DS_ACCELERATOR": "cpu"} if strategy.startswith("zero") else {"ACCELERATE_USE_CPU": "true"}
-    return Plan([*launcher(config), "-m", "reproalign.common.launch.worker", record], environment)
+    return Plan([*launcher(config), *worker], environment)
 
 
 def launcher(config: LaunchConfig) -> list[str]:
@@ -101,7 +131,7 @@ def check(config: LaunchConfig, hardware: Hardware) -> None:
     Raises:
         UserError: saying what does not fit and what would.
     """
-    strategy = choose("launch.strategy", config.strategy, STRATEGIES)
+    strategy = choose("launch.strategy", config.strategy, (AUTO, *STRATEGIES))
     here = f"this machine has {hardware.gpus} GPU(s)"
     if config.processes < 1 or config.machines < 1:
         raise UserError(f"launch.processes={config.processes} and launch.machines={config.machines} must be at least 1")

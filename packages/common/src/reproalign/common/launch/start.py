@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from reproalign.common.config import LaunchConfig
+from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, carry_out
-from reproalign.common.launch.plan import Hardware, check, plan
+from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
 from reproalign.common.records.run import check_folder
 
@@ -27,16 +28,26 @@ def start(invocation: Invocation, *, dry_run: bool) -> int:
     """
     config = LaunchConfig(**invocation.config["launch"])
     if config.slurm:
+        if config.strategy == AUTO:
+            raise UserError("launch.strategy=auto looks at this machine, not at SLURM's nodes; choose one, e.g. fsdp")
         remote = Hardware(gpus=config.processes // max(config.machines, 1), deepspeed=True)
         check(LaunchConfig(**{**asdict(config), "main_address": config.main_address or "known to SLURM"}), remote)
         folder = Path(invocation.config["output_dir"])
         local = {**asdict(invocation), "config": {**invocation.config, "launch": {**asdict(config), "slurm": False}}}
         print(slurm_script(config, folder.name, f"{folder}.invocation.json", json.dumps(local)), end="")
         return 0
+    hardware = Hardware.detect()
+    if config.strategy == AUTO:
+        config = resolve(config, hardware)
+        invocation = replace(invocation, config={**invocation.config, "launch": asdict(config)})
+        print(
+            f"launch=auto: {config.strategy}, {config.processes} process(es), {hardware.gpus} GPU(s) per machine",
+            file=sys.stderr,
+        )
     check_folder(Path(invocation.config["output_dir"]), invocation)
     with tempfile.TemporaryDirectory(prefix="reproalign-") as temporary:
         record = Path(temporary) / "invocation.json"
-        planned = plan(config, Hardware.detect(), str(record))
+        planned = plan(config, hardware, str(record))
         if planned.command:
             print(f"running: {shlex.join(planned.command)}", file=sys.stderr)
         if dry_run:
@@ -60,7 +71,5 @@ def _wait(command: list[str], environment: dict[str, str], error: Path) -> int:
         process.wait()
         raise
     if code and error.is_file():
-        from reproalign.common.errors import UserError
-
         raise UserError(error.read_text(encoding="utf-8"))
     return 1 if code else 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from reproalign.common.config import RunConfig
+from reproalign.common.config import BaseRunConfig
 from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.launch.plan import deepspeed_config
 
@@ -47,7 +47,7 @@ def check_trainer_keys(given: dict[str, Any], kind: type[TrainingArguments] = Tr
 
 
 def training_arguments(
-    config: RunConfig, run_dir: Path, kind: type[TrainingArguments] = TrainingArguments, **defaults: Any
+    config: BaseRunConfig, run_dir: Path, kind: type[TrainingArguments] = TrainingArguments, **defaults: Any
 ) -> TrainingArguments:
     """Build the arguments of a run.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,23 @@ def resume_from(run_dir: Path, resume: str, on_bad_checkpoint: str) -> Path | No
 
 
 class ManifestCallback(TrainerCallback):
-    """Seals every checkpoint once all processes have written their part of it."""
+    """Seals every checkpoint once all processes have written their part of it.
+
+    Args:
+        save_state: writes into the checkpoint's folder, on every process, what the Trainer does not know of.
+    """
+
+    def __init__(self, save_state: Callable[[Path], None] | None = None) -> None:
+        self.save_state = save_state
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the manifest of the checkpoint just saved."""
         partial = PartialState()
+        folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
         partial.wait_for_everyone()
+        if self.save_state:
+            self.save_state(folder)
+            partial.wait_for_everyone()
         if partial.is_main_process:
-            write_manifest(Path(args.output_dir or ".") / f"checkpoint-{state.global_step}")
+            write_manifest(folder)
         partial.wait_for_everyone()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from datasets import Dataset
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import Dataset as TorchDataset
 from transformers import Trainer
 
 from reproalign.common.training.checkpoints import ManifestCallback
@@ -24,16 +27,16 @@ class MicroBatch:
 
     Attributes:
         losses: to be averaged.
-        metrics: to log, each averaged over all its entries since the last log; an empty one counts for nothing. All
-            ranks name the same metrics.
+        metrics: to log, each averaged over its entries since the last log; an empty one counts for nothing. A couple
+            is a sum and what it is divided by. All ranks name the same metrics.
         rewards: (rows,) or (rows, columns): the predictions of an evaluation.
-        targets: (rows,) its labels.
+        targets: (rows,) or (rows, columns): its labels.
     """
 
     losses: Float[Tensor, " losses"]
-    metrics: dict[str, Tensor]
+    metrics: Mapping[str, Tensor | tuple[Tensor, Tensor]]
     rewards: Float[Tensor, "rows ..."]
-    targets: Float[Tensor, " rows"]
+    targets: Float[Tensor, "rows ..."]
 
 
 class CollectingTrainer(Trainer):
@@ -47,7 +50,13 @@ class CollectingTrainer(Trainer):
         super().__init__(**kwargs)
         self.loss_is_scaled_for_ga = False  # the loss is a micro-batch mean
         self._collected: dict[str, dict[str, Tensor]] = {"train": defaultdict(_nothing), "eval": defaultdict(_nothing)}
-        self.add_callback(ManifestCallback())
+        self.add_callback(ManifestCallback(self.save_state))
+
+    def save_state(self, checkpoint: Path) -> None:
+        """Write, on every process, state of a subclass's own into a checkpoint before it is sealed; there is none."""
+
+    def load_state(self, checkpoint: Path) -> None:
+        """Read back what :meth:`save_state` wrote, before training goes on from ``checkpoint``."""
 
     @abstractmethod
     def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
@@ -81,7 +90,7 @@ class CollectingTrainer(Trainer):
             return loss.detach(), None, None
         return loss.detach(), result.rewards.detach().float(), result.targets
 
-    def rewards(self, dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def rewards(self, dataset: Dataset | TorchDataset[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the rewards and the targets (:class:`MicroBatch`) of every row of ``dataset``."""
         output = self.predict(dataset)  # type: ignore[arg-type]
         self._drain("eval")  # not part of any logged evaluation
@@ -104,10 +113,14 @@ class CollectingTrainer(Trainer):
         """
         return {name: value.to(self.args.device) for name, value in inputs.items()}
 
-    def _collect(self, phase: str, metrics: dict[str, Tensor]) -> None:
+    def _collect(self, phase: str, metrics: Mapping[str, Tensor | tuple[Tensor, Tensor]]) -> None:
         for name, value in metrics.items():
-            entry = torch.stack([value.detach().float().sum(), torch.tensor(float(value.numel()), device=value.device)])
-            self._collected[phase][name] = self._collected[phase][name].to(value.device) + entry
+            if isinstance(value, tuple):
+                total, count = value
+            else:
+                total, count = value.sum(), torch.tensor(float(value.numel()), device=value.device)
+            entry = torch.stack([total.detach().float(), count.detach().float()])
+            self._collected[phase][name] = self._collected[phase][name].to(entry.device) + entry
 
     def _drain(self, phase: str) -> dict[str, float]:
         collected, self._collected[phase] = self._collected[phase], defaultdict(_nothing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from reproalign.common.config import ModelConfig, RunConfig
+from reproalign.common.config import BaseRunConfig, ModelConfig
+from reproalign.common.files import write_json
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.training.checkpoints import resume_from
+from reproalign.common.training.collecting import CollectingTrainer
 from reproalign.common.training.models import merge_adapter
 
 FINAL = "model"
@@ -45,7 +48,14 @@ class RecordCallback(TrainerCallback):
             self.run.log(state.global_step, logs)
 
 
-def fit(trainer: Trainer, run: Run, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Path:
+def fit(
+    trainer: Trainer,
+    run: Run,
+    config: BaseRunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    notes: Mapping[str, Any] | None = None,
+) -> Path:
     """Train (from the newest good checkpoint if there is one) and save the model to ``<run>/model``.
 
     Args:
@@ -53,6 +63,7 @@ def fit(trainer: Trainer, run: Run, config: RunConfig, tokenizer: PreTrainedToke
         run: the open record.
         config: ``resume``, ``on_bad_checkpoint`` and ``model.lora.merge`` are read.
         tokenizer: saved beside the weights.
+        notes: JSON files to save beside the weights: name -> content.
 
     Returns:
         The folder of the final model, written whole or not at all.
@@ -64,16 +75,24 @@ def fit(trainer: Trainer, run: Run, config: RunConfig, tokenizer: PreTrainedToke
     checkpoint = resume_from(run.dir, config.resume, config.on_bad_checkpoint)
     trainer.add_callback(RecordCallback(run))
     run.set("resumed_from", checkpoint.name if checkpoint else None)
+    if checkpoint and isinstance(trainer, CollectingTrainer):
+        trainer.load_state(checkpoint)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     run.set("training", {name: value for name, value in result.metrics.items() if isinstance(value, int | float)})
-    folder = save_final(trainer, run.dir, tokenizer, config.model)
+    folder = save_final(trainer, run.dir, tokenizer, config.model, notes or {})
     if PartialState().is_main_process:
         run.add_fingerprint("weights", FINAL, fingerprint_folder(folder))
     return folder
 
 
-def save_final(trainer: Trainer, run_dir: Path, tokenizer: PreTrainedTokenizerBase, model: ModelConfig) -> Path:
-    """Save the trained model (adapters merged into the weights if asked for) and tokenizer; all ranks take part."""
+def save_final(
+    trainer: Trainer,
+    run_dir: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    model: ModelConfig,
+    notes: Mapping[str, Any],
+) -> Path:
+    """Save the trained model (adapters merged if asked for), tokenizer and notes; all ranks take part."""
     partial = PartialState()
     folder, temporary = run_dir / FINAL, run_dir / f".{FINAL}.tmp"
     if partial.is_main_process:
@@ -86,6 +105,8 @@ def save_final(trainer: Trainer, run_dir: Path, tokenizer: PreTrainedTokenizerBa
             shutil.rmtree(temporary)
             merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        for name, content in notes.items():
+            write_json(temporary / name, content)
         (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)

@@ -29,8 +29,12 @@ Model = PreTrainedModel | PeftModel
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def model_path(name: str) -> str:
+def model_path(name: str, key: str = "model.name") -> str:
     """Turn ``demo:…`` and ``tiny:…`` into a local folder; leave Hub ids and folders as they are.
+
+    Args:
+        name: what the user set.
+        key: where; errors name it.
 
     Raises:
         UserError: for an unknown ``demo:`` or ``tiny:`` name, or a folder that holds no model.
@@ -47,10 +51,10 @@ def model_path(name: str) -> str:
         return str(tiny_folder(rest))
     folder = Path(name).expanduser()
     if folder.is_dir():
-        check_model_folder(folder)
+        check_model_folder(folder, key)
         return str(folder)
     if name.startswith(("/", "./", "../", "~")):
-        raise UserError(f"model.name={name}: no such folder")
+        raise UserError(f"{key}={name}: no such folder")
     return name
 
 
@@ -66,27 +70,24 @@ def identify_weights(name: str, revision: str | None) -> str:
     return fingerprint_folder(path) if path.is_dir() else f"{name}@{revision or 'main'}"
 
 
-def check_model_folder(folder: Path) -> None:
+def check_model_folder(folder: Path, key: str = "model.name") -> None:
     """Refuse a folder that ``from_pretrained`` could not read, before anything heavy is imported or written."""
     names = ("config.json", "adapter_config.json")
     config = next((folder / name for name in names if (folder / name).is_file()), None)
     if config is None:
-        raise UserError(
-            f"model.name={folder}: not a model folder (no config.json); give a folder saved by save_pretrained"
-        )
+        raise UserError(f"{key}={folder}: not a model folder (no config.json); give a folder saved by save_pretrained")
     try:
         json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"model.name={folder}: {config.name} is not valid JSON ({error})") from error
+        raise UserError(f"{key}={folder}: {config.name} is not valid JSON ({error})") from error
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """Load the tokenizer of ``config`` (its own, or the model's)."""
     name = config.tokenizer or config.name
+    path = model_path(name, "model.tokenizer" if config.tokenizer else "model.name")
     try:
-        return AutoTokenizer.from_pretrained(
-            model_path(name), revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        return AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot load the tokenizer of '{name}': {_first_line(error)}") from error
 
@@ -114,8 +115,13 @@ def load_causal_lm(config: ModelConfig, *, name: str | None = None, trainable: b
 
 
 def reference_weights(model: ModelConfig, reference: ReferenceConfig) -> tuple[str, str | None]:
-    """Return name and revision of the reference: its own if it is another model, else the policy's start."""
+    """Return name and revision of the reference: its own if it is another model, else the policy's start.
+
+    Raises:
+        UserError: for a folder of its own that holds no model.
+    """
     if reference.model:
+        model_path(reference.model, "reference.model")
         return reference.model, reference.revision
     return model.name, reference.revision or model.revision
 

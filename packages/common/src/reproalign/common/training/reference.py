@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from jaxtyping import Float
@@ -16,14 +17,18 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers.integrations import is_deepspeed_zero3_enabled
 
-from reproalign.common.config import LogprobsConfig, ReferenceConfig, RunConfig
-from reproalign.common.data.collate import forward_inputs
+from reproalign.common.config import LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
+from reproalign.common.data.cache import cache_folder
+from reproalign.common.data.collate import PairCollator, UnpairedCollator, forward_inputs
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import atomic_path, sha256_json
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.statistics import HeadStates
+from reproalign.common.training.models import identify_computation, load_reference, reference_weights
 
+BLOCK_BATCHES = 64  # cached log-probs: batches per file at most, and files at least, if there are that many batches
 MODES = ("auto", "copy", "adapter-disabled", "cached")
 
 
@@ -140,6 +145,58 @@ def reference_mode(config: RunConfig, reference: ReferenceConfig) -> str:
     return mode
 
 
+def hold_reference(
+    mode: str,
+    config: RunConfig,
+    reference: ReferenceConfig,
+    rows: Dataset,
+    held_out: Dataset | None,
+    pad_id: int,
+    *,
+    start: ModelConfig | None = None,
+) -> tuple[Reference, Dataset, Dataset | None]:
+    """Return the reference of a run, and its data with the columns that the reference reads.
+
+    Args:
+        mode: from :func:`reference_mode`, or ``zero``: no model, log-probs of 0 in every pair.
+        config: the run.
+        reference: which weights, in which batches.
+        rows: tokenised pairs or unpaired examples to train on.
+        held_out: tokenised pairs, if there are any.
+        pad_id: of the tokenizer.
+        start: where training starts; None: ``config.model``.
+    """
+    model = start or config.model
+    if mode == "adapter-disabled":
+        return AdapterDisabledReference(), rows, held_out
+    if mode == "copy":
+        return FrozenReference(load_reference(model, reference)), rows, held_out
+    if mode == "zero":
+        return CachedReference(), _with_zeros(rows), held_out and _with_zeros(held_out)
+    options: dict[str, Any] = {
+        "load_model": lambda: load_reference(model, reference),
+        "weights": identify_computation(model, *reference_weights(model, reference)),
+        "cache_dir": cache_folder(config.data.cache_dir) / "reference-logps",
+        "batch_size": reference.batch_size,
+        "logprobs": config.logprobs,
+    }
+
+    def add(dataset: Dataset, label: str) -> Dataset:
+        if "chosen_input_ids" in dataset.column_names:
+            return add_cached_logps(dataset, collator=PairCollator(pad_id), label=label, **options)
+        return add_cached_token_logps(dataset, collator=UnpairedCollator(pad_id), label=label, **options)
+
+    return CachedReference(), add(rows, "training rows"), held_out and add(held_out, "held-out pairs")
+
+
+def _with_zeros(pairs: Dataset) -> Dataset:
+    return _with_pair_logps(pairs, [0.0] * len(pairs), [0.0] * len(pairs))
+
+
+def _with_pair_logps(pairs: Dataset, chosen: list[float], rejected: list[float]) -> Dataset:
+    return pairs.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)  # type: ignore[no-any-return]
+
+
 def add_cached_logps(dataset: Dataset, **options: Any) -> Dataset:
     """Return tokenised pairs with the reference's summed log-probs as columns.
 
@@ -154,9 +211,7 @@ def add_cached_logps(dataset: Dataset, **options: Any) -> Dataset:
 
     columns = ["chosen_input_ids", "chosen_prompt_length", "rejected_input_ids", "rejected_prompt_length"]
     values = compute_once(dataset, columns, measure, **options)
-    return dataset.add_column("ref_chosen_logps", values["chosen"].tolist()).add_column(  # type: ignore[no-any-return]
-        "ref_rejected_logps", values["rejected"].tolist()
-    )
+    return _with_pair_logps(dataset, values["chosen"].tolist(), values["rejected"].tolist())
 
 
 def add_cached_token_logps(dataset: Dataset, **options: Any) -> Dataset:
@@ -185,7 +240,7 @@ def compute_once(
     columns: list[str],
     measure: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]],
     *,
-    load_model: Any,
+    load_model: Callable[[], nn.Module],
     weights: str,
     collator: Any,
     cache_dir: Path,
@@ -193,16 +248,17 @@ def compute_once(
     logprobs: LogprobsConfig,
     label: str,
 ) -> dict[str, Tensor]:
-    """Measure a model on every batch of ``dataset``, in order, and keep the values.
+    """Measure a model on every batch of ``dataset``, in order, each process its share, and keep the values.
 
-    They are kept in ``cache_dir`` as safetensors under a key made of the token ids, the weights and the way of
-    computing, so that any later run with the same three reads them back.
+    They are kept in ``cache_dir`` as safetensors, a file for each block of batches, in a folder named by the token ids,
+    the weights and the way of computing. A later run with the same three reads them back; an interrupted one goes on
+    with the blocks that are missing, in any number of processes. All processes call this, and get all values.
 
     Args:
         dataset: tokenised rows.
         columns: those that say what is measured.
         measure: from the model and a batch to named vectors.
-        load_model: returns the reference model; called only when nothing is cached.
+        load_model: returns the reference model; called only by a process that finds some of its share missing.
         weights: fingerprint of the reference weights.
         collator: turns rows into a batch with ``completion_mask``.
         cache_dir: where the values are kept.
@@ -212,22 +268,48 @@ def compute_once(
 
     Returns:
         The named vectors of all batches, one batch after the other, as float32 on the CPU.
+
+    Raises:
+        UserError: if something is missing and ZeRO-3 is in force.
     """
+    state = PartialState()
     tokens = sha256_json([dataset[name][:] for name in columns])
-    path = cache_dir / f"{sha256_json([tokens, weights, logprobs.implementation])[:32]}.safetensors"
-    if not path.is_file():
+    # Padding follows the batches, and rounding the padding.
+    folder = cache_dir / sha256_json([tokens, weights, logprobs.implementation, batch_size])[:32]
+    # Neither the batches nor the blocks depend on the number of processes.
+    block_rows = batch_size * min(BLOCK_BATCHES, math.ceil(len(dataset) / batch_size / BLOCK_BATCHES))
+    files = {start: folder / f"{start:09d}.safetensors" for start in range(0, len(dataset), block_rows)}
+
+    def fill(starts: Sequence[int]) -> None:
+        missing = [start for start in starts if not files[start].is_file()]
+        if not missing:
+            return
+        if is_deepspeed_zero3_enabled():  # weights are sharded as they are read: no process could work alone
+            raise UserError(
+                "reference.mode=cached: log-probs cannot be computed under ZeRO-3; run the same command once with "
+                "launch=ddp trainer.max_steps=1 and another output_dir, which caches them, or set reference.mode=copy"
+            )
         model = load_model()
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
         model.to(device)
         install_completion_logps(model, implementation=logprobs.implementation, chunk_size=logprobs.chunk_size)
-        loader: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size, collate_fn=collator)  # type: ignore[arg-type]
-        parts = []
-        for batch in track(loader, description=f"reference log-probs ({label})", total=len(loader)):
-            measured = measure(model, {name: value.to(device) for name, value in batch.items()})
-            parts.append({name: value.float().cpu() for name, value in measured.items()})
-        with atomic_path(path) as temporary:
-            save_file({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, temporary)
-    return load_file(path)  # type: ignore[no-any-return]
+        description = f"reference log-probs ({label})"
+        for start in track(missing, description=description, disable=not state.is_main_process):
+            block = dataset.select(range(start, min(start + block_rows, len(dataset))))
+            loader: DataLoader[Any] = DataLoader(block, batch_size=batch_size, collate_fn=collator)  # type: ignore[arg-type]
+            batches = ({name: value.to(device) for name, value in batch.items()} for batch in loader)
+            found = [measure(model, batch) for batch in batches]
+            with atomic_path(files[start]) as temporary:
+                save_file(
+                    {name: torch.cat([part[name].float().cpu() for part in found]) for name in found[0]}, temporary
+                )
+
+    fill(list(files)[state.process_index :: state.num_processes])
+    state.wait_for_everyone()
+    with state.local_main_process_first():  # nothing is left to do, unless machines do not share the folder
+        fill(list(files))
+    blocks = [load_file(file) for file in files.values()]
+    return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _run(model: nn.Module, inputs: dict[str, Tensor], prefix: str = "") -> Mapping[str, Tensor]:

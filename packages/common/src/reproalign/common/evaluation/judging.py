@@ -1,0 +1,174 @@
+"""Asking a judge about two sets of answers: every question in both orders, resumable, and what its verdicts come to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from reproalign.common.data.reading import Row, read_local
+from reproalign.common.errors import UserError
+from reproalign.common.evaluation.endpoint import EndpointConfig, EndpointError, ask_all
+from reproalign.common.evaluation.judge import WinRate, check_template, question, score, verdict, win_rate
+from reproalign.common.files import recover_lines, write_text
+
+Key = tuple[int, str]  # index of the instruction, and whose answer is shown first: first | second
+SIDES = ("first", "second")
+
+
+@dataclass(frozen=True)
+class Bout:
+    """An instruction, and the answers of the two models that are compared."""
+
+    instruction: str
+    first: str
+    second: str
+
+
+@contextmanager
+def keeping_answers() -> Iterator[None]:
+    """Turn an endpoint's failure into a user's mistake; goes around an open run.
+
+    Only there, since a run that ends with a user's mistake removes what it wrote.
+    """
+    try:
+        yield
+    except EndpointError as error:
+        raise UserError(f"{error}; the answers so far are kept, and the same command goes on from them") from error
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse a confidence that no interval has.
+
+    Raises:
+        UserError: naming it.
+    """
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence={confidence} must be between 0 and 1")
+
+
+def read_template(path: str) -> str:
+    """Read a judge's template from a file.
+
+    Raises:
+        UserError: if it cannot be read, or a field is missing in it.
+    """
+    try:
+        return check_template(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"template={path}: cannot be read ({error})") from error
+
+
+def both_orders(bouts: Sequence[Bout], template: str) -> dict[Key, str]:
+    """Return the questions: two of each bout."""
+    questions = {}
+    for index, bout in enumerate(bouts):
+        for side, (a, b) in zip(SIDES, ((bout.first, bout.second), (bout.second, bout.first)), strict=True):
+            questions[index, side] = question(bout.instruction, a, b, template)
+    return questions
+
+
+def collect_answers(
+    endpoint: EndpointConfig, questions: Mapping[Key, str], bouts: Sequence[Bout], path: Path
+) -> dict[Key, str]:
+    """Return all answers: those that ``path`` holds, and the endpoint's to the other questions.
+
+    ``path`` grows answer by answer.
+
+    Raises:
+        EndpointError: if the endpoint fails after it gave answers, which ``path`` holds.
+        UserError: if it gave none, or ``path`` has answers to other questions.
+    """
+    answers: dict[Key, str] = {}
+    for number, line in enumerate(recover_lines(path), start=1):
+        try:
+            row = Row(f"{path} line {number}", json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path} line {number}: not valid JSON ({error}); choose another output_dir") from error
+        key, answers[key] = _answer(row, bouts)
+    if len(answers) == len(questions):
+        return answers
+    with path.open("a", encoding="utf-8") as stream:
+
+        def write(key: Key, answer: str) -> None:
+            answers[key] = answer
+            stream.write(json.dumps(_row(key, bouts, answer=answer), ensure_ascii=False) + "\n")
+            stream.flush()
+
+        try:
+            ask_all(endpoint, {key: text for key, text in questions.items() if key not in answers}, write)
+        except EndpointError as error:
+            if answers:
+                raise
+            raise UserError(str(error)) from error  # there is nothing to keep
+    return answers
+
+
+def given_answers(path: Path, bouts: Sequence[Bout]) -> dict[Key, str]:
+    """Read answers that were got elsewhere: index, shown_first, answer.
+
+    Raises:
+        UserError: naming the first that is missing, or a row that is none.
+    """
+    answers = dict(_answer(row, bouts) for row in read_local(path))
+    wanted = [(index, side) for index in range(len(bouts)) for side in SIDES]
+    missing = next((key for key in wanted if key not in answers), None)
+    if missing is not None:
+        raise UserError(f"{path}: no answer for index={missing[0]}, shown_first={missing[1]}; give all {len(wanted)}")
+    return {key: answers[key] for key in wanted}
+
+
+def write_questions(questions: Mapping[Key, str], bouts: Sequence[Bout], path: Path) -> None:
+    """Write the questions for whatever will answer them."""
+    rows = [_row(key, bouts, question=text) for key, text in questions.items()]
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_verdicts(answers: Mapping[Key, str], bouts: Sequence[Bout], path: Path, confidence: float) -> WinRate:
+    """Read the verdicts in the judge's answers, write them to ``path``, and return what they come to."""
+    rows, verdicts = [], []
+    for index, bout in enumerate(bouts):
+        left, right = (verdict(answers[index, side]) for side in SIDES)
+        both = None if left is None or right is None else score(left, right)
+        verdicts.append((left, right))
+        rows.append({"index": index, "instruction": bout.instruction, "verdicts": [left, right], "score": both})
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return win_rate(verdicts, confidence)
+
+
+def win_table(result: WinRate, title: str, count: int, confidence: float) -> Table:
+    """Return a table of what the verdicts on ``count`` instructions came to."""
+    table = Table(title, f"{count} instructions, both orders", header_style="bold")
+    interval = f" [{_number(result.low)}, {_number(result.high)}] at {confidence:.0%}"
+    table.add_row("win rate (ties count half)", _number(result.win_rate) + (interval if result.low is not None else ""))
+    for name in ("wins", "ties", "losses", "unreadable"):
+        table.add_row(name, str(getattr(result, name)))
+    table.add_row("same verdict in both orders", _number(result.consistent))
+    table.add_row("verdicts for the answer shown first", _number(result.shown_first))
+    return table
+
+
+def _answer(row: Row, bouts: Sequence[Bout]) -> tuple[Key, str]:
+    values: Any = row.values
+    if row.problem or not isinstance(values, dict) or not isinstance(values.get("answer"), str):
+        raise UserError(f"{row.place}: {row.problem or 'index, shown_first and answer (text) are needed'}")
+    index, side = values.get("index"), values.get("shown_first")
+    if not isinstance(index, int) or index < 0 or side not in SIDES:
+        raise UserError(f"{row.place}: index must count from 0, and shown_first be first or second")
+    instruction = values.get("instruction")
+    if index < len(bouts) and instruction is not None and instruction != bouts[index].instruction:
+        raise UserError(f"{row.place}: index={index} has another instruction in the files; give answers about these")
+    return (index, side), values["answer"]
+
+
+def _row(key: Key, bouts: Sequence[Bout], **text: str) -> dict[str, Any]:
+    return {"index": key[0], "shown_first": key[1], "instruction": bouts[key[0]].instruction, **text}
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"

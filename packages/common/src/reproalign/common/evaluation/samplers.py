@@ -1,0 +1,181 @@
+"""Models that answer prompts: in transformers or in vLLM, asked by a chat template or by a transcript."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from reproalign.common.config import LaunchConfig, ModelConfig
+from reproalign.common.data.collate import pad_rows
+from reproalign.common.data.prepare import check_tokenizer
+from reproalign.common.data.records import Message
+from reproalign.common.data.templates import SPEAKERS, render, transcript
+from reproalign.common.data.tokenize import Encoder, begins_with_bos
+from reproalign.common.errors import UserError, choose
+from reproalign.common.evaluation.sampling import Sampler, SamplingRules
+from reproalign.common.training.models import load_causal_lm, load_tokenizer, model_path
+
+logger = logging.getLogger(__name__)
+
+_PROBE = "an answer"
+
+
+def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
+    """Load ``model`` into transformers."""
+    tokenizer = asking_tokenizer(model, rules.layout)
+    stop = rules.stop if rules.stop is not None else turn_end(tokenizer, rules.layout)
+    loaded: Any = load_causal_lm(model, trainable=False)
+    loaded.to(PartialState().device)
+    options: dict[str, Any] = {"max_new_tokens": rules.max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
+    if rules.temperature:
+        options |= {"do_sample": True, "temperature": rules.temperature, "top_p": rules.top_p, "top_k": 0}
+    else:
+        options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if stop:
+        options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
+
+    @torch.no_grad()
+    def generate(rows: Sequence[list[int]], seed: int) -> list[list[str]]:
+        set_seed(seed)
+        ids = pad_rows(rows, int(tokenizer.pad_token_id), side="left").to(loaded.device)  # type: ignore[arg-type]
+        mask = pad_rows([[1] * len(row) for row in rows], 0, side="left").to(loaded.device)
+        responses: list[list[str]] = [[] for _ in rows]
+        while len(responses[0]) < rules.n:
+            count = min(max(1, rules.batch_size // len(rows)), rules.n - len(responses[0]))
+            output = loaded.generate(input_ids=ids, attention_mask=mask, num_return_sequences=count, **options)
+            new: Tensor = output[:, ids.shape[1] :]
+            texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+            for index, found in enumerate(responses):
+                found += [cut(text, stop) for text in texts[index * count : (index + 1) * count]]
+        return responses
+
+    return Sampler(partial(prompt_ids, tokenizer, rules=rules), generate)
+
+
+def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
+    """Load ``model`` into vLLM.
+
+    Raises:
+        UserError: if vLLM is not installed.
+    """
+    try:
+        from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise UserError(
+            "backend=vllm needs vLLM, which is not installed; pip install vllm, or set backend=transformers"
+        ) from error
+    tokenizer = asking_tokenizer(model, rules.layout)
+    stop = rules.stop if rules.stop is not None else turn_end(tokenizer, rules.layout)
+    engine = LLM(
+        model=model_path(model.name),
+        tokenizer=model_path(model.tokenizer or model.name),
+        revision=model.revision,
+        dtype=model.dtype,
+        trust_remote_code=model.trust_remote_code,
+    )
+
+    def generate(rows: Sequence[list[int]], seed: int) -> list[list[str]]:
+        params = SamplingParams(
+            n=rules.n,
+            temperature=rules.temperature,
+            top_p=rules.top_p,
+            max_tokens=rules.max_new_tokens,
+            stop=list(stop),
+            seed=seed,
+        )
+        outputs = engine.generate([{"prompt_token_ids": row} for row in rows], params, use_tqdm=False)
+        return [[cut(output.text, stop) for output in request.outputs] for request in outputs]
+
+    return Sampler(partial(prompt_ids, tokenizer, rules=rules), generate)
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], layout: str) -> str:
+    r"""Render a prompt with the header of the answer, ``"\n\nAssistant:"`` in a transcript.
+
+    Raises:
+        UserError: for a turn in a transcript that is neither the user's nor the assistant's.
+    """
+    if layout == "chat":
+        return render(tokenizer, prompt, generation=True)
+    return f"{transcript(prompt)}\n\n{SPEAKERS['assistant']}:"
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, layout: str) -> list[int]:
+    """Return the ids of a rendered prompt; a chat template has put BOS into the text itself where it belongs."""
+    ids = Encoder(tokenizer)(text)
+    bos = tokenizer.bos_token_id
+    return [int(bos), *ids] if layout == "transcript" and begins_with_bos(tokenizer) else ids  # type: ignore[arg-type]
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], rules: SamplingRules) -> list[int]:
+    """Return what the model is given: a prompt (of an over-long one the end), and what the response begins with."""
+    ids = encode_prompt(tokenizer, prompt_text(tokenizer, prompt, rules.layout), rules.layout)
+    limit = rules.max_prompt_length
+    if limit is not None and len(ids) > limit:
+        logger.warning("a prompt of %d tokens loses its beginning (max_prompt_length=%d)", len(ids), limit)
+        ids = ids[-limit:]
+    return [*ids, *(Encoder(tokenizer).continuation(rules.response_prefix) if rules.response_prefix else [])]
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase, layout: str = "chat") -> tuple[str, ...]:
+    """Return what the layout puts after an answer, if anything: models trained with it end their answers so."""
+    if layout == "transcript":
+        return (f"\n\n{SPEAKERS['user']}:",)
+    dialogue = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": _PROBE}]
+    end = render(tokenizer, dialogue).rpartition(_PROBE)[2].strip()
+    return (end,) if end else ()
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """Return ``text`` up to the first of the strings ``stop``, without surrounding space."""
+    for end in stop:
+        text = text.partition(end)[0]
+    return text.strip()
+
+
+def asking_tokenizer(model: ModelConfig, layout: str) -> PreTrainedTokenizerBase:
+    """Load and check the tokenizer of ``model``; for transcripts it needs no chat template.
+
+    Raises:
+        UserError: if it has no EOS token, or no chat template where one is needed.
+    """
+    tokenizer = load_tokenizer(model)
+    if layout == "transcript" and not (model.chat_template or tokenizer.chat_template):
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"the tokenizer of '{tokenizer.name_or_path}' has no EOS token; set model.tokenizer")
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+    check_tokenizer(tokenizer, chat_template=model.chat_template)
+    return tokenizer
+
+
+def choose_backend(backend: str, launch: LaunchConfig, processes: int) -> str:
+    """Decide what ``auto`` stands for: vLLM where it is installed, for one process with a GPU.
+
+    Raises:
+        UserError: for an unknown backend, or one that does not go with the launch.
+    """
+    choose("backend", backend, ["auto", *SAMPLERS])
+    if launch.strategy not in ("single", "ddp"):
+        raise UserError(f"launch.strategy={launch.strategy} is for training; sample with launch=single or ddp")
+    if backend == "vllm" and processes > 1:
+        raise UserError("backend=vllm uses the GPUs of one process; set launch=single")
+    if backend != "auto":
+        return backend
+    fast = importlib.util.find_spec("vllm") is not None and torch.cuda.is_available() and processes == 1
+    return "vllm" if fast else "transformers"
+
+
+SAMPLERS: dict[str, Callable[[ModelConfig, SamplingRules], Sampler]] = {
+    "transformers": transformers_sampler,
+    "vllm": vllm_sampler,
+}

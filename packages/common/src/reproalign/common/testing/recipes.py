@@ -1,0 +1,20 @@
+"""Configurations as the command line composes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reproalign.common.cli import App
+from reproalign.common.compose import compose
+from reproalign.common.recipes import read_headers
+
+
+def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:
+    """Return the configuration that ``words`` come to; of a recipe (``experiment=NAME``) its header names the verb."""
+    name = verb or next(
+        read_headers(app.package)[value]["verb"]
+        for key, _, value in (word.partition("=") for word in words)
+        if key == "experiment"
+    )
+    found = next(entry for entry in app.verbs if entry.name == name)
+    return compose(app.package, found.config_name, found.schema, words).config

@@ -1,0 +1,113 @@
+"""Supervised fine-tuning with ``trl.SFTTrainer``: on whole dialogues, or on responses alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+from trl import SFTTrainer
+
+from reproalign.common.config import BaseRunConfig
+from reproalign.common.data.records import Message
+from reproalign.common.data.templates import render_completion
+from reproalign.common.data.tokenize import Encoder, Rules, add_special_tokens, split
+from reproalign.common.evaluation.samplers import encode_prompt, prompt_text
+from reproalign.common.records import Run
+from reproalign.common.training.checkpoints import ManifestCallback
+from reproalign.common.training.fit import fit
+from reproalign.common.training.models import load_causal_lm
+
+IGNORED = -100
+
+
+def fine_tune(
+    config: BaseRunConfig,
+    run: Run,
+    arguments: TrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    evaluation: Dataset | None,
+) -> SFTTrainer:
+    """Train, save the model, and record ``eval_loss`` (nats per token) if there is something held out.
+
+    Args:
+        config: of the run.
+        run: the open record.
+        arguments: an ``SFTConfig``.
+        tokenizer: of the model, checked.
+        train: rows of ``messages``, all of whose tokens are trained on, or of ``input_ids`` and ``labels``.
+        evaluation: likewise.
+    """
+    trainer = SFTTrainer(
+        model=load_causal_lm(config.model),
+        args=arguments,  # type: ignore[arg-type]
+        train_dataset=train,
+        eval_dataset=evaluation,
+        processing_class=tokenizer,
+    )
+    trainer.add_callback(ManifestCallback())
+    fit(trainer, run, config, tokenizer)
+    if evaluation is not None:
+        run.set_metrics({"eval_loss": trainer.evaluate()["eval_loss"]})
+    return trainer
+
+
+def tokenize_responses(
+    dialogues: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase, *, layout: str, max_length: int
+) -> Dataset:
+    """Tokenise dialogues whose last turn is to be learned; ``labels`` of all that is before it are ignored.
+
+    The prompt is tokenised as it is when the model is asked (:mod:`reproalign.common.evaluation.samplers`). An
+    over-long dialogue loses the beginning of its prompt; a response that does not fit by itself is cut at its end.
+
+    Args:
+        dialogues: turns, the last one the assistant's.
+        tokenizer: of the model.
+        layout: ``chat`` or ``transcript``.
+        max_length: tokens of prompt and response.
+    """
+    make = partial(_row, encoder=Encoder(tokenizer), layout=layout, max_length=max_length)
+    return Dataset.from_list([make(dialogue) for dialogue in dialogues])
+
+
+@torch.no_grad()
+def answer_losses(trainer: SFTTrainer) -> list[float]:
+    """Return the mean loss of each held-out row, in nats per token of its response; all processes take part."""
+    model: Any = trainer.model_wrapped
+    model.eval()
+    losses: list[float] = []
+    for batch in trainer.get_eval_dataloader():
+        answered = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        gathered: Tensor = trainer.accelerator.gather_for_metrics(mean_losses(answered.logits, batch["labels"]))
+        losses += gathered.tolist()
+    return losses
+
+
+def mean_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy per token that is not ignored, (rows,), of logits (rows, seq, vocabulary)."""
+    targets = labels[:, 1:]
+    losses = functional.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+    )
+    return losses.sum(1) / (targets != IGNORED).sum(1)
+
+
+def _row(dialogue: list[Message], encoder: Encoder, layout: str, max_length: int) -> Mapping[str, list[int]]:
+    tokenizer = encoder.tokenizer
+    prompt = prompt_text(tokenizer, dialogue[:-1], layout)
+    if layout == "chat":
+        response = render_completion(tokenizer, dialogue[:-1], dialogue[-1:], alone=False, generation=True)
+    else:
+        response = f" {dialogue[-1]['content']}"
+    rules = Rules(None, tokenizer.eos_token_id, max_length, max_length)
+    parts = split(rules, encoder(prompt), encoder(prompt + response), partial(encoder.continuation, response))
+    tail = [int(token) for token in add_special_tokens(rules, *parts, encoder.is_blank)[1] if token is not None]
+    tail = tail[: max_length - 1]  # something has to come before it
+    head = encode_prompt(tokenizer, prompt, layout)[-(max_length - len(tail)) :]
+    return {"input_ids": [*head, *tail], "labels": [*[IGNORED] * len(head), *tail]}
