@@ -13,7 +13,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
-PAPERS = ["mmpo", "radpo"]
+PAPERS = ["mmpo", "more", "radpo"]
 CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
 NO_SIBLINGS = {"REPROALIGN_NO_SIBLINGS": "1"}  # see packages/*/hatch_build.py
 QUICK = "not slow and not distributed and not gpu and not network"
@@ -115,7 +115,7 @@ def bench(session: nox.Session) -> None:
     """Side-by-side benchmarks against peers; JSON goes to results/benchmarks."""
     install_packages(session, "liger-kernel")
     session.env.pop("OMP_NUM_THREADS")
-    for name in ("preference_step", "token_statistics"):
+    for name in ("more_step", "preference_step", "token_statistics"):
         output = f"results/benchmarks/{name}.json"
         session.run("python", f"benchmarks/{name}.py", "--output", output, *session.posargs)
 

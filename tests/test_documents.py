@@ -12,9 +12,10 @@ from reproalign.common.compose import options
 from reproalign.common.data.templates import TEMPLATES
 from reproalign.common.launch.plan import STRATEGIES
 from reproalign.mmpo import cli as mmpo
+from reproalign.more import cli as more
 from reproalign.radpo import cli as radpo
 
-PAPERS = [mmpo, radpo]
+PAPERS = [mmpo, more, radpo]
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("packages/*/*.md"))]
 

@@ -1,0 +1,124 @@
+"""``more-rm align``: supervised fine-tuning on the responses that a reward model liked best."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+from rich.console import Console
+from rich.table import Table
+from transformers import set_seed
+from trl import SFTConfig
+
+from reproalign.common.data.reading import read_local
+from reproalign.common.data.records import Message, RowError, messages
+from reproalign.common.errors import UserError, choose
+from reproalign.common.evaluation.plots import training_curves
+from reproalign.common.evaluation.samplers import asking_tokenizer
+from reproalign.common.evaluation.sampling import LAYOUTS
+from reproalign.common.files import sha256_json
+from reproalign.common.invocation import Invocation
+from reproalign.common.records import Run
+from reproalign.common.training.arguments import training_arguments
+from reproalign.common.training.fit import metric_rows
+from reproalign.common.training.sft import answer_losses, fine_tune, tokenize_responses
+from reproalign.more.config import AlignConfig
+from reproalign.more.sampled import SELECTED, find
+
+GATE = 10_000.0  # the release: answers of a higher perplexity are left out of the mean
+
+
+def align(config: AlignConfig, invocation: Invocation) -> None:
+    """Fine-tune with ``trl.SFTTrainer`` on ``selected``; the loss is on the responses alone.
+
+    With something held out its loss per token, perplexity and the release's two perplexities are recorded.
+    """
+    choose("layout", config.layout, LAYOUTS)
+    if config.max_length < 2:
+        raise UserError(f"max_length={config.max_length} must be at least 2")
+    train, held_out = hold_out(read_selected(config.selected), config.eval_fraction, config.seed)
+    arguments = training_arguments(
+        config, Path(config.output_dir), SFTConfig, max_length=config.max_length, completion_only_loss=False
+    )  # the labels say what the loss is on
+    set_seed(config.seed)  # before the model: adapters begin at random
+    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+        tokenizer = asking_tokenizer(config.model, config.layout)
+        for name, part in (("train", train), ("evaluation", held_out)):
+            if part:
+                run.add_fingerprint("data", name, sha256_json(part), path=config.selected, rows=len(part))
+        with PartialState().main_process_first():
+            rows, evaluation = (
+                tokenize_responses(part, tokenizer, layout=config.layout, max_length=config.max_length)
+                for part in (train, held_out)
+            )
+        trainer = fine_tune(config, run, arguments, tokenizer, rows, evaluation if held_out else None)
+        if held_out:
+            metrics = perplexities(answer_losses(trainer))
+            metrics["perplexity"] = math.exp(min(run.record["metrics"]["eval_loss"], 700.0))
+            run.set_metrics(metrics)
+        if run.is_main:
+            if held_out:
+                table = Table(f"held-out responses: {len(held_out)}", "", header_style="bold")
+                for name, value in run.record["metrics"].items():
+                    table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+                Console().print(table)
+            training_curves(metric_rows(run.dir), run.dir / "plots" / "training.png", ("loss", "grad_norm"))
+            Console().print(f"model, record and plots: {run.dir}", highlight=False)
+
+
+def read_selected(path: str) -> list[list[Message]]:
+    """Read the dialogues of ``more-rm select``: ``messages``, the last of them the assistant's.
+
+    Raises:
+        UserError: if there is no such file, or naming the row that has none.
+    """
+    dialogues = []
+    for row in read_local(find(path, SELECTED, "selected")):
+        if row.problem:
+            raise UserError(f"{row.place}: {row.problem}")
+        try:
+            turns = messages(row.values, "messages")
+        except RowError as error:
+            raise UserError(f"{row.place}: {error}; select with keep=best") from error
+        if len(turns) < 2 or turns[-1]["role"] != "assistant":
+            raise UserError(f"{row.place}: column 'messages' must end with an assistant's turn after a prompt")
+        dialogues.append(turns)
+    return dialogues
+
+
+def hold_out(
+    dialogues: list[list[Message]], fraction: float, seed: int
+) -> tuple[list[list[Message]], list[list[Message]]]:
+    """Hold out a random share of the dialogues; both parts keep their order.
+
+    Raises:
+        UserError: for a fraction outside [0, 1), or one that leaves a part empty.
+    """
+    if not 0 <= fraction < 1:
+        raise UserError(f"eval_fraction={fraction} must be at least 0 and below 1")
+    count = math.ceil(fraction * len(dialogues))
+    if count == len(dialogues):
+        raise UserError(f"eval_fraction={fraction} leaves none of {len(dialogues)} selected responses to train on")
+    chosen = set(random.Random(seed).sample(range(len(dialogues)), count))
+    return (
+        [dialogue for index, dialogue in enumerate(dialogues) if index not in chosen],
+        [dialogue for index, dialogue in enumerate(dialogues) if index in chosen],
+    )
+
+
+def perplexities(losses: Sequence[float]) -> dict[str, float]:
+    """Return the release's ``ppl`` measures of answers' mean losses (nats per token).
+
+    ``answer_perplexity``: the mean exp(loss) of the answers where it is below GATE; ``answers_above_gate``: how many
+    are left out; ``exp_mean_loss``: exp of the mean loss of all answers. All are finite.
+    """
+    below = [math.exp(loss) for loss in losses if loss < math.log(GATE)]
+    metrics = {"answers_above_gate": float(len(losses) - len(below))}
+    if below:
+        metrics["answer_perplexity"] = sum(below) / len(below)
+    if losses:
+        metrics["exp_mean_loss"] = math.exp(min(sum(losses) / len(losses), 700.0))
+    return metrics

@@ -1,0 +1,60 @@
+"""``more-rm evaluate``: a reward model on held-out domains; or sampled responses against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from reproalign.common.config import BaseRunConfig
+from reproalign.common.invocation import Invocation
+from reproalign.common.records import Run
+from reproalign.common.training.arguments import training_arguments
+from reproalign.common.training.models import identify_weights
+from reproalign.more.compare import compare
+from reproalign.more.config import EvaluateConfig
+from reproalign.more.data import load_domains
+from reproalign.more.groups import ItemCollator
+from reproalign.more.model import check_trained, load_reward, load_reward_tokenizer, reward_rules
+from reproalign.more.report import report
+from reproalign.more.trainer import RewardTrainer
+
+
+def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
+    """Measure accuracy and calibration of every domain; with ``responses`` compare language models instead."""
+    if config.responses is not None:
+        compare(config, invocation)
+        return
+    rules = reward_rules(config.model, config.data, config.variant)
+    check_trained(config.model)
+    base = BaseRunConfig(
+        output_dir=config.output_dir,
+        seed=config.seed,
+        trainer={"per_device_eval_batch_size": config.batch_size, "report_to": [], **config.trainer},
+    )
+    arguments = training_arguments(base, Path(config.output_dir))
+    with Run.open(invocation) as run:
+        tokenizer = load_reward_tokenizer(config.model)
+        domains = load_domains(
+            config.data,
+            tokenizer,
+            layout=rules.layout,
+            variant=config.variant,
+            method="multitask",
+            seed=config.seed,
+            run=run,
+            evaluation_only=True,
+        )
+        trainer = RewardTrainer(
+            model=load_reward(config.model, tokenizer, rules, domains.pad_id),
+            args=arguments,
+            data_collator=ItemCollator(domains.pad_id, rules.padding_side),
+            processing_class=tokenizer,
+            domains=config.data.domains,
+            held_out=domains.held_out,
+            variant=config.variant,
+        )
+        weights = identify_weights(config.model.name, config.model.revision)
+        run.add_fingerprint("weights", "reward", weights, name=config.model.name, revision=config.model.revision)
+        report(run, trainer.measured(), variant=config.variant, seed=config.seed, temperature=config.temperature)
+        Console().print(f"record and plots: {run.dir}", highlight=False)

@@ -1,0 +1,86 @@
+"""Scores of an item's responses: ranks (paper), or the release's two responses and divided scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TypeVar
+
+from reproalign.common.errors import choose
+from reproalign.more.sources import Dialogue, Item
+
+Response = TypeVar("Response")
+EPSILON = 1e-5  # added to the highest score before the released division
+
+
+def dense_ranks(scores: Sequence[float]) -> list[float]:
+    """Return each score's place among the different ones, the lowest 0: never negative, and all the loss reads."""
+    places = {score: place for place, score in enumerate(sorted(set(scores)))}
+    return [float(places[score]) for score in scores]
+
+
+def prepare_released(
+    texts: Sequence[Response], scores: Sequence[float], *, pad_to: int = 0, padding: Response | None = None
+) -> tuple[list[Response], list[float]] | None:
+    """Prepare an item as the release does (``prepare_data_item``).
+
+    The first two responses alone are kept, the better one first (of two equal ones the second), their scores divided by
+    (highest + 1e-5). A highest score that is not positive turns order or signs over, and the loss takes a negative
+    score for padding (ERRATA Q8).
+
+    Args:
+        texts: the responses.
+        scores: one each, higher is better.
+        pad_to: up to so many responses, ``padding`` is added with score -1.
+        padding: the response to add.
+
+    Returns:
+        Responses and scores, or None for unequal numbers of both, which the release drops.
+    """
+    if len(texts) != len(scores):
+        return None
+    order = sorted(range(len(scores[:2])), key=lambda index: scores[index])[::-1]
+    highest = max(scores[:2]) + EPSILON
+    missing = pad_to - len(order)
+    added = [] if padding is None else [padding] * missing
+    return [*(texts[i] for i in order), *added], [*(scores[i] / highest for i in order), *([-1.0] * len(added))]
+
+
+def has_pair(scores: Sequence[float]) -> bool:
+    """Say whether the ranking loss finds two responses to compare: of different scores, none of them negative."""
+    return len({score for score in scores if score >= 0}) > 1
+
+
+def prepare(item: Item, variant: str) -> tuple[list[Dialogue], list[float]] | None:
+    """Return responses and scores as the loss reads them; None if no two of them can be compared.
+
+    Responses without a score are left out first, in both variants.
+
+    Args:
+        item: as its source has it.
+        variant: ``paper``: all responses, with :func:`dense_ranks`; ``released``: :func:`prepare_released`.
+    """
+    choose("variant", variant, ["paper", "released"])
+    known = [(d, score) for d, score in zip(item.dialogues, item.scores, strict=True) if score is not None]
+    if len(known) < 2:
+        return None
+    dialogues, scores = [d for d, _ in known], [score for _, score in known]
+    if variant == "released":
+        prepared = prepare_released(dialogues, scores)
+        assert prepared is not None  # they are as many
+        dialogues, scores = prepared
+    else:
+        scores = dense_ranks(scores)
+    return (dialogues, scores) if has_pair(scores) else None
+
+
+def count_ties(item: Item) -> tuple[int, int]:
+    """Return how many pairs of scored responses an item has, and how many of them are tied."""
+    pairs = [*combinations([score for score in item.scores if score is not None], 2)]
+    return len(pairs), sum(a == b for a, b in pairs)
+
+
+def best_is_first(item: Item) -> bool:
+    """Say whether the first response, in the order of the source, has the highest score alone."""
+    known = [score for score in item.scores if score is not None]
+    return item.scores[0] is not None and all(score < known[0] for score in known[1:])

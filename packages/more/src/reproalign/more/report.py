@@ -1,0 +1,185 @@
+"""What an evaluation shows: tables, ``final_eval_results.json``, differences of rewards, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from safetensors.numpy import save_file
+
+from reproalign.common.errors import UserError
+from reproalign.common.evaluation.calibration import ordered_pairs, probability_calibration
+from reproalign.common.evaluation.plots import Curve, comparison, histograms, reliability_diagram
+from reproalign.common.files import atomic_path, write_json
+from reproalign.common.records import Run
+from reproalign.common.training.fit import metric_rows
+from reproalign.more.metrics import (
+    Measured,
+    mean_of_domains,
+    pair_margins,
+    preference_metrics,
+    temperature_metrics,
+)
+
+RESULTS = "final_eval_results.json"
+DIFFERENCES = "reward_differences.safetensors"
+CURVES = {
+    "lambda/{}": "weight λ of the domain's loss",
+    "grad_norm/{}": "gradient norm of the reward head",
+    "loss/{}": "ranking loss in training (nats)",
+    "eval_{}/accuracy": "held-out accuracy",
+    "eval_{}/ece_10": "held-out ECE (10 bins)",
+}
+LOOK: dict[str, Any] = {"header_style": "bold", "title_justify": "left"}
+Domains = Mapping[str, Measured]
+Metrics = dict[str, dict[str, float]]  # domain -> metric -> value
+
+
+def report(
+    run: Run,
+    measured: Domains,
+    *,
+    variant: str,
+    seed: int = 42,
+    before: Domains | None = None,
+    temperature: bool = False,
+) -> dict[str, Any]:
+    """Print, record, write and draw what was measured; for the main process alone.
+
+    Args:
+        run: open; its metrics and folder get the results.
+        measured: held-out domain -> rewards and scores, of the model that is reported on.
+        variant: ``paper`` or ``released``: how ties count (:func:`preference_metrics`).
+        seed: of the halves of temperature scaling.
+        before: the same domains under the model that training started from.
+        temperature: also measure the rewards after temperature scaling.
+
+    Returns:
+        What is written: ``domains`` (domain -> metrics) and ``mean``; ``before`` with the same two; ``temperature``
+        with ``shared`` (one for all domains) and ``per_domain``, each domain -> metrics.
+
+    Raises:
+        UserError: if a domain has no pairs, or rewards are not finite.
+    """
+    console = Console()
+    results: dict[str, Any] = {}
+    if before:
+        results["before"] = _summary(before, variant)
+        console.print(measure_table(results["before"]["domains"], "before training"))
+    results |= _summary(measured, variant)
+    console.print(measure_table(results["domains"], "after training" if before else "held-out preferences"))
+    if temperature:
+        results["temperature"] = {
+            name: temperature_metrics(measured, per_domain=own, variant=variant, seed=seed)
+            for name, own in (("shared", False), ("per_domain", True))
+        }
+        console.print(temperature_table(results["domains"], **results["temperature"]))
+    run.set_metrics(results)
+    write_json(run.dir / RESULTS, results)
+    write_differences(run.dir / DIFFERENCES, measured)
+    draw(run.dir, {"before": before, "after": measured} if before else {"rewards": measured})
+    return results
+
+
+def measure_table(metrics: Metrics, title: str) -> Table:
+    """Show accuracy, calibration at ten bins, loss and rewards by domain, and their means over the domains."""
+    table = Table("domain", "accuracy", "ECE", "ACE", "MCE", "loss", "pairs", "reward", title=title, **LOOK)
+    columns = ("accuracy", "ece_10", "ace_10", "mce_10", "loss")
+    for domain, values in metrics.items():
+        reward = f"{values['reward_mean']:.2f} ± {values['reward_std']:.2f}"
+        table.add_row(domain, *(f"{values[name]:.3f}" for name in columns), f"{values['pairs']:.0f}", reward)
+    if len(metrics) > 1:
+        mean = mean_of_domains(metrics)
+        table.add_section()
+        table.add_row("mean", *(f"{mean[name]:.3f}" for name in columns))
+    return table
+
+
+def temperature_table(metrics: Metrics, shared: Metrics, per_domain: Metrics) -> Table:
+    """Show ECE (ten bins) and loss as they are, under one temperature for all domains, and under one for each."""
+    title = "temperature scaling: without, one T for all domains, one for each"
+    table = Table("domain", "ECE", "loss", "one T", "ECE", "loss", "own T", "ECE", "loss", title=title, **LOOK)
+    for domain, values in metrics.items():
+        row = [f"{values['ece_10']:.3f}", f"{values['loss']:.3f}"]
+        for scaled in (shared[domain], per_domain[domain]):
+            row += [f"{scaled['temperature']:.3g}", f"{scaled['ece_10']:.3f}", f"{scaled['loss']:.3f}"]
+        table.add_row(domain, *row)
+    return table
+
+
+def write_differences(path: Path, measured: Domains) -> None:
+    """Write the reward of the better response minus that of the worse, of every pair: one float32 vector per domain."""
+    vectors = {name: pair_margins(of.rewards, of.scores)[0].astype(np.float32) for name, of in measured.items()}
+    with atomic_path(path) as temporary:
+        save_file(vectors, temporary)
+
+
+def draw(run_dir: Path, evaluations: Mapping[str, Domains], *, n_bins: int = 10) -> None:
+    """Write ``plots/``, one panel per domain: reliability, differences of rewards, rewards; and curves over training.
+
+    Args:
+        run_dir: of the run; its ``metrics.jsonl`` gives the curves, if there are any.
+        evaluations: label -> domain -> rewards, e.g. of the model before and after training; all share the histograms,
+            the last one is the reliability diagrams'.
+        n_bins: of the reliability diagrams.
+    """
+    folder = run_dir / "plots"
+    if evaluations:
+        margins = {
+            label: {name: pair_margins(of.rewards, of.scores)[0] for name, of in measured.items()}
+            for label, measured in evaluations.items()
+        }
+        diagrams = {
+            name: probability_calibration(*ordered_pairs(values), n_bins=n_bins)
+            for name, values in list(margins.values())[-1].items()
+        }
+        reliability_diagram(
+            diagrams, folder / "reliability.png", predicted="p = σ(reward difference)", observed="share preferred"
+        )
+        rewards = {
+            label: {name: of.present for name, of in measured.items()} for label, measured in evaluations.items()
+        }
+        for values, file, what, counted in (
+            (margins, "differences.png", "reward difference, better - worse", "pairs"),
+            (rewards, "rewards.png", "reward", "responses"),
+        ):
+            histograms(_by_domain(values), folder / file, measured=what, counted=counted)
+    if panels := domain_curves(metric_rows(run_dir)):
+        comparison(panels, folder / "domains.png")
+
+
+def domain_curves(rows: list[dict[str, Any]]) -> dict[str, dict[str, Curve]]:
+    """Return what was logged by domain, from the rows of ``metrics.jsonl``: panel -> domain -> curve."""
+    logged: dict[str, dict[str, dict[int, float]]] = {}
+    for pattern, title in CURVES.items():
+        start, end = pattern.split("{}")
+        for row in rows:
+            for key, value in row.items():
+                if key.startswith(start) and key.endswith(end) and isinstance(value, int | float):
+                    domain = key.removeprefix(start).removesuffix(end)
+                    logged.setdefault(title, {}).setdefault(domain, {})[row["step"]] = value
+    return {title: {domain: _curve(points) for domain, points in domains.items()} for title, domains in logged.items()}
+
+
+def _curve(points: dict[int, float]) -> Curve:
+    steps = sorted(points)
+    values = [points[step] for step in steps]
+    return Curve(steps, values, values, values)
+
+
+def _summary(measured: Domains, variant: str) -> dict[str, Any]:
+    metrics = {name: preference_metrics(of.rewards, of.scores, variant=variant) for name, of in measured.items()}
+    empty = [name for name, values in metrics.items() if not values["pairs"]]
+    if empty:
+        raise UserError(f"domain {empty[0]} has no two responses of different scores; give other held-out rows")
+    return {"domains": metrics, "mean": mean_of_domains(metrics)}
+
+
+def _by_domain(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Turn label -> domain -> array into domain -> label -> list."""
+    names = list(values.values())[-1]
+    return {name: {label: of[name].tolist() for label, of in values.items() if name in of} for name in names}

@@ -1,0 +1,71 @@
+"""``more-rm sample``: several responses of a language model to each prompt, the candidates of rejection sampling."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import PartialState
+from rich.console import Console
+
+from reproalign.common.errors import UserError
+from reproalign.common.evaluation.samplers import SAMPLERS, choose_backend
+from reproalign.common.evaluation.sampling import SamplingRules, read_prompts, sample_shared
+from reproalign.common.files import sha256_json
+from reproalign.common.invocation import Invocation
+from reproalign.common.launch.plan import check_in_force
+from reproalign.common.records import Run
+from reproalign.common.training.models import identify_weights
+from reproalign.more.config import SampleConfig
+from reproalign.more.sampled import RESPONSES, write_rows
+
+VLLM_CHUNK = 128  # prompts that vLLM gets at once (the release's chunk); it makes batches itself
+
+
+def sample(config: SampleConfig, invocation: Invocation) -> None:
+    """Sample n responses to each prompt into ``responses.jsonl``: id, prompt (messages), responses.
+
+    ``responses-<process>.jsonl`` grows batch by batch, and an interrupted run goes on where it stopped; every batch has
+    a seed of its own, so that the responses depend neither on interruptions nor on the number of processes.
+    """
+    rules = SamplingRules(
+        n=config.n,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        batch_size=config.batch_size,
+        max_prompt_length=config.max_prompt_length,
+        stop=None,
+        layout=config.layout,
+    )
+    rules.check()
+    if config.max_prompts is not None and config.max_prompts < 1:
+        raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
+    if config.n > 1 and not config.temperature:
+        raise UserError(f"temperature=0 would make all n={config.n} responses the same; raise it, or set n=1")
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    backend = choose_backend(config.backend, config.launch, state.num_processes)
+    check_in_force(config.launch.strategy, state.distributed_type.value)
+    prompts = read_prompts(config.prompts)[: config.max_prompts]
+    with Run.open(invocation, is_main=state.is_main_process) as run:
+        run.add_fingerprint("data", "prompts", sha256_json(prompts), path=config.prompts, rows=len(prompts))
+        state.wait_for_everyone()  # the first process has made the folder
+        responses = sample_shared(
+            prompts,
+            run.dir,
+            lambda: SAMPLERS[backend](config.model, rules),
+            seed=config.seed,
+            at_once=VLLM_CHUNK if backend == "vllm" else max(1, config.batch_size // config.n),
+            state=state,
+        )
+        if not state.is_main_process:
+            return
+        rows = [
+            {"id": number, "prompt": prompt, "responses": texts}
+            for number, (prompt, texts) in enumerate(zip(prompts, responses, strict=True))
+        ]
+        write_rows(run.dir / RESPONSES, rows)
+        weights = identify_weights(config.model.name, config.model.revision)
+        run.add_fingerprint("weights", "policy", weights, name=config.model.name)
+        run.add_fingerprint("data", "responses", sha256_json(responses), rows=len(rows), backend=backend)
+        texts = [text for row in responses for text in row]
+        run.set_metrics({"prompts": len(prompts), "responses": len(texts), "empty": texts.count("")})
+        Console().print(f"{config.n} responses to each of {len(rows)} prompts: {run.dir / RESPONSES}", highlight=False)

@@ -1,0 +1,99 @@
+"""The files that alignment hands on: prompts with n responses each (``more-rm sample``), and their scores (``score``).
+
+The release samples into ``{id, prompt, answer}`` and scores ``{query, sample_0, …}`` (ERRATA Q10); here one schema,
+``{id, prompt, responses}`` and then ``scores``, serves all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reproalign.common.data.reading import Row, read_local
+from reproalign.common.data.records import Message, RowError, messages
+from reproalign.common.errors import UserError
+from reproalign.common.files import write_text
+
+RESPONSES, SCORED, SELECTED = "responses.jsonl", "scored.jsonl", "selected.jsonl"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A prompt, its responses and their scores, if it has been scored."""
+
+    id: str | int
+    prompt: list[Message]
+    responses: list[str]
+    scores: list[float] | None = None
+
+    def dialogues(self) -> list[list[Message]]:
+        """Return the prompt with each of the responses."""
+        return [[*self.prompt, {"role": "assistant", "content": text}] for text in self.responses]
+
+
+def find(path: str, name: str, key: str) -> Path:
+    """Return the file that ``path`` stands for: itself, or ``name`` in the folder of a run.
+
+    Raises:
+        UserError: naming ``key`` if there is none.
+    """
+    found = Path(path).expanduser()
+    if found.is_dir():
+        found = found / name
+    if not found.is_file():
+        raise UserError(f"{key}={path}: no such file{f' (no {name} in it)' if found.name == name else ''}")
+    return found
+
+
+def read_sampled(path: Path, *, scored: bool = False) -> list[Sampled]:
+    """Read prompts and responses, and if ``scored`` the scores, which are left alone otherwise.
+
+    Raises:
+        UserError: naming the row that has not got them, as many as the first row.
+    """
+    rows: list[Sampled] = []
+    for number, row in enumerate(read_local(path)):
+        if row.problem:
+            raise UserError(f"{row.place}: {row.problem}")
+        try:
+            found = _sampled(row, number, scored)
+        except RowError as error:
+            raise UserError(f"{row.place}: {error}") from error
+        if rows and len(found.responses) != len(rows[0].responses):
+            raise UserError(
+                f"{row.place}: {len(found.responses)} responses, where the rows before it have "
+                f"{len(rows[0].responses)}; every prompt needs as many"
+            )
+        rows.append(found)
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON lines, whole or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def _sampled(row: Row, number: int, scored: bool) -> Sampled:
+    prompt = row.values.get("prompt")
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages(row.values, "prompt")
+    responses = row.values.get("responses")
+    if not isinstance(responses, list) or not responses or not all(isinstance(text, str) for text in responses):
+        raise RowError("column 'responses' must be a non-empty list of texts, as `more-rm sample` writes it")
+    name = row.values.get("id", number)
+    name = name if isinstance(name, int) else str(name)
+    return Sampled(name, turns, responses, _scores(row.values.get("scores"), responses) if scored else None)
+
+
+def _scores(scores: Any, responses: Sequence[str]) -> list[float]:
+    if not isinstance(scores, list):
+        raise RowError("column 'scores' is missing; score the file with `more-rm score` first")
+    if len(scores) != len(responses):
+        raise RowError(f"{len(scores)} scores for {len(responses)} responses; every response needs one")
+    for score in scores:
+        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+            raise RowError(f"score {score!r} is not a finite number")
+    return [float(score) for score in scores]

@@ -1,0 +1,102 @@
+"""``more-rm select``: of the scored responses to each prompt the best, or the best and the worst as a pair."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.console import Console
+
+from reproalign.common.data.records import Message
+from reproalign.common.errors import UserError, choose
+from reproalign.common.evaluation.best_of_n import best_of_n
+from reproalign.common.files import sha256_json
+from reproalign.common.invocation import Invocation
+from reproalign.common.records import Run
+from reproalign.more.config import SelectConfig
+from reproalign.more.sampled import SCORED, SELECTED, Sampled, find, read_sampled, write_rows
+
+KEEP = ("best", "pairs")
+
+
+def select(config: SelectConfig, invocation: Invocation) -> None:
+    """Write ``selected.jsonl`` from the first n responses to each prompt.
+
+    keep=best: id, prompt, messages (prompt and best response), reward, index. keep=pairs: TRL's preference format, of
+    best and worst, with their scores and ``p_chosen`` (the release's ``conf``).
+    """
+    keep = choose("keep", config.keep, KEEP)
+    path = find(config.scored, SCORED, "scored")
+    rows = read_sampled(path, scored=True)
+    count = len(rows[0].responses)
+    n = count if config.n is None else config.n
+    if not 1 <= n <= count:
+        raise UserError(f"n={n} must be between 1 and {count}, the number of responses to a prompt in {path}")
+    if keep == "pairs" and n < 2:
+        raise UserError(f"keep=pairs needs two responses to a prompt, and of {path} n={n} takes part; sample more")
+    made = [best_row(row, n) if keep == "best" else pair_row(row, n) for row in rows]
+    selected = [row for row in made if row is not None]
+    aside = len(made) - len(selected)
+    if not selected:
+        why = "has an empty response for its best" if keep == "best" else "has equal scores for best and worst"
+        raise UserError(f"{path}: nothing to select, since every prompt {why}; sample and score again")
+    with Run.open(invocation) as run:
+        run.add_fingerprint("data", "scored", sha256_json([vars(row) for row in rows]), path=config.scored)
+        write_rows(run.dir / SELECTED, selected)
+        run.add_fingerprint("data", "selected", sha256_json(selected), rows=len(selected))
+        name = "reward" if keep == "best" else "score_chosen"
+        sampled = [score for row in rows for score in (row.scores or [])[:n]]
+        metrics = {
+            "selected": len(selected),
+            "set_aside": aside,
+            "mean_reward": sum(row[name] for row in selected) / len(selected),
+            "mean_reward_of_all": sum(sampled) / len(sampled),
+        }
+        run.set_metrics(metrics)
+        Console().print(
+            f"{len(selected)} of {len(made)} prompts (mean reward {metrics['mean_reward']:.4f}, of all responses "
+            f"{metrics['mean_reward_of_all']:.4f}): {run.dir / SELECTED}",
+            highlight=False,
+        )
+
+
+def best_row(row: Sampled, n: int) -> dict[str, Any] | None:
+    """Return the dialogue with the best of the first n responses (the first of equals); None if that one is empty."""
+    assert row.scores is not None
+    index = int(best_of_n([row.scores], n).selected[0])
+    if not row.responses[index].strip():
+        return None
+    answer = _answer(row.responses[index])
+    return {
+        "id": row.id,
+        "prompt": row.prompt,
+        "messages": [*row.prompt, *answer],
+        "reward": row.scores[index],
+        "index": index,
+    }
+
+
+def pair_row(row: Sampled, n: int) -> dict[str, Any] | None:
+    """Return best and worst of the first n responses, with p_chosen = σ(r_chosen - r_rejected).
+
+    None if they are equally good, or the same text, or one of them is empty.
+    """
+    assert row.scores is not None
+    scores = row.scores[:n]
+    best, worst = scores.index(max(scores)), scores.index(min(scores))
+    texts = row.responses[best], row.responses[worst]
+    if scores[best] == scores[worst] or texts[0] == texts[1] or not all(text.strip() for text in texts):
+        return None
+    return {
+        "id": row.id,
+        "prompt": row.prompt,
+        "chosen": _answer(texts[0]),
+        "rejected": _answer(texts[1]),
+        "score_chosen": scores[best],
+        "score_rejected": scores[worst],
+        "p_chosen": 1 / (1 + math.exp(scores[worst] - scores[best])),  # the exponent is negative: no overflow
+    }
+
+
+def _answer(text: str) -> list[Message]:
+    return [{"role": "assistant", "content": text}]

@@ -1,0 +1,82 @@
+"""``more-rm train``: a reward model on several domains, by MORE or by the plain ranking loss."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from transformers import set_seed
+
+from reproalign.common.errors import UserError, choose
+from reproalign.common.invocation import Invocation
+from reproalign.common.records import Run
+from reproalign.common.training.arguments import training_arguments
+from reproalign.common.training.fit import fit
+from reproalign.common.training.models import identify_weights
+from reproalign.more.balance import check_weights
+from reproalign.more.config import TrainConfig
+from reproalign.more.data import METHODS, load_domains
+from reproalign.more.groups import ItemCollator
+from reproalign.more.model import NOTE, load_reward, load_reward_tokenizer, reward_note, reward_rules
+from reproalign.more.report import report
+from reproalign.more.trainer import MoreTrainer, RewardTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig, invocation: Invocation) -> None:
+    """Train a reward model: load, tabulate, fit, measure every domain, draw, record."""
+    choose("method", config.method, METHODS)
+    trained = config.data.train_domains or config.data.domains
+    check_weights(config.weights, trained, config.variant)
+    rules = reward_rules(config.model, config.data, config.variant)
+    arguments = training_arguments(config, Path(config.output_dir))
+    set_seed(config.seed)  # before the model: the head begins at random
+    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+        tokenizer = load_reward_tokenizer(config.model)
+        domains = load_domains(
+            config.data,
+            tokenizer,
+            layout=rules.layout,
+            variant=config.variant,
+            method=config.method,
+            seed=config.seed,
+            run=run,
+        )
+        if arguments.eval_strategy != "no" and not domains.held_out:
+            raise UserError(
+                f"trainer.eval_strategy={arguments.eval_strategy!s} needs held-out items; set data.eval_paths or "
+                "data.eval_fraction"
+            )
+        model = load_reward(config.model, tokenizer, rules, domains.pad_id)
+        if run.is_main:
+            weights = identify_weights(config.model.name, config.model.revision)
+            run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
+        common: dict[str, Any] = {
+            "model": model,
+            "args": arguments,
+            "train_dataset": domains.train,
+            "eval_dataset": domains.held_out or None,
+            "data_collator": ItemCollator(domains.pad_id, rules.padding_side),
+            "processing_class": tokenizer,
+            "domains": trained,
+            "held_out": domains.held_out,
+            "variant": config.variant,
+        }
+        if config.method == "more":
+            trainer: RewardTrainer = MoreTrainer(weights=config.weights, grouped=config.data.resampling, **common)
+        else:
+            trainer = RewardTrainer(**common)
+        before = None
+        if config.launch.strategy.startswith("zero") and config.evaluate_before:
+            logger.warning("evaluate_before is passed over: DeepSpeed has no engine before training")
+        elif config.evaluate_before:
+            before = trainer.measured()
+        fit(trainer, run, config, tokenizer, notes={NOTE: reward_note(rules)})
+        after = trainer.measured()
+        if run.is_main:
+            if after:
+                report(run, after, variant=config.variant, seed=config.seed, before=before)
+            Console().print(f"model, record and plots: {run.dir}", highlight=False)

@@ -1,0 +1,167 @@
+"""From golden inputs to this package's functions and back: format translation only, no logic."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reproalign.common.data.collate import pad_rows
+from reproalign.common.evaluation.calibration import probability_calibration
+from reproalign.more import balance, groups, items, loss, min_norm, pooling, text
+from reproalign.more.config import WeightsConfig
+from reproalign.more.metrics import BINS, preference_metrics
+
+Case = dict[str, Any]
+ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
+
+
+def adapter(function: Callable[[Case, Case], Any]) -> Callable[[Case, Case], Any]:
+    ADAPTERS[function.__name__.rstrip("_")] = function  # an underscore where the name is taken by an import
+    return function
+
+
+def tensor(values: Any, *, grad: bool = False) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, requires_grad=grad)
+
+
+def with_gradient(total: Tensor, logits: Tensor) -> dict[str, Tensor]:
+    (gradient,) = torch.autograd.grad(total, logits)
+    return {"loss": total, "grad_logits": gradient}
+
+
+@adapter
+def ranking_loss(inputs: Case, params: Case) -> Any:
+    logits = tensor(inputs["logits"], grad=True)
+    return with_gradient(loss.ranking_loss(logits, tensor(inputs["scores"])), logits)
+
+
+@adapter
+def more_ranking_loss(inputs: Case, params: Case) -> Any:
+    logits, weights = tensor(inputs["logits"], grad=True), tensor(inputs["weights"])
+    factor = float(len(weights) if params["resampling"] else len(set(inputs["task_mask"])))
+    return with_gradient(loss.weighted_ranking_loss(logits, tensor(inputs["scores"]), weights, factor), logits)
+
+
+@adapter
+def gradient_normalizer(inputs: Case, params: Case) -> Any:
+    grads, losses = tensor(inputs["grads"]), tensor(inputs["losses"])
+    return {"grads": balance.normalize_gradients(grads, losses, params["type"], "released")}
+
+
+@adapter
+def min_norm_frank_wolfe(inputs: Case, params: Case) -> Any:
+    vectors = np.array(inputs["vectors"])
+    gram = vectors @ vectors.T
+    weights, norm = min_norm.frank_wolfe(gram, max_steps=params["max_iter"], stop=params["stop"])
+    return {"weights": weights, "norm_sq": weights @ gram @ weights, "reported": norm}
+
+
+def balanced(inputs: Case, params: Case) -> list[tuple[balance.Balance, Tensor, Case]]:
+    """The weights and the momentum after each of the recorded steps."""
+    config = WeightsConfig(normalize=params["normalize"], alpha=float(params["alpha"]))
+    names = [str(task) for task in range(params["task_num"])]
+    balancer = balance.Balancer(config, names, tensor(inputs["initial_momentum"]), "released")
+    results = []
+    for step in inputs["steps"]:
+        features = tensor(step["embeddings"])
+        items, responses, _ = features.shape
+        sums = loss.domain_sums(
+            features.flatten(0, 1),
+            features @ tensor(step["head_weight"]),
+            tensor(step["scores"]),
+            torch.arange(items * responses),
+            torch.tensor(step.get("task_mask", range(items))),
+            len(names),
+        )
+        results.append((balancer.step(sums, grouped="task_mask" not in step), balancer.momentum, step))
+    return results
+
+
+@adapter
+def compute_lambda(inputs: Case, params: Case) -> Any:
+    steps = balanced(inputs, params)
+    return {"steps": [{"lambda": found.weights, "momentum": momentum} for found, momentum, _ in steps]}
+
+
+@adapter
+def compute_lambda_noresampling(inputs: Case, params: Case) -> Any:
+    return {
+        "steps": [
+            {
+                "lambda_by_task": {
+                    str(task): found.weights[task] for task in range(params["task_num"]) if found.present[task]
+                },
+                "row_weights": found.weights[torch.tensor(step["task_mask"])],
+                "momentum": momentum,
+            }
+            for found, momentum, step in balanced(inputs, params)
+        ]
+    }
+
+
+@adapter
+def pooling_(inputs: Case, params: Case) -> Any:
+    pooled = pooling.released_pool(
+        tensor(inputs["hidden_states"]),
+        torch.tensor(inputs["input_ids"]),
+        torch.tensor(inputs["attention_mask"]),
+        params["pooling"],
+        pad_token_id=params["pad"],
+        padding_side=params["padding_side"],
+    )
+    return {"pooled": pooled, "reward": pooled @ tensor(inputs["head_weight"])}
+
+
+@adapter
+def calibration_error(inputs: Case, params: Case) -> Any:
+    errors = probability_calibration(
+        inputs["y_prob"], inputs["y_true"], n_bins=params["n_bins"], binning=params["strategy"]
+    )
+    return {"expected": errors.ece, "average": errors.ace, "maximum": errors.mce}
+
+
+@adapter
+def compute_metrics(inputs: Case, params: Case) -> Any:
+    metrics = preference_metrics(inputs["logits"], inputs["scores"], variant="released")
+    errors = {
+        f"calibration_{name.upper()}_bin{n_bins}": metrics[f"{name}_{n_bins}"]
+        for name in ("ece", "ace", "mce")
+        for n_bins in BINS
+    }
+    return {"Preference total Acc": metrics["accuracy"], "Test Data Size": metrics["items"], **errors}
+
+
+@adapter
+def prepare_data_item(inputs: Case, params: Case) -> Any:
+    item = inputs["item"]
+    scores = [float(score) for score in item["score"]]
+    pad_to = params["max_response_num"] if params["padding"] else 0
+    texts, prepared = items.prepare_released(item["text"], scores, pad_to=pad_to, padding=" ") or (None, None)
+    return {"text": texts, "score": prepared}
+
+
+@adapter
+def resampling(inputs: Case, params: Case) -> Any:
+    generator = random.Random(params["python_random_seed"])
+    try:
+        picks = groups.resample_released(inputs["sizes"], params["resampling_size"], generator)
+    except groups.ReleasedResamplingError as error:
+        return {"ids": None, "error": error.original}
+    return {"ids": [[f"{domain}-{row}" for domain, row in task] for task in picks], "error": None}
+
+
+@adapter
+def reward_tokenize(inputs: Case, params: Case) -> Any:
+    special = text.SpecialIds(params["bos"], params["eos"], params["pad"])
+    length, side = params["max_length"], params["padding_side"]
+    rows = [text.truncate(text.enclose(ids, special), length, params["truncation_side"]) for ids in inputs["encoded"]]
+    multiple = None if params["padding"] == "longest" else length
+    return {
+        "input_ids": pad_rows(rows, special.pad, side=side, multiple_of=multiple),
+        "attention_mask": pad_rows([[1] * len(row) for row in rows], 0, side=side, multiple_of=multiple),
+    }

@@ -1,0 +1,115 @@
+"""Every mistake gives one line that says what, where and what to do, exit code 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from reproalign.common.testing import save_tiny
+from reproalign.more.cli import main
+
+ITEM = {"text": ["\n\nHuman: Hi\n\nAssistant: Hello!", "\n\nHuman: Hi\n\nAssistant: Go away."], "score": [1, 0]}
+MINE = [
+    "model=tiny",
+    "data.domains=[mine]",
+    "data.paths.mine=mine.jsonl",
+    "data.on_error=raise",
+    "data.resampling_size=null",
+    "data.eval_fraction=0",
+    "output_dir=out",
+]
+
+
+def lines(*rows) -> str:
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
+@pytest.fixture
+def fails(tmp_path, capsys, monkeypatch):
+    """Run a command line that must fail; return its one line of error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str, verb: str = "train") -> str:
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        code = main([verb, *words])
+        printed = capsys.readouterr().err
+        assert code == 2, printed
+        (error,) = [line for line in printed.splitlines() if line.startswith("more-rm: error: ")]
+        assert "Traceback" not in printed
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, "something was written"
+        return error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["experiment=smok"], "unknown recipe 'smok' (did you mean 'smoke'?)"),
+        (["experiment=smoke", "weights.alpa=1"], "unknown key 'weights.alpa' (did you mean 'weights.alpha'?)"),
+        (["experiment=smoke", "weights.normalize=l3"], "unknown weights.normalize 'l3'"),
+        (["experiment=smoke", "weights.rule=mgda"], "unknown weights.rule 'mgda'"),
+        (["experiment=smoke", "weights.alpha=0"], "weights.alpha=0.0 must be above 0"),
+        (["experiment=smoke", "weights.rule=fixed"], "give one weight to each of whole, half, quarter"),
+        (["experiment=smoke", "method=mmoe"], "unknown method 'mmoe'"),
+        (["experiment=smoke", "variant=both"], "unknown variant 'both'"),
+        (["experiment=smoke", "model.pooling=mean"], "unknown model.pooling 'mean'"),
+        (["experiment=smoke", "data.layout=alpaca"], "unknown layout 'alpaca'"),
+        (["experiment=smoke", "data.task_num=5"], "data.task_num=5, but there are 3 domains: whole, half, quarter"),
+        (["experiment=smoke", "data.domains=[whole,whole]"], "data.domains lists 'whole' twice"),
+        (["experiment=smoke", "data.domains=[whole]"], "there is no such domain"),
+        (["experiment=smoke", "data.paths.hole=x.json"], "data.paths.hole: there is no such domain (did you mean"),
+        (["experiment=smoke", "data.paths.whole=none.json"], "none.json: no such file"),
+        (["experiment=smoke", "data.train_domains=[other]"], "must name some of data.domains"),
+        (["experiment=smoke", "data.max_length=2"], "max_length=2 must be at least 3"),
+        (["experiment=smoke", "data.resampling_size=0"], "data.resampling_size=0"),
+        (["experiment=smoke", "variant=released", "data.resampling_size=321"], "variant=released cannot bring"),
+        (["experiment=smoke", "model.name=nowhere/"], "nowhere"),
+        (["data.domains=[helpfull]", "model=tiny", "output_dir=x"], "helpfull"),
+        (["experiment=smoke", "launch=fsdp"], "needs GPUs"),
+    ],
+)  # fmt: skip
+def test_settings(fails, words, message):
+    assert message in fails(*words)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "the file has no rows"),
+        (lines(ITEM, '{"text": '), "line 2: not valid JSON"),
+        (lines(ITEM, {**ITEM, "score": [1]}), "line 2: there are 2 responses but 1 scores"),
+        (lines(ITEM, '{"text": ["a", "b"], "score": [1, NaN]}'), "line 2: score: nan is not a finite number"),
+        (lines({**ITEM, "score": [1, 1]}, {**ITEM, "score": [0, 0]}), "all are ties"),
+        (lines({**ITEM, "score": [1, None]}), "all are ties, or too few are scored"),
+        (lines({**ITEM, "text": ["a", " "]}), "line 1: a response is empty"),
+        (lines({"question": "x", "answer": "y"}), "need the columns text and score"),
+        (lines(ITEM, {"prompt": "x"}), "line 2: column 'text' is missing"),
+    ],
+)
+def test_rows(fails, tmp_path, content, message):
+    (tmp_path / "mine.jsonl").write_text(content)
+    assert message in fails(*MINE)
+
+
+def test_an_evaluation_needs_held_out_items(fails, tmp_path):
+    (tmp_path / "mine.jsonl").write_text(lines(ITEM))
+    assert "needs held-out items" in fails(*MINE, "trainer.eval_strategy=steps")
+
+
+def test_a_language_model_does_not_score(fails, tmp_path):
+    save_tiny(tmp_path / "lm")
+    for name in ("responses", "others"):
+        (tmp_path / f"{name}.jsonl").write_text(lines({"id": 1, "prompt": "Hi", "responses": ["a", "b"]}))
+    words = ["responses=responses.jsonl", "model.name=lm", "output_dir=out"]
+    assert "is no reward model but LlamaForCausalLM" in fails(*words, verb="score")
+    assert "is no reward model" in fails("data=demo", "model.name=lm", "output_dir=out", verb="evaluate")
+    assert "is no reward model" in fails("responses=[responses.jsonl,others.jsonl]", *words[1:], verb="evaluate")
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "sample", "score", "select", "align"])
+def test_help_and_missing_keys(verb, fails, capsys):
+    assert main([verb, "--help"]) == 0
+    assert "output_dir" in capsys.readouterr().out
+    assert "is not set; add" in fails(verb=verb)

@@ -1,0 +1,156 @@
+"""``more-rm train`` end to end on tiny models: methods, variants, records, resumption, what is saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from reproalign.common.records import fingerprint_folder
+from reproalign.more.cli import main
+from reproalign.more.config import RewardModelConfig, TextConfig
+from reproalign.more.scoring import Scorer
+from reproalign.more.trainer import MoreTrainer
+
+STEPS = 6
+WORDS = ["train", "experiment=smoke", f"trainer.max_steps={STEPS}", "trainer.save_steps=2", "trainer.eval_strategy=no"]
+DIALOGUE = "\n\nHuman: Name a moon.\n\nAssistant: Europa."
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def columns(folder: Path, prefix: str) -> list[dict[str, float]]:
+    """Per logged step the metrics ``prefix/<domain>``."""
+    found = [{k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)} for row in rows(folder)]
+    return [values for values in found if values]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "more"
+    assert main([*WORDS, f"output_dir={folder}"]) == 0
+    return folder
+
+
+def test_a_run_logs_weights_and_records_what_it_found(trained: Path) -> None:
+    weights = columns(trained, "lambda/")
+    assert len(weights) == STEPS
+    for step in weights:
+        assert set(step) == {"whole", "half", "quarter"}
+        assert sum(step.values()) == pytest.approx(1, abs=1e-6)
+    assert weights[0] != weights[-1]
+    assert all(value > 0 for step in columns(trained, "grad_norm/") for value in step.values())
+    metrics = record(trained)["metrics"]
+    assert set(metrics["domains"]) == {"whole", "half", "quarter"}
+    assert metrics["domains"]["half"]["pairs"] == 40
+    assert {entry["domain"] for entry in record(trained)["domains"]} == {"whole", "half", "quarter"}
+    for name in ("reliability", "differences", "rewards", "domains"):
+        assert (trained / "plots" / f"{name}.png").stat().st_size > 10_000
+    assert json.loads((trained / "final_eval_results.json").read_text()) == metrics
+
+
+def test_the_saved_model_is_read_by_transformers(trained: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(trained / "model")
+    tokenizer = AutoTokenizer.from_pretrained(trained / "model")
+    ids = tokenizer(DIALOGUE, return_tensors="pt")["input_ids"]
+    with torch.no_grad():  # pooling `last` reads the token before EOS
+        expected = model(torch.cat([torch.tensor([[tokenizer.bos_token_id]]), ids], 1)).logits.item()
+    config = RewardModelConfig(name=str(trained / "model"))
+    scorer = Scorer(config, TextConfig(), "paper", batch_size=2)
+    has_bos = scorer.encoder.special.bos is not None
+    with torch.no_grad():
+        plain = model(ids).logits.item()
+    found = scorer([DIALOGUE, DIALOGUE + " Or Titan.", DIALOGUE])
+    assert found[0] == pytest.approx(expected if has_bos else plain, abs=1e-5)
+    assert found[0] == pytest.approx(found[2], abs=1e-6)
+    assert found[0] != pytest.approx(found[1], abs=1e-4)
+
+
+def test_stopped_in_the_middle_and_resumed_gives_the_same_bits(tmp_path, trained, monkeypatch) -> None:
+    """The momentum is part of the checkpoint."""
+    folder = tmp_path / "stopped"
+    original = MoreTrainer.training_step
+
+    def dying(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MoreTrainer, "training_step", dying)
+        assert main([*WORDS, f"output_dir={folder}"]) == 130
+    assert (folder / "checkpoint-2" / "balance-0.safetensors").is_file()
+    assert main([*WORDS, f"output_dir={folder}"]) == 0
+    assert record(folder)["resumed_from"] == "checkpoint-2"
+    assert fingerprint_folder(folder / "model") == fingerprint_folder(trained / "model")
+    assert record(folder)["metrics"] == record(trained)["metrics"]
+
+
+def test_uniform_weights_are_the_plain_loss(tmp_path) -> None:
+    """MORE with equal weights on groups is MultiTask on the same groups: one batch, one loss."""
+    words = [*WORDS, "trainer.max_steps=1", "trainer.gradient_accumulation_steps=1", "weights.rule=uniform"]
+    assert main([*words, f"output_dir={tmp_path / 'uniform'}"]) == 0
+    first = rows(tmp_path / "uniform")[0]
+    assert first["loss"] == pytest.approx(sum(first[f"loss/{name}"] for name in ("whole", "half", "quarter")) / 3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["method=multitask", "trainer.per_device_train_batch_size=6"],
+        ["variant=released", "data.resampling_size=80"],
+        ["data.resampling=false", "trainer.per_device_train_batch_size=3"],
+        ["data.train_domains=[half]"],
+        ["data.train_domains=[half]", "method=multitask"],
+        ["model.pooling=max", "data.padding_side=left", "weights.normalize=loss"],
+        ["model.lora.enabled=true", "model.pooling=average", "data.layout=chat"],
+        ["model.lora.enabled=true", "model.lora.merge=true", "model.pooling=eos", "evaluate_before=true"],
+        ["weights.rule=fixed", "weights.fixed={whole: 1, half: 1, quarter: 2}", "trainer.gradient_checkpointing=true"],
+        ["model=tiny", "model.name=tiny:gpt_neox", "trainer.bf16=true"],
+        ["model=tiny", "model.name=tiny:gemma"],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_every_way_runs_and_its_model_scores(tmp_path, words: list[str]) -> None:
+    folder = tmp_path / "run"
+    assert main([*WORDS, "trainer.max_steps=2", "trainer.save_strategy=no", *words, f"output_dir={folder}"]) == 0
+    config = RewardModelConfig(name=str(folder / "model"), chat_template="chatml")
+    rewards = Scorer(config, TextConfig(), "paper", batch_size=1)([DIALOGUE])
+    assert all(abs(reward) < 100 for reward in rewards)
+    if "data.train_domains=[half]" in words:
+        assert set(record(folder)["metrics"]["domains"]) == {"whole", "half", "quarter"}
+        assert all(set(step) == {"half"} for step in columns(folder, "loss/"))
+
+
+def test_seeds_give_other_heads(tmp_path) -> None:
+    prints = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        words = [*WORDS, "trainer.max_steps=1", "trainer.save_strategy=no", f"seed={seed}"]
+        assert main([*words, f"output_dir={tmp_path / name}"]) == 0
+        prints.append(fingerprint_folder(tmp_path / name / "model"))
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_run_can_be_evaluated_and_plotted(tmp_path, trained, capsys) -> None:
+    words = [
+        "data=demo",
+        f"model.name={trained / 'model'}",
+        f"output_dir={tmp_path / 'evaluation'}",
+        "temperature=true",
+    ]
+    assert main(["evaluate", *words]) == 0
+    found, expected = record(tmp_path / "evaluation")["metrics"], record(trained)["metrics"]
+    assert found["mean"]["accuracy"] == pytest.approx(expected["mean"]["accuracy"])
+    assert found["mean"]["loss"] == pytest.approx(expected["mean"]["loss"], abs=1e-6)
+    assert found["temperature"]["shared"]["whole"]["temperature"] > 0
+    assert main(["plot", str(trained), str(tmp_path / "evaluation"), "--output", str(tmp_path / "figure.png")]) == 0
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
