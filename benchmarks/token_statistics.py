@@ -294,16 +294,17 @@ def main() -> None:
     for tokens in arguments.tokens:
         if tokens < 2 or tokens % (2 * min(arguments.length, tokens // 2)):
             parser.error(f"--tokens {tokens} is not a whole number of pairs of --length {arguments.length}")
+    packages = ["liger-kernel"] if LigerFusedLinearDPOLoss else []
     rows: dict[str, list[dict[str, Any]]] = {part: [] for part in arguments.parts}
+    results: dict[str, Any] = {}
     for vocab in arguments.vocab:
         for tokens in arguments.tokens:
             problem = make_problem(vocab, tokens, arguments)
             for part in arguments.parts:
                 row = PARTS[part][0](problem, arguments, f"{part}, vocabulary {vocab}, {tokens} tokens")
                 rows[part].append({"vocab": vocab, "tokens": tokens, **row})
-    results: dict[str, Any] = {
-        part: {"rows": rows[part], "growth": growth(rows[part], PARTS[part][1])} for part in arguments.parts
-    }
+                results[part] = {"rows": rows[part], "growth": growth(rows[part], PARTS[part][1])}
+                measure.write(arguments, results, *packages)  # so that what took hours outlives an interruption
     for part in arguments.parts:
         Console().print(measure.table(f"{part}; ratios: ours to the others", rows[part], "vocab", "tokens"))
         if results[part]["growth"]:
@@ -312,7 +313,7 @@ def main() -> None:
         whole = [step_row(tokens, arguments) for tokens in arguments.tokens]
         results["step"] = {"rows": whole, "growth": growth(whole, ("ra-dpo", "dpo"))}
         Console().print(measure.table("step; ratios: Ra-DPO to DPO", whole, "vocab", "tokens"))
-    measure.write(arguments, results, *(["liger-kernel"] if LigerFusedLinearDPOLoss else []))
+    measure.write(arguments, results, *packages)
 
 
 if __name__ == "__main__":

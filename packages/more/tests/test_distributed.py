@@ -58,6 +58,7 @@ def test_two_processes_give_the_single_ones_run(tmp_path, strategy, words):
 def test_in_the_release_every_process_has_weights_of_its_own(tmp_path):
     words = [
         "variant=released",
+        "data.resampling_size=80",
         "trainer.gradient_accumulation_steps=1",
         "trainer.save_strategy=steps",
         "trainer.save_steps=4",
