@@ -69,7 +69,7 @@ def reward_model(hidden: int, arguments: argparse.Namespace) -> LlamaForSequence
     )
     model = LlamaForSequenceClassification(config)
     model.to(arguments.device, getattr(torch, arguments.dtype))
-    install_rewards(model, RewardRules("last", "transcript", "paper", "right"), 0)
+    install_rewards(model, RewardRules(), 0)
     return model
 
 

@@ -82,6 +82,22 @@ def test_a_users_mistake_leaves_nothing_behind(tmp_path, existing):
     assert not existing or not any(folder.iterdir())
 
 
+def test_a_resumed_run_refuses_what_was_changed_meanwhile(tmp_path):
+    def attempt(reward: str, model: str) -> None:
+        with Run.open(invocation(tmp_path / "run")) as run:
+            run.add_fingerprint("weights", "model", model, made=True)
+            run.add_fingerprint("weights", "reward", reward)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt("ab", "cd")
+    with pytest.raises(KeyboardInterrupt):
+        attempt("ab", "ef")  # what the run makes may differ
+    with pytest.raises(UserError, match="weights 'reward' is not what it was"):
+        attempt("ba", "ef")
+    assert record(tmp_path / "run")["fingerprints"]["weights"]["reward"] == {"sha256": "ab"}
+
+
 def test_folders_that_may_not_be_written(tmp_path):
     folder = finished(tmp_path / "a")
     with pytest.raises(UserError, match="holds this very run, finished"):

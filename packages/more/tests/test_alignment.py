@@ -191,7 +191,8 @@ def test_vllm_gets_many_prompts_at_once(tmp_path, prompts, monkeypatch):
 
         def generate(self, rows: list[Any], params: Any, use_tqdm: bool) -> list[Any]:
             calls.append(len(rows))
-            assert (params.n, params.stop) == (3, ["\n\nHuman:"])
+            assert {(of.n, *of.stop) for of in params} == {(3, "\n\nHuman:")}
+            assert len({of.seed for of in params}) == len(rows)
             return [SimpleNamespace(outputs=[SimpleNamespace(text=f" {n}\n\nHuman: x") for n in range(3)])] * len(rows)
 
     stub: Any = ModuleType("vllm")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from peft import LoraConfig, TaskType, get_peft_model
 
-from reproalign.common.testing import save_tiny
+from reproalign.common.testing import save_tiny, tiny_model, tiny_reward_model, tiny_tokenizer
 from reproalign.more.cli import main
 
 ITEM = {"text": ["\n\nHuman: Hi\n\nAssistant: Hello!", "\n\nHuman: Hi\n\nAssistant: Go away."], "score": [1, 0]}
+HI = [{"role": "user", "content": "Hi"}]
 MINE = [
     "model=tiny",
     "data.domains=[mine]",
@@ -98,12 +100,35 @@ def test_an_evaluation_needs_held_out_items(fails, tmp_path):
     assert "needs held-out items" in fails(*MINE, "trainer.eval_strategy=steps")
 
 
+def test_a_reward_model_does_not_speak(fails, tmp_path):
+    tiny_reward_model().save_pretrained(tmp_path / "rm")
+    tiny_tokenizer().save_pretrained(tmp_path / "rm")
+    (tmp_path / "prompts.jsonl").write_text(lines({"prompt": "Hi"}))
+    message = "model.name=rm is a reward model; give a language model"
+    assert message in fails("prompts=prompts.jsonl", "model.name=rm", "output_dir=out", verb="sample")
+    (tmp_path / "selected.jsonl").write_text(lines({"messages": [*HI, {"role": "assistant", "content": "Yo"}]}))
+    assert message in fails("selected=selected.jsonl", "model.name=rm", "output_dir=out", verb="align")
+
+
+def test_a_language_model_s_adapter_does_not_score(fails, tmp_path):
+    get_peft_model(tiny_model(), LoraConfig(task_type=TaskType.CAUSAL_LM)).save_pretrained(tmp_path / "adapter")
+    (tmp_path / "responses.jsonl").write_text(lines({"id": 1, "prompt": "Hi", "responses": ["a", "b"]}))
+    words = ["responses=responses.jsonl", "model.name=adapter", "output_dir=out"]
+    assert "is no reward model with one output, but a language model" in fails(*words, verb="score")
+
+
+def test_half_a_surrogate_pair_is_named(fails, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hi \\ud83d"}\n')
+    words = ["prompts=prompts.jsonl", "model.name=tiny:llama", "output_dir=out"]
+    assert "line 1: text that is not valid Unicode" in fails(*words, verb="sample")
+
+
 def test_a_language_model_does_not_score(fails, tmp_path):
     save_tiny(tmp_path / "lm")
     for name in ("responses", "others"):
         (tmp_path / f"{name}.jsonl").write_text(lines({"id": 1, "prompt": "Hi", "responses": ["a", "b"]}))
     words = ["responses=responses.jsonl", "model.name=lm", "output_dir=out"]
-    assert "is no reward model but LlamaForCausalLM" in fails(*words, verb="score")
+    assert "is no reward model with one output, but a language model" in fails(*words, verb="score")
     assert "is no reward model" in fails("data=demo", "model.name=lm", "output_dir=out", verb="evaluate")
     assert "is no reward model" in fails("responses=[responses.jsonl,others.jsonl]", *words[1:], verb="evaluate")
 

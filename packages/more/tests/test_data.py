@@ -60,7 +60,6 @@ def load(tmp_path: Path) -> Callable[..., Domains]:
         variant: str = "paper",
         method: str = "more",
         evaluation_only: bool = False,
-        layout: str | None = None,
         **options: Any,
     ) -> Domains:
         paths = {name: write(tmp_path / f"{name}.train.jsonl", *rows) for name, rows in train.items()}
@@ -82,7 +81,6 @@ def load(tmp_path: Path) -> Callable[..., Domains]:
             method=method,
             seed=7,
             run=run,
-            layout=layout,
             evaluation_only=evaluation_only,
         )
 
@@ -365,6 +363,20 @@ def test_whole_prompts_are_held_out(load):
         hold_out([Item(["x", "y"], [1.0, 0.0])], 0.5, 1, "a")
 
 
+def test_an_evaluation_says_that_it_measures_a_share_of_a_file(load, caplog):
+    rows = [text_score(1, 0, name=f"q {n}") for n in range(20)]
+    load({"a": rows}, eval_fraction=0.25)
+    assert not caplog.messages
+    load({"a": rows}, eval_fraction=0.25, evaluation_only=True)
+    (message,) = caplog.messages
+    assert "domain 'a': 5 of the 20 items" in message
+    assert "data.eval_paths.a=FILE" in message
+    caplog.clear()
+    found = load({}, {"a": rows}, eval_fraction=0.25, evaluation_only=True)
+    assert len(found.held_out["a"]) == 20
+    assert not caplog.messages
+
+
 def test_domains_that_are_only_measured(load):
     found = load({"a": rows_of(4, "a"), "b": rows_of(3, "b"), "c": rows_of(2, "c")}, train_domains=["c", "a"])
     # Numbered as train_domains lists them.
@@ -476,11 +488,6 @@ def test_shipped_configurations(name):
     data = composed(APP, f"data={name}", "model.name=tiny:llama", "output_dir=run", verb="train")["data"]
     config = DomainsConfig(**data)
     assert check_domains(config) == config.domains
-    assert (config.max_length, config.truncation_side, config.padding_side) == (
-        256 if name == "demo" else 512,
-        "left",
-        "right",
-    )
     assert all(domain in SOURCES or domain in config.paths for domain in config.domains)
 
 

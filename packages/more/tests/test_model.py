@@ -22,7 +22,7 @@ LEFT = torch.tensor([[5, 6, 7, 8, 2], [0, 0, 9, 10, 2], [0, 0, 0, 0, 2]])
 
 
 def rules(pooling: str = "last", variant: str = "paper", padding_side: str = "right") -> RewardRules:
-    return RewardRules(pooling, "transcript", variant, padding_side)
+    return RewardRules(pooling, variant, padding_side=padding_side)
 
 
 def test_pooling_reads_the_states_it_names() -> None:
@@ -92,6 +92,15 @@ def test_adapted_models_answer_too() -> None:
     assert any("lora_B" in name for name in trained)
 
 
+def test_the_head_is_not_rounded_where_it_is_held_in_16_bits() -> None:
+    model = tiny_reward_model(dtype=torch.bfloat16)
+    install_rewards(model, rules("last"), 0)
+    found = model(input_ids=IDS, attention_mask=MASK, rewards=True)
+    expected = found["features"].float() @ model.score.weight[0].float()
+    assert found["rewards"].dtype == torch.float32
+    torch.testing.assert_close(found["rewards"], expected, rtol=1e-6, atol=1e-6)
+
+
 def test_the_head_is_not_rounded_under_autocast() -> None:
     model = tiny_reward_model()
     install_rewards(model, rules("average"), 0)
@@ -115,10 +124,12 @@ def test_rules_come_from_the_options_and_then_from_the_training(tmp_path: Path) 
     folder = save_tiny(tmp_path / "rm")
     untold = RewardModelConfig(name=str(folder))
     assert reward_rules(untold, TextConfig(), "paper") == rules("last")
-    (folder / NOTE).write_text(json.dumps(reward_note(RewardRules("max", "chat", "paper", "right"))))
-    assert reward_rules(untold, TextConfig(), "paper") == RewardRules("max", "chat", "paper", "right")
+    trained = RewardRules("max", "released", "chat", 128, "right", "left")
+    (folder / NOTE).write_text(json.dumps(reward_note(trained)))
+    assert reward_rules(untold, TextConfig(), None) == trained
     told = RewardModelConfig(name=str(folder), pooling="eos")
-    assert reward_rules(told, TextConfig(layout="transcript"), "paper") == rules("eos")
+    text = TextConfig("transcript", 512, "left", "right")
+    assert reward_rules(told, text, "paper") == rules("eos")
     (folder / NOTE).write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         reward_rules(untold, TextConfig(), "paper")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from reproalign.common.records import fingerprint_folder
+from reproalign.common.testing import save_tiny
 from reproalign.more.cli import main
 from reproalign.more.config import RewardModelConfig, TextConfig
 from reproalign.more.scoring import Scorer
@@ -131,6 +133,18 @@ def test_every_way_runs_and_its_model_scores(tmp_path, words: list[str]) -> None
         assert all(set(step) == {"half"} for step in columns(folder, "loss/"))
 
 
+def test_weights_that_are_stored_in_16_bits_are_trained_in_32(tmp_path) -> None:
+    """As Pythia's and LLaMA-2's are; Adam's ε is 0 in float16, and a step of 1e-6 is lost in bfloat16."""
+    model = AutoModelForCausalLM.from_pretrained(save_tiny(tmp_path / "half"), dtype=torch.float16)
+    model.save_pretrained(tmp_path / "half")
+    words = ["data=demo", f"model.name={tmp_path / 'half'}", "trainer.max_steps=3", "trainer.learning_rate=1e-6"]
+    assert main(["train", *words, "trainer.save_strategy=no", f"output_dir={tmp_path / 'run'}"]) == 0
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    moved = [(weights[name] != start).float().mean() for name, start in model.state_dict().items() if "proj" in name]
+    assert min(moved) > 0.5
+
+
 def test_seeds_give_other_heads(tmp_path) -> None:
     prints = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -154,3 +168,14 @@ def test_a_run_can_be_evaluated_and_plotted(tmp_path, trained, capsys) -> None:
     assert found["temperature"]["shared"]["whole"]["temperature"] > 0
     assert main(["plot", str(trained), str(tmp_path / "evaluation"), "--output", str(tmp_path / "figure.png")]) == 0
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_a_model_is_read_as_it_was_trained(tmp_path) -> None:
+    """``reward.json`` has what changes a reward: variant, lengths, pooling, layout."""
+    odd = ["variant=released", "data.resampling_size=80", "data.max_length=48", "model.pooling=average"]
+    folder = tmp_path / "run"
+    assert main([*WORDS, "trainer.max_steps=1", "trainer.save_strategy=no", *odd, f"output_dir={folder}"]) == 0
+    words = ["data=demo", f"model.name={folder / 'model'}", f"output_dir={tmp_path / 'evaluation'}"]
+    assert main(["evaluate", *words]) == 0
+    expected, found = (record(run)["metrics"]["mean"] for run in (folder, tmp_path / "evaluation"))
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)

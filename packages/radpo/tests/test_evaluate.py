@@ -256,7 +256,7 @@ def test_responses_to_other_prompts_are_not_taken_over(tmp_path, fails):
     kept = (whole / "responses-0.jsonl").read_bytes()
     interrupt(whole, "responses-0.jsonl", kept, tmp_path / "part")
     file.write_text('{"instruction": "Dance."}\n{"instruction": "Sing."}\n')
-    assert "not the responses to prompt 1" in fails(*words, f"output_dir={tmp_path / 'part'}")
+    assert "data 'prompts' is not what it was" in fails(*words, f"output_dir={tmp_path / 'part'}")
     assert (tmp_path / "part" / "responses-0.jsonl").read_bytes() == kept
 
 
@@ -287,16 +287,16 @@ def test_vllm_is_used_where_it_is_asked_for(tmp_path, fails, monkeypatch):
             assert Path(model).is_dir()
 
         def generate(self, rows: list[Any], params: Any, use_tqdm: bool) -> list[Any]:
-            assert params.stop == ["<|im_end|>"]
             assert all(isinstance(row["prompt_token_ids"][0], int) for row in rows)
-            return [SimpleNamespace(outputs=[SimpleNamespace(text=f" {params.seed}<|im_end|>x")]) for _ in rows]
+            assert all(of.stop == ["<|im_end|>"] for of in params)
+            return [SimpleNamespace(outputs=[SimpleNamespace(text=f" {of.seed}<|im_end|>x")]) for of in params]
 
     stub: Any = ModuleType("vllm")
     stub.LLM, stub.SamplingParams = Engine, SimpleNamespace
     monkeypatch.setitem(sys.modules, "vllm", stub)
     assert main([*words, f"output_dir={tmp_path / 'out'}"]) == 0
     outputs = json.loads((tmp_path / "out" / "model_outputs.json").read_text())
-    assert [row["output"] for row in outputs] == ["1", "1", "3", "3", "5"]  # each batch has a seed of its own
+    assert [row["output"] for row in outputs] == ["1", "2", "3", "4", "5"]  # each prompt has a seed of its own
 
 
 def test_responses_begin_with_the_prefix_and_are_returned_without_it(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from reproalign.common.errors import UserError, choose
@@ -194,12 +195,18 @@ def _print_help(app: App) -> None:
 def _print_verb_help(app: App, verb: Verb) -> None:
     console = Console(highlight=False)
     console.print(f"[bold]{app.command} {verb.name}[/]: {verb.help}\n")
-    console.print(f"Usage: {app.command} {verb.name} \\[experiment=RECIPE] \\[key=value …]\n", style="cyan")
+    recipe = "experiment" in package_file(f"{app.package}.configs", f"{verb.config_name}.yaml")
+    usage = f"{app.command} {verb.name} {'[experiment=RECIPE] ' if recipe else ''}[key=value …]"
+    console.print(f"Usage: {escape(usage)}\n", style="cyan")
     table = Table("key", "default", "meaning", box=None, pad_edge=False, header_style="bold")
-    for key, default, comment in describe(load_object(verb.schema)):
-        table.add_row(key, default, comment, style=None if comment or default else "bold")
+    # A subclass that gives a key again overrules it, in its place.
+    keys = {key: (default, comment) for key, default, comment in describe(load_object(verb.schema))}
+    for key, (default, comment) in keys.items():
+        table.add_row(key, escape(default), escape(comment), style=None if comment or default else "bold")
     console.print(table)
-    console.print("\ntrainer.* takes every field of transformers.TrainingArguments.")
+    console.print("\nDefaults are these unless a configuration of a group (data=, model=, …) or a recipe sets them.")
+    if "trainer" in keys:
+        console.print("trainer.* takes every field of transformers.TrainingArguments.")
 
 
 def describe(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:

@@ -26,6 +26,7 @@ from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.sft import answer_losses, fine_tune, tokenize_responses
 from reproalign.more.config import AlignConfig
+from reproalign.more.model import check_language_model
 from reproalign.more.sampled import SELECTED, find
 
 GATE = 10_000.0  # the release: answers of a higher perplexity are left out of the mean
@@ -37,6 +38,7 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
     With something held out its loss per token, perplexity and the release's two perplexities are recorded.
     """
     choose("layout", config.layout, LAYOUTS)
+    check_language_model(config.model)
     if config.max_length < 2:
         raise UserError(f"max_length={config.max_length} must be at least 2")
     train, held_out = hold_out(read_selected(config.selected), config.eval_fraction, config.seed)

@@ -163,7 +163,8 @@ class Balancer:
             fixed = torch.tensor([self.config.fixed[name] for name in self.domains], device=present.device)
             return _shares(fixed.double() * present)
         # One small transfer, the only one. Normalising scales rows and columns of the Gram matrix.
-        gram = self.momentum @ self.momentum.T
+        vectors = self.momentum.double()  # a product in TF32 would be no Gram matrix any more
+        gram = vectors @ vectors.T
         host = torch.cat([gram, losses[:, None].to(gram), present[:, None].to(gram)], 1).double().cpu()
         return self._solved(host[:, :-2], host[:, -2], host[:, -1].bool()).to(present.device)
 

@@ -15,17 +15,20 @@ from reproalign.common.evaluation.endpoint import EndpointConfig
 class RewardModelConfig(ModelConfig):
     """A language model with a linear head on its final hidden states, without bias: r = w · pool(h)."""
 
+    dtype: str = "float32"  # of the weights, since 16 bits lose small updates; trainer.bf16 computes in 16 anyway
     pooling: str | None = None  # eos: final token's state | last: the one before it | average | max; null: as trained
 
 
 @dataclass
 class TextConfig:
-    """How a dialogue becomes the token ids that a reward model reads: BOS, text, EOS."""
+    """How a dialogue becomes the token ids that a reward model reads: BOS, text, EOS; null: as in its training."""
 
-    layout: str | None = None  # transcript ("\n\nHuman: …\n\nAssistant: …") | chat (chat template); null: as trained
-    max_length: int = 512  # tokens, special tokens included
-    truncation_side: str = "left"  # which end of an over-long text is lost: left | right
-    padding_side: str = "right"  # right | left
+    layout: str | None = (
+        None  # transcript ("\n\nHuman: …\n\nAssistant: …") | chat (chat template); null: or else transcript
+    )
+    max_length: int | None = None  # tokens, special tokens included; null: or else 512
+    truncation_side: str | None = None  # which end of an over-long text is lost: left | right; null: or else left
+    padding_side: str | None = None  # right | left; null: or else right
 
 
 @dataclass
@@ -79,7 +82,7 @@ class EvaluateConfig:
 
     output_dir: str = MISSING
     seed: int = 42
-    variant: str = "paper"  # paper | released
+    variant: str | None = None  # paper | released; null: as trained, or else paper
     model: RewardModelConfig = field(default_factory=RewardModelConfig)
     data: DomainsConfig = field(default_factory=DomainsConfig)
     batch_size: int = 8  # items per forward, or texts
@@ -121,7 +124,7 @@ class ScoreConfig:
     seed: int = 42
     responses: str = MISSING  # file or folder of `more-rm sample`: prompt and responses
     model: RewardModelConfig = field(default_factory=RewardModelConfig)
-    variant: str = "paper"  # paper | released
+    variant: str | None = None  # paper | released; null: as trained, or else paper
     text: TextConfig = field(default_factory=TextConfig)
     batch_size: int = 16  # texts per forward
 

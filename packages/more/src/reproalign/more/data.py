@@ -6,11 +6,12 @@ Rows -> items (:mod:`reproalign.more.sources`) -> responses with scores (:mod:`~
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ from reproalign.more.items import best_is_first, count_ties, prepare
 from reproalign.more.sources import PAIRINGS, SOURCES, Item, Source, source_of
 from reproalign.more.text import TextEncoder
 
+logger = logging.getLogger(__name__)
+
 METHODS = ("more", "multitask")
+_KEYS = {"train": "paths", "evaluation": "eval_paths"}
 _FOLDER_SPLITS = {"train": "train", "evaluation": "test"}  # begin names of files in folders, if the source has no such
 _TEXTS = Features({"texts": Sequence(Value("string")), "scores": Sequence(Value("float64"))})
 _TOKENS = Features(
@@ -101,7 +105,6 @@ def load_domains(
     method: str,
     seed: int,
     run: Run,
-    layout: str | None = None,
     evaluation_only: bool = False,
 ) -> Domains:
     """Read, check, tokenise and resample every domain; print a table of them and record what they are.
@@ -115,14 +118,13 @@ def load_domains(
         method: ``more`` has groups of one item per domain if domains are resampled; else rows are single items.
         seed: of draws and of what is held out.
         run: gets the data's fingerprints and the table.
-        layout: how dialogues are read; None: ``data.layout``.
         evaluation_only: read held-out items alone; those of ``data.paths`` where a domain has no others.
 
     Raises:
         UserError: for a bad row under ``on_error=raise``, a domain without usable items, and unusable settings.
     """
     choose("method", method, METHODS)
-    encoder = TextEncoder(tokenizer, replace(config, layout=layout or config.layout), variant)
+    encoder = TextEncoder(tokenizer, config, variant)
     trained = check_domains(config, evaluation_only=evaluation_only)
     train: dict[str, Prepared] = {}
     held_out: dict[str, Prepared] = {}
@@ -230,7 +232,14 @@ def read_domain(
     if train or not splits:
         items, facts = _read(config, name, "train", encoder, rejects_dir)
         if config.eval_fraction and not splits:
+            total = len(items)
             items, held = hold_out(items, config.eval_fraction, seed, name)
+            if name in config.paths and not train:
+                logger.warning(
+                    "domain '%s': %d of the %d items in %s are measured, the share data.eval_fraction=%s that training "
+                    "on it would hold out; data.eval_paths.%s=FILE measures a whole file",
+                    *(name, len(held), total, config.paths[name], config.eval_fraction, name),
+                )
             splits["held out"] = (held[: config.eval_first.get(name)], {**facts, "held_out_of": "train"})
         elif not train:
             splits["held out"] = (items[: config.eval_first.get(name)], facts)
@@ -247,16 +256,14 @@ def domain_source(config: DomainsConfig, name: str, role: str) -> Source:
     """
     if name in config.sources:
         return SOURCES[choose(f"data.sources.{name}", config.sources[name], SOURCES)]
-    path = (config.paths if role == "train" else config.eval_paths).get(name)
+    key = f"data.{_KEYS[role]}.{name}"
+    path = getattr(config, _KEYS[role]).get(name)
     if path is None:
         if name not in SOURCES:
-            key = "paths" if role == "train" else "eval_paths"
-            raise UserError(
-                f"domain '{name}' is no data set known here{did_you_mean(name, SOURCES)}; set data.{key}.{name}=FILE"
-            )
+            raise UserError(f"domain '{name}' is no data set known here{did_you_mean(name, SOURCES)}; set {key}=FILE")
         return SOURCES[name]
     own = SOURCES[name].splits[role != "train"] if name in SOURCES else ""
-    file = local_path(path, own or _FOLDER_SPLITS[role])
+    file = local_path(path, own or _FOLDER_SPLITS[role], key=key)
     columns: set[str] = next((set(row.values) for row in read_local(file) if not row.problem), set())
     found = source_of(name, columns)
     if found is None:
@@ -368,7 +375,7 @@ def tokenize(dataset: Dataset, digest: str, encoder: TextEncoder, config: Domain
             columns["truncated"].append(sum(len(a) < len(b) for a, b in zip(cut, full, strict=True)))
         return {**columns, "scores": batch["scores"]}
 
-    settings = [encoder.variant, config.max_length, config.truncation_side]
+    settings = [encoder.variant, encoder.max_length, encoder.truncation_side]
     parts = ["more items", digest, fingerprint_tokenizer(encoder.tokenizer), settings]
     return cached(
         cache_folder(config.cache_dir),
@@ -418,7 +425,9 @@ def _read(
         # Here an error names file and line.
         return part.parsed() if encoder.layout == "chat" and isinstance(part, Item) else part
 
-    parts, facts = read_split(single, source, role, to_part, rejects_dir, part=f"-{name}")
+    parts, facts = read_split(
+        single, source, role, to_part, rejects_dir, part=f"-{name}", key=f"data.{_KEYS[role]}.{name}"
+    )
     items = source.collect(parts, config.oasst1_pairs)
     if not items:
         raise UserError(f"domain '{name}': its {facts['rows_read']} {role} rows make no item; give more rows")

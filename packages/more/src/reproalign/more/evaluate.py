@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -36,10 +37,9 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     with Run.open(invocation) as run:
         tokenizer = load_reward_tokenizer(config.model)
         domains = load_domains(
-            config.data,
+            replace(config.data, **rules.text()),
             tokenizer,
-            layout=rules.layout,
-            variant=config.variant,
+            variant=rules.variant,
             method="multitask",
             seed=config.seed,
             run=run,
@@ -52,9 +52,9 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
             processing_class=tokenizer,
             domains=config.data.domains,
             held_out=domains.held_out,
-            variant=config.variant,
+            variant=rules.variant,
         )
         weights = identify_weights(config.model.name, config.model.revision)
         run.add_fingerprint("weights", "reward", weights, name=config.model.name, revision=config.model.revision)
-        report(run, trainer.measured(), variant=config.variant, seed=config.seed, temperature=config.temperature)
+        report(run, trainer.measured(), variant=rules.variant, seed=config.seed, temperature=config.temperature)
         Console().print(f"record and plots: {run.dir}", highlight=False)

@@ -44,9 +44,12 @@ def min_norm_point(gram: ArrayLike) -> Floats:
     matrix = _checked(gram)
     size = len(matrix)
     scale = max(float(matrix.diagonal().max()), np.finfo(np.float64).tiny)
-    values, basis = np.linalg.eigh(matrix / scale)
-    vectors: Floats = basis * np.sqrt(values.clip(min=0))
-    lengths = np.linalg.norm(vectors, axis=1)
+    lengths = np.sqrt(matrix.diagonal().clip(min=0) / scale)
+    unit = np.where(
+        lengths > 0, lengths, 1.0
+    )  # the root of unit vectors' matrix: short vectors would drown in long ones
+    values, basis = np.linalg.eigh(matrix / scale / unit[:, None] / unit)
+    vectors: Floats = lengths[:, None] * basis * np.sqrt(values.clip(min=0))
     corral = [int(lengths.argmin())]
     weights = np.eye(size)[corral[0]]
     best, least = weights, np.inf

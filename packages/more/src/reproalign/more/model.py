@@ -8,7 +8,7 @@ accelerate's autocast act. How a model was trained to read a text stands beside 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -18,10 +18,12 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from reproalign.common.config import ModelConfig
 from reproalign.common.data.templates import set_template
 from reproalign.common.errors import UserError, choose
 from reproalign.common.logprobs.model import causal_lm
 from reproalign.common.training.models import Model, load_reward_model, load_tokenizer, model_path
+from reproalign.more.balance import VARIANTS
 from reproalign.more.config import RewardModelConfig, TextConfig
 from reproalign.more.pooling import POOLINGS, pool, released_pool
 from reproalign.more.text import LAYOUTS
@@ -36,30 +38,46 @@ class RewardRules:
 
     Attributes:
         pooling: see :func:`reproalign.more.pooling.pool`.
+        variant: ``released`` has the release's special tokens and pools as it does.
         layout: ``transcript`` or ``chat``.
-        variant: ``released`` pools as the release does.
+        max_length: tokens of a text.
+        truncation_side: which end of an over-long text is lost.
         padding_side: where batches are padded.
     """
 
-    pooling: str
-    layout: str
-    variant: str
-    padding_side: str
+    pooling: str = "last"
+    variant: str = "paper"
+    layout: str = "transcript"
+    max_length: int = 512
+    truncation_side: str = "left"
+    padding_side: str = "right"
+
+    def text(self) -> dict[str, Any]:
+        """Return the fields of :class:`TextConfig`."""
+        return {field.name: getattr(self, field.name) for field in fields(TextConfig)}
 
 
-def reward_rules(model: RewardModelConfig, text: TextConfig, variant: str) -> RewardRules:
-    """Return the configured rules, with those the model was trained with where null leaves them open.
+def reward_rules(model: RewardModelConfig, text: TextConfig, variant: str | None) -> RewardRules:
+    """Return the configured rules; where null leaves them open those that the model was trained with, if it was.
 
     Raises:
         UserError: for unknown values, or a ``reward.json`` that cannot be read.
     """
+    given = {
+        "pooling": model.pooling,
+        "variant": variant,
+        **{f.name: getattr(text, f.name) for f in fields(TextConfig)},
+    }
+    told = {name: value for name, value in given.items() if value is not None}
     trained = _read_note(model.name, model.revision)
-    return RewardRules(
-        pooling=choose("model.pooling", model.pooling or trained.get("pooling", "last"), POOLINGS),
-        layout=choose("layout", text.layout or trained.get("layout", "transcript"), LAYOUTS),
-        variant=choose("variant", variant, ["paper", "released"]),
-        padding_side=choose("padding_side", text.padding_side, ["left", "right"]),
-    )
+    known = {field.name: trained[field.name] for field in fields(RewardRules) if field.name in trained}
+    rules = RewardRules(**{**known, **told})
+    choose("model.pooling", rules.pooling, POOLINGS)
+    choose("variant", rules.variant, VARIANTS)
+    choose("layout", rules.layout, LAYOUTS)
+    for name in ("truncation_side", "padding_side"):
+        choose(name, getattr(rules, name), ["left", "right"])
+    return rules
 
 
 def check_trained(config: RewardModelConfig) -> None:
@@ -68,19 +86,43 @@ def check_trained(config: RewardModelConfig) -> None:
     Raises:
         UserError: for a language model, or a classifier of several labels.
     """
+    kind, heads = _kind(config)
+    if kind != "reward" or heads != 1:
+        raise UserError(
+            f"model.name={config.name} is no reward model with one output, but {_what(kind, heads)}; give the model "
+            "folder of a `more-rm train` run, or another sequence classifier with one label"
+        )
+
+
+def check_language_model(config: ModelConfig) -> None:
+    """Refuse a reward model where a language model is needed, whose head would be random.
+
+    Raises:
+        UserError: if it is one.
+    """
+    if _kind(config)[0] == "reward":
+        raise UserError(f"model.name={config.name} is a reward model; give a language model")
+
+
+def _kind(config: ModelConfig) -> tuple[str, int]:
+    """Return ``reward``, ``language`` or another architecture, and the number of a classifier's labels."""
     path = model_path(config.name)
-    if (Path(path) / "adapter_config.json").is_file():
-        return
     try:
+        adapter = Path(path) / "adapter_config.json"
+        if adapter.is_file():
+            task = json.loads(adapter.read_text(encoding="utf-8")).get("task_type")
+            return ("reward", 1) if task == "SEQ_CLS" else ("language", 0)
         found = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model '{config.name}': {str(error).splitlines()[0]}") from error
-    names = found.architectures or []
-    if not any("SequenceClassification" in name for name in names) or found.num_labels != 1:
-        raise UserError(
-            f"model.name={config.name} is no reward model but {', '.join(names) or 'of no known kind'}; give the model "
-            "folder of a `more-rm train` run, or another sequence classifier with one label"
-        )
+    names = found.architectures or [""]
+    if "SequenceClassification" in names[0]:
+        return "reward", found.num_labels
+    return ("language" if "CausalLM" in names[0] or "LMHead" in names[0] else names[0] or "unknown"), 0
+
+
+def _what(kind: str, heads: int) -> str:
+    return f"one with {heads}" if kind == "reward" else f"a {kind} model"
 
 
 def reward_note(rules: RewardRules) -> dict[str, Any]:
@@ -127,6 +169,9 @@ def install_rewards(model: nn.Module, rules: RewardRules, pad_id: int) -> None:
     """
     base: Any = causal_lm(model)
     base.__dict__.setdefault(_ORIGINAL, base.forward)
+    for module in base.score.modules():  # PEFT wraps the head
+        if isinstance(module, nn.Linear):
+            module.forward = MethodType(_wide_linear, module)  # type: ignore[method-assign]
 
     def forward(self: Any, *args: Any, rewards: bool = False, **kwargs: Any) -> Any:
         if not rewards:
@@ -142,10 +187,8 @@ def install_rewards(model: nn.Module, rules: RewardRules, pad_id: int) -> None:
             features = released_pool(hidden, input_ids, mask, rules.pooling, pad_token_id=pad_id, padding_side=side)
         else:
             features = pool(hidden, mask, rules.pooling)
-        with torch.autocast(features.device.type, enabled=False):  # 8 bits are too few for differences of rewards
-            scored = self.score(features.to(_dtype(self.score))).squeeze(-1)
-        wide = torch.promote_types(scored.dtype, torch.float32)
-        return {"rewards": scored.to(wide), "features": features.detach()}
+        scored = self.score(features).squeeze(-1)
+        return {"rewards": scored, "features": features.detach()}
 
     base.forward = MethodType(forward, base)
 
@@ -156,8 +199,11 @@ def head_size(model: nn.Module) -> int:
     return int(config.get_text_config().hidden_size)
 
 
-def _dtype(head: nn.Module) -> torch.dtype:
-    return next(parameter.dtype for parameter in head.parameters())
+def _wide_linear(self: nn.Linear, features: Tensor) -> Tensor:
+    """W · h in float32 or better, whatever the weights are held in: differences of rewards need more than 8 bits."""
+    wide = torch.promote_types(features.dtype, torch.float32)
+    with torch.autocast(features.device.type, enabled=False):
+        return nn.functional.linear(features.to(wide), self.weight.to(wide))
 
 
 def _read_note(name: str, revision: str | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from reproalign.common.launch.plan import check_in_force
 from reproalign.common.records import Run
 from reproalign.common.training.models import identify_weights
 from reproalign.more.config import SampleConfig
+from reproalign.more.model import check_language_model
 from reproalign.more.sampled import RESPONSES, write_rows
 
 VLLM_CHUNK = 128  # prompts that vLLM gets at once (the release's chunk); it makes batches itself
@@ -37,6 +38,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         layout=config.layout,
     )
     rules.check()
+    check_language_model(config.model)
     if config.max_prompts is not None and config.max_prompts < 1:
         raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
     if config.n > 1 and not config.temperature:
@@ -65,7 +67,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         write_rows(run.dir / RESPONSES, rows)
         weights = identify_weights(config.model.name, config.model.revision)
         run.add_fingerprint("weights", "policy", weights, name=config.model.name)
-        run.add_fingerprint("data", "responses", sha256_json(responses), rows=len(rows), backend=backend)
+        run.add_fingerprint("data", "responses", sha256_json(responses), made=True, rows=len(rows), backend=backend)
         texts = [text for row in responses for text in row]
         run.set_metrics({"prompts": len(prompts), "responses": len(texts), "empty": texts.count("")})
         Console().print(f"{config.n} responses to each of {len(rows)} prompts: {run.dir / RESPONSES}", highlight=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,18 +21,18 @@ class Scorer:
     Args:
         config: the weights; how they read a text is as in training where the options leave it open.
         text: layout and lengths.
-        variant: ``paper`` or ``released``.
+        variant: ``paper`` or ``released``; None: as in training.
         batch_size: texts per forward.
 
     Raises:
         UserError: for unusable options or weights.
     """
 
-    def __init__(self, config: RewardModelConfig, text: TextConfig, variant: str, *, batch_size: int) -> None:
+    def __init__(self, config: RewardModelConfig, text: TextConfig, variant: str | None, *, batch_size: int) -> None:
         rules = reward_rules(config, text, variant)
         check_trained(config)
         tokenizer = load_reward_tokenizer(config)
-        self.encoder = TextEncoder(tokenizer, replace(text, layout=rules.layout), variant)
+        self.encoder = TextEncoder(tokenizer, TextConfig(**rules.text()), rules.variant)
         self.side, self.pad, self.batch_size = rules.padding_side, self.encoder.special.pad, batch_size
         model: Any = load_reward(config, tokenizer, rules, self.pad)
         self.model = model.to(PartialState(cpu=not torch.accelerator.is_available()).device).eval()

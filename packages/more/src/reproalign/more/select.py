@@ -43,7 +43,7 @@ def select(config: SelectConfig, invocation: Invocation) -> None:
     with Run.open(invocation) as run:
         run.add_fingerprint("data", "scored", sha256_json([vars(row) for row in rows]), path=config.scored)
         write_rows(run.dir / SELECTED, selected)
-        run.add_fingerprint("data", "selected", sha256_json(selected), rows=len(selected))
+        run.add_fingerprint("data", "selected", sha256_json(selected), made=True, rows=len(selected))
         name = "reward" if keep == "best" else "score_chosen"
         sampled = [score for row in rows for score in (row.scores or [])[:n]]
         metrics = {

@@ -71,7 +71,7 @@ class TextEncoder:
 
     Args:
         tokenizer: of the reward model.
-        config: layout (None: transcript), length, which end is lost.
+        config: layout (null: transcript), length (null: 512), which end is lost (null: the left one).
         variant: ``released`` puts :data:`RELEASED_IDS` around every text.
 
     Raises:
@@ -80,13 +80,14 @@ class TextEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: TextConfig, variant: str) -> None:
         self.layout = choose("layout", config.layout or "transcript", LAYOUTS)
-        choose("truncation_side", config.truncation_side, ["left", "right"])
-        choose("padding_side", config.padding_side, ["left", "right"])
-        if config.max_length < 3:
-            raise UserError(f"max_length={config.max_length} must be at least 3: BOS, a token and EOS")
+        self.truncation_side = choose("truncation_side", config.truncation_side or "left", ["left", "right"])
+        choose("padding_side", config.padding_side or "right", ["left", "right"])
+        self.max_length = 512 if config.max_length is None else config.max_length
+        if self.max_length < 3:
+            raise UserError(f"max_length={self.max_length} must be at least 3: BOS, a token and EOS")
         if self.layout == "chat":
             set_template(tokenizer, None)
-        self.config, self.variant = config, variant
+        self.variant = variant
         self.special = special_ids(tokenizer, variant)
         self.tokenizer, self._encoder = tokenizer, Encoder(tokenizer)
 
@@ -112,7 +113,7 @@ class TextEncoder:
 
     def truncate(self, ids: list[int]) -> list[int]:
         """Cut ids to the configured length."""
-        return truncate(ids, self.config.max_length, self.config.truncation_side)
+        return truncate(ids, self.max_length, self.truncation_side)
 
     def __call__(self, dialogues: Sequence[Dialogue]) -> list[list[int]]:
         """Render, encode and truncate."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,8 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_reward_tokenizer(config.model)
         domains = load_domains(
-            config.data,
+            replace(config.data, **rules.text()),
             tokenizer,
-            layout=rules.layout,
             variant=config.variant,
             method=config.method,
             seed=config.seed,

@@ -63,7 +63,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         write_outputs(run.dir / OUTPUTS, instructions, outputs, generator)
         weights = identify_weights(config.model.name, config.model.revision)
         run.add_fingerprint("weights", "policy", weights, name=config.model.name)
-        run.add_fingerprint("data", "responses", sha256_json(outputs), rows=len(outputs), backend=backend)
+        run.add_fingerprint("data", "responses", sha256_json(outputs), made=True, rows=len(outputs), backend=backend)
         run.set_metrics({"responses": len(outputs), "empty": outputs.count("")})
         Console().print(f"{len(outputs)} responses of {generator}: {run.dir / OUTPUTS}", highlight=False)
 

@@ -341,6 +341,7 @@ def read_split(
     rejects_dir: Path | None,
     *,
     part: str = "",
+    key: str | None = None,
 ) -> tuple[list[Record], dict[str, Any]]:
     """Read the rows of a split, from ``data.path`` or the Hub, and make a record of each.
 
@@ -351,6 +352,7 @@ def read_split(
         to_record: raises :class:`~reproalign.common.data.records.RowError` for a row that does not fit.
         rejects_dir: where ``data.on_error=skip`` puts ``rejects-<role><part>.jsonl``.
         part: tells the splits of a mixture apart.
+        key: what a file is given by; None: ``data.path`` or ``data.eval_path``.
 
     Returns:
         The records, and facts: where they came from, rows read and rejected.
@@ -361,8 +363,9 @@ def read_split(
     local = config.path if role == "train" else config.eval_path
     split = config.train_split if role == "train" else config.eval_split
     split = split or (source.splits[0] if role == "train" else source.splits[1])
+    key = key or ("data.path" if role == "train" else "data.eval_path")
     if local:
-        path = local_path(local, split)
+        path = local_path(local, split, key=key)
         rows: Iterable[Row] = read_local(path)
         facts: dict[str, Any] = {
             "path": local,
@@ -371,10 +374,8 @@ def read_split(
     else:
         name = config.name or source.hub
         if name is None:
-            raise UserError(
-                f"data.source={source.name} has no home on the Hub; set data.path=FILE or data.name=DATASET"
-            )
-        rows, commit = read_hub(name, config.config_name, split, config.revision, data_dir=source.data_dir)
+            raise UserError(f"data.source={source.name} has no home on the Hub; set {key}=FILE or data.name=DATASET")
+        rows, commit = read_hub(name, config.config_name, split, config.revision, data_dir=source.data_dir, key=key)
         facts = {"name": name, "split": split, "revision": config.revision, "commit": commit}
     records, rejects = _to_records(rows, to_record, config.on_error, f"reading {role} rows")
     if rejects:
@@ -394,12 +395,8 @@ def _to_records(
         try:
             if row.problem:
                 raise RowError(row.problem)
-            record = to_record(row.values)
-            json.dumps(record, ensure_ascii=False, default=vars).encode()
-            records.append(record)
-        except (RowError, UnicodeEncodeError) as error:
-            if isinstance(error, UnicodeEncodeError):  # JSON can hold half a surrogate pair, Arrow cannot
-                error = RowError(f"text that is not valid Unicode ({error.reason})")
+            records.append(to_record(row.values))
+        except RowError as error:
             if on_error == "raise":
                 raise UserError(
                     f"{row.place}: {error}; mend the row, or set data.on_error=skip to set such rows aside"

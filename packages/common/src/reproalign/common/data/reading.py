@@ -25,8 +25,10 @@ class Row:
     problem: str | None = None
 
 
-def local_path(path: str, split: str | None = None) -> Path:
+def local_path(path: str, split: str | None = None, *, key: str = "data.path") -> Path:
     """Find the file that ``path`` stands for: a file, a folder with ``<split>*`` in it, or ``demo:NAME``.
+
+    ``key`` is what the user typed it for.
 
     Raises:
         UserError: if there is no such file, or no single one.
@@ -34,9 +36,7 @@ def local_path(path: str, split: str | None = None) -> Path:
     if path.startswith("demo:"):
         found = Path(str(files("reproalign.common.demo").joinpath(f"{path.removeprefix('demo:')}.jsonl")))
         if not found.is_file():
-            raise UserError(
-                f"data.path={path}: no such shipped data set; there are demo:pairs-train and demo:pairs-eval"
-            )
+            raise UserError(f"{key}={path}: no such shipped data set; there are demo:pairs-train and demo:pairs-eval")
         return found
     found = Path(path).expanduser()
     if found.is_dir() and not (found / "dataset_info.json").is_file():
@@ -46,11 +46,11 @@ def local_path(path: str, split: str | None = None) -> Path:
         if len(fitting) != 1:
             names = ", ".join(file.name for file in fitting) or "none"
             raise UserError(
-                f"data.path={path}: one file named {split or ''}* is needed, found {names}; name the file itself"
+                f"{key}={path}: one file named {split or ''}* is needed, found {names}; name the file itself"
             )
         return fitting[0]
     if not found.exists():
-        raise UserError(f"data.path={path}: no such file; check the path")
+        raise UserError(f"{key}={path}: no such file; check the path")
     return found
 
 
@@ -81,10 +81,18 @@ def read_local(path: Path) -> Iterator[Row]:
 
 
 def read_hub(
-    name: str, config_name: str | None, split: str, revision: str | None, *, data_dir: str | None = None
+    name: str,
+    config_name: str | None,
+    split: str,
+    revision: str | None,
+    *,
+    data_dir: str | None = None,
+    key: str = "data.path",
 ) -> tuple[Iterator[Row], str | None]:
     """Return the rows of a split on the Hub (or of its folder ``data_dir``), and the commit that ``revision`` stands
     for (None when offline).
+
+    ``key`` would take a file in its place.
 
     Raises:
         UserError: if the data set cannot be loaded.
@@ -97,7 +105,7 @@ def read_hub(
     except Exception as error:  # the Hub client raises many kinds; to the user they all mean this
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"data.name={name} (split {split}) cannot be loaded: {reason}; check it or set data.path=FILE"
+            f"{name} (split {split}) cannot be loaded from the Hub: {reason}; check data.name, or set {key}=FILE"
         ) from error
     try:
         commit = HfApi().dataset_info(name, revision=revision).sha
@@ -133,7 +141,17 @@ def _json_row(place: str, line: str) -> Row:
         values = json.loads(line)
     except ValueError as error:
         return Row(place, {}, f"not valid JSON ({error})")
-    return Row(place, values) if isinstance(values, dict) else Row(place, {}, "not a JSON object")
+    return _row(place, values)
+
+
+def _row(place: str, values: Any) -> Row:
+    if not isinstance(values, dict):
+        return Row(place, {}, "not a JSON object")
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # JSON can hold half a surrogate pair, files and Arrow cannot
+        return Row(place, {}, f"text that is not valid Unicode ({error.reason})")
+    return Row(place, values)
 
 
 def _json_array(path: Path) -> Iterator[Row]:
@@ -146,8 +164,7 @@ def _json_array(path: Path) -> Iterator[Row]:
     if not isinstance(content, list):
         raise UserError(f"{path}: a list of objects is needed; one object per line goes into a .jsonl file")
     for number, values in enumerate(content, start=1):
-        place = f"{path} row {number}"
-        yield Row(place, values) if isinstance(values, dict) else Row(place, {}, "not a JSON object")
+        yield _row(f"{path} row {number}", values)
 
 
 def _parquet(path: Path) -> Iterator[Row]:

@@ -83,14 +83,17 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     )
 
     def generate(rows: Sequence[list[int]], seed: int) -> list[list[str]]:
-        params = SamplingParams(
-            n=rules.n,
-            temperature=rules.temperature,
-            top_p=rules.top_p,
-            max_tokens=rules.max_new_tokens,
-            stop=list(stop),
-            seed=seed,
-        )
+        params = [  # a seed for each: with one for all, every prompt would draw with the same noise
+            SamplingParams(
+                n=rules.n,
+                temperature=rules.temperature,
+                top_p=rules.top_p,
+                max_tokens=rules.max_new_tokens,
+                stop=list(stop),
+                seed=seed + index,
+            )
+            for index in range(len(rows))
+        ]
         outputs = engine.generate([{"prompt_token_ids": row} for row in rows], params, use_tqdm=False)
         return [[cut(output.text, stop) for output in request.outputs] for request in outputs]
 

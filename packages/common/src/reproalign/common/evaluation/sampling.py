@@ -87,7 +87,7 @@ def read_prompts(path: str) -> list[list[Message]]:
     Raises:
         UserError: naming the row that has none.
     """
-    return [_prompt(row) for row in read_local(local_path(path))]
+    return [_prompt(row) for row in read_local(local_path(path, key="prompts"))]
 
 
 def _prompt(row: Row) -> list[Message]:

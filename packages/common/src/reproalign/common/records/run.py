@@ -104,9 +104,19 @@ class Run:
         self.record["metrics"] |= metrics
         self._write()
 
-    def add_fingerprint(self, kind: str, name: str, sha256: str, /, **facts: Any) -> None:
-        """Record what ``data`` or ``weights`` went in or came out."""
-        self.record["fingerprints"].setdefault(kind, {})[name] = {"sha256": sha256, **facts}
+    def add_fingerprint(self, kind: str, name: str, sha256: str, /, *, made: bool = False, **facts: Any) -> None:
+        """Record what ``data`` or ``weights`` went in, or came out (``made``).
+
+        Raises:
+            UserError: if the run is resumed and what goes in is not what it was: old results would be mixed with new.
+        """
+        known = self.record["fingerprints"].setdefault(kind, {})
+        if not made and name in known and known[name]["sha256"] != sha256:
+            raise UserError(
+                f"output_dir={self.dir}: {kind} '{name}' is not what it was when this run began; choose another "
+                "output_dir, or put back what was changed"
+            )
+        known[name] = {"sha256": sha256, **facts}
         self._write()
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ def fit(
     run.set("training", {name: value for name, value in result.metrics.items() if isinstance(value, int | float)})
     folder = save_final(trainer, run.dir, tokenizer, config.model, notes or {})
     if PartialState().is_main_process:
-        run.add_fingerprint("weights", FINAL, fingerprint_folder(folder))
+        run.add_fingerprint("weights", FINAL, fingerprint_folder(folder), made=True)
     return folder
 
 

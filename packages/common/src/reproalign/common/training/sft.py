@@ -91,11 +91,8 @@ def answer_losses(trainer: SFTTrainer) -> list[float]:
 
 def mean_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy per token that is not ignored, (rows,), of logits (rows, seq, vocabulary)."""
-    targets = labels[:, 1:]
-    losses = functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
-    )
-    return losses.sum(1) / (targets != IGNORED).sum(1)
+    rows = zip(logits[:, :-1], labels[:, 1:], strict=True)  # one by one: each needs its logits again in float32
+    return torch.stack([functional.cross_entropy(row.float(), target, ignore_index=IGNORED) for row, target in rows])
 
 
 def _row(dialogue: list[Message], encoder: Encoder, layout: str, max_length: int) -> Mapping[str, list[int]]:
