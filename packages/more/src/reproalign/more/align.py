@@ -38,13 +38,13 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
     With something held out its loss per token, perplexity and the release's two perplexities are recorded.
     """
     choose("layout", config.layout, LAYOUTS)
-    check_language_model(config.model)
     if config.max_length < 2:
         raise UserError(f"max_length={config.max_length} must be at least 2")
     train, held_out = hold_out(read_selected(config.selected), config.eval_fraction, config.seed)
     arguments = training_arguments(
         config, Path(config.output_dir), SFTConfig, max_length=config.max_length, completion_only_loss=False
     )  # the labels say what the loss is on
+    check_language_model(config.model)
     set_seed(config.seed)  # before the model: adapters begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = asking_tokenizer(config.model, config.layout)

@@ -38,7 +38,6 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         layout=config.layout,
     )
     rules.check()
-    check_language_model(config.model)
     if config.max_prompts is not None and config.max_prompts < 1:
         raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
     if config.n > 1 and not config.temperature:
@@ -46,6 +45,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
     backend = choose_backend(config.backend, config.launch, state.num_processes)
     check_in_force(config.launch.strategy, state.distributed_type.value)
+    check_language_model(config.model)
     prompts = read_prompts(config.prompts)[: config.max_prompts]
     with Run.open(invocation, is_main=state.is_main_process) as run:
         run.add_fingerprint("data", "prompts", sha256_json(prompts), path=config.prompts, rows=len(prompts))

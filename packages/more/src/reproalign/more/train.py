@@ -32,8 +32,8 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     choose("method", config.method, METHODS)
     trained = config.data.train_domains or config.data.domains
     check_weights(config.weights, trained, config.variant)
+    arguments = training_arguments(config, Path(config.output_dir))  # first: it makes the processes known to each other
     rules = reward_rules(config.model, config.data, config.variant)
-    arguments = training_arguments(config, Path(config.output_dir))
     set_seed(config.seed)  # before the model: the head begins at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_reward_tokenizer(config.model)

@@ -96,7 +96,12 @@ def tiny_folder(kind: str) -> Path:
     if PartialState().is_main_process and not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tiny-") as temporary:
-            save_tiny(Path(temporary) / "model", kind).rename(folder)
+            made = save_tiny(Path(temporary) / "model", kind)
+            try:
+                made.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another run has made the same meanwhile
+                    raise
     for _ in range(1200):
         if folder.is_dir():
             return folder
