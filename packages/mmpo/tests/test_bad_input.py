@@ -139,7 +139,7 @@ def test_files(fails, tmp_path, path, message):
 
 def test_a_data_set_that_cannot_be_loaded(fails):
     error = fails("experiment=smoke", "data=hh", "data.path=null", "data.eval_path=null", "data.name=no/such-set")
-    assert "data.name=no/such-set" in error
+    assert "no/such-set (split train) cannot be loaded from the Hub" in error
     assert "set data.path=FILE" in error
 
 

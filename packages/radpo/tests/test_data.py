@@ -305,7 +305,7 @@ def test_prompts_are_held_out(tmp_path):
 def test_split_names_are_the_data_sets_own(monkeypatch):
     asked = []
 
-    def read_hub(name, config_name, split, revision, *, data_dir=None):
+    def read_hub(name, config_name, split, revision, *, data_dir=None, key=None):
         asked.append((name, split, data_dir))
         return iter(()), None
 

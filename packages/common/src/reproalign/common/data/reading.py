@@ -105,7 +105,7 @@ def read_hub(
     except Exception as error:  # the Hub client raises many kinds; to the user they all mean this
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{name} (split {split}) cannot be loaded from the Hub: {reason}; check data.name, or set {key}=FILE"
+            f"{name} (split {split}) cannot be loaded from the Hub: {reason}; check the name, or set {key}=FILE"
         ) from error
     try:
         commit = HfApi().dataset_info(name, revision=revision).sha
