@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_text
 from reproalign.common.invocation import Invocation, carry_out
@@ -22,12 +24,22 @@ def main(path: str) -> int:
                 f"launch.processes={expected}, but {found} process(es) were started; look at the launcher's output"
             )
         carry_out(invocation)
+        leave()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         if "REPROALIGN_ERROR_FILE" in os.environ:
             write_text(Path(os.environ["REPROALIGN_ERROR_FILE"]), str(error))
         return 2
     return 0
+
+
+def leave() -> None:
+    """Part from the other processes in good order: background threads of the connection that are alive when Python ends
+    can abort a process whose work is done.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
