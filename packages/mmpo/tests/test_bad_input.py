@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.common.testing import save_tiny, tiny_tokenizer
+from reproalign.common.testing import refusal, save_tiny, tiny_tokenizer
 from reproalign.mmpo.cli import main
 
 GOOD = {
@@ -29,14 +29,7 @@ def fails(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str, verb: str = "train") -> str:
-        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-        code = main([verb, *words])
-        printed = capsys.readouterr().err
-        assert code == 2, printed
-        (error,) = [line for line in printed.splitlines() if line.startswith("mmpo: error: ")]
-        assert "Traceback" not in printed
-        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, "something was written"
-        return error
+        return refusal("mmpo", main, [verb, *words], capsys, untouched=tmp_path)
 
     return run
 

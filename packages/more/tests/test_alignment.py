@@ -27,7 +27,7 @@ from reproalign.common.evaluation.judge import WinRate, check_template
 from reproalign.common.evaluation.samplers import encode_prompt, prompt_text, transformers_sampler, turn_end
 from reproalign.common.evaluation.sampling import SamplingRules, read_prompts
 from reproalign.common.invocation import Invocation
-from reproalign.common.testing import tiny_folder, tiny_tokenizer
+from reproalign.common.testing import refusal, tiny_folder, tiny_tokenizer
 from reproalign.common.training.sft import IGNORED, mean_losses, tokenize_responses
 from reproalign.more import score
 from reproalign.more.align import hold_out, perplexities
@@ -80,12 +80,7 @@ def fails(capsys):
     """Run a command line that must fail; return its one line of error."""
 
     def run(*words: str) -> str:
-        code = main(list(words))
-        printed = capsys.readouterr().err
-        assert code == 2, printed
-        (error,) = [line for line in printed.splitlines() if line.startswith("more-rm: error: ")]
-        assert "Traceback" not in printed
-        return error
+        return refusal("more-rm", main, words, capsys)
 
     return run
 

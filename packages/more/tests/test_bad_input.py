@@ -7,7 +7,7 @@ import json
 import pytest
 from peft import LoraConfig, TaskType, get_peft_model
 
-from reproalign.common.testing import save_tiny, tiny_model, tiny_reward_model, tiny_tokenizer
+from reproalign.common.testing import refusal, save_tiny, tiny_model, tiny_reward_model, tiny_tokenizer
 from reproalign.more.cli import main
 
 ITEM = {"text": ["\n\nHuman: Hi\n\nAssistant: Hello!", "\n\nHuman: Hi\n\nAssistant: Go away."], "score": [1, 0]}
@@ -33,14 +33,7 @@ def fails(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str, verb: str = "train") -> str:
-        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-        code = main([verb, *words])
-        printed = capsys.readouterr().err
-        assert code == 2, printed
-        (error,) = [line for line in printed.splitlines() if line.startswith("more-rm: error: ")]
-        assert "Traceback" not in printed
-        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, "something was written"
-        return error
+        return refusal("more-rm", main, [verb, *words], capsys, untouched=tmp_path)
 
     return run
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from reproalign.common.testing import refusal
 from reproalign.radpo.cli import main
 
 ROW = {"prompt": "Name a moon.", "chosen": "Europa.", "rejected": "Mars."}
@@ -17,14 +18,8 @@ def fails(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> str:
-        before = sorted(tmp_path.rglob("*"))
-        code = main(["train", "experiment=smoke", "output_dir=run", *words])
-        printed = capsys.readouterr().err
-        assert code == 2, printed
-        (error,) = [line for line in printed.splitlines() if line.startswith("radpo: error: ")]
-        assert "Traceback" not in printed
-        assert sorted(tmp_path.rglob("*")) == before, "something was written"
-        return error
+        words = ("train", "experiment=smoke", "output_dir=run", *words)
+        return refusal("radpo", main, words, capsys, untouched=tmp_path)
 
     return run
 

@@ -26,7 +26,7 @@ from reproalign.common.evaluation.runs import group_runs
 from reproalign.common.evaluation.samplers import cut, transformers_sampler, turn_end
 from reproalign.common.evaluation.sampling import SamplingRules, shares
 from reproalign.common.files import recover_lines
-from reproalign.common.testing import tiny_folder, tiny_tokenizer
+from reproalign.common.testing import refusal, tiny_folder, tiny_tokenizer
 from reproalign.radpo.cli import main
 from reproalign.radpo.data import prepare_rows, read_examples
 from reproalign.radpo.plot import measured
@@ -52,12 +52,7 @@ def fails(tmp_path, capsys):
     """Run a command line that must fail; return its one line of error."""
 
     def run(*words: str) -> str:
-        code = main(list(words))
-        printed = capsys.readouterr().err
-        assert code == 2, printed
-        (error,) = [line for line in printed.splitlines() if line.startswith("radpo: error: ")]
-        assert "Traceback" not in printed
-        return error
+        return refusal("radpo", main, words, capsys)
 
     return run
 

@@ -21,11 +21,10 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
-from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer
+from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.data.prepare import read_split
 from reproalign.common.data.reading import local_path, read_local
 from reproalign.common.errors import UserError, choose, did_you_mean
-from reproalign.common.files import sha256_json
 from reproalign.common.records import Run
 from reproalign.more.config import DomainsConfig
 from reproalign.more.groups import Groups, Mixture, all_rows, resample
@@ -377,18 +376,16 @@ def tokenize(dataset: Dataset, digest: str, encoder: TextEncoder, config: Domain
 
     settings = [encoder.variant, encoder.max_length, encoder.truncation_side]
     parts = ["more items", digest, fingerprint_tokenizer(encoder.tokenizer), settings]
-    return cached(
-        cache_folder(config.cache_dir),
+    return map_cached(
+        dataset,
+        build,
         parts,
-        lambda: dataset.map(
-            build,
-            batched=True,
-            remove_columns=dataset.column_names,
-            features=_TOKENS,
-            num_proc=config.num_proc if len(dataset) >= 1000 else None,  # a small one is done before they have started
-            desc="tokenize items",
-            new_fingerprint=sha256_json(parts)[:32],  # else datasets pickles build and all it refers to for one
-        ),
+        cache_dir=config.cache_dir,
+        num_proc=config.num_proc,
+        desc="tokenize items",
+        batched=True,
+        remove_columns=dataset.column_names,
+        features=_TOKENS,
     )
 
 

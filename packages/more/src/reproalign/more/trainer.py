@@ -37,6 +37,8 @@ class RewardTrainer(CollectingTrainer):
         **kwargs: passed on to ``transformers.Trainer``.
     """
 
+    needs_gradients = False  # of the head, by domain
+
     def __init__(
         self, *, domains: list[str], held_out: Mapping[str, Dataset[Any]], variant: str, **kwargs: Any
     ) -> None:
@@ -65,8 +67,9 @@ class RewardTrainer(CollectingTrainer):
         scores: Float[Tensor, "items responses"],
         inputs: dict[str, Tensor],
     ) -> DomainSums:
-        """Sum up this process's micro-batch by domain; gradients are not needed here, and of width 0."""
-        return domain_sums(features[:, :0], rewards, scores, inputs["slot"], inputs["domain"], len(self.domains))
+        """Sum up this process's micro-batch by domain; gradients that nobody needs are of width 0."""
+        features = features if self.needs_gradients else features[:, :0]
+        return domain_sums(features, rewards, scores, inputs["slot"], inputs["domain"], len(self.domains))
 
     def training_loss(
         self,
@@ -116,7 +119,8 @@ class RewardTrainer(CollectingTrainer):
             for name, of in self.measured().items()
         }
         found = {f"{domain}/{name}": values[name] for domain, values in metrics.items() for name in LOGGED}
-        return found | ({name: mean_of_domains(metrics)[name] for name in LOGGED} if metrics else {})
+        means = mean_of_domains(metrics) if metrics else {}
+        return found | {name: means[name] for name in LOGGED if name in means}
 
     def measured(self) -> dict[str, Measured]:
         """Return rewards and scores of every held-out domain; all processes take part."""
@@ -135,21 +139,13 @@ class MoreTrainer(RewardTrainer):
         **kwargs: passed on to :class:`RewardTrainer`.
     """
 
+    needs_gradients = True
+
     def __init__(self, *, weights: WeightsConfig, grouped: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.grouped = grouped
         momentum = initial_momentum(len(self.domains), head_size(kwargs["model"]), self.variant, self.args.seed)
         self.balancer = Balancer(weights, self.domains, momentum, self.variant)
-
-    def local_sums(
-        self,
-        features: Float[Tensor, "rows hidden"],
-        rewards: Float[Tensor, "items responses"],
-        scores: Float[Tensor, "items responses"],
-        inputs: dict[str, Tensor],
-    ) -> DomainSums:
-        """Sum up this process's micro-batch by domain."""
-        return domain_sums(features, rewards, scores, inputs["slot"], inputs["domain"], len(self.domains))
 
     def training_loss(
         self,

@@ -66,3 +66,37 @@ def cached(folder: Path, parts: list[Any], build: Callable[[], Dataset]) -> Data
                 enable_progress_bars()
                 shutil.rmtree(temporary, ignore_errors=True)
         return load_from_disk(str(path))  # type: ignore[return-value]
+
+
+def map_cached(
+    dataset: Dataset,
+    build: Callable[[Any], dict[str, Any]],
+    parts: list[Any],
+    *,
+    cache_dir: str | None,
+    num_proc: int | None,
+    desc: str,
+    **options: Any,
+) -> Dataset:
+    """Return ``dataset.map(build, **options)``, kept under ``parts`` (see :func:`cached`).
+
+    Args:
+        dataset: to be mapped.
+        build: as ``datasets`` takes it.
+        parts: all that the result depends on.
+        cache_dir: see :func:`cache_folder`.
+        num_proc: worker processes; starting them costs more than a data set of less than 1,000 rows takes.
+        desc: beside the progress bar.
+        **options: of ``datasets.Dataset.map``.
+    """
+    return cached(
+        cache_folder(cache_dir),
+        parts,
+        lambda: dataset.map(
+            build,
+            num_proc=num_proc if num_proc and len(dataset) >= 1000 else None,
+            desc=desc,
+            new_fingerprint=sha256_json(parts)[:32],  # else datasets pickles build and all it refers to for one
+            **options,
+        ),
+    )

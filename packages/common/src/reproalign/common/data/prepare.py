@@ -21,7 +21,7 @@ from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
-from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer
+from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.data.mixing import MixPart, mix_datasets
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.data.records import Message, RowError, Text, messages
@@ -29,7 +29,7 @@ from reproalign.common.data.sources import SOURCES, Home, Source
 from reproalign.common.data.templates import render, render_completion, set_template, with_system
 from reproalign.common.data.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
 from reproalign.common.errors import UserError, choose
-from reproalign.common.files import sha256_file, sha256_json, write_text
+from reproalign.common.files import sha256_file, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -456,16 +456,14 @@ def _map(
         config.system_message,
         config.boundary,
     ]
-    return cached(
-        cache_folder(config.cache_dir),
+    return map_cached(
+        dataset,
+        build,
         parts,
-        lambda: dataset.map(
-            build,
-            features=features,
-            num_proc=_processes(config, dataset),
-            desc=stage.replace("_", " "),
-            new_fingerprint=sha256_json(parts)[:32],  # else datasets pickles build and all it refers to for one
-        ),
+        cache_dir=config.cache_dir,
+        num_proc=config.num_proc,
+        desc=stage.replace("_", " "),
+        features=features,
     )
 
 
@@ -486,26 +484,19 @@ def _tokenize(
         [getattr(config, name) for name in settings],
     ]
     texts = [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) not in _NUMERIC]
-    return cached(
-        cache_folder(config.cache_dir),
+    return map_cached(
+        dataset,
+        build,
         parts,
-        lambda: dataset.map(
-            build,
-            batched=True,
-            remove_columns=texts,
-            num_proc=_processes(config, dataset),
-            desc=stage.replace("_", " "),
-            new_fingerprint=sha256_json(parts)[:32],
-        ),
+        cache_dir=config.cache_dir,
+        num_proc=config.num_proc,
+        desc=stage.replace("_", " "),
+        batched=True,
+        remove_columns=texts,
     )
 
 
 _NUMERIC = ("float64", "float32", "int64", "int32", "bool")
-
-
-def _processes(config: DataConfig, dataset: Dataset) -> int | None:
-    """Return the number of worker processes; starting them costs more than a small data set takes."""
-    return config.num_proc if config.num_proc and len(dataset) >= 1000 else None
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

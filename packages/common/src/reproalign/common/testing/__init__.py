@@ -5,7 +5,7 @@ Public, because the tests of paper packages use it and so may yours.
 
 from reproalign.common.testing.golden import assert_matches, load_adapters, load_golden, parametrize_golden
 from reproalign.common.testing.models import TINY_MODELS, save_tiny, tiny_folder, tiny_model, tiny_reward_model
-from reproalign.common.testing.processes import run_command
+from reproalign.common.testing.processes import refusal, run_command
 from reproalign.common.testing.recipes import composed
 from reproalign.common.testing.tokenizers import TINY_TOKENIZERS, tiny_tokenizer
 
@@ -17,6 +17,7 @@ __all__ = [
     "load_adapters",
     "load_golden",
     "parametrize_golden",
+    "refusal",
     "run_command",
     "save_tiny",
     "tiny_folder",
