@@ -34,7 +34,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
-from reproalign.common.testing import tiny_tokenizer
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.mmpo.config import LossConfig
 from reproalign.mmpo.trainer import MMPOTrainer
 

@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,26 @@ def test_a_package_imports_no_paper_but_itself(package):
         for module in imported_modules(file):
             parts = module.split(".")
             assert parts[0] != "reproalign" or parts[1] in allowed, f"{file.relative_to(ROOT)} imports {module}"
+
+
+def test_testing_is_imported_by_tests_alone():
+    for file in ROOT.glob("packages/*/src/**/*.py"):
+        if "testing" not in file.parts:
+            found = [module for module in imported_modules(file) if module.startswith("reproalign.common.testing")]
+            assert not found, f"{file.relative_to(ROOT)} imports {found}"
+
+
+def test_the_rooms_of_the_core_import_each_other_in_one_direction():
+    """A room is a folder of the core, or a module beside the folders; the same holds for imports inside functions."""
+    core = ROOT / "packages" / "common" / "src" / "reproalign" / "common"
+    arrows: dict[str, set[str]] = {}
+    for file in core.rglob("*.py"):
+        here = file.relative_to(core).parts[0].removesuffix(".py")
+        for module in imported_modules(file):
+            parts = module.split(".")
+            if parts[:2] == ["reproalign", "common"] and len(parts) > 2 and parts[2] != here:
+                arrows.setdefault(here, set()).add(parts[2])
+    list(TopologicalSorter(arrows).static_order())  # raises CycleError, which names the circle
 
 
 def test_the_namespace_belongs_to_no_package():

@@ -37,7 +37,7 @@ from reproalign.common.data.records import RowError
 from reproalign.common.data.sources import SOURCES
 from reproalign.common.data.templates import TEMPLATES, render, render_completion, render_example, with_system
 from reproalign.common.errors import UserError
-from reproalign.common.testing import tiny_tokenizer
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 
 
 def user(content: str) -> dict[str, str]:
@@ -633,7 +633,7 @@ WORKERS = """
 import sys
 from reproalign.common.config import DataConfig
 from reproalign.common.data.prepare import load_preferences, render_pairs, tokenize_pairs
-from reproalign.common.testing import tiny_tokenizer
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 
 tokenizer = tiny_tokenizer()
 results = []

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reproalign.common.cli import WordParser
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.best_of_n import best_of_n
 from reproalign.common.evaluation.calibration import (
     TEMPERATURES,
     calibration,
@@ -39,7 +39,8 @@ from reproalign.common.evaluation.rewardbench import (
     section_scores,
     subset_accuracies,
 )
-from reproalign.common.evaluation.runs import RecordedRun, WordParser, group_runs, name_groups
+from reproalign.common.generation.best_of_n import best_of_n
+from reproalign.common.records.groups import RecordedRun, group_runs, name_groups
 
 margin_lists = st.lists(st.floats(-6, 6), min_size=1, max_size=40)
 

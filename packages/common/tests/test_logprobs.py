@@ -16,7 +16,7 @@ from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.chunks import default_chunk_size
 from reproalign.common.logprobs.model import install_completion_logps, uninstall_completion_logps
 from reproalign.common.logprobs.plain import sequence_logps
-from reproalign.common.testing import TINY_MODELS, tiny_model
+from reproalign.common.models.tiny import TINY_MODELS, tiny_model
 
 TOKENS, HIDDEN, VOCAB = 11, 5, 23
 

@@ -25,8 +25,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from reproalign.common.logprobs.model import causal_lm, install_completion_logps
-from reproalign.common.testing import tiny_model
+from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.models.forward import unwrap_peft
+from reproalign.common.models.tiny import tiny_model
 
 PROCESSES, STEPS, TOLERANCE = 2, 3, 1e-10
 DDP = ["ddp", "ddp-adapted-head"]
@@ -103,7 +104,7 @@ def loss_of(sums: Tensor) -> Tensor:
 
 def shard(strategy: str, model: nn.Module) -> nn.Module:
     """FSDP in the ways that are met: the head in the root's group, in one with norm and embeddings, or in its own."""
-    base = causal_lm(model)
+    base = unwrap_peft(model)
     mesh = init_device_mesh("cpu", (PROCESSES,))
     for layer in base.model.layers:
         fully_shard(layer, mesh=mesh)

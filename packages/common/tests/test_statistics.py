@@ -14,7 +14,7 @@ from reproalign.common.logprobs.model import StatisticsRequest, install_completi
 from reproalign.common.logprobs.plain import token_statistics
 from reproalign.common.logprobs.quantiles import linear_quantile, upper_tail
 from reproalign.common.logprobs.statistics import STATISTICS, HeadStates, chunked_token_statistics
-from reproalign.common.testing import TINY_MODELS, tiny_model
+from reproalign.common.models.tiny import TINY_MODELS, tiny_model
 
 TOKENS, HIDDEN, REF_HIDDEN, VOCAB = 7, 5, 4, 23
 TRAINED = [name for name in STATISTICS if name != "ref_logps"]

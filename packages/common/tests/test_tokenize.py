@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from reproalign.common.data.tokenize import Encoder, Rules, check_lengths, tokenize_row
 from reproalign.common.errors import UserError
-from reproalign.common.testing import TINY_TOKENIZERS, tiny_tokenizer
+from reproalign.common.models.tiny_tokenizers import TINY_TOKENIZERS, tiny_tokenizer
 
 LONG = 10_000
 words = st.sampled_from(

@@ -22,7 +22,8 @@ from transformers import TrainingArguments
 from reproalign.common.config import LogprobsConfig
 from reproalign.common.data.collate import UnpairedCollator
 from reproalign.common.evaluation.unpaired import roc_auc, unpaired_metrics
-from reproalign.common.testing import tiny_model
+from reproalign.common.models.tiny import tiny_model
+from reproalign.common.models.value_head import attach_value_head
 from reproalign.common.training.collecting import CollectingTrainer
 from reproalign.common.training.reference import (
     AdapterDisabledReference,
@@ -32,7 +33,6 @@ from reproalign.common.training.reference import (
     add_cached_token_logps,
 )
 from reproalign.common.training.unpaired import ExampleLogps, ExampleScores, UnpairedTrainer, by_row
-from reproalign.common.training.value_head import attach_value_head
 
 BETA = 0.3
 

@@ -16,13 +16,10 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from reproalign.common.errors import UserError
 from reproalign.common.logprobs.model import install_completion_logps
-from reproalign.common.testing import tiny_model
-from reproalign.common.training.value_head import (
-    attach_value_head,
-    clip_value_head_separately,
-    has_value_head,
-    install_completion_values,
-)
+from reproalign.common.logprobs.values import install_completion_values
+from reproalign.common.models.tiny import tiny_model
+from reproalign.common.models.value_head import attach_value_head, has_value_head
+from reproalign.common.training.value_head import clip_value_head_separately
 
 LENGTHS, STARTS = (9, 5, 7), (3, 2, 6)
 

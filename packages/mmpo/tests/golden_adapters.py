@@ -17,10 +17,10 @@ from reproalign.common.data.mixing import MixPart, mix_datasets
 from reproalign.common.data.sources import order_answers
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation import mtbench, rewardbench
-from reproalign.common.evaluation.best_of_n import best_of_n
 from reproalign.common.evaluation.calibration import calibration
+from reproalign.common.generation.best_of_n import best_of_n
 from reproalign.common.logprobs.plain import sequence_logps
-from reproalign.common.testing import tiny_tokenizer
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.training.pairs import reward_metrics
 from reproalign.common.training.reference import CachedReference, FrozenReference
 from reproalign.mmpo import decontaminate, loss, naming, released_cli

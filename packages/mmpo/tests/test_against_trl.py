@@ -11,7 +11,8 @@ from trl import DPOConfig, DPOTrainer
 from reproalign.common.config import DataConfig, LogprobsConfig
 from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.prepare import render_pairs, tokenize_pairs
-from reproalign.common.testing import tiny_model, tiny_tokenizer
+from reproalign.common.models.tiny import tiny_model
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.training.reference import FrozenReference
 from reproalign.mmpo.config import LossConfig, TargetConfig
 from reproalign.mmpo.data import build_targets

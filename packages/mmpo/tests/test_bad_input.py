@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.common.testing import refusal, save_tiny, tiny_tokenizer
+from reproalign.common.models.tiny import save_tiny
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.testing import refusal
 from reproalign.mmpo.cli import main
 
 GOOD = {

@@ -10,9 +10,10 @@ import sys
 import pytest
 import yaml
 
-from reproalign.common.compose import flatten, known_keys
+from reproalign.common.compose import known_keys
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import load_object
+from reproalign.common.mappings import flatten
 from reproalign.common.recipes import read_headers
 from reproalign.common.testing import composed
 from reproalign.mmpo.cli import APP, main

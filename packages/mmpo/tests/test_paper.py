@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from reproalign.common.compose import flatten, known_keys
+from reproalign.common.compose import known_keys
 from reproalign.common.evaluation.rewardbench import COUNTS, PRIOR_SETS, section_scores
 from reproalign.common.invocation import load_object
+from reproalign.common.mappings import flatten
 from reproalign.common.recipes import read_headers
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed

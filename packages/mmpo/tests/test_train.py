@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from reproalign.common.app import main as reproalign
-from reproalign.common.training.models import model_path
+from reproalign.common.models.load import model_path
 from reproalign.mmpo.cli import main
 
 QUICK = ["trainer.max_steps=3", "evaluate_before=false", "data.max_eval_rows=24"]

@@ -21,13 +21,15 @@ from transformers import AutoModelForCausalLM
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation import judging
-from reproalign.common.evaluation.endpoint import EndpointConfig, EndpointError
-from reproalign.common.evaluation.judge import WinRate, check_template
-from reproalign.common.evaluation.samplers import encode_prompt, prompt_text, transformers_sampler, turn_end
-from reproalign.common.evaluation.sampling import SamplingRules, read_prompts
+from reproalign.common.generation.samplers import encode_prompt, prompt_text, transformers_sampler, turn_end
+from reproalign.common.generation.sampling import SamplingRules, read_prompts
 from reproalign.common.invocation import Invocation
-from reproalign.common.testing import refusal, tiny_folder, tiny_tokenizer
+from reproalign.common.judging import ask
+from reproalign.common.judging.endpoint import EndpointConfig, EndpointError
+from reproalign.common.judging.verdict import WinRate, check_template
+from reproalign.common.models.tiny import tiny_folder
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.testing import refusal
 from reproalign.common.training.sft import IGNORED, mean_losses, tokenize_responses
 from reproalign.more import score
 from reproalign.more.align import hold_out, perplexities
@@ -516,7 +518,7 @@ def test_a_judge_is_asked_in_both_orders_and_goes_on_where_it_stopped(tmp_path, 
             a, b = text.split("=== Answer A ===")[1].split("=== Answer B ===")
             answer(key, "[[A]]" if "good" in a and "good" not in b else "[[B]]" if "good" in b else "no idea")
 
-    monkeypatch.setattr(judging, "ask_all", ask_all)
+    monkeypatch.setattr(ask, "ask_all", ask_all)
     more = {"judge": EndpointConfig(model="m"), "template": "harmless"}
     with pytest.raises(UserError, match="the same command goes on from them"):
         compared(tmp_path / "out", *files, **more)

@@ -7,7 +7,9 @@ import json
 import pytest
 from peft import LoraConfig, TaskType, get_peft_model
 
-from reproalign.common.testing import refusal, save_tiny, tiny_model, tiny_reward_model, tiny_tokenizer
+from reproalign.common.models.tiny import save_tiny, tiny_model, tiny_reward_model
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.testing import refusal
 from reproalign.more.cli import main
 
 ITEM = {"text": ["\n\nHuman: Hi\n\nAssistant: Hello!", "\n\nHuman: Hi\n\nAssistant: Go away."], "score": [1, 0]}

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from reproalign.common.data.templates import transcript
 from reproalign.common.errors import UserError
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records import Run
-from reproalign.common.testing import composed, tiny_tokenizer
+from reproalign.common.testing import composed
 from reproalign.more.cli import APP
 from reproalign.more.config import DomainsConfig, TextConfig
 from reproalign.more.data import Domains, check_domains, hold_out, load_domains, tabulate

@@ -11,7 +11,8 @@ from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from reproalign.common.errors import UserError
-from reproalign.common.testing import TINY_MODELS, save_tiny, tiny_reward_model, tiny_tokenizer
+from reproalign.common.models.tiny import TINY_MODELS, save_tiny, tiny_reward_model
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.more.config import RewardModelConfig, TextConfig
 from reproalign.more.model import NOTE, RewardRules, install_rewards, load_reward, reward_note, reward_rules
 from reproalign.more.pooling import POOLINGS, pool, released_pool

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from reproalign.common.models.tiny import save_tiny
 from reproalign.common.records import fingerprint_folder
-from reproalign.common.testing import save_tiny
 from reproalign.more.cli import main
 from reproalign.more.config import RewardModelConfig, TextConfig
 from reproalign.more.scoring import Scorer

@@ -17,7 +17,7 @@ from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.data.templates import render
 from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError
-from reproalign.common.testing import tiny_tokenizer
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.radpo.data import (
     load_examples,
     prepare_rows,

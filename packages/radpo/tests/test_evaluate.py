@@ -20,13 +20,15 @@ from transformers import AutoModelForCausalLM
 from reproalign.common.config import DataConfig, ModelConfig
 from reproalign.common.data.collate import PairCollator
 from reproalign.common.evaluation.alpacaeval import instruction_text
-from reproalign.common.evaluation.judge import TEMPLATE, check_template, question, verdict, wilson, win_rate
 from reproalign.common.evaluation.plots import mean_curve
-from reproalign.common.evaluation.runs import group_runs
-from reproalign.common.evaluation.samplers import cut, transformers_sampler, turn_end
-from reproalign.common.evaluation.sampling import SamplingRules, shares
 from reproalign.common.files import recover_lines
-from reproalign.common.testing import refusal, tiny_folder, tiny_tokenizer
+from reproalign.common.generation.samplers import cut, transformers_sampler, turn_end
+from reproalign.common.generation.sampling import SamplingRules, shares
+from reproalign.common.judging.verdict import TEMPLATE, check_template, question, verdict, wilson, win_rate
+from reproalign.common.models.tiny import tiny_folder
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.records.groups import group_runs
+from reproalign.common.testing import refusal
 from reproalign.radpo.cli import main
 from reproalign.radpo.data import prepare_rows, read_examples
 from reproalign.radpo.plot import measured

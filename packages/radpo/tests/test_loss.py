@@ -14,7 +14,8 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from reproalign.common.logprobs.plain import IGNORE, differentiable, token_logps
-from reproalign.common.testing import tiny_model, tiny_tokenizer
+from reproalign.common.models.tiny import tiny_model
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.radpo import loss, risk
 
 BETA = 0.3

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from reproalign.common.compose import flatten
+    from reproalign.common.mappings import flatten
     from reproalign.common.records.run import read_record
 
     records = [read_record(path) for path in arguments.runs]

@@ -6,6 +6,7 @@ A package declares an :class:`App` and calls :func:`run`. Nothing heavy is impor
 
 from __future__ import annotations
 
+import argparse
 import ast
 import inspect
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -71,6 +73,14 @@ class App:
     title: str
     verbs: tuple[Verb, ...]
     more: tuple[tuple[str, str, str], ...] = ()
+
+
+class WordParser(argparse.ArgumentParser):
+    """Mistakes in its words become one sentence, as everywhere else."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a :class:`UserError`."""
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def run(app: App, argv: Sequence[str] | None = None) -> int:

@@ -80,16 +80,6 @@ def options(package: str, group: str) -> list[str]:
     return sorted(names)
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings: ``{"loss": {"beta": 1}}`` becomes ``{"loss.beta": 1}``."""
-    if not isinstance(config, dict) or not config:
-        return {prefix: config} if prefix else {}
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
 def _split(word: str) -> tuple[str, str]:
     key, equals, value = word.partition("=")
     key = key.lstrip("+")

@@ -20,7 +20,7 @@ class LoraConfig:
     enabled: bool = False
     r: int = 16
     alpha: int = 32
-    dropout: float = 0.05
+    dropout: float = 0.05  # of the adapters' inputs while they are trained, in [0, 1)
     target_modules: list[str] | None = None  # null: PEFT's default for the architecture; [all-linear]: every linear one
     modules_to_save: list[str] | None = None
     merge: bool = False  # write merged weights instead of an adapter at the end

@@ -19,13 +19,13 @@ from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.data.records import Message
 from reproalign.common.data.templates import render
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.best_of_n import best_of_n, sizes
-from reproalign.common.evaluation.samplers import transformers_sampler
-from reproalign.common.evaluation.sampling import SamplingRules, read_prompts, sample_responses
 from reproalign.common.files import write_text
+from reproalign.common.generation.best_of_n import best_of_n, sizes
+from reproalign.common.generation.samplers import transformers_sampler
+from reproalign.common.generation.sampling import SamplingRules, read_prompts, sample_responses
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.load import load_reward_model, load_tokenizer
 from reproalign.common.records import Run
-from reproalign.common.training.models import load_reward_model, load_tokenizer
 from reproalign.mmpo.config import BestOfNConfig
 
 

@@ -27,9 +27,9 @@ from reproalign.common.evaluation.rewardbench import (
 )
 from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.load import load_causal_lm, load_reward_model, load_tokenizer, model_path
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
-from reproalign.common.training.models import load_causal_lm, load_reward_model, load_tokenizer, model_path
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import FrozenReference
 from reproalign.mmpo.config import EvaluateConfig, LossConfig, PairRulesConfig

@@ -10,9 +10,9 @@ from trl import SFTConfig
 
 from reproalign.common.data.prepare import check_tokenizer, load_messages
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.load import load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
-from reproalign.common.training.models import load_tokenizer
 from reproalign.common.training.sft import fine_tune
 from reproalign.mmpo.config import SFTRunConfig
 from reproalign.mmpo.report import draw

@@ -15,15 +15,11 @@ from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.load import load_causal_lm, load_reward_model, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
-from reproalign.common.training.models import (
-    identify_weights,
-    load_causal_lm,
-    load_reward_model,
-    load_tokenizer,
-)
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.mmpo.config import PreferenceConfig, RewardConfig
@@ -54,7 +50,8 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
             mode, config, config.reference, pairs.train, pairs.evaluation, _pad_id(tokenizer)
         )
         pairs = Pairs(*columns)
-        model = load_causal_lm(config.model)
+        # TRL 0.7.7, which the release ran, turns off the adapters' dropout as well (ERRATA Q34a).
+        model = load_causal_lm(config.model, adapter_dropout=config.variant == "paper")
         _record_weights(run, "policy", config.model.name, config.model.revision)
         trainer = MMPOTrainer(
             loss=config.loss,

@@ -17,9 +17,9 @@ from reproalign.common.data.reading import read_local
 from reproalign.common.data.records import Message, RowError, messages
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.plots import training_curves
-from reproalign.common.evaluation.samplers import asking_tokenizer
-from reproalign.common.evaluation.sampling import LAYOUTS
 from reproalign.common.files import sha256_json
+from reproalign.common.generation.samplers import asking_tokenizer
+from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments

@@ -1,6 +1,6 @@
 """``more-rm evaluate responses=[A,B]``: language models against each other, by rewards and by a judge.
 
-The release asks its judge in one order only; here both are asked (:mod:`reproalign.common.evaluation.judging`).
+The release asks its judge in one order only; here both are asked (:mod:`reproalign.common.judging.ask`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from rich.table import Table
 
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.alpacaeval import instruction_text
-from reproalign.common.evaluation.endpoint import check_endpoint
-from reproalign.common.evaluation.judge import WinRate, make_template, wilson
-from reproalign.common.evaluation.judging import (
+from reproalign.common.files import sha256_json, write_json
+from reproalign.common.invocation import Invocation
+from reproalign.common.judging.ask import (
     Bout,
     both_orders,
     check_confidence,
@@ -30,10 +30,10 @@ from reproalign.common.evaluation.judging import (
     read_verdicts,
     win_table,
 )
-from reproalign.common.files import sha256_json, write_json
-from reproalign.common.invocation import Invocation
+from reproalign.common.judging.endpoint import check_endpoint
+from reproalign.common.judging.verdict import WinRate, make_template, wilson
+from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
-from reproalign.common.training.models import identify_weights
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.sampled import RESPONSES, Sampled, find, read_sampled, write_rows
 from reproalign.more.score import check_finite

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from reproalign.common.config import BaseRunConfig, LaunchConfig, ModelConfig
-from reproalign.common.evaluation.endpoint import EndpointConfig
+from reproalign.common.judging.endpoint import EndpointConfig
 
 
 @dataclass

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from reproalign.common.config import BaseRunConfig
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
-from reproalign.common.training.models import identify_weights
 from reproalign.more.compare import compare
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.data import load_domains

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
@@ -21,15 +20,16 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from reproalign.common.config import ModelConfig
 from reproalign.common.data.templates import set_template
 from reproalign.common.errors import UserError, choose
-from reproalign.common.logprobs.model import causal_lm
-from reproalign.common.training.models import Model, load_reward_model, load_tokenizer, model_path
+from reproalign.common.models.adapters import Model
+from reproalign.common.models.forward import earlier_forward, replace_forward, unwrap_peft
+from reproalign.common.models.load import load_reward_model, load_tokenizer, model_path
 from reproalign.more.balance import VARIANTS
 from reproalign.more.config import RewardModelConfig, TextConfig
 from reproalign.more.pooling import POOLINGS, pool, released_pool
 from reproalign.more.text import LAYOUTS
 
 NOTE = "reward.json"
-_ORIGINAL = "_reproalign_classifier_forward"  # where a changed classifier keeps its own forward
+_REWARDS, _WIDE = "rewards", "wide"  # the changes to forwards
 
 
 @dataclass(frozen=True)
@@ -167,15 +167,14 @@ def install_rewards(model: nn.Module, rules: RewardRules, pad_id: int) -> None:
     what the closed form of the head's gradient needs (:func:`reproalign.more.loss.domain_sums`). Every other call is
     answered as before.
     """
-    base: Any = causal_lm(model)
-    base.__dict__.setdefault(_ORIGINAL, base.forward)
+    base: Any = unwrap_peft(model)
     for module in base.score.modules():  # PEFT wraps the head
         if isinstance(module, nn.Linear):
-            module.forward = MethodType(_wide_linear, module)  # type: ignore[method-assign]
+            replace_forward(module, _WIDE, _wide_linear)
 
     def forward(self: Any, *args: Any, rewards: bool = False, **kwargs: Any) -> Any:
         if not rewards:
-            return self.__dict__[_ORIGINAL](*args, **kwargs)
+            return earlier_forward(self, _REWARDS)(*args, **kwargs)
         input_ids, mask = kwargs["input_ids"], kwargs["attention_mask"]
         positions = {}
         if rules.padding_side == "left" and rules.variant == "paper":  # released: padding shifts absolute positions
@@ -190,12 +189,12 @@ def install_rewards(model: nn.Module, rules: RewardRules, pad_id: int) -> None:
         scored = self.score(features).squeeze(-1)
         return {"rewards": scored, "features": features.detach()}
 
-    base.forward = MethodType(forward, base)
+    replace_forward(base, _REWARDS, forward)
 
 
 def head_size(model: nn.Module) -> int:
     """Return the length of the features."""
-    config: Any = causal_lm(model).config
+    config: Any = unwrap_peft(model).config
     return int(config.get_text_config().hidden_size)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.cli import WordParser
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import categories
-from reproalign.common.evaluation.runs import RecordedRun, WordParser, group_runs, name_groups
+from reproalign.common.records.groups import RecordedRun, group_runs, name_groups
 from reproalign.common.records.run import read_record
 
 PANELS = {"accuracy": "accuracy", "ece_10": "ECE (10 bins)"}

@@ -7,13 +7,13 @@ from accelerate import PartialState
 from rich.console import Console
 
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.samplers import SAMPLERS, choose_backend
-from reproalign.common.evaluation.sampling import SamplingRules, read_prompts, sample_shared
 from reproalign.common.files import sha256_json
+from reproalign.common.generation.samplers import SAMPLERS, choose_backend
+from reproalign.common.generation.sampling import SamplingRules, read_prompts, sample_shared
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.plan import check_in_force
+from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
-from reproalign.common.training.models import identify_weights
 from reproalign.more.config import SampleConfig
 from reproalign.more.model import check_language_model
 from reproalign.more.sampled import RESPONSES, write_rows

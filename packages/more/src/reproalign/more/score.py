@@ -13,12 +13,12 @@ from rich.progress import track
 from rich.table import Table
 
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.best_of_n import best_of_n, sizes
 from reproalign.common.evaluation.plots import Curve, comparison
 from reproalign.common.files import recover_lines, sha256_json, write_text
+from reproalign.common.generation.best_of_n import best_of_n, sizes
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
-from reproalign.common.training.models import identify_weights
 from reproalign.more.config import RewardModelConfig, ScoreConfig
 from reproalign.more.sampled import RESPONSES, SCORED, Sampled, find, read_sampled
 from reproalign.more.scoring import Scorer

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, choose
-from reproalign.common.evaluation.best_of_n import best_of_n
 from reproalign.common.files import sha256_json
+from reproalign.common.generation.best_of_n import best_of_n
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.more.config import SelectConfig

@@ -12,10 +12,10 @@ from transformers import set_seed
 
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
-from reproalign.common.training.models import identify_weights
 from reproalign.more.balance import check_weights
 from reproalign.more.config import TrainConfig
 from reproalign.more.data import METHODS, load_domains

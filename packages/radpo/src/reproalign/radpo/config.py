@@ -15,7 +15,7 @@ from reproalign.common.config import (
     ReferenceConfig,
     RunConfig,
 )
-from reproalign.common.evaluation.endpoint import EndpointConfig
+from reproalign.common.judging.endpoint import EndpointConfig
 
 
 @dataclass

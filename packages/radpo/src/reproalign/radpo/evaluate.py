@@ -17,9 +17,10 @@ from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
-from reproalign.common.training.models import identify_weights, load_causal_lm, load_tokenizer
 from reproalign.common.training.reference import FrozenReference
 from reproalign.radpo.config import EvaluateConfig
 from reproalign.radpo.data import prepare_rows, read_examples

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.alpacaeval import Output, check_same_instructions, read_outputs
-from reproalign.common.evaluation.endpoint import check_endpoint
-from reproalign.common.evaluation.judge import TEMPLATE
-from reproalign.common.evaluation.judging import (
+from reproalign.common.files import sha256_json
+from reproalign.common.invocation import Invocation
+from reproalign.common.judging.ask import (
     SIDES,
     Bout,
     both_orders,
@@ -24,8 +24,8 @@ from reproalign.common.evaluation.judging import (
     win_table,
     write_questions,
 )
-from reproalign.common.files import sha256_json
-from reproalign.common.invocation import Invocation
+from reproalign.common.judging.endpoint import check_endpoint
+from reproalign.common.judging.verdict import TEMPLATE
 from reproalign.common.records import Run
 from reproalign.radpo.config import JudgeConfig
 

@@ -10,9 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.cli import WordParser
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison, mean_curve
-from reproalign.common.evaluation.runs import RecordedRun, WordParser, group_runs, name_groups
+from reproalign.common.records.groups import RecordedRun, group_runs, name_groups
 from reproalign.common.records.run import read_record
 from reproalign.common.training.fit import metric_rows
 from reproalign.radpo.report import LABELS

@@ -9,13 +9,13 @@ from rich.console import Console
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.alpacaeval import instruction_text, write_outputs
-from reproalign.common.evaluation.samplers import SAMPLERS, choose_backend
-from reproalign.common.evaluation.sampling import SamplingRules, read_prompts, sample_shared
 from reproalign.common.files import sha256_json
+from reproalign.common.generation.samplers import SAMPLERS, choose_backend
+from reproalign.common.generation.sampling import SamplingRules, read_prompts, sample_shared
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.plan import check_in_force
+from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
-from reproalign.common.training.models import identify_weights
 from reproalign.radpo.config import SampleConfig
 from reproalign.radpo.evaluate import read_held_out
 from reproalign.radpo.report import model_label

@@ -18,19 +18,14 @@ from reproalign.common.data.collate import PairCollator, UnpairedCollator
 from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.load import Model, load_causal_lm, load_tokenizer, model_path, reference_weights
+from reproalign.common.models.value_head import attach_value_head
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import FINAL, fit
-from reproalign.common.training.models import (
-    Model,
-    identify_weights,
-    load_causal_lm,
-    load_tokenizer,
-    model_path,
-    reference_weights,
-)
 from reproalign.common.training.reference import hold_reference, reference_mode
-from reproalign.common.training.value_head import attach_value_head, clip_value_head_separately
+from reproalign.common.training.value_head import clip_value_head_separately
 from reproalign.radpo.config import LossConfig, PolicyConfig, TrainConfig
 from reproalign.radpo.data import load_examples, prepare_rows
 from reproalign.radpo.report import draw, measured_before, print_metrics

@@ -20,12 +20,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import MethodType
 from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -38,10 +36,11 @@ from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.chunks import default_chunk_size
 from reproalign.common.logprobs.plain import token_statistics
 from reproalign.common.logprobs.statistics import HeadStates, Measure, chunked_token_statistics, log_softmax_of
+from reproalign.common.models.forward import earlier_forward, replace_forward, restore_forward, unwrap_peft
 
 logger = logging.getLogger(__name__)
 
-_ORIGINAL = "_reproalign_original_forward"  # where a changed module keeps its own forward
+_LOGPS = "logps"  # the change to a forward
 
 
 @dataclass
@@ -117,7 +116,7 @@ def install_completion_logps(
         UserError: for an unknown implementation.
     """
     choose("logprobs.implementation", implementation, ["chunked", "plain"])
-    base = causal_lm(model)
+    base = unwrap_peft(model)
     uninstall_completion_logps(model)
     head = Head(
         softcap=getattr(base.config, "final_logit_softcapping", None),
@@ -137,7 +136,7 @@ def install_completion_logps(
         **kwargs: Any,
     ) -> Any:
         if completion_mask is None:
-            return self.__dict__[_ORIGINAL](*args, **kwargs)
+            return earlier_forward(self, _LOGPS)(*args, **kwargs)
         scored = completion_mask[:, 1:].bool()
         if head_states:
             with torch.no_grad():
@@ -150,35 +149,20 @@ def install_completion_logps(
         self: nn.Linear, hidden: Tensor, read: Callable[[HeadStates], Any] | None = None
     ) -> Tensor | HeadStates | dict[str, Tensor]:
         if read is None:
-            return self.__dict__[_ORIGINAL](hidden)  # type: ignore[no-any-return]
+            return earlier_forward(self, _LOGPS)(hidden)  # type: ignore[no-any-return]
         return read(HeadStates(hidden, self.weight, self.bias, head.softcap, head.scale))  # type: ignore[no-any-return]
 
-    _replace_forward(base, forward)
+    replace_forward(base, _LOGPS, forward)
     if way == "chunked":
-        _replace_forward(base.get_output_embeddings(), head_forward)
+        replace_forward(base.get_output_embeddings(), _LOGPS, head_forward)
     return way
 
 
 def uninstall_completion_logps(model: nn.Module) -> None:
     """Give ``model`` its own forward back; nothing happens if none was installed."""
-    base = causal_lm(model)
+    base = unwrap_peft(model)
     for module in (base, base.get_output_embeddings()):
-        original = module.__dict__.pop(_ORIGINAL, None)
-        if original is not None:
-            module.forward = original
-
-
-def _replace_forward(module: nn.Module, function: Callable[..., Any]) -> None:
-    """Let ``function`` answer for ``module``. It finds the old forward in the module, not in a closure, since a deep
-    copy of the module must call its own.
-    """
-    module.__dict__[_ORIGINAL] = module.forward
-    module.forward = MethodType(function, module)
-
-
-def causal_lm(model: nn.Module) -> PreTrainedModel:
-    """Return the causal language model inside a PEFT wrapper, or ``model`` itself."""
-    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+        restore_forward(module, _LOGPS)
 
 
 def _choose_way(base: PreTrainedModel, head: Head) -> tuple[str, str | None]:
@@ -341,7 +325,7 @@ def _through_module(
 def _plain(
     base: PreTrainedModel, head: Head, chunk_size: int | None, scored: Tensor, question: Question, **kwargs: Any
 ) -> Any:
-    logits = base.__dict__[_ORIGINAL](**kwargs).logits[:, :-1][scored]
+    logits = earlier_forward(base, _LOGPS)(**kwargs).logits[:, :-1][scored]
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return question.of_logits(logits, kwargs["input_ids"][:, 1:][scored], slice(None))
 

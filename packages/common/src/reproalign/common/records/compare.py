@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from reproalign.common.compose import flatten
+from reproalign.common.mappings import flatten
 
 # Measures of the machine, not of the method.
 TIMING = ("runtime", "per_second", "seconds", "flos", "memory")

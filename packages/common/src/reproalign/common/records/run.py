@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from reproalign.common.compose import flatten
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_json, write_text
 from reproalign.common.invocation import Invocation
+from reproalign.common.mappings import flatten
 from reproalign.common.records.environment import git_state, hardware, package_versions, peak_memory
 
 RECORD = "run.json"

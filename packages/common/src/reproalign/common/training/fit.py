@@ -21,10 +21,10 @@ from transformers import (
 from reproalign.common.config import BaseRunConfig, ModelConfig
 from reproalign.common.files import write_json
 from reproalign.common.launch.plan import check_in_force
+from reproalign.common.models.load import merge_adapter
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.training.checkpoints import resume_from
 from reproalign.common.training.collecting import CollectingTrainer
-from reproalign.common.training.models import merge_adapter
 
 FINAL = "model"
 

@@ -26,7 +26,8 @@ from reproalign.common.errors import UserError, choose
 from reproalign.common.files import atomic_path, sha256_json
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.statistics import HeadStates
-from reproalign.common.training.models import identify_computation, load_reference, reference_weights
+from reproalign.common.models.identify import identify_computation
+from reproalign.common.models.load import load_reference, reference_weights
 
 BLOCK_BATCHES = 64  # cached log-probs: batches per file at most, and files at least, if there are that many batches
 MODES = ("auto", "copy", "adapter-disabled", "cached")

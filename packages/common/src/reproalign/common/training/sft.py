@@ -14,14 +14,14 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import SFTTrainer
 
 from reproalign.common.config import BaseRunConfig
+from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
 from reproalign.common.data.templates import render_completion
 from reproalign.common.data.tokenize import Encoder, Rules, add_special_tokens, split
-from reproalign.common.evaluation.samplers import encode_prompt, prompt_text
+from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
 from reproalign.common.training.checkpoints import ManifestCallback
 from reproalign.common.training.fit import fit
-from reproalign.common.training.models import load_causal_lm
 
 IGNORED = -100
 
@@ -63,7 +63,7 @@ def tokenize_responses(
 ) -> Dataset:
     """Tokenise dialogues whose last turn is to be learned; ``labels`` of all that is before it are ignored.
 
-    The prompt is tokenised as it is when the model is asked (:mod:`reproalign.common.evaluation.samplers`). An
+    The prompt is tokenised as it is when the model is asked (:mod:`reproalign.common.data.prompts`). An
     over-long dialogue loses the beginning of its prompt; a response that does not fit by itself is cut at its end.
 
     Args:

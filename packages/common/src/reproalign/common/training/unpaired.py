@@ -17,9 +17,10 @@ from reproalign.common.data.collate import FORWARD, forward_inputs
 from reproalign.common.errors import choose
 from reproalign.common.evaluation.unpaired import margin, unpaired_metrics
 from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.logprobs.values import install_completion_values
+from reproalign.common.models.value_head import has_value_head
 from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
 from reproalign.common.training.reference import Reference
-from reproalign.common.training.value_head import has_value_head, install_completion_values
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from reproalign.common.errors import UserError
 from reproalign.common.records.run import config_differences
@@ -67,11 +66,3 @@ def name_groups(
                 for name, entry in zip(names, groups, strict=True)
             }
     raise UserError("one run is given twice; name each once")
-
-
-class WordParser(argparse.ArgumentParser):
-    """Mistakes in its words become one sentence, as everywhere else."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise a :class:`UserError`."""
-        raise UserError(f"{message}; see {self.prog} --help")

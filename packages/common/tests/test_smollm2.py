@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.common.demo import smollm2
 from reproalign.common.errors import UserError
+from reproalign.common.models import smollm2
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from reproalign.common.data.reading import Row, read_local
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.endpoint import EndpointConfig, EndpointError, ask_all
-from reproalign.common.evaluation.judge import WinRate, check_template, question, score, verdict, win_rate
 from reproalign.common.files import recover_lines, write_text
+from reproalign.common.judging.endpoint import EndpointConfig, EndpointError, ask_all
+from reproalign.common.judging.verdict import WinRate, check_template, question, score, verdict, win_rate
 
 Key = tuple[int, str]  # index of the instruction, and whose answer is shown first: first | second
 SIDES = ("first", "second")

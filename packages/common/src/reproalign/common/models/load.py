@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
-from torch import nn
+from peft import PeftConfig, PeftModel, TaskType
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -20,12 +18,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from reproalign.common.config import LoraConfig, ModelConfig, ReferenceConfig
-from reproalign.common.errors import UserError, choose
-from reproalign.common.files import sha256_json
-from reproalign.common.records import fingerprint_folder
+from reproalign.common.config import ModelConfig, ReferenceConfig
+from reproalign.common.errors import UserError, choose, first_line
+from reproalign.common.models.adapters import Model, adapter_folder, make_trainable
 
-Model = PreTrainedModel | PeftModel
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -41,12 +37,12 @@ def model_path(name: str, key: str = "model.name") -> str:
     """
     kind, _, rest = name.partition(":")
     if kind == "demo":
-        from reproalign.common.demo.smollm2 import smollm2_folder
+        from reproalign.common.models.smollm2 import smollm2_folder
 
         choose("demo model", rest, ["smollm2-135m-instruct"])
         return str(smollm2_folder())
     if kind == "tiny":
-        from reproalign.common.testing import tiny_folder
+        from reproalign.common.models.tiny import tiny_folder
 
         return str(tiny_folder(rest))
     folder = Path(name).expanduser()
@@ -56,18 +52,6 @@ def model_path(name: str, key: str = "model.name") -> str:
     if name.startswith(("/", "./", "../", "~")):
         raise UserError(f"{key}={name}: no such folder")
     return name
-
-
-def identify_computation(config: ModelConfig, name: str, revision: str | None) -> str:
-    """Return what identifies the log-probs of weights: the weights, and how they are held."""
-    held = [config.dtype, config.attn_implementation, config.quantization, config.trust_remote_code]
-    return sha256_json([identify_weights(name, revision), held])
-
-
-def identify_weights(name: str, revision: str | None) -> str:
-    """Return what identifies weights: the fingerprint of a folder, or a Hub id with its revision."""
-    path = Path(model_path(name))
-    return fingerprint_folder(path) if path.is_dir() else f"{name}@{revision or 'main'}"
 
 
 def check_model_folder(folder: Path, key: str = "model.name") -> None:
@@ -89,26 +73,29 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load the tokenizer of '{name}': {_first_line(error)}") from error
+        raise UserError(f"cannot load the tokenizer of '{name}': {first_line(error)}") from error
 
 
-def load_causal_lm(config: ModelConfig, *, name: str | None = None, trainable: bool = True) -> Model:
+def load_causal_lm(
+    config: ModelConfig, *, name: str | None = None, trainable: bool = True, adapter_dropout: bool = True
+) -> Model:
     """Load a causal language model.
 
     Args:
         config: dtype, attention, quantisation and adapters are taken from it.
         name: other weights than ``config.name`` (a reference policy).
         trainable: add the configured LoRA adapters; otherwise freeze everything.
+        adapter_dropout: keep the adapters' ``lora.dropout``.
 
     Returns:
-        The model in training mode without dropout (as DPO's released trainers have it), or frozen in eval mode.
+        The model in training mode without dropout of its own, or frozen in eval mode.
 
     Raises:
         UserError: if the weights cannot be read.
     """
     model = _load(AutoModelForCausalLM, config, name or config.name)
     if trainable:
-        return _adapt(model, config, TaskType.CAUSAL_LM)
+        return make_trainable(model, config, TaskType.CAUSAL_LM, adapter_dropout=adapter_dropout)
     model.requires_grad_(False)
     model.eval()
     return model
@@ -140,7 +127,7 @@ def load_reward_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -
     """
     model = _load(AutoModelForSequenceClassification, config, config.name, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return _adapt(model, config, TaskType.SEQ_CLS)
+    return make_trainable(model, config, TaskType.SEQ_CLS, adapter_dropout=True)
 
 
 def merge_adapter(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, adapter: Path) -> PreTrainedModel:
@@ -158,26 +145,6 @@ def merge_adapter(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, adapt
     return merged
 
 
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to 0, so that policy and reference are compared on equal terms."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-
-
-def lora_config(config: LoraConfig, task: TaskType) -> PeftLoraConfig:
-    """Return PEFT's configuration for ``config``."""
-    return PeftLoraConfig(
-        r=config.r,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules="all-linear" if config.target_modules == ["all-linear"] else config.target_modules,
-        modules_to_save=config.modules_to_save,
-        bias="none",
-        task_type=task,
-    )
-
-
 def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrainedModel:
     options: dict[str, Any] = {
         "dtype": DTYPES[choose("model.dtype", config.dtype, DTYPES)],
@@ -190,7 +157,7 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
     if config.quantization:
         options["quantization_config"] = _quantization(config)
         options["device_map"] = {"": torch.accelerator.current_device_index()}
-    adapter = _adapter_folder(name)
+    adapter = adapter_folder(model_path(name))
     if adapter:
         if config.quantization:
             raise UserError(f"{name} holds an adapter, which cannot be merged into quantised weights; merge it first")
@@ -204,33 +171,8 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
     except UserError:
         raise
     except Exception as error:  # safetensors, OS, JSON and config errors all mean the same to the user
-        raise UserError(f"cannot load the model '{name}': {_first_line(error)}") from error
+        raise UserError(f"cannot load the model '{name}': {first_line(error)}") from error
     return model
-
-
-def _adapter_folder(name: str) -> Path | None:
-    """Return the folder if it holds an adapter alone: a run starts from the weights it makes, not from its base's."""
-    folder = Path(model_path(name))
-    alone = (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
-    return folder if alone else None
-
-
-def _adapt(model: Any, config: ModelConfig, task: TaskType) -> Model:
-    if config.quantization:
-        if not config.lora.enabled:
-            raise UserError(
-                f"model.quantization={config.quantization} trains adapters only; set model.lora.enabled=true"
-            )
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    if config.lora.enabled:
-        try:
-            model = get_peft_model(model, lora_config(config.lora, task))
-        except ValueError as error:
-            raise UserError(f"model.lora does not fit '{config.name}': {_first_line(error)}") from error
-    disable_dropout(model)
-    model.train()
-    adapted: Model = model
-    return adapted
 
 
 def _quantization(config: ModelConfig) -> BitsAndBytesConfig:
@@ -247,7 +189,3 @@ def _quantization(config: ModelConfig) -> BitsAndBytesConfig:
         return BitsAndBytesConfig(load_in_8bit=True)
     compute = DTYPES[config.dtype] if config.dtype != "auto" else torch.bfloat16
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -16,12 +16,13 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from reproalign.common.config import LaunchConfig, ModelConfig
 from reproalign.common.data.collate import pad_rows
 from reproalign.common.data.prepare import check_tokenizer
+from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
-from reproalign.common.data.templates import SPEAKERS, render, transcript
-from reproalign.common.data.tokenize import Encoder, begins_with_bos
+from reproalign.common.data.templates import SPEAKERS, render
+from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, choose
-from reproalign.common.evaluation.sampling import Sampler, SamplingRules
-from reproalign.common.training.models import load_causal_lm, load_tokenizer, model_path
+from reproalign.common.generation.sampling import Sampler, SamplingRules
+from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
 
 logger = logging.getLogger(__name__)
 
@@ -98,24 +99,6 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
         return [[cut(output.text, stop) for output in request.outputs] for request in outputs]
 
     return Sampler(partial(prompt_ids, tokenizer, rules=rules), generate)
-
-
-def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], layout: str) -> str:
-    r"""Render a prompt with the header of the answer, ``"\n\nAssistant:"`` in a transcript.
-
-    Raises:
-        UserError: for a turn in a transcript that is neither the user's nor the assistant's.
-    """
-    if layout == "chat":
-        return render(tokenizer, prompt, generation=True)
-    return f"{transcript(prompt)}\n\n{SPEAKERS['assistant']}:"
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, layout: str) -> list[int]:
-    """Return the ids of a rendered prompt; a chat template has put BOS into the text itself where it belongs."""
-    ids = Encoder(tokenizer)(text)
-    bos = tokenizer.bos_token_id
-    return [int(bos), *ids] if layout == "transcript" and begins_with_bos(tokenizer) else ids  # type: ignore[arg-type]
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], rules: SamplingRules) -> list[int]:

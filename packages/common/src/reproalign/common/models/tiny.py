@@ -22,7 +22,7 @@ from transformers import (
 from reproalign.common.data.cache import cache_folder, fingerprint_tokenizer
 from reproalign.common.errors import choose
 from reproalign.common.files import sha256_json
-from reproalign.common.testing.tokenizers import tiny_tokenizer
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 
 FORMAT = 2  # raised when the weights are made in another way, so that cached folders are not taken for new ones
 TINY_MODELS = ("llama", "gpt_neox", "gemma")

@@ -1,0 +1,1 @@
+"""Generation: samplers, resumable sampling, best of n."""

@@ -1,0 +1,49 @@
+"""Changing a model's own ``forward``: what wrappers (DDP, FSDP, DeepSpeed, autocast) act on.
+
+A changed module keeps its earlier forward under a key of its own, in the module and not in a closure, since a deep copy
+of the module must call its own. Changes under different keys can be stacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any, cast
+
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def unwrap_peft(model: nn.Module) -> PreTrainedModel:
+    """Return the model inside a PEFT wrapper, or ``model`` itself."""
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
+def replace_forward(module: nn.Module, key: str, function: Callable[..., Any]) -> None:
+    """Let ``function(module, …)`` answer for ``module``; an earlier change under the same key is undone first.
+
+    Args:
+        module: changed in place.
+        key: of the change, for :func:`earlier_forward` and :func:`restore_forward`.
+        function: called with the module before the call's own arguments.
+    """
+    restore_forward(module, key)
+    module.__dict__[_slot(key)] = module.forward
+    module.forward = MethodType(function, module)
+
+
+def earlier_forward(module: nn.Module, key: str) -> Callable[..., Any]:
+    """Return the forward that the change ``key`` replaced."""
+    return cast(Callable[..., Any], module.__dict__[_slot(key)])
+
+
+def restore_forward(module: nn.Module, key: str) -> None:
+    """Give ``module`` the forward back that the change ``key`` replaced; nothing happens if there was none."""
+    original = module.__dict__.pop(_slot(key), None)
+    if original is not None:
+        module.forward = original
+
+
+def _slot(key: str) -> str:
+    return f"_reproalign_{key}_forward"

@@ -1,0 +1,36 @@
+"""What makes weights, and what is computed with them, the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+
+from reproalign.common.config import ModelConfig
+from reproalign.common.files import sha256_json
+from reproalign.common.models.load import model_path
+from reproalign.common.records import fingerprint_folder
+
+
+def identify_computation(config: ModelConfig, name: str, revision: str | None) -> str:
+    """Return what identifies the log-probs of weights: the weights, and how they are held."""
+    held = [config.dtype, config.attn_implementation, config.quantization, config.trust_remote_code]
+    return sha256_json([identify_weights(name, revision), held])
+
+
+def identify_weights(name: str, revision: str | None) -> str:
+    """Return what identifies weights: the fingerprint of a folder, or a Hub id with the commit of its revision."""
+    path = Path(model_path(name))
+    return fingerprint_folder(path) if path.is_dir() else f"{name}@{hub_commit(name, revision)}"
+
+
+def hub_commit(name: str, revision: str | None) -> str:
+    """Return the commit that a revision (None: ``main``) of a Hub model stands for.
+
+    Asked of the Hub, or offline read off the cached download; the revision as it was given if neither knows it.
+    """
+    try:
+        return str(HfApi().model_info(name, revision=revision, timeout=10).sha)
+    except Exception:  # no network, no such model: whoever loads the model says so
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        return Path(cached).parent.name if isinstance(cached, str) else revision or "main"

@@ -1,0 +1,1 @@
+"""Ready-made verbs that the papers' commands list."""
