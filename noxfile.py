@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -120,6 +121,13 @@ def bench(session: nox.Session) -> None:
         session.run("python", f"benchmarks/{name}.py", "--output", output, *session.posargs)
 
 
+def command_of(package: str) -> str:
+    """Return the command that a package installs; bare ``more`` would be a pager."""
+    project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (command,) = project["scripts"]
+    return str(command)
+
+
 @nox.session(venv_backend="virtualenv")
 def install(session: nox.Session) -> None:
     """A paper's package installs alone, by path and editable, with pip and with uv, in fresh environments."""
@@ -145,11 +153,10 @@ def check_install(session: nox.Session, tool: str, editable: bool, folder: Path)
             code = f"import reproalign.{name} as package; print(package.__file__)"
             found = session.run(python, "-c", code, external=True, silent=True)
             assert Path(found.strip()).is_relative_to(place), f"{tool} install {words}: {name} is in {found}"
-        commands = [
-            [name, *words] for name in places if name != "common" for words in (["--help"], ["recipes", "smoke"])
-        ]
-        for words_run in [*commands, ["reproalign", "--help"]]:
-            session.run(str(environment / "bin" / words_run[0]), *words_run[1:], external=True, silent=True)
+        for name in places:
+            command = str(environment / "bin" / command_of(name))
+            for arguments in [["--help"]] if name == "common" else [["--help"], ["recipes", "smoke"]]:
+                session.run(command, *arguments, external=True, silent=True)
         session.log(f"{tool} install {' '.join(words)}: fine")
 
     for name in PAPERS:

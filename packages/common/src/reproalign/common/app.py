@@ -11,36 +11,52 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.cli import guarded
+from reproalign.common.cli import App, WordParser, run
 from reproalign.common.errors import UserError
+
+APP = App(
+    command="reproalign",
+    package="reproalign.common",
+    distribution="reproalign-common",
+    title="what spans the papers: records of runs",
+    verbs=(),
+    more=(
+        ("show", "print one record, or several side by side", "reproalign.common.app:show"),
+        ("verify", "say whether two records agree, number by number", "reproalign.common.app:verify"),
+        ("replay", "run a record again, then verify the two", "reproalign.common.app:replay"),
+    ),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out ``reproalign …``; exit code 0 agreed or done, 1 disagreed, 2 the user's mistake."""
-    parser = argparse.ArgumentParser(
-        prog="reproalign", description="Show, compare and repeat the recorded runs of every paper package."
-    )
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    return run(APP, argv)
 
-    show = verbs.add_parser("show", help="print one record, or several side by side")
-    show.add_argument("runs", nargs="+", type=Path, help="run folder or run.json")
-    show.set_defaults(action=_show)
 
-    verify = verbs.add_parser("verify", help="say whether two records agree, number by number")
-    verify.add_argument("left", type=Path)
-    verify.add_argument("right", type=Path)
-    verify.add_argument("--tolerance", type=float, default=0.0, help="relative, absolute below 1 (default: exact)")
-    verify.add_argument("--ignore", action="append", default=[], metavar="NAME", help="a metric, 'weights' or 'data'")
-    verify.set_defaults(action=_verify)
+def show(argv: Sequence[str]) -> int:
+    """``reproalign show RUN …``."""
+    parser = WordParser(prog="reproalign show", description="Print one record, or several side by side.")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folder or run.json")
+    return _show(parser.parse_args(argv))
 
-    replay = verbs.add_parser("replay", help="run a record again, then verify the two")
-    replay.add_argument("run", type=Path, help="run folder or run.json")
-    replay.add_argument("--output-dir", type=Path, help="where to (default: beside the run, with -replay)")
-    replay.add_argument("--tolerance", type=float, default=0.0)
-    replay.set_defaults(action=_replay)
 
-    arguments = parser.parse_args(argv)
-    return guarded("reproalign", lambda: arguments.action(arguments))
+def verify(argv: Sequence[str]) -> int:
+    """``reproalign verify LEFT RIGHT``."""
+    parser = WordParser(prog="reproalign verify", description="Say whether two records agree, number by number.")
+    parser.add_argument("left", type=Path, help="run folder or run.json")
+    parser.add_argument("right", type=Path, help="run folder or run.json")
+    parser.add_argument("--tolerance", type=float, default=0.0, help="relative, absolute below 1 (default: exact)")
+    parser.add_argument("--ignore", action="append", default=[], metavar="NAME", help="a metric, 'weights' or 'data'")
+    return _verify(parser.parse_args(argv))
+
+
+def replay(argv: Sequence[str]) -> int:
+    """``reproalign replay RUN``."""
+    parser = WordParser(prog="reproalign replay", description="Run a record again, then verify the two.")
+    parser.add_argument("run", type=Path, help="run folder or run.json")
+    parser.add_argument("--output-dir", type=Path, help="where to (default: the run's own, with -replay behind it)")
+    parser.add_argument("--tolerance", type=float, default=0.0, help="relative, absolute below 1 (default: exact)")
+    return _replay(parser.parse_args(argv))
 
 
 def _show(arguments: argparse.Namespace) -> int:

@@ -10,9 +10,10 @@ import argparse
 import ast
 import inspect
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import NoReturn
@@ -22,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from reproalign.common.errors import UserError, choose
-from reproalign.common.invocation import Invocation, carry_out, load_object
+from reproalign.common.invocation import Invocation, Verb, carry_out, load_object
 
 FLAGS = {
     "--help": "show this help, or with a verb its keys",
@@ -31,27 +32,6 @@ FLAGS = {
     "--dry-run": "check everything that can be checked without a model, print what would be run, and stop",
     "--traceback": "show Python's traceback with an error",
 }
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One thing a command does.
-
-    Attributes:
-        name: as typed.
-        help: one line.
-        config_name: primary configuration in the package's ``configs``.
-        schema: ``module:class`` of its structured configuration.
-        target: ``module:function(config, invocation)``.
-        launchable: may be started in several processes.
-    """
-
-    name: str
-    help: str
-    config_name: str
-    schema: str
-    target: str
-    launchable: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,12 +102,8 @@ def _dispatch(app: App, words: list[str]) -> int:
     for other, _, target in app.more:
         if name == other:
             return int(load_object(target)([*rest, *(["--help"] if "--help" in flags else [])]))
-    names = [verb.name for verb in app.verbs]
-    verb = next(
-        verb
-        for verb in app.verbs
-        if verb.name == choose("verb", name, [*names, "recipes", *(other for other, _, _ in app.more)])
-    )
+    verb = _find_verb(app, name, rest)
+    rest = [_with_key(word, verb.positional) for word in rest]
     if "--help" in flags:
         _print_verb_help(app, verb)
         return 0
@@ -135,6 +111,25 @@ def _dispatch(app: App, words: list[str]) -> int:
     if unknown:
         raise UserError(f"unknown flag '{unknown}'; flags are {', '.join(FLAGS)}, everything else is key=value")
     return _run_verb(app, verb, rest, flags)
+
+
+def _find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
+    """Return the verb called ``name``; of several the one whose ``when`` is a key among ``words``, if there is one."""
+    from reproalign.common.recipes import read_headers
+
+    recipes = ["recipes"] if read_headers(app.package) else []
+    choose("verb", name, [*(verb.name for verb in app.verbs), *recipes, *(other for other, _, _ in app.more)])
+    keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words}
+    named = [verb for verb in app.verbs if verb.name == name]
+    return next((verb for verb in named if verb.when in keys), next(verb for verb in named if not verb.when))
+
+
+def _with_key(word: str, positional: str) -> str:
+    """Give a bare word, such as a file, the key that it stands for."""
+    if not positional or "=" in word or word.startswith("-"):
+        return word
+    escaped = word.replace("'", "\\'")
+    return f"{positional}='{escaped}'"
 
 
 def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> int:
@@ -157,6 +152,9 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
         config=composed.config,
         recipe=composed.recipe,
     )
+    if "--dry-run" in flags and verb.dry_run:
+        carry_out(replace(invocation, target=verb.dry_run))
+        return 0
     if verb.launchable:
         from reproalign.common.launch import start
 
@@ -180,33 +178,42 @@ def _print_help(app: App) -> None:
 
     console = Console(highlight=False)
     console.print(f"[bold]{app.command}[/]: {app.title}\n")
-    console.print(f"Usage: {app.command} VERB \\[experiment=RECIPE] \\[key=value …]\n", style="cyan")
+    recipes = read_headers(app.package)
+    usage = "VERB \\[experiment=RECIPE] \\[key=value …]" if recipes else "VERB …"
+    console.print(f"Usage: {app.command} {usage}\n", style="cyan")
     verbs = Table("verb", "what it does", box=None, pad_edge=False, header_style="bold")
     for verb in app.verbs:
-        verbs.add_row(verb.name, verb.help)
+        verbs.add_row(f"{verb.name} {verb.when}=…" if verb.when else verb.name, verb.help)
     for name, text, _ in app.more:
         verbs.add_row(name, text)
-    verbs.add_row("recipes", "list the published recipes, or show one with its command and numbers")
+    if recipes:
+        verbs.add_row("recipes", "list the published recipes, or show one with its command and numbers")
     console.print(verbs)
-    recipes = Table("\nrecipe", "\nverb", "\nwhat it is", box=None, pad_edge=False, header_style="bold")
-    for name, header in read_headers(app.package).items():
-        recipes.add_row(name, header.get("verb", ""), header.get("title", ""))
-    console.print(recipes)
+    if recipes:
+        table = Table("\nrecipe", "\nverb", "\nwhat it is", box=None, pad_edge=False, header_style="bold")
+        for name, header in recipes.items():
+            table.add_row(name, header.get("verb", ""), header.get("title", ""))
+        console.print(table)
     flags = Table("\nflag", "\n", box=None, pad_edge=False, header_style="bold")
     for flag, text in FLAGS.items():
         flags.add_row(flag, text)
     console.print(flags)
-    console.print(
-        f"\nRead on: `{app.command} recipes NAME`, `{app.command} VERB --help`, and the README and ERRATA of "
-        f"packages/{app.package.rpartition('.')[2]}."
-    )
+    read_on = f"`{app.command} recipes NAME`, `{app.command} VERB --help`, and the README and ERRATA of packages/"
+    where = f"{read_on}{app.package.rpartition('.')[2]}" if recipes else f"`{app.command} VERB --help`, and docs/"
+    console.print(f"\nRead on: {where}.")
 
 
 def _print_verb_help(app: App, verb: Verb) -> None:
     console = Console(highlight=False)
     console.print(f"[bold]{app.command} {verb.name}[/]: {verb.help}\n")
-    recipe = "experiment" in package_file(f"{app.package}.configs", f"{verb.config_name}.yaml")
-    usage = f"{app.command} {verb.name} {'[experiment=RECIPE] ' if recipe else ''}[key=value …]"
+    from reproalign.common.compose import options, primary_module
+
+    text = files(primary_module(app.package, verb.config_name)).joinpath(f"{verb.config_name}.yaml").read_text("utf-8")
+    recipe = "experiment" in text and bool(options(app.package, "experiment"))
+    words = [verb.positional.upper()] if verb.positional else []
+    words += [f"{verb.when}=NAME"] if verb.when else []
+    words += ["[experiment=RECIPE]"] if recipe else []
+    usage = " ".join([app.command, verb.name, *words, "[key=value …]"])
     console.print(f"Usage: {escape(usage)}\n", style="cyan")
     table = Table("key", "default", "meaning", box=None, pad_edge=False, header_style="bold")
     # A subclass that gives a key again overrules it, in its place.
@@ -225,7 +232,7 @@ def describe(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
 
     hints = typing.get_type_hints(schema)
     for cls in reversed(schema.__mro__[:-1]):
-        source = inspect.cleandoc(inspect.getsource(cls))
+        source = textwrap.dedent(inspect.getsource(cls))
         lines = source.splitlines()
         for node in ast.parse(source).body[0].body:  # type: ignore[attr-defined]
             if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
@@ -239,10 +246,11 @@ def describe(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
             default = {"MISSING": "(required)", "None": "null", "field(default_factory=dict)": "{}"}.get(
                 default, default
             )
-            comment = lines[node.lineno - 1].partition("  # ")[2]
-            yield f"{prefix}{name}", default.strip("'\""), comment
+            comments = filter(None, map(_comment, lines[node.lineno - 1 : node.end_lineno]))
+            yield f"{prefix}{name}", default.strip("'\""), next(comments, "")
 
 
-def package_file(package: str, name: str) -> str:
-    """Return the text of a file in a package."""
-    return files(package).joinpath(name).read_text(encoding="utf-8")
+def _comment(line: str) -> str:
+    """Return what stands behind ``#``, unless it is a linter's mark."""
+    found = line.partition("  # ")[2]
+    return "" if found.startswith("noqa") else found

@@ -35,8 +35,8 @@ def compose(package: str, config_name: str, schema: str, overrides: Sequence[str
     """Compose the configuration ``config_name`` of ``package`` with ``overrides``.
 
     Args:
-        package: the paper package; its ``configs`` module holds ``<config_name>.yaml`` and the groups.
-        config_name: the verb's primary configuration.
+        package: the paper package; its ``configs`` module holds its groups, and so does the core's.
+        config_name: the verb's primary configuration (see :func:`primary_module`).
         schema: ``module:class`` of the structured configuration, available to Hydra as ``schema: <config_name>``.
         overrides: words in Hydra's override syntax; ``experiment=NAME`` picks a recipe.
 
@@ -57,11 +57,18 @@ def compose(package: str, config_name: str, schema: str, overrides: Sequence[str
     ConfigStore.instance().store(group="schema", name=config_name, node=tree, package="_global_")
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_module(config_module=f"{package}.configs", version_base="1.3"):
-            composed = hydra_compose(config_name=config_name, overrides=words)
+        with initialize_config_module(config_module=primary_module(package, config_name), version_base="1.3"):
+            searched = f"hydra.searchpath=[pkg://{package}.configs,pkg://{COMMON_CONFIGS}]"
+            composed = hydra_compose(config_name=config_name, overrides=[searched, *words])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
     return Composed(_resolve(composed), recipe)
+
+
+def primary_module(package: str, config_name: str) -> str:
+    """Return the module that holds ``config_name``: the package's ``configs``, or the core's for a ready-made verb."""
+    own = files(f"{package}.configs").joinpath(f"{config_name}.yaml")
+    return f"{package}.configs" if own.is_file() else COMMON_CONFIGS
 
 
 def groups(package: str) -> list[str]:

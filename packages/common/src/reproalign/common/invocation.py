@@ -8,6 +8,34 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Verb:
+    """One thing a command does.
+
+    Attributes:
+        name: as typed.
+        help: one line.
+        config_name: primary configuration, in the package's ``configs`` or in the core's.
+        schema: ``module:class`` of its structured configuration.
+        target: ``module:function(config, invocation)``.
+        launchable: may be started in several processes.
+        when: a key or group; of several verbs with one name this one is meant if that is among the words.
+        positional: the key that a bare word stands for, if one may be given.
+        dry_run: ``module:function(config, invocation)`` of ``--dry-run``, if it can say more than that the
+            configuration is complete.
+    """
+
+    name: str
+    help: str
+    config_name: str
+    schema: str
+    target: str
+    launchable: bool = False
+    when: str = ""
+    positional: str = ""
+    dry_run: str = ""
+
+
+@dataclass(frozen=True)
 class Invocation:
     """One run as the user asked for it.
 

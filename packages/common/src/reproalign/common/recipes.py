@@ -32,6 +32,8 @@ REQUIRED = ("title", "verb", "paper", "command", "hardware", "expected", "proces
 def read_headers(package: str) -> dict[str, dict[str, str]]:
     """Read the header of every recipe of ``package``: {name: {key: value}}."""
     folder = files(f"{package}.configs").joinpath("experiment")
+    if not folder.is_dir():
+        return {}
     entries = sorted(
         (entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reproalign.common.cli import App, Verb, run
+from reproalign.common.cli import App, run
+from reproalign.common.invocation import Verb
 
 APP = App(
     command="radpo",
