@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from reproalign.common.data import templates, tokenize
 from reproalign.common.data.collate import PairCollator, pad_rows
 from reproalign.common.data.mixing import MixPart, mix_datasets
-from reproalign.common.data.sources import order_answers
+from reproalign.common.data.sources.shp import order_answers
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation import mtbench, rewardbench
 from reproalign.common.evaluation.calibration import calibration

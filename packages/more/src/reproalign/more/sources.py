@@ -22,8 +22,8 @@ from typing import Any
 
 from reproalign.common.data.records import Message, RowError, column, messages
 from reproalign.common.data.sources import Home
-from reproalign.common.data.sources import preference as from_preference
-from reproalign.common.data.sources import transcript as split_transcript
+from reproalign.common.data.sources.hh import transcript as split_transcript
+from reproalign.common.data.sources.preference import preference as from_preference
 from reproalign.common.errors import choose
 
 Dialogue = str | list[Message]  # whole, the response its last turn: a transcript "\n\nHuman: …", or messages

@@ -22,8 +22,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reproalign.common.data.records import Message, RowError, column, make_record, messages
-from reproalign.common.data.sources import Home, order_answers, ultrafeedback
-from reproalign.common.data.sources import preference as from_preference
+from reproalign.common.data.sources import Home
+from reproalign.common.data.sources.preference import preference as from_preference
+from reproalign.common.data.sources.shp import order_answers
+from reproalign.common.data.sources.ultrafeedback import ultrafeedback
 
 MIN_SCORE_RATIO = 2  # SHP, training rows
 MAX_SHP_PAIRS = 5  # per prompt, training rows

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.data.records import Message, RowError
-from reproalign.common.data.sources import transcript
+from reproalign.common.data.sources.hh import transcript
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import recover_lines, write_text
 

@@ -1,0 +1,29 @@
+"""UltraFeedback, binarised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reproalign.common.data.records import PreferenceRecord, RowError, make_record, messages
+from reproalign.common.data.sources.registry import source
+
+
+@source("ultrafeedback", hub="allenai/ultrafeedback_binarized_cleaned", splits=("train_prefs", "test_prefs"))
+def ultrafeedback(row: dict[str, Any]) -> PreferenceRecord:
+    """UltraFeedback, binarised. Columns: chosen and rejected (messages), score_chosen and score_rejected (1-10) or
+    chosen_rating and rejected_rating, prompt_id, source. The prompt is all but the last turn of ``chosen``.
+    """
+    chosen, rejected = messages(row, "chosen"), messages(row, "rejected")
+    if len(chosen) < 2:
+        raise RowError("'chosen' has no turn before the response")
+    rated = row.get("score_chosen") is None and row.get("score_rejected") is None
+    scores = ("chosen_rating", "rejected_rating") if rated else ("score_chosen", "score_rejected")
+    return make_record(
+        chosen[:-1],
+        chosen[-1:],
+        rejected[-1:],
+        score_chosen=row.get(scores[0]),
+        score_rejected=row.get(scores[1]),
+        prompt_id=row.get("prompt_id"),
+        source=row.get("source"),
+    )
