@@ -250,7 +250,7 @@ def test_what_auto_came_to_is_printed_and_handed_on(tmp_path, capsys, monkeypatc
         started.append(Invocation(**json.loads(Path(command[-1]).read_text())))
         return 0
 
-    monkeypatch.setattr(module, "_wait", wait)
+    monkeypatch.setattr(module, "wait_for", wait)
     assert start(invocation(tmp_path, launch("auto", 1)), dry_run=False) == 0
     assert started[-1].config["launch"] == asdict(launch("fsdp", 8))
     printed = capsys.readouterr().err

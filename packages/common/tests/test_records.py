@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 
 from reproalign.common.app import main
 from reproalign.common.errors import UserError
+from reproalign.common.files import sha256_file
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.records.compare import agrees, compare
@@ -176,3 +178,40 @@ def test_fingerprints_follow_the_weights_alone(tmp_path):
     assert fingerprint_folder(tmp_path / "a") != fingerprint_folder(tmp_path / "b")
     with pytest.raises(FileNotFoundError, match=r"no \*\.safetensors"):
         fingerprint_folder(tmp_path)
+
+
+def test_a_record_names_the_runs_that_its_inputs_came_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished(Path("runs/a"))
+    finished(Path("runs/b"))
+    (tmp_path / "runs/a/model").mkdir()
+    (tmp_path / "rows.jsonl").touch()
+    config = {"model": {"name": "runs/a/model"}, "data": {"paths": ["runs/b", "rows.jsonl"]}, "template": "~nobody/x"}
+    with Run.open(invocation(Path("runs/c"), **config)):
+        pass
+    inputs = record(Path("runs/c"))["inputs"]
+    assert {key: entry["run"] for key, entry in inputs.items()} == {
+        "model.name": "runs/a",
+        "data.paths[0]": "runs/b",
+    }
+    assert inputs["model.name"]["record_sha256"] == sha256_file(Path("runs/a/run.json"))
+    assert inputs["model.name"]["status"] == "finished"
+
+
+def test_show_draws_where_a_run_came_from(tmp_path, monkeypatch, capsys):
+    """Through all generations; runs that are gone or have changed since are marked."""
+    monkeypatch.chdir(tmp_path)
+    finished(Path("runs/a"))
+    for name, source in (("b", "a"), ("c", "b")):
+        with Run.open(invocation(Path(f"runs/{name}"), model=f"runs/{source}")):
+            pass
+    assert main(["show", "runs/c"]) == 0
+    drawn = capsys.readouterr().out
+    assert "model from runs/b: mmpo train" in drawn
+    assert "model from runs/a: mmpo train" in drawn
+    (tmp_path / "runs/a/run.json").write_text(json.dumps(record(Path("runs/a")) | {"status": "failed"}))
+    assert main(["show", "runs/c"]) == 0
+    assert "runs/a (its record has changed since)" in capsys.readouterr().out
+    shutil.rmtree("runs/b")
+    assert main(["show", "runs/c"]) == 0
+    assert "runs/b (gone)" in capsys.readouterr().out

@@ -61,6 +61,7 @@ def replay(argv: Sequence[str]) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from reproalign.common.mappings import flatten
+    from reproalign.common.records.lineage import family_tree
     from reproalign.common.records.run import read_record
 
     records = [read_record(path) for path in arguments.runs]
@@ -95,6 +96,10 @@ def _show(arguments: argparse.Namespace) -> int:
         configs = [{key: config.get(key) for key in sorted(keys)} for config in configs]
     _add_section(table, "configuration" if len(records) == 1 else "configuration (differences)", configs)
     Console().print(table)
+    for path, record in zip(arguments.runs, records, strict=True):
+        tree = family_tree(path if path.is_dir() else path.parent, record)
+        if tree is not None:
+            Console().print(tree)
     return 0
 
 

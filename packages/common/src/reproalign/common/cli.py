@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import ReportedError, UserError, choose
 from reproalign.common.invocation import Invocation, Verb, carry_out, load_object
 
 FLAGS = {
@@ -79,6 +79,9 @@ def guarded(command: str, action: object, *, show_traceback: bool = False) -> in
             traceback.print_exc()
         print(f"{command}: error: {error}", file=sys.stderr)
         return 2
+    except ReportedError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{command}: interrupted; the same command resumes an unfinished run", file=sys.stderr)
         return 130

@@ -14,6 +14,13 @@ class UserError(Exception):
     """
 
 
+class ReportedError(Exception):
+    """A failure that is no mistake of the user's, and whose details were printed where it happened.
+
+    Commands print its message on one line, without a traceback, and exit with code 1.
+    """
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that says something, or the error's name."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

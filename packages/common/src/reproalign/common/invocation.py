@@ -47,6 +47,7 @@ class Invocation:
         target: ``module:function`` that carries it out.
         config: the resolved configuration as plain values.
         recipe: the ``experiment=`` it was based on, if any.
+        parent: folder of the run that started it, if one did.
     """
 
     command: list[str]
@@ -56,6 +57,7 @@ class Invocation:
     target: str
     config: dict[str, Any]
     recipe: str | None = None
+    parent: str | None = None
 
 
 def load_object(path: str) -> Any:

@@ -57,13 +57,21 @@ def start(invocation: Invocation, *, dry_run: bool) -> int:
             carry_out(invocation)
             return 0
         record.write_text(json.dumps(asdict(invocation)), encoding="utf-8")
-        return _wait(planned.command, {**os.environ, **planned.environment}, Path(temporary) / "error")
+        return wait_for(planned.command, planned.environment, Path(temporary) / "error")
 
 
-def _wait(command: list[str], environment: dict[str, str], error: Path) -> int:
-    """Run ``command``, forwarding Ctrl-C; a user's mistake that a worker found becomes ours."""
-    environment["REPROALIGN_ERROR_FILE"] = str(error)
-    process = subprocess.Popen(command, env=environment)
+def wait_for(command: list[str], environment: dict[str, str], error: Path) -> int:
+    """Run ``command``, forwarding Ctrl-C, and return 0 or 1; a user's mistake that it found becomes ours.
+
+    Args:
+        command: whose workers write such a mistake to a file (see :func:`reproalign.common.launch.worker.hand_on`).
+        environment: added to this process's.
+        error: that file.
+
+    Raises:
+        UserError: the mistake.
+    """
+    process = subprocess.Popen(command, env={**os.environ, **environment, "REPROALIGN_ERROR_FILE": str(error)})
     try:
         code = process.wait()
     except KeyboardInterrupt:

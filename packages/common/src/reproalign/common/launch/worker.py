@@ -27,10 +27,15 @@ def main(path: str) -> int:
         leave()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        if "REPROALIGN_ERROR_FILE" in os.environ:
-            write_text(Path(os.environ["REPROALIGN_ERROR_FILE"]), str(error))
+        hand_on(error)
         return 2
     return 0
+
+
+def hand_on(error: UserError) -> None:
+    """Tell the process that started this one what the user's mistake was."""
+    if "REPROALIGN_ERROR_FILE" in os.environ:
+        write_text(Path(os.environ["REPROALIGN_ERROR_FILE"]), str(error))
 
 
 def leave() -> None:

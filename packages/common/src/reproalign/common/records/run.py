@@ -20,8 +20,8 @@ from reproalign.common.files import write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.mappings import flatten
 from reproalign.common.records.environment import git_state, hardware, package_versions, peak_memory
+from reproalign.common.records.lineage import RECORD, input_runs
 
-RECORD = "run.json"
 # Keys that may change between the first start of a run and its resumption.
 VOLATILE = ("resume", "on_bad_checkpoint", "launch.machine_rank", "launch.main_address", "launch.main_port")
 
@@ -54,7 +54,7 @@ class Run:
         earlier = check_folder(folder, invocation) if is_main else None
         record = _new_record(invocation)
         if earlier is not None:
-            for key in ("started", "wall_seconds", "fingerprints"):
+            for key in ("started", "wall_seconds", "fingerprints", "children"):
                 record[key] = earlier.get(key, record.get(key))
             record["resumptions"] = int(earlier.get("resumptions", 0)) + 1
         return cls(folder, record, is_main=is_main, fresh=earlier is None)
@@ -74,7 +74,9 @@ class Run:
     ) -> None:
         if not self.is_main:
             return
-        if isinstance(error, UserError) and self._fresh and not list(self.dir.glob("checkpoint-*")):
+        children = (self.dir / name for name in self.record["children"])
+        worth_keeping = any(path.exists() for path in (*self.dir.glob("checkpoint-*"), *children))
+        if isinstance(error, UserError) and self._fresh and not worth_keeping:
             self._undo()
             return
         status = "finished" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -205,6 +207,9 @@ def _new_record(invocation: Invocation) -> dict[str, Any]:
         "versions": package_versions(invocation.package),
         "git": git_state(Path(package_file or __file__)),
         "hardware": hardware(),
+        "inputs": input_runs(invocation.config),
+        "parent": invocation.parent,
+        "children": {},
         "fingerprints": {},
         "metrics": {},
         "started": _now(),

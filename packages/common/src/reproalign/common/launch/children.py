@@ -1,0 +1,133 @@
+"""Runs that a run starts: each a command line of its own, with a folder and a resumable record below the parent's."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from reproalign.common.compose import compose
+from reproalign.common.errors import ReportedError, UserError
+from reproalign.common.files import sha256_file, write_json
+from reproalign.common.invocation import Invocation, Verb
+from reproalign.common.launch.start import wait_for
+from reproalign.common.records.lineage import RECORD
+from reproalign.common.records.run import Run, check_folder, config_differences, read_record
+
+
+@dataclass(frozen=True)
+class Child:
+    """A run to be started.
+
+    Attributes:
+        name: its folder, below the parent's.
+        invocation: what it is to do.
+    """
+
+    name: str
+    invocation: Invocation
+
+
+def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str]) -> Child:
+    """Compose a child of ``parent``: the verb ``verb`` of the same command, with ``words`` as a user would type them.
+
+    Args:
+        parent: of whose ``output_dir`` the child's is the subfolder ``name``.
+        name: of the child.
+        verb: what the child does.
+        words: ``key=value``.
+
+    Raises:
+        UserError: for anything wrong in the words, naming the child.
+    """
+    folder = Path(parent.config["output_dir"]) / name
+    words = [*words, f"output_dir={_quoted(str(folder))}"]
+    try:
+        composed = compose(parent.package, verb.config_name, verb.schema, words)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    invocation = Invocation(
+        command=[parent.command[0], verb.name, *words],
+        package=parent.package,
+        verb=verb.name,
+        schema=verb.schema,
+        target=verb.target,
+        config=composed.config,
+        recipe=composed.recipe,
+        parent=str(parent.config["output_dir"]),
+    )
+    return Child(name, invocation)
+
+
+def run_child(run: Run, child: Child) -> Path:
+    """Run ``child`` in a process of its own, resume it if it was interrupted, skip it if it is finished.
+
+    The parent's record names it, with its status and the SHA-256 of its record.
+
+    Args:
+        run: the parent's open record.
+        child: what to run.
+
+    Returns:
+        The child's folder.
+
+    Raises:
+        UserError: for a mistake that the child found.
+        ReportedError: if the child failed. What is finished is kept either way.
+    """
+    folder = run.dir / child.name
+    if not _is_finished(folder, child.invocation):
+        check_folder(folder, child.invocation)
+        print(f"{child.name}: {shlex.join(child.invocation.command)}", file=sys.stderr)
+        _note(run, child.name, folder, "running")
+        try:
+            code = _start(run.dir, child)
+        except BaseException:
+            _note(run, child.name, folder, _status(folder))
+            raise
+        if code:
+            _note(run, child.name, folder, _status(folder))
+            raise ReportedError(f"{child.name} failed (its record: {folder}); the same command goes on from it")
+    else:
+        print(f"{child.name}: finished before, kept", file=sys.stderr)
+    _note(run, child.name, folder, _status(folder))
+    return folder
+
+
+def _start(parent: Path, child: Child) -> int:
+    """Start the child's process and wait for it; a mistake of the user's that it found becomes ours."""
+    path = parent / f".{child.name}.invocation.json"
+    write_json(path, asdict(child.invocation))
+    error = path.with_suffix(".error")
+    try:
+        return wait_for([sys.executable, "-m", "reproalign.common.launch.child", str(path)], {}, error)
+    finally:
+        path.unlink(missing_ok=True)
+        error.unlink(missing_ok=True)
+
+
+def _is_finished(folder: Path, invocation: Invocation) -> bool:
+    if not (folder / RECORD).is_file():
+        return False
+    record = read_record(folder)
+    same = record.get("verb") == invocation.verb and not config_differences(record["config"], invocation.config)
+    return same and record["status"] == "finished"
+
+
+def _status(folder: Path) -> str:
+    return str(read_record(folder)["status"]) if (folder / RECORD).is_file() else "not started"
+
+
+def _note(run: Run, name: str, folder: Path, status: str) -> None:
+    entry = {"run": str(folder), "status": status}
+    if status == "finished":
+        entry["record_sha256"] = sha256_file(folder / RECORD)
+    run.set("children", {**run.record["children"], name: entry})
+
+
+def _quoted(text: str) -> str:
+    """Quote a path for Hydra's grammar."""
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"

@@ -1,0 +1,92 @@
+"""Which runs a run's inputs came from, and which runs it started."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.tree import Tree
+
+from reproalign.common.files import sha256_file
+from reproalign.common.mappings import flatten
+
+RECORD = "run.json"
+
+
+def input_runs(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the recorded runs whose files a configuration names.
+
+    A value that is an existing path inside a run's folder, at whatever depth, counts: ``model.name=runs/a/model``
+    stands for the run ``runs/a``. The run's own ``output_dir`` does not count.
+
+    Returns:
+        key -> ``run`` (its folder), ``command``, ``started``, ``status`` and the SHA-256 of its record.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in flatten({name: value for name, value in config.items() if name != "output_dir"}).items():
+        for name, word in _words(key, value):
+            folder = _run_folder(word)
+            record = None if folder is None else read_plain(folder)
+            if folder is not None and record is not None:
+                facts = {fact: record.get(fact) for fact in ("command", "started", "status")}
+                found[name] = {"run": str(folder), **facts, "record_sha256": sha256_file(folder / RECORD)}
+    return found
+
+
+def read_plain(folder: Path) -> dict[str, Any] | None:
+    """Return the record in ``folder``; None if there is none, or none that can be read."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and "command" in record else None
+
+
+def family_tree(folder: Path, record: dict[str, Any]) -> Tree | None:
+    """Draw the runs that a record's inputs came from, and those before them, and the runs it started.
+
+    None if there are no such runs. A run whose folder is gone or whose record has changed since is marked.
+    """
+    tree = Tree(str(folder))
+    _add_inputs(tree, record, {folder.resolve()})
+    for name, child in record.get("children", {}).items():
+        tree.add(f"started {name}: {child['status']}, {child['run']}")
+    return tree if tree.children else None
+
+
+def _add_inputs(tree: Tree, record: dict[str, Any], seen: set[Path]) -> None:
+    for key, entry in record.get("inputs", {}).items():
+        folder = Path(entry["run"])
+        before = read_plain(folder)
+        mark = ""
+        if before is None:
+            mark = " (gone)"
+        elif sha256_file(folder / RECORD) != entry["record_sha256"]:
+            mark = " (its record has changed since)"
+        branch = tree.add(f"{key} from {entry['run']}{mark}: {entry['command']}")
+        if before is not None and folder.resolve() not in seen:
+            _add_inputs(branch, before, seen | {folder.resolve()})
+
+
+def _words(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _words(f"{key}[{index}]", entry)
+
+
+def _run_folder(word: str) -> Path | None:
+    """Return the nearest folder with a record that the path ``word`` is, or lies in."""
+    if os.sep not in word and not Path(word).exists():  # most values are no paths
+        return None
+    try:
+        path = Path(word).expanduser()
+        if not path.exists():
+            return None
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a null character
+        return None
+    return next((folder for folder in (path, *path.parents) if (folder / RECORD).is_file()), None)
