@@ -25,6 +25,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from reproalign.common.launch.ending import end_after_leaving, leave
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.forward import unwrap_peft
 from reproalign.common.models.tiny import tiny_model
@@ -224,6 +225,7 @@ def zero3(model: nn.Module, optimiser: torch.optim.Optimizer) -> Any:
 
 
 def main(path: str, strategies: list[str]) -> None:
+    end_after_leaving()
     if strategies[0].startswith("zero3"):
         os.environ["DS_ACCELERATOR"] = "cpu"
         import deepspeed
@@ -235,7 +237,7 @@ def main(path: str, strategies: list[str]) -> None:
     results = {strategy: two_processes(strategy) for strategy in strategies}
     if dist.get_rank() == 0:
         Path(path).write_text(json.dumps(results))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from transformers import TrainingArguments
 from reproalign.common.config import LogprobsConfig
 from reproalign.common.data.collate import UnpairedCollator
 from reproalign.common.evaluation.unpaired import roc_auc, unpaired_metrics
+from reproalign.common.launch.ending import end_after_leaving, leave
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.value_head import attach_value_head
 from reproalign.common.training.collecting import CollectingTrainer
@@ -378,7 +379,8 @@ def test_two_processes_estimate_the_kl_of_one(tmp_path):
 
 
 if __name__ == "__main__":
+    end_after_leaving()
     result = distributed_run(Path(sys.argv[1]))
     if torch.distributed.get_rank() == 0:
         (Path(sys.argv[1]) / "found.json").write_text(json.dumps(result))
-    torch.distributed.destroy_process_group()
+    leave()
