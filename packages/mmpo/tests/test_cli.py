@@ -9,8 +9,10 @@ import sys
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from reproalign.common.compose import known_keys
+from reproalign.common.compose import as_word, compose, known_keys
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import load_object
 from reproalign.common.mappings import flatten
@@ -265,3 +267,20 @@ def test_translate_explains_itself(prints, capsys):
         assert "usage: mmpo translate RECIPE.yaml" in capsys.readouterr().err
     assert main(["translate", "none.yaml"]) == 2
     assert "none.yaml: cannot be read as YAML" in capsys.readouterr().err
+
+
+@settings(max_examples=40)
+@given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.lists(st.text())))
+def test_any_plain_value_can_be_written_as_a_word(value):
+    word = as_word("trainer.x", value)
+    found = compose(
+        "reproalign.mmpo", "train", "reproalign.mmpo.config:PreferenceConfig", [word, "model=tiny", "output_dir=a"]
+    )
+    assert found.config["trainer"]["x"] == value
+
+
+@pytest.mark.parametrize("path", ["données dir/mes paires.jsonl", "a b.jsonl", "it's.jsonl", "(1).jsonl", "x,y.jsonl"])
+def test_a_path_needs_no_second_quotes(path):
+    words = [f"data.path={path}", "model.name=tiny:llama", "output_dir=a b"]
+    found = compose("reproalign.mmpo", "train", "reproalign.mmpo.config:PreferenceConfig", words)
+    assert (found.config["data"]["path"], found.config["output_dir"]) == (path, "a b")

@@ -131,8 +131,9 @@ def _with_key(word: str, positional: str) -> str:
     """Give a bare word, such as a file, the key that it stands for."""
     if not positional or "=" in word or word.startswith("-"):
         return word
-    escaped = word.replace("'", "\\'")
-    return f"{positional}='{escaped}'"
+    from reproalign.common.compose import as_word
+
+    return as_word(positional, word)
 
 
 def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> int:

@@ -13,6 +13,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -87,6 +88,28 @@ def options(package: str, group: str) -> list[str]:
     return sorted(names)
 
 
+def as_word(key: str, value: Any) -> str:
+    """Return the word that gives ``key`` a plain value, quoted for Hydra's grammar: ``loss.beta=0.1``, ``path='a b'``.
+
+    Args:
+        key: with dots.
+        value: null, a number, a truth value, text, or a list or mapping of such.
+    """
+    return f"{key}={_literal(value)}"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_literal, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{name}:{_literal(entry)}" for name, entry in value.items()) + "}"
+    if isinstance(value, str):
+        text = value.replace("${", "\\${")  # no reference to another key
+        text = re.sub(r"(\\*)'", r"\1\1\\'", text)  # backslashes count before a quote alone
+        return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
 def _split(word: str) -> tuple[str, str]:
     key, equals, value = word.partition("=")
     key = key.lstrip("+")
@@ -106,7 +129,16 @@ def _check_key(word: str, key: str, schema: type) -> str:
         cls = hints[part]
         if any(get_origin(choice) is dict for choice in (cls, *get_args(cls))):
             return f"++{word.lstrip('+')}"
+    if str in (cls, *get_args(cls)) and get_origin(cls) is not list and not _is_understood(word):
+        return as_word(key, word.partition("=")[2])  # a path with blanks or letters beyond Hydra's grammar
     return word
+
+
+def _is_understood(word: str) -> bool:
+    try:
+        return not OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:
+        return False
 
 
 def _with_open_sections(schema: type, words: Sequence[str]) -> Any:

@@ -18,8 +18,9 @@ from reproalign.common.data.collate import PairCollator, UnpairedCollator
 from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.adapters import Model
 from reproalign.common.models.identify import identify_weights
-from reproalign.common.models.load import Model, load_causal_lm, load_tokenizer, model_path, reference_weights
+from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path, reference_weights
 from reproalign.common.models.value_head import attach_value_head
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments

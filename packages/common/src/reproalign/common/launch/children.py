@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reproalign.common.compose import compose
+from reproalign.common.compose import as_word, compose
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, write_json
 from reproalign.common.invocation import Invocation, Verb
@@ -43,7 +43,7 @@ def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str]) 
         UserError: for anything wrong in the words, naming the child.
     """
     folder = Path(parent.config["output_dir"]) / name
-    words = [*words, f"output_dir={_quoted(str(folder))}"]
+    words = [*words, as_word("output_dir", str(folder))]
     try:
         composed = compose(parent.package, verb.config_name, verb.schema, words)
     except UserError as error:
@@ -125,9 +125,3 @@ def _note(run: Run, name: str, folder: Path, status: str) -> None:
     if status == "finished":
         entry["record_sha256"] = sha256_file(folder / RECORD)
     run.set("children", {**run.record["children"], name: entry})
-
-
-def _quoted(text: str) -> str:
-    """Quote a path for Hydra's grammar."""
-    escaped = text.replace("'", "\\'")
-    return f"'{escaped}'"
