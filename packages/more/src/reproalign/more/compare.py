@@ -5,7 +5,7 @@ The release asks its judge in one order only; here both are asked (:mod:`reproal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -30,7 +30,9 @@ from reproalign.common.judging.ask import (
     read_verdicts,
     win_table,
 )
+from reproalign.common.judging.config import check_one_judge, check_pairrm
 from reproalign.common.judging.endpoint import check_endpoint
+from reproalign.common.judging.pairwise import PairwiseJudge, mean_logit_metrics, pairwise_table, read_logits
 from reproalign.common.judging.verdict import WinRate, make_template, wilson
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
@@ -76,9 +78,9 @@ def compare(config: EvaluateConfig, invocation: Invocation) -> None:
     """Compare files of responses to the same prompts, every two of them.
 
     By reward: each file's mean, and the share of the prompts on which one has the higher reward. With ``judge.model``
-    also by a judge, of the first response to each prompt; ``judgments-<i>-<j>.jsonl`` grows answer by answer, and an
-    interrupted run goes on where it stopped. ``comparison.json`` holds the numbers, ``rewards.jsonl`` those of each
-    prompt.
+    or ``pairrm.model`` also by a judge, of the first response to each prompt; ``judgments-<i>-<j>.jsonl`` grows as it
+    goes, and an interrupted run goes on where it stopped. ``comparison.json`` holds the numbers, ``rewards.jsonl``
+    those of each prompt.
     """
     template = _check(config)
     files = [find(path, RESPONSES, "responses") for path in config.responses or []]
@@ -111,12 +113,8 @@ def compare(config: EvaluateConfig, invocation: Invocation) -> None:
             ),
         )
         _print_rewards(result, config.confidence)
-        if template:
-            for i, j in combinations(range(len(labels)), 2):
-                name = f"{labels[i]} against {labels[j]}"
-                won = _judge(config, template, entries[i], entries[j], run.dir, f"{i}-{j}")
-                result["pairs"][name]["judge"] = {**asdict(won), **outcome_rates(won)}
-                Console().print(_judge_table(won, name, config))
+        for name, judged in _judge_pairs(config, template, entries, labels, run):
+            result["pairs"][name]["judge"] = judged
         write_json(run.dir / "comparison.json", result)
         run.set_metrics(result)
         Console().print(f"numbers: {run.dir / 'comparison.json'}", highlight=False)
@@ -191,6 +189,10 @@ def _check(config: EvaluateConfig) -> str | None:
         raise UserError(f"batch_size={config.batch_size} must be at least 1")
     check_confidence(config.confidence)
     check_endpoint(config.judge, "judge")
+    check_pairrm(config.pairrm)
+    check_one_judge({"judge.model": config.judge.model, "pairrm.model": config.pairrm.model})
+    if config.pairrm.model and config.template:
+        raise UserError("template is for a judge that reads questions, and PairRM reads none; leave template out")
     template = config.template or "union"
     text = TEMPLATES[template] if template in TEMPLATES else read_template(template)
     return text if config.judge.model else None
@@ -214,26 +216,58 @@ def _score(config: EvaluateConfig, entries: Sequence[Sequence[Sampled]]) -> list
     return rewards
 
 
-def _judge(
-    config: EvaluateConfig, template: str, first: Sequence[Sampled], second: Sequence[Sampled], folder: Path, name: str
-) -> WinRate:
-    bouts = [
+def _judge_pairs(
+    config: EvaluateConfig,
+    template: str | None,
+    entries: Sequence[Sequence[Sampled]],
+    labels: Sequence[str],
+    run: Run,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what the judge says of every two files, by name; nothing if there is no judge."""
+    pairrm = PairwiseJudge(config.pairrm) if config.pairrm.model else None
+    if pairrm:
+        pairrm.add_fingerprint(run)
+    for i, j in combinations(range(len(labels)), 2):
+        name, suffix, bouts = f"{labels[i]} against {labels[j]}", f"{i}-{j}", _bouts(entries[i], entries[j])
+        if pairrm:
+            yield name, _compare_pairwise(config, pairrm, bouts, run.dir, suffix, name)
+        elif template:
+            yield name, _ask(config, template, bouts, run.dir, suffix, name)
+
+
+def _bouts(first: Sequence[Sampled], second: Sequence[Sampled]) -> list[Bout]:
+    return [
         Bout(instruction_text(one.prompt), one.responses[0], other.responses[0])
         for one, other in zip(first, second, strict=True)
     ]
-    answers = collect_answers(config.judge, both_orders(bouts, template), bouts, folder / f"judgments-{name}.jsonl")
-    return read_verdicts(answers, bouts, folder / f"verdicts-{name}.jsonl", config.confidence)
 
 
-def _judge_table(won: WinRate, name: str, config: EvaluateConfig) -> Table:
+def _ask(
+    config: EvaluateConfig, template: str, bouts: Sequence[Bout], folder: Path, suffix: str, name: str
+) -> dict[str, Any]:
+    answers = collect_answers(config.judge, both_orders(bouts, template), bouts, folder / f"judgments-{suffix}.jsonl")
+    won = read_verdicts(answers, bouts, folder / f"verdicts-{suffix}.jsonl", config.confidence)
+    title = f"{name}, judged ({config.template or 'union'})"
+    _print_judged(win_table(won, title, len(bouts), config.confidence), won)
+    return {**asdict(won), **outcome_rates(won)}
+
+
+def _compare_pairwise(
+    config: EvaluateConfig, judge: PairwiseJudge, bouts: Sequence[Bout], folder: Path, suffix: str, name: str
+) -> dict[str, Any]:
+    logits = judge.collect_logits(bouts, folder / f"judgments-{suffix}.jsonl")
+    won, by_mean = read_logits(logits, bouts, folder / f"verdicts-{suffix}.jsonl", config.confidence)
+    _print_judged(pairwise_table(won, by_mean, f"{name}, judged (PairRM)", len(bouts), config.confidence), won)
+    return {**asdict(won), **outcome_rates(won), "mean_logit": mean_logit_metrics(by_mean)}
+
+
+def _print_judged(table: Table, won: WinRate) -> None:
     rates = outcome_rates(won)
-    count = won.wins + won.ties + won.losses + won.unreadable
-    table = win_table(won, f"{name}, judged ({config.template or 'union'})", count, config.confidence)
     table.add_row("wins, of all", f"{rates['plain']['wins']:.4f}")
     table.add_row(
         "wins, without ties and errors", f"{rates['normalised']['wins']:.4f}" if won.wins + won.losses else "none"
     )
-    return table
+    Console().print(table)
 
 
 def _print_rewards(result: dict[str, Any], confidence: float) -> None:

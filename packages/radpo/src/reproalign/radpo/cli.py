@@ -38,10 +38,10 @@ APP = App(
         ),
         Verb(
             "judge",
-            "let a language model compare two such files; win rate",
+            "let a language model or PairRM compare two such files; win rate",
             "judge",
-            "reproalign.radpo.config:JudgeConfig",
-            "reproalign.radpo.judge:judge",
+            "reproalign.common.judging.config:JudgeConfig",
+            "reproalign.common.verbs.judge:judge",
         ),
     ),
     more=(
