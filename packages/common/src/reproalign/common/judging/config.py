@@ -17,9 +17,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 class PairRMConfig:
     """PairRM, a small model trained on preferences, as the judge; see docs/judging.md."""
 
-    model: str | None = (
-        None  # llm-blender/PairRM | llm-blender/PairRM-hf | a folder with such files; null: another judge
-    )
+    model: str | None = None  # llm-blender/PairRM[-hf] or a folder with its files; null: another judge
     revision: str | None = None  # of the Hub's repository
     dtype: str = "float32"  # float32 | bfloat16 | float16
     batch_size: int = 16  # comparisons at once

@@ -8,6 +8,7 @@ writes it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import DebertaV2Config, PreTrainedTokenizerFast
 
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, first_line
 from reproalign.common.judging.pairrm import DebertaV2PairRM, PairFormat, PairRM
 
 # What every published DeBERTa-v3 has, whatever its size.
@@ -44,24 +45,26 @@ def load_pairrm(folder: Path, dtype: torch.dtype = torch.float32, name: str | No
         name: what errors call the folder.
 
     Raises:
-        UserError: for another architecture, a tensor that is missing or not PairRM's, or a tokenizer without the tokens
-            before the prompt and the responses.
+        UserError: for another architecture, a tensor that is missing, not PairRM's or of another shape, or a tokenizer
+            without the tokens before the prompt and the responses.
     """
     name = name or str(folder)
     tokenizer = _load_tokenizer(folder, name)
-    config, form = _read_config(folder, tokenizer, name)
-    try:
-        loaded: Any = DebertaV2PairRM.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UserError(f"cannot load PairRM from {name}: {_first_line(error)}") from error
-    network, info = loaded
-    # Old versions of transformers saved this index; it holds no weights.
-    unexpected = [key for key in info["unexpected_keys"] if not key.endswith("embeddings.position_ids")]
-    for keys, problem in ((info["missing_keys"], "lacks"), (unexpected, "has what PairRM has not:")):
+    shapes = _read_shapes(folder, name)
+    config, form = _read_config(folder, tokenizer, shapes, name)
+    with torch.device("meta"):
+        wanted = {key: list(tensor.shape) for key, tensor in DebertaV2PairRM(config).state_dict().items()}
+    for kind, keys in (
+        ("lacks", wanted.keys() - shapes.keys()),
+        ("has what PairRM has not:", shapes.keys() - wanted.keys()),
+        ("has by another shape", {key for key in wanted if shapes.get(key) != wanted[key]}),
+    ):
         if keys:
-            raise UserError(f"{name}: model.safetensors {problem} tensor {min(keys)} ({len(keys)} in all)")
+            raise UserError(f"{name}: model.safetensors {kind} tensor {min(keys)} ({len(keys)} in all)")
+    try:
+        network: Any = DebertaV2PairRM.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise UserError(f"cannot load PairRM from {name}: {first_line(error)}") from error
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return PairRM(network.to(device).eval(), tokenizer, form)
 
@@ -77,7 +80,7 @@ def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
             folder, tokenizer_file=str(file), truncation_side="right"
         )
     except Exception as error:  # the tokenizers library raises bare exceptions
-        raise UserError(f"{name}: tokenizer.json cannot be read ({_first_line(error)})") from error
+        raise UserError(f"{name}: tokenizer.json cannot be read ({first_line(error)})") from error
     form = PairFormat()
     vocabulary = tokenizer.get_vocab()
     for token in (form.source, form.first, form.second, tokenizer.sep_token, tokenizer.pad_token):
@@ -86,11 +89,24 @@ def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _read_config(folder: Path, tokenizer: PreTrainedTokenizerFast, name: str) -> tuple[DebertaV2Config, PairFormat]:
+def _read_shapes(folder: Path, name: str) -> dict[str, list[int]]:
+    try:
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{name}: model.safetensors cannot be read ({first_line(error)})") from error
+    # Old versions of transformers saved this index; it holds no weights.
+    shapes.pop("pretrained_model.embeddings.position_ids", None)
+    return shapes
+
+
+def _read_config(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, shapes: Mapping[str, list[int]], name: str
+) -> tuple[DebertaV2Config, PairFormat]:
     try:
         given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{name}: config.json cannot be read ({_first_line(error)})") from error
+        raise UserError(f"{name}: config.json cannot be read ({first_line(error)})") from error
     form = PairFormat()
     ids = [tokenizer.get_vocab()[token] for token in (form.source, form.first, form.second)]
     prefixes = dict(zip(_HF_FIELDS[2:], ids, strict=True))
@@ -108,20 +124,13 @@ def _read_config(folder: Path, tokenizer: PreTrainedTokenizerFast, name: str) ->
             extra = {"n_tasks": given["n_tasks"], "drop_out": given["drop_out"], **prefixes}
         except KeyError as error:
             raise UserError(f"{name}: config.json has no {error.args[0]}, which llm-blender's has") from error
-        return _backbone(folder, extra, name), form
+        return _backbone(shapes, extra, name), form
     kind = given.get("architectures") or given.get("ranker_type") or given.get("model_type")
     raise UserError(f"{name} is not PairRM ({kind}); give llm-blender/PairRM, llm-blender/PairRM-hf or such a folder")
 
 
-def _backbone(folder: Path, extra: dict[str, Any], name: str) -> DebertaV2Config:
-    """Return the configuration of the DeBERTa-v3 whose tensors are in ``folder``; what they do not show is the same in
-    all published ones.
-    """
-    try:
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
-            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{name}: model.safetensors cannot be read ({_first_line(error)})") from error
+def _backbone(shapes: Mapping[str, list[int]], extra: Mapping[str, Any], name: str) -> DebertaV2Config:
+    """Return the configuration of the DeBERTa-v3 with these tensors; what they do not show is common to all of them."""
     inner = "pretrained_model.encoder.layer.{}.intermediate.dense.weight"
     try:
         vocabulary, size = shapes["pretrained_model.embeddings.word_embeddings.weight"]
@@ -138,7 +147,3 @@ def _backbone(folder: Path, extra: dict[str, Any], name: str) -> DebertaV2Config
         "position_buckets": positions // 2,
     }
     return DebertaV2Config.from_dict({**DEBERTA_V3, **shape, **extra})
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -17,10 +17,11 @@ from typing import Any
 from rich.progress import track
 from rich.table import Table
 
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, first_line
 from reproalign.common.judging.ask import SIDES, Bout, Key, entry_line, kept_entries, win_table, write_verdicts
 from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.verdict import WinRate, win_rate
+from reproalign.common.models.load import model_path
 from reproalign.common.records import Run, fingerprint_folder
 
 _FILES = ["config.json", "model*.safetensors*", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json"]
@@ -87,18 +88,15 @@ def pairrm_folder(config: PairRMConfig) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    name = str(config.model)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    name = model_path(str(config.model), "pairrm.model")
+    if Path(name).is_dir():
         if config.revision:
             raise UserError(f"pairrm.revision={config.revision} is for the Hub, and pairrm.model={name} is a folder")
-        return folder
-    if name.startswith(("/", "./", "../", "~")):
-        raise UserError(f"pairrm.model={name}: no such folder")
+        return Path(name)
     try:
         return Path(snapshot_download(name, revision=config.revision, allow_patterns=_FILES))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise UserError(f"pairrm.model={name}: neither a folder nor to be had from the Hub ({reason})") from error
 
 
