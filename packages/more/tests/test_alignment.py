@@ -36,8 +36,9 @@ from reproalign.common.training.sft import IGNORED, mean_losses, tokenize_respon
 from reproalign.more import score
 from reproalign.more.align import hold_out, perplexities
 from reproalign.more.cli import main
-from reproalign.more.compare import TEMPLATES, compare, mean_interval, outcome_rates, reward_comparison
+from reproalign.more.compare import compare, mean_interval, reward_comparison
 from reproalign.more.config import EvaluateConfig, RewardModelConfig, TextConfig
+from reproalign.more.judged import TEMPLATES, outcome_rates
 from reproalign.more.sampled import Sampled
 from reproalign.more.select import best_row, pair_row
 

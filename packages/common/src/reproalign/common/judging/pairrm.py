@@ -92,7 +92,8 @@ class DebertaV2PairRM(DebertaV2PreTrainedModel):
             self.head_layer(torch.cat([prompt, _at(states, input_ids, token)], dim=-1))
             for token in (config.cand1_prefix_id, config.cand2_prefix_id)
         ]
-        return (scores[0].float() - scores[1].float()).mean(-1)
+        logits: Tensor = (scores[0].float() - scores[1].float()).mean(-1)
+        return logits
 
 
 @dataclass(frozen=True)
