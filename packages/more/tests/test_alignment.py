@@ -25,17 +25,20 @@ from reproalign.common.generation.samplers import encode_prompt, prompt_text, tr
 from reproalign.common.generation.sampling import SamplingRules, read_prompts
 from reproalign.common.invocation import Invocation
 from reproalign.common.judging import ask
+from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.endpoint import EndpointConfig, EndpointError
 from reproalign.common.judging.verdict import WinRate, check_template
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
+from reproalign.common.testing.pairrm import save_tiny_pairrm
 from reproalign.common.training.sft import IGNORED, mean_losses, tokenize_responses
 from reproalign.more import score
 from reproalign.more.align import hold_out, perplexities
 from reproalign.more.cli import main
-from reproalign.more.compare import TEMPLATES, compare, mean_interval, outcome_rates, reward_comparison
+from reproalign.more.compare import compare, mean_interval, reward_comparison
 from reproalign.more.config import EvaluateConfig, RewardModelConfig, TextConfig
+from reproalign.more.judged import TEMPLATES, outcome_rates
 from reproalign.more.sampled import Sampled
 from reproalign.more.select import best_row, pair_row
 
@@ -532,6 +535,18 @@ def test_a_judge_is_asked_in_both_orders_and_goes_on_where_it_stopped(tmp_path, 
     assert result["normalised"] == {"wins": 0.5, "losses": 0.5}
 
 
+def test_pairrm_judges_in_place_of_an_endpoint(tmp_path, files, rewards):
+    pairrm = PairRMConfig(model=str(save_tiny_pairrm(tmp_path / "pairrm")))
+    result = compared(tmp_path / "out", *files, pairrm=pairrm)["pairs"]["first against second"]["judge"]
+    assert result["wins"] + result["ties"] + result["losses"] == 3
+    assert result["plain"]["ties"] == result["ties"] / 3
+    assert result["mean_logit"]["ties"] == 1  # good against good
+    assert len(lines(tmp_path / "out" / "judgments-0-1.jsonl")) == 6
+    assert all("mean_logit" in row for row in lines(tmp_path / "out" / "verdicts-0-1.jsonl"))
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["fingerprints"]["weights"].keys() == {"reward", "pairrm"}
+
+
 def test_three_files_are_compared_two_by_two(tmp_path, files, rewards):
     third = write(tmp_path / "third.jsonl", *sampled(["a"], ["b"], ["c"]))
     result = compared(tmp_path / "out", *files, third)
@@ -561,6 +576,13 @@ def test_mistakes_in_comparing_leave_nothing(tmp_path, files, rewards):
         compared(folder, *files, confidence=1.0)
     with pytest.raises(UserError, match=r"judge\.parallel=0"):
         compared(folder, *files, judge=EndpointConfig(model="m", parallel=0))
+    pairrm = PairRMConfig(model="/nowhere")
+    with pytest.raises(UserError, match=r"both judge\.model and pairrm\.model"):
+        compared(folder, *files, judge=EndpointConfig(model="m"), pairrm=pairrm)
+    with pytest.raises(UserError, match="template is for a judge that reads questions"):
+        compared(folder, *files, pairrm=pairrm, template="helpful")
+    with pytest.raises(UserError, match=r"pairrm\.model=/nowhere: no such folder"):
+        compared(folder, *files, pairrm=pairrm)
     assert not folder.parent.exists()
 
 

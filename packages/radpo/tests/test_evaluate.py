@@ -29,6 +29,7 @@ from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records.groups import group_runs
 from reproalign.common.testing import refusal
+from reproalign.common.testing.pairrm import save_tiny_pairrm
 from reproalign.radpo.cli import main
 from reproalign.radpo.data import prepare_rows, read_examples
 from reproalign.radpo.plot import measured
@@ -547,6 +548,24 @@ def test_questions_are_answered_elsewhere(tmp_path, files, server, fails):
         row["answer"] = "no idea"
     assert main([*give(*answered)[:-1], f"output_dir={tmp_path / 'mute'}"]) == 0
     assert record(tmp_path / "mute")["metrics"]["win_rate"] is None
+
+
+def test_pairrm_judges_in_place_of_an_endpoint(tmp_path, files, fails, capsys):
+    """The same files and table; verdicts by the model's logits, which a repeated command does not compute again."""
+    model = save_tiny_pairrm(tmp_path / "pairrm")
+    folder = tmp_path / "out"
+    words = ["judge", *files, f"pairrm.model={model}", f"output_dir={folder}"]
+    assert "both endpoint.model and pairrm.model" in fails(*words, "endpoint.model=m")
+    assert "pairrm.dtype 'int8'" in fails(*words, "pairrm.dtype=int8")
+    assert not folder.exists()
+    assert main(words) == 0
+    assert "first against second" in capsys.readouterr().out
+    assert [row.keys() & {"index", "shown_first", "logit", "answer"} for row in judgments(folder)] == [
+        {"index", "shown_first", "logit"}
+    ] * 8
+    metrics = record(folder)["metrics"]
+    assert metrics["wins"] + metrics["ties"] + metrics["losses"] == 4
+    assert metrics["mean_logit"]["ties"] == 2  # the responses are equal in two of the four
 
 
 def test_mistakes_in_the_files_of_a_judge(tmp_path, files, fails):

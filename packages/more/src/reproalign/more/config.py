@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from reproalign.common.config import BaseRunConfig, LaunchConfig, ModelConfig
+from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.endpoint import EndpointConfig
 
 
@@ -91,6 +92,7 @@ class EvaluateConfig:
         None  # two or more files of `more-rm sample`: compare these instead of reading domains
     )
     judge: EndpointConfig = field(default_factory=EndpointConfig)  # for win rates; no judge.model: by rewards alone
+    pairrm: PairRMConfig = field(default_factory=PairRMConfig)  # another judge, with pairrm.model; see docs/judging.md
     template: str | None = None  # of the judge: helpful | harmless | union (null) | a text file; see the README
     confidence: float = 0.95  # of a win rate's interval
     trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from reproalign.common.cli import App, run
 from reproalign.common.invocation import Verb
+from reproalign.common.verbs import JUDGE
 
 APP = App(
     command="radpo",
@@ -36,13 +37,7 @@ APP = App(
             "reproalign.radpo.sample:sample",
             launchable=True,
         ),
-        Verb(
-            "judge",
-            "let a language model compare two such files; win rate",
-            "judge",
-            "reproalign.radpo.config:JudgeConfig",
-            "reproalign.radpo.judge:judge",
-        ),
+        JUDGE,
     ),
     more=(
         (

@@ -15,7 +15,6 @@ from reproalign.common.config import (
     ReferenceConfig,
     RunConfig,
 )
-from reproalign.common.judging.endpoint import EndpointConfig
 
 
 @dataclass
@@ -116,17 +115,3 @@ class SampleConfig:
     batch_size: int = 8  # prompts at once
     backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
     launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the prompts
-
-
-@dataclass
-class JudgeConfig:
-    """``radpo judge``: a language model compares the responses in two AlpacaEval files."""
-
-    output_dir: str = MISSING
-    first: str = MISSING  # AlpacaEval file: JSON list of {instruction, output, generator}
-    second: str = MISSING  # of the same instructions in the same order
-    endpoint: EndpointConfig = field(default_factory=EndpointConfig)  # no endpoint.model: questions are written only
-    answers: str | None = None  # the judge's raw answers, in place of an endpoint: index, shown_first, answer
-    template: str | None = None  # a text file with {instruction}, {answer_a}, {answer_b}; null: the package's own
-    max_instructions: int | None = None
-    confidence: float = 0.95  # of the win rate's interval

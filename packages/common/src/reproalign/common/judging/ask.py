@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.table import Table
 
@@ -19,6 +19,7 @@ from reproalign.common.judging.verdict import WinRate, check_template, question,
 
 Key = tuple[int, str]  # index of the instruction, and whose answer is shown first: first | second
 SIDES = ("first", "second")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -84,20 +85,14 @@ def collect_answers(
         EndpointError: if the endpoint fails after it gave answers, which ``path`` holds.
         UserError: if it gave none, or ``path`` has answers to other questions.
     """
-    answers: dict[Key, str] = {}
-    for number, line in enumerate(recover_lines(path), start=1):
-        try:
-            row = Row(f"{path} line {number}", json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path} line {number}: not valid JSON ({error}); choose another output_dir") from error
-        key, answers[key] = _answer(row, bouts)
+    answers = kept_entries(path, bouts, "answer", str)
     if len(answers) == len(questions):
         return answers
     with path.open("a", encoding="utf-8") as stream:
 
         def write(key: Key, answer: str) -> None:
             answers[key] = answer
-            stream.write(json.dumps(_row(key, bouts, answer=answer), ensure_ascii=False) + "\n")
+            stream.write(entry_line(key, bouts, answer=answer))
             stream.flush()
 
         try:
@@ -115,7 +110,7 @@ def given_answers(path: Path, bouts: Sequence[Bout]) -> dict[Key, str]:
     Raises:
         UserError: naming the first that is missing, or a row that is none.
     """
-    answers = dict(_answer(row, bouts) for row in read_local(path))
+    answers = dict(_entry(row, bouts, "answer", str) for row in read_local(path))
     wanted = [(index, side) for index in range(len(bouts)) for side in SIDES]
     missing = next((key for key in wanted if key not in answers), None)
     if missing is not None:
@@ -125,20 +120,39 @@ def given_answers(path: Path, bouts: Sequence[Bout]) -> dict[Key, str]:
 
 def write_questions(questions: Mapping[Key, str], bouts: Sequence[Bout], path: Path) -> None:
     """Write the questions for whatever will answer them."""
-    rows = [_row(key, bouts, question=text) for key, text in questions.items()]
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(entry_line(key, bouts, question=text) for key, text in questions.items()))
 
 
 def read_verdicts(answers: Mapping[Key, str], bouts: Sequence[Bout], path: Path, confidence: float) -> WinRate:
     """Read the verdicts in the judge's answers, write them to ``path``, and return what they come to."""
-    rows, verdicts = [], []
+    return write_verdicts({key: verdict(answer) for key, answer in answers.items()}, bouts, path, confidence)
+
+
+def write_verdicts(
+    verdicts: Mapping[Key, float | None],
+    bouts: Sequence[Bout],
+    path: Path,
+    confidence: float,
+    more: Sequence[Mapping[str, Any]] | None = None,
+) -> WinRate:
+    """Write what each order's verdict gives the answer shown first, and the scores, to ``path``; sum them up.
+
+    Args:
+        verdicts: None where there is none.
+        bouts: what they are about.
+        path: one JSON line for each bout.
+        confidence: of the win rate's interval.
+        more: further columns of each line.
+    """
+    lines, pairs = [], []
     for index, bout in enumerate(bouts):
-        left, right = (verdict(answers[index, side]) for side in SIDES)
+        left, right = (verdicts[index, side] for side in SIDES)
         both = None if left is None or right is None else score(left, right)
-        verdicts.append((left, right))
-        rows.append({"index": index, "instruction": bout.instruction, "verdicts": [left, right], "score": both})
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return win_rate(verdicts, confidence)
+        pairs.append((left, right))
+        row = {"index": index, "instruction": bout.instruction, "verdicts": [left, right], "score": both}
+        lines.append(json.dumps({**row, **(more[index] if more else {})}, ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))
+    return win_rate(pairs, confidence)
 
 
 def win_table(result: WinRate, title: str, count: int, confidence: float) -> Table:
@@ -153,21 +167,40 @@ def win_table(result: WinRate, title: str, count: int, confidence: float) -> Tab
     return table
 
 
-def _answer(row: Row, bouts: Sequence[Bout]) -> tuple[Key, str]:
+def kept_entries(path: Path, bouts: Sequence[Bout], name: str, kind: type[Value]) -> dict[Key, Value]:
+    """Read what an interrupted run kept, line by line, of the judge's work: index, shown_first and ``name``.
+
+    Raises:
+        UserError: for a line that is none, or is about another instruction.
+    """
+    entries: dict[Key, Value] = {}
+    for number, line in enumerate(recover_lines(path), start=1):
+        try:
+            row = Row(f"{path} line {number}", json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path} line {number}: not valid JSON ({error}); choose another output_dir") from error
+        key, entries[key] = _entry(row, bouts, name, kind)
+    return entries
+
+
+def entry_line(key: Key, bouts: Sequence[Bout], **values: Any) -> str:
+    """Return the line that :func:`kept_entries` reads ``values`` from."""
+    row = {"index": key[0], "shown_first": key[1], "instruction": bouts[key[0]].instruction, **values}
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _entry(row: Row, bouts: Sequence[Bout], name: str, kind: type[Value]) -> tuple[Key, Value]:
     values: Any = row.values
-    if row.problem or not isinstance(values, dict) or not isinstance(values.get("answer"), str):
-        raise UserError(f"{row.place}: {row.problem or 'index, shown_first and answer (text) are needed'}")
+    if row.problem or not isinstance(values, dict) or not isinstance(values.get(name), kind):
+        wanted = f"index, shown_first and {name} ({'text' if kind is str else 'number'}) are needed"
+        raise UserError(f"{row.place}: {row.problem or wanted}")
     index, side = values.get("index"), values.get("shown_first")
     if not isinstance(index, int) or index < 0 or side not in SIDES:
         raise UserError(f"{row.place}: index must count from 0, and shown_first be first or second")
     instruction = values.get("instruction")
     if index < len(bouts) and instruction is not None and instruction != bouts[index].instruction:
         raise UserError(f"{row.place}: index={index} has another instruction in the files; give answers about these")
-    return (index, side), values["answer"]
-
-
-def _row(key: Key, bouts: Sequence[Bout], **text: str) -> dict[str, Any]:
-    return {"index": key[0], "shown_first": key[1], "instruction": bouts[key[0]].instruction, **text}
+    return (index, side), values[name]
 
 
 def _number(value: float | None) -> str:
