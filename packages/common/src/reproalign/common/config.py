@@ -42,6 +42,24 @@ class ModelConfig:
 
 
 @dataclass
+class RewardModelConfig(ModelConfig):
+    """A language model with a linear head on its final hidden states, without bias: r = w · pool(h)."""
+
+    dtype: str = "float32"  # of the weights, since 16 bits lose small updates; trainer.bf16 computes in 16 anyway
+    pooling: str | None = None  # eos | last (the one before) | average | max | last_not_pad | first_pad; null: as trained
+
+
+@dataclass
+class TextConfig:
+    """How a dialogue becomes the token ids that a reward model reads; null: as in its training."""
+
+    layout: str | None = None  # transcript (Human: … Assistant: …) | chat (chat template); null: default transcript
+    max_length: int | None = None  # tokens, special tokens included; null: default 512
+    truncation_side: str | None = None  # which end of an over-long text is lost: left | right; null: default left
+    padding_side: str | None = None  # right | left; null: default right
+
+
+@dataclass
 class DataConfig:
     """Where rows come from and how they become token ids."""
 

@@ -7,29 +7,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from reproalign.common.config import BaseRunConfig, LaunchConfig, ModelConfig
+from reproalign.common.config import BaseRunConfig, RewardModelConfig, TextConfig
 from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.endpoint import EndpointConfig
-
-
-@dataclass
-class RewardModelConfig(ModelConfig):
-    """A language model with a linear head on its final hidden states, without bias: r = w · pool(h)."""
-
-    dtype: str = "float32"  # of the weights, since 16 bits lose small updates; trainer.bf16 computes in 16 anyway
-    pooling: str | None = None  # eos: final token's state | last: the one before it | average | max; null: as trained
-
-
-@dataclass
-class TextConfig:
-    """How a dialogue becomes the token ids that a reward model reads: BOS, text, EOS; null: as in its training."""
-
-    layout: str | None = (
-        None  # transcript ("\n\nHuman: …\n\nAssistant: …") | chat (chat template); null: or else transcript
-    )
-    max_length: int | None = None  # tokens, special tokens included; null: or else 512
-    truncation_side: str | None = None  # which end of an over-long text is lost: left | right; null: or else left
-    padding_side: str | None = None  # right | left; null: or else right
 
 
 @dataclass
@@ -96,57 +76,3 @@ class EvaluateConfig:
     template: str | None = None  # of the judge: helpful | harmless | union (null) | a text file; see the README
     confidence: float = 0.95  # of a win rate's interval
     trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16
-
-
-@dataclass
-class SampleConfig:
-    """``more-rm sample``: several responses of a language model to each prompt."""
-
-    output_dir: str = MISSING
-    seed: int = 42
-    model: ModelConfig = field(default_factory=ModelConfig)
-    prompts: str = MISSING  # rows with `prompt` (text or messages) or `instruction`, or `chosen` (a transcript)
-    max_prompts: int | None = None
-    layout: str = "chat"  # how the model is asked: chat (its chat template) | transcript ("\n\nHuman: …\n\nAssistant:")
-    n: int = 4  # responses per prompt
-    max_prompt_length: int = 512  # tokens; a longer prompt loses its beginning
-    max_new_tokens: int = 256
-    temperature: float = 1.0
-    top_p: float = 1.0
-    batch_size: int = 8  # responses generated at once; vLLM batches by itself
-    backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
-    launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the prompts
-
-
-@dataclass
-class ScoreConfig:
-    """``more-rm score``: rewards of sampled responses."""
-
-    output_dir: str = MISSING
-    seed: int = 42
-    responses: str = MISSING  # file or folder of `more-rm sample`: prompt and responses
-    model: RewardModelConfig = field(default_factory=RewardModelConfig)
-    variant: str | None = None  # paper | released; null: as trained, or else paper
-    text: TextConfig = field(default_factory=TextConfig)
-    batch_size: int = 16  # texts per forward
-
-
-@dataclass
-class SelectConfig:
-    """``more-rm select``: of the scored responses to a prompt the best, or a preference pair."""
-
-    output_dir: str = MISSING
-    seed: int = 42
-    scored: str = MISSING  # file or folder of `more-rm score`: prompt, responses, scores
-    n: int | None = None  # of the first n responses; null: of all
-    keep: str = "best"  # best (for SFT) | pairs (best and worst, for preference optimisation)
-
-
-@dataclass
-class AlignConfig(BaseRunConfig):
-    """``more-rm align``: fine-tune a language model on the selected responses (rejection-sampling alignment)."""
-
-    selected: str = MISSING  # file or folder of `more-rm select`
-    eval_fraction: float = 0.0  # hold out this share for the loss and the perplexity
-    max_length: int = 768  # tokens of prompt and response
-    layout: str = "chat"  # chat | transcript

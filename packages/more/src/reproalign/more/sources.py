@@ -22,6 +22,7 @@ from typing import Any
 
 from reproalign.common.data.records import Message, RowError, column, messages
 from reproalign.common.data.sources import Home
+from reproalign.common.data.sources.hh import parse_transcript
 from reproalign.common.data.sources.hh import transcript as split_transcript
 from reproalign.common.data.sources.preference import preference as from_preference
 from reproalign.common.errors import choose
@@ -49,7 +50,7 @@ class Item:
         Raises:
             RowError: for a text that is no transcript from a Human's turn to an Assistant's.
         """
-        return replace(self, dialogues=[parse(text) if isinstance(text, str) else text for text in self.dialogues])
+        return replace(self, dialogues=[parse_transcript(text) if isinstance(text, str) else text for text in self.dialogues])
 
 
 Collect = Callable[[list[Any], str], list[Item]]
@@ -108,23 +109,6 @@ def make_item(dialogues: list[Dialogue], scores: list[Any]) -> Item:
 def paired(prompt: list[Message], chosen: str, rejected: str) -> Item:
     """Return the item of a pair: scores 1 and 0."""
     return make_item([[*prompt, assistant(text)] for text in (chosen, rejected)], [1, 0])
-
-
-def parse(text: str) -> list[Message]:
-    """Split a transcript into messages; turns of one speaker in a row become one, since chat templates refuse them.
-
-    Raises:
-        RowError: if it is no transcript from a Human's turn to an Assistant's.
-    """
-    turns: list[Message] = []
-    for turn in split_transcript(text, "text"):
-        if turns and turns[-1]["role"] == turn["role"]:
-            turns[-1] = {**turn, "content": f"{turns[-1]['content']}\n\n{turn['content']}"}
-        else:
-            turns.append(turn)
-    if turns[0]["role"] != "user" or turns[-1]["role"] != "assistant":
-        raise RowError("the transcript must begin with a turn of the Human and end with one of the Assistant")
-    return turns
 
 
 def user(content: str) -> Message:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from accelerate import PartialState
 from rich.console import Console
 
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.alpacaeval import instruction_text, write_outputs
 from reproalign.common.files import sha256_json
-from reproalign.common.generation.samplers import SAMPLERS, choose_backend
+from reproalign.common.generation.samplers import SAMPLERS, start_sampling
 from reproalign.common.generation.sampling import SamplingRules, read_prompts, sample_shared
 from reproalign.common.invocation import Invocation
-from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
 from reproalign.radpo.config import SampleConfig
@@ -42,9 +39,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
     rules.check()
     if config.max_prompts is not None and config.max_prompts < 1:
         raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    backend = choose_backend(config.backend, config.launch, state.num_processes)
-    check_in_force(config.launch.strategy, state.distributed_type.value)
+    state, backend = start_sampling(config.backend, config.launch)
     with Run.open(invocation, is_main=state.is_main_process) as run:
         with state.main_process_first():
             instructions, prompts = _prompts(config, run)

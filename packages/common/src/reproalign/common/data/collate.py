@@ -1,4 +1,4 @@
-"""Batches of token rows, padded on the right to the longest: pairs (chosen rows first), and unpaired examples."""
+"""Batches of token rows, padded to the longest: pairs (chosen rows first), and unpaired examples."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class PairCollator:
     pad_token_id: int
     extras: tuple[str, ...] = ("p_chosen", "ref_chosen_logps", "ref_rejected_logps")
     pad_to_multiple_of: int | None = None
+    padding_side: str = "right"  # left: of dialogues that a reward model reads whole
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Return ``input_ids``, ``attention_mask``, ``completion_mask`` (2·pairs, seq) and the extras."""
@@ -57,7 +58,7 @@ class PairCollator:
         if "chosen_prompt_length" in rows[0]:
             starts = [row[f"{side}_prompt_length"] for row, side in sides]
         ids = [row[f"{side}_input_ids"] for row, side in sides]
-        batch = _token_batch(ids, starts, self.pad_token_id, self.pad_to_multiple_of)
+        batch = _token_batch(ids, starts, self.pad_token_id, self.pad_to_multiple_of, self.padding_side)
         for name in self.extras:
             if name in rows[0]:
                 batch[name] = torch.tensor([row[name] for row in rows], dtype=torch.float32)
@@ -95,11 +96,15 @@ class UnpairedCollator:
 
 
 def _token_batch(
-    ids: Sequence[Sequence[int]], starts: Sequence[int] | None, pad_token_id: int, multiple_of: int | None
+    ids: Sequence[Sequence[int]],
+    starts: Sequence[int] | None,
+    pad_token_id: int,
+    multiple_of: int | None,
+    side: str = "right",
 ) -> dict[str, Tensor]:
     batch = {
-        "input_ids": pad_rows(ids, pad_token_id, multiple_of=multiple_of),
-        "attention_mask": pad_rows([[1] * len(row) for row in ids], 0, multiple_of=multiple_of),
+        "input_ids": pad_rows(ids, pad_token_id, multiple_of=multiple_of, side=side),
+        "attention_mask": pad_rows([[1] * len(row) for row in ids], 0, multiple_of=multiple_of, side=side),
     }
     if starts is not None:
         positions = torch.arange(batch["input_ids"].shape[1])

@@ -1,7 +1,7 @@
 """From a :class:`DataConfig` to data sets ready for the trainers.
 
 ``load_preferences`` (rows -> records) -> ``render_pairs`` (records -> text) -> the paper's own rule ->
-``tokenize_pairs`` (text -> ids). For reward models ``render_dialogues`` and ``tokenize_dialogues``.
+``tokenize_pairs`` (text -> ids). Whole dialogues for reward models: :mod:`reproalign.common.reward.dialogues`.
 """
 
 from __future__ import annotations
@@ -153,19 +153,6 @@ def render_pairs(
     return _map(dataset, tokenizer, config, "render_pairs", build, features, options=[*sides, generation])
 
 
-def render_dialogues(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
-    """Render records for a reward model: ``chosen`` and ``rejected`` as whole dialogues, and the ``prompt``."""
-
-    def build(record: Mapping[str, Any]) -> dict[str, str]:
-        if isinstance(record["prompt"], str):
-            return {"prompt": record["prompt"], **{n: record["prompt"] + record[n] for n in ("chosen", "rejected")}}
-        prompt = with_system(record["prompt"], config.system_message, str(tokenizer.chat_template))
-        wholes = {name: render(tokenizer, prompt + record[name]) for name in ("chosen", "rejected")}
-        return {"prompt": render(tokenizer, prompt), **wholes}
-
-    return _map(dataset, tokenizer, config, "render_dialogues", build, text_features(dataset))
-
-
 def tokenize_pairs(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -224,7 +211,7 @@ def tokenize_pairs(
         return _columns(rows)
 
     tokenized = _tokenize(dataset, tokenizer, config, "tokenize_pairs", build, options=[*sides])
-    return _without_overlong(tokenized, config)
+    return without_overlong(tokenized, config.overlong, config.max_length)
 
 
 def _join_groups(
@@ -244,40 +231,15 @@ def _join_groups(
     return row
 
 
-def tokenize_dialogues(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
-    """Tokenise whole dialogues for a reward model; numeric columns are kept.
-
-    The tokenizer adds its own special tokens, so that a template that holds BOS gets a second one under
-    ``special_tokens=released``; ``dedupe`` keeps one. ``overlong``: drop (released), truncate (keep the beginning), or
-    error.
-    """
-    choose("data.overlong", config.overlong, ["truncate", "drop", "error"])
-    choose("data.special_tokens", config.special_tokens, ["dedupe", "released"])
-    bos = tokenizer.bos_token_id
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        ids = [list(row) for row in tokenizer(texts, verbose=False)["input_ids"]]
-        if config.special_tokens == "dedupe" and bos is not None:
-            ids = [row[1:] if row[:2] == [bos, bos] else row for row in ids]
-        return ids
-
-    def build(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        rows = []
-        for chosen, rejected in zip(encode(batch["chosen"]), encode(batch["rejected"]), strict=True):
-            overlong = max(len(chosen), len(rejected)) > config.max_length
-            limit = config.max_length if config.overlong == "truncate" else None
-            row = {"chosen_input_ids": chosen[:limit], "rejected_input_ids": rejected[:limit]}
-            rows.append(row if config.overlong == "truncate" else {**row, "overlong": overlong})
-        return _columns(rows)
-
-    tokenized = _tokenize(dataset, tokenizer, config, "tokenize_dialogues", build)
-    return _without_overlong(tokenized, config)
-
-
 def text_features(dataset: Dataset, sides: Sequence[str] = ("chosen", "rejected")) -> Features:
     """Return the features of rendered pairs: text in place of messages, everything else as it was."""
     text = {name: Value("string") for name in ("prompt", *sides)}
     return Features({**dataset.features, **text})
+
+
+def text_columns(dataset: Dataset) -> list[str]:
+    """Return the columns that hold no numbers, which tokenised pairs do not keep."""
+    return [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) not in _NUMERIC]
 
 
 def _load_mixture(config: DataConfig, source: Source, rejects_dir: Path | None) -> PreferenceData:
@@ -483,7 +445,6 @@ def _tokenize(
         fingerprint_tokenizer(tokenizer),
         [getattr(config, name) for name in settings],
     ]
-    texts = [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) not in _NUMERIC]
     return map_cached(
         dataset,
         build,
@@ -492,7 +453,7 @@ def _tokenize(
         num_proc=config.num_proc,
         desc=stage.replace("_", " "),
         batched=True,
-        remove_columns=texts,
+        remove_columns=text_columns(dataset),
     )
 
 
@@ -507,16 +468,21 @@ def _longest(row: Mapping[str, Any]) -> int:
     return max(len(ids) for name, ids in row.items() if name.endswith("_input_ids"))
 
 
-def _without_overlong(dataset: Dataset, config: DataConfig) -> Dataset:
+def without_overlong(dataset: Dataset, overlong: str, max_length: int) -> Dataset:
+    """Return the tokenised pairs without those that the column ``overlong`` marks; all of them without such a column.
+
+    Raises:
+        UserError: for ``overlong=error`` and a marked pair, and if no pair is left.
+    """
     if "overlong" not in dataset.column_names:
         return dataset
     marks = dataset["overlong"][:]
     kept = [index for index, mark in enumerate(marks) if not mark]
-    if config.overlong == "error" and len(kept) < len(marks):
+    if overlong == "error" and len(kept) < len(marks):
         raise UserError(
-            f"pair {marks.index(True) + 1} is longer than data.max_length={config.max_length} tokens "
+            f"pair {marks.index(True) + 1} is longer than data.max_length={max_length} tokens "
             f"({len(marks) - len(kept)} such pairs); raise the limit or set data.overlong=truncate or drop"
         )
     if not kept:
-        raise UserError(f"every pair is longer than data.max_length={config.max_length} tokens; raise the limit")
+        raise UserError(f"every pair is longer than data.max_length={max_length} tokens; raise the limit")
     return dataset.select(kept).remove_columns("overlong")

@@ -39,7 +39,7 @@ class Rules:
 
 
 class Encoder:
-    """A tokenizer without its special tokens, and how it encodes a text that continues another."""
+    """A tokenizer without its special tokens or with them, and how it encodes a text that continues another."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -51,6 +51,19 @@ class Encoder:
     def batch(self, texts: Sequence[str]) -> list[Ids]:
         """Encode many texts at once."""
         return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+
+    def with_own_tokens(self, texts: Sequence[str], *, once: bool) -> list[Ids]:
+        """Encode whole texts with the special tokens that the tokenizer adds by itself.
+
+        Args:
+            texts: rendered dialogues; a chat template may have put BOS into them.
+            once: such a text gets no second BOS.
+        """
+        bos = self.tokenizer.bos_token_id
+        rows = [list(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]
+        if not once or bos is None:
+            return rows
+        return [ids[1:] if ids[:2] == [bos, bos] else ids for ids in rows]
 
     def continuation(self, text: str) -> Ids:
         """Encode ``text`` as it stands in the middle of another: without the prefix space some tokenizers add.

@@ -22,6 +22,7 @@ from reproalign.common.data.templates import SPEAKERS, render
 from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, choose
 from reproalign.common.generation.sampling import Sampler, SamplingRules
+from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,18 @@ def asking_tokenizer(model: ModelConfig, layout: str) -> PreTrainedTokenizerBase
         return tokenizer
     check_tokenizer(tokenizer, chat_template=model.chat_template)
     return tokenizer
+
+
+def start_sampling(backend: str, launch: LaunchConfig) -> tuple[PartialState, str]:
+    """Return the processes that sample, and what ``backend`` stands for with them (:func:`choose_backend`).
+
+    Raises:
+        UserError: for a launch that is not in force, or that does not go with the back end.
+    """
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    chosen = choose_backend(backend, launch, state.num_processes)
+    check_in_force(launch.strategy, state.distributed_type.value)
+    return state, chosen
 
 
 def choose_backend(backend: str, launch: LaunchConfig, processes: int) -> str:

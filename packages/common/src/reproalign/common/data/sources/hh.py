@@ -36,3 +36,20 @@ def transcript(text: Any, name: str) -> list[Message]:
         {"role": roles[speaker], "content": words.strip()}
         for speaker, words in zip(parts[1::2], parts[2::2], strict=True)
     ]
+
+
+def parse_transcript(text: str) -> list[Message]:
+    """Split a transcript into messages; turns of one speaker in a row become one, since chat templates refuse them.
+
+    Raises:
+        RowError: if it is no transcript from a Human's turn to an Assistant's.
+    """
+    turns: list[Message] = []
+    for turn in transcript(text, "text"):
+        if turns and turns[-1]["role"] == turn["role"]:
+            turns[-1] = {**turn, "content": f"{turns[-1]['content']}\n\n{turn['content']}"}
+        else:
+            turns.append(turn)
+    if turns[0]["role"] != "user" or turns[-1]["role"] != "assistant":
+        raise RowError("the transcript must begin with a turn of the Human and end with one of the Assistant")
+    return turns

@@ -1,4 +1,4 @@
-"""``more-rm score``: the rewards of sampled responses, and what the best of n of them would earn."""
+"""The verb ``score``: the rewards of sampled responses, and what the best of n of them would earn."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from reproalign.common.config import ModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison
 from reproalign.common.files import recover_lines, sha256_json, write_text
 from reproalign.common.generation.best_of_n import best_of_n, sizes
+from reproalign.common.generation.samples import RESPONSES, SCORED, Sampled, find, read_sampled
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
-from reproalign.more.config import RewardModelConfig, ScoreConfig
-from reproalign.more.sampled import RESPONSES, SCORED, Sampled, find, read_sampled
-from reproalign.more.scoring import Scorer
+from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rules
+from reproalign.common.reward.scorer import Scorer, check_finite
+from reproalign.common.verbs.config import ScoreConfig
 
-PARTIAL = "scored.partial.jsonl"
 CHUNK = 16  # batches of responses that are scored before they are written
 
 
 def score(config: ScoreConfig, invocation: Invocation) -> None:
     """Score every response of ``responses`` into ``scored.jsonl``: id, prompt, responses, scores.
 
-    The file is also a domain that ``more-rm train`` reads, and what ``more-rm select`` chooses from. An interrupted run
-    goes on after the last chunk of rows that it wrote.
+    The file is what ``select`` chooses from, and a domain that MORE trains on. An interrupted run goes on after the
+    last chunk of rows that it wrote.
     """
     if config.batch_size < 1:
         raise UserError(f"batch_size={config.batch_size} must be at least 1")
@@ -41,46 +42,57 @@ def score(config: ScoreConfig, invocation: Invocation) -> None:
         run.add_fingerprint("data", "responses", sha256_json([asdict(row) for row in rows]), path=config.responses)
         weights = identify_weights(config.model.name, config.model.revision)
         run.add_fingerprint("weights", "reward", weights, name=config.model.name)
-        scored = _score_all(config, rows, run.dir / PARTIAL)
-        (run.dir / PARTIAL).replace(run.dir / SCORED)
+        rules = scoring_rules(config.model, told_rules(config.model, config.text, config.variant))
+        scored = score_responses(rows, config.model, rules, run.dir / SCORED, batch_size=config.batch_size)
         run.set_metrics(_report(scored, run.dir))
         Console().print(f"scores: {run.dir / SCORED}; plot: {run.dir / 'plots'}", highlight=False)
 
 
-def _score_all(config: ScoreConfig, rows: list[Sampled], path: Path) -> list[Sampled]:
-    at_once = max(1, CHUNK * config.batch_size // len(rows[0].responses))
-    done = _read_done(path, rows)
-    whole = len(done) if len(done) == len(rows) else len(done) // at_once * at_once
-    if whole < len(done):  # a chunk that was not written to its end is scored again: texts are padded as their chunk is
-        write_text(path, "".join(f"{line}\n" for line in recover_lines(path)[:whole]))
-        done = done[:whole]
-    if len(done) == len(rows):
-        return done
-    scorer = Scorer(config.model, config.text, config.variant, batch_size=config.batch_size)
-    with path.open("a", encoding="utf-8") as stream:
-        for start in track(range(len(done), len(rows), at_once), description="scoring"):
-            part = rows[start : start + at_once]
-            rewards = iter(check_finite(scorer([text for row in part for text in row.dialogues()]), config.model))
-            for row in part:
-                with_scores = replace(row, scores=[next(rewards) for _ in row.responses])
-                stream.write(json.dumps(asdict(with_scores), ensure_ascii=False) + "\n")
-                done.append(with_scores)
-            stream.flush()
-    return done
+def score_responses(
+    rows: list[Sampled],
+    model: ModelConfig,
+    rules: RewardRules,
+    path: Path,
+    *,
+    batch_size: int,
+    key: str = "model.name",
+) -> list[Sampled]:
+    """Return ``rows`` with the rewards of their responses, which ``path`` holds in the end.
 
+    A file beside it grows chunk by chunk, and is read if an interrupted run left it.
 
-def check_finite(rewards: list[float], model: RewardModelConfig) -> list[float]:
-    """Return ``rewards`` if they are numbers that can be compared.
+    Args:
+        rows: prompts with equally many responses each.
+        model: the reward model; loaded only if there is something left to score.
+        rules: how it reads a text.
+        path: where the scored rows go.
+        batch_size: texts per forward.
+        key: the option that names the model.
 
     Raises:
-        UserError: naming the model that gave others.
+        UserError: for a model that cannot score, or a file that holds other rows.
     """
-    if not np.isfinite(rewards).all():
-        raise UserError(
-            f"model.name={model.name} gives rewards that are not finite; is it a trained reward model, and is "
-            "model.dtype wide enough?"
-        )
-    return rewards
+    if path.is_file():
+        return _read_done(path, rows)
+    partial = path.with_suffix(".partial.jsonl")
+    at_once = max(1, CHUNK * batch_size // len(rows[0].responses))
+    done = _read_done(partial, rows)
+    whole = len(done) if len(done) == len(rows) else len(done) // at_once * at_once
+    if whole < len(done):  # a chunk that was not written to its end is scored again: texts are padded as their chunk is
+        write_text(partial, "".join(f"{line}\n" for line in recover_lines(partial)[:whole]))
+        done = done[:whole]
+    if whole < len(rows):
+        scorer = Scorer(model, rules, batch_size=batch_size, key=key)
+        with partial.open("a", encoding="utf-8") as stream:
+            for start in track(range(whole, len(rows), at_once), description="scoring"):
+                part = rows[start : start + at_once]
+                rewards = iter(check_finite(scorer([text for row in part for text in row.dialogues()]), model, key))
+                for row in part:
+                    done.append(replace(row, scores=[next(rewards) for _ in row.responses]))
+                    stream.write(json.dumps(asdict(done[-1]), ensure_ascii=False) + "\n")
+                stream.flush()
+    partial.replace(path)
+    return done
 
 
 def _read_done(path: Path, rows: list[Sampled]) -> list[Sampled]:

@@ -1,20 +1,16 @@
-"""``more-rm select``: of the scored responses to each prompt the best, or the best and the worst as a pair."""
+"""The verb ``select``: of the scored responses to each prompt the best, or the best and the worst as a pair."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 from rich.console import Console
 
-from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json
-from reproalign.common.generation.best_of_n import best_of_n
+from reproalign.common.generation.samples import SCORED, SELECTED, find, read_sampled, write_rows
+from reproalign.common.generation.select import best_row, pair_row
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
-from reproalign.more.config import SelectConfig
-from reproalign.more.sampled import SCORED, SELECTED, Sampled, find, read_sampled, write_rows
+from reproalign.common.verbs.config import SelectConfig
 
 KEEP = ("best", "pairs")
 
@@ -23,7 +19,7 @@ def select(config: SelectConfig, invocation: Invocation) -> None:
     """Write ``selected.jsonl`` from the first n responses to each prompt.
 
     keep=best: id, prompt, messages (prompt and best response), reward, index. keep=pairs: TRL's preference format, of
-    best and worst, with their scores and ``p_chosen`` (the release's ``conf``).
+    best and worst, with their scores and ``p_chosen`` (``conf`` of MORE's release).
     """
     keep = choose("keep", config.keep, KEEP)
     path = find(config.scored, SCORED, "scored")
@@ -58,45 +54,3 @@ def select(config: SelectConfig, invocation: Invocation) -> None:
             f"{metrics['mean_reward_of_all']:.4f}): {run.dir / SELECTED}",
             highlight=False,
         )
-
-
-def best_row(row: Sampled, n: int) -> dict[str, Any] | None:
-    """Return the dialogue with the best of the first n responses (the first of equals); None if that one is empty."""
-    assert row.scores is not None
-    index = int(best_of_n([row.scores], n).selected[0])
-    if not row.responses[index].strip():
-        return None
-    answer = _answer(row.responses[index])
-    return {
-        "id": row.id,
-        "prompt": row.prompt,
-        "messages": [*row.prompt, *answer],
-        "reward": row.scores[index],
-        "index": index,
-    }
-
-
-def pair_row(row: Sampled, n: int) -> dict[str, Any] | None:
-    """Return best and worst of the first n responses, with p_chosen = σ(r_chosen - r_rejected).
-
-    None if they are equally good, or the same text, or one of them is empty.
-    """
-    assert row.scores is not None
-    scores = row.scores[:n]
-    best, worst = scores.index(max(scores)), scores.index(min(scores))
-    texts = row.responses[best], row.responses[worst]
-    if scores[best] == scores[worst] or texts[0] == texts[1] or not all(text.strip() for text in texts):
-        return None
-    return {
-        "id": row.id,
-        "prompt": row.prompt,
-        "chosen": _answer(texts[0]),
-        "rejected": _answer(texts[1]),
-        "score_chosen": scores[best],
-        "score_rejected": scores[worst],
-        "p_chosen": 1 / (1 + math.exp(scores[worst] - scores[best])),  # the exponent is negative: no overflow
-    }
-
-
-def _answer(text: str) -> list[Message]:
-    return [{"role": "assistant", "content": text}]

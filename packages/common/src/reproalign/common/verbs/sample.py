@@ -1,24 +1,21 @@
-"""``more-rm sample``: several responses of a language model to each prompt, the candidates of rejection sampling."""
+"""The verb ``sample``: several responses of a language model to each prompt, the candidates of rejection sampling."""
 
 from __future__ import annotations
 
-import torch
-from accelerate import PartialState
 from rich.console import Console
 
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
-from reproalign.common.generation.samplers import SAMPLERS, choose_backend
+from reproalign.common.generation.samplers import SAMPLERS, start_sampling
+from reproalign.common.generation.samples import RESPONSES, write_rows
 from reproalign.common.generation.sampling import SamplingRules, read_prompts, sample_shared
 from reproalign.common.invocation import Invocation
-from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
-from reproalign.more.config import SampleConfig
-from reproalign.more.model import check_language_model
-from reproalign.more.sampled import RESPONSES, write_rows
+from reproalign.common.verbs.config import SampleConfig
 
-VLLM_CHUNK = 128  # prompts that vLLM gets at once (the release's chunk); it makes batches itself
+VLLM_CHUNK = 128  # prompts that vLLM gets at once (the chunk of MORE's release); it makes batches itself
 
 
 def sample(config: SampleConfig, invocation: Invocation) -> None:
@@ -42,9 +39,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
     if config.n > 1 and not config.temperature:
         raise UserError(f"temperature=0 would make all n={config.n} responses the same; raise it, or set n=1")
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    backend = choose_backend(config.backend, config.launch, state.num_processes)
-    check_in_force(config.launch.strategy, state.distributed_type.value)
+    state, backend = start_sampling(config.backend, config.launch)
     check_language_model(config.model)
     prompts = read_prompts(config.prompts)[: config.max_prompts]
     with Run.open(invocation, is_main=state.is_main_process) as run:

@@ -1,4 +1,4 @@
-"""``more-rm align``: supervised fine-tuning on the responses that a reward model liked best."""
+"""The verb ``align``: supervised fine-tuning on the responses that a reward model liked best."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from rich.table import Table
 from transformers import set_seed
 from trl import SFTConfig
 
-from reproalign.common.data.reading import read_local
-from reproalign.common.data.records import Message, RowError, messages
+from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.samplers import asking_tokenizer
+from reproalign.common.generation.samples import SELECTED, find, read_selected
 from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.sft import answer_losses, fine_tune, tokenize_responses
-from reproalign.more.config import AlignConfig
-from reproalign.more.model import check_language_model
-from reproalign.more.sampled import SELECTED, find
+from reproalign.common.verbs.config import AlignConfig
 
-GATE = 10_000.0  # the release: answers of a higher perplexity are left out of the mean
+GATE = 10_000.0  # MORE's release: answers of a higher perplexity are left out of the mean
 
 
 def align(config: AlignConfig, invocation: Invocation) -> None:
     """Fine-tune with ``trl.SFTTrainer`` on ``selected``; the loss is on the responses alone.
 
-    With something held out its loss per token, perplexity and the release's two perplexities are recorded.
+    With something held out its loss per token, perplexity and the two perplexities of MORE's release are recorded.
     """
     choose("layout", config.layout, LAYOUTS)
     if config.max_length < 2:
         raise UserError(f"max_length={config.max_length} must be at least 2")
-    train, held_out = hold_out(read_selected(config.selected), config.eval_fraction, config.seed)
+    path = find(config.selected, SELECTED, "selected")
+    train, held_out = hold_out(read_selected(path), config.eval_fraction, config.seed)
     arguments = training_arguments(
         config, Path(config.output_dir), SFTConfig, max_length=config.max_length, completion_only_loss=False
     )  # the labels say what the loss is on
@@ -71,26 +71,6 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
             Console().print(f"model, record and plots: {run.dir}", highlight=False)
 
 
-def read_selected(path: str) -> list[list[Message]]:
-    """Read the dialogues of ``more-rm select``: ``messages``, the last of them the assistant's.
-
-    Raises:
-        UserError: if there is no such file, or naming the row that has none.
-    """
-    dialogues = []
-    for row in read_local(find(path, SELECTED, "selected")):
-        if row.problem:
-            raise UserError(f"{row.place}: {row.problem}")
-        try:
-            turns = messages(row.values, "messages")
-        except RowError as error:
-            raise UserError(f"{row.place}: {error}; select with keep=best") from error
-        if len(turns) < 2 or turns[-1]["role"] != "assistant":
-            raise UserError(f"{row.place}: column 'messages' must end with an assistant's turn after a prompt")
-        dialogues.append(turns)
-    return dialogues
-
-
 def hold_out(
     dialogues: list[list[Message]], fraction: float, seed: int
 ) -> tuple[list[list[Message]], list[list[Message]]]:
@@ -112,7 +92,7 @@ def hold_out(
 
 
 def perplexities(losses: Sequence[float]) -> dict[str, float]:
-    """Return the release's ``ppl`` measures of answers' mean losses (nats per token).
+    """Return the ``ppl`` measures of MORE's release of answers' mean losses (nats per token).
 
     ``answer_perplexity``: the mean exp(loss) of the answers where it is below GATE; ``answers_above_gate``: how many
     are left out; ``exp_mean_loss``: exp of the mean loss of all answers. All are finite.

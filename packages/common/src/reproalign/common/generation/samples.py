@@ -1,7 +1,6 @@
-"""The files that alignment hands on: prompts with n responses each (``more-rm sample``), and their scores (``score``).
+"""The files that rejection sampling hands on: prompts with n responses each, their scores, and what is selected.
 
-The release samples into ``{id, prompt, answer}`` and scores ``{query, sample_0, …}`` (ERRATA Q10); here one schema,
-``{id, prompt, responses}`` and then ``scores``, serves all.
+One schema serves all: ``{id, prompt, responses}``, and then ``scores``.
 """
 
 from __future__ import annotations
@@ -72,6 +71,26 @@ def read_sampled(path: Path, *, scored: bool = False) -> list[Sampled]:
     return rows
 
 
+def read_selected(path: Path) -> list[list[Message]]:
+    """Read selected dialogues: ``messages``, the last of them the assistant's.
+
+    Raises:
+        UserError: naming the row that has none.
+    """
+    dialogues = []
+    for row in read_local(path):
+        if row.problem:
+            raise UserError(f"{row.place}: {row.problem}")
+        try:
+            turns = messages(row.values, "messages")
+        except RowError as error:
+            raise UserError(f"{row.place}: {error}; select with keep=best") from error
+        if len(turns) < 2 or turns[-1]["role"] != "assistant":
+            raise UserError(f"{row.place}: column 'messages' must end with an assistant's turn after a prompt")
+        dialogues.append(turns)
+    return dialogues
+
+
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write JSON lines, whole or not at all."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
@@ -82,7 +101,7 @@ def _sampled(row: Row, number: int, scored: bool) -> Sampled:
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages(row.values, "prompt")
     responses = row.values.get("responses")
     if not isinstance(responses, list) or not responses or not all(isinstance(text, str) for text in responses):
-        raise RowError("column 'responses' must be a non-empty list of texts, as `more-rm sample` writes it")
+        raise RowError("column 'responses' must be a non-empty list of texts, as the verb `sample` writes it")
     name = row.values.get("id", number)
     name = name if isinstance(name, int) else str(name)
     return Sampled(name, turns, responses, _scores(row.values.get("scores"), responses) if scored else None)
@@ -90,7 +109,7 @@ def _sampled(row: Row, number: int, scored: bool) -> Sampled:
 
 def _scores(scores: Any, responses: Sequence[str]) -> list[float]:
     if not isinstance(scores, list):
-        raise RowError("column 'scores' is missing; score the file with `more-rm score` first")
+        raise RowError("column 'scores' is missing; score the file with the verb `score` first")
     if len(scores) != len(responses):
         raise RowError(f"{len(scores)} scores for {len(responses)} responses; every response needs one")
     for score in scores:

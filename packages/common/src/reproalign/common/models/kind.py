@@ -1,0 +1,62 @@
+"""Telling reward models and language models apart before either is loaded, whose missing head would be random."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from reproalign.common.config import ModelConfig
+from reproalign.common.errors import UserError, first_line
+from reproalign.common.models.load import model_path
+
+
+def model_kind(config: ModelConfig, key: str = "model.name") -> tuple[str, int]:
+    """Return ``reward``, ``language`` or the name of another architecture, and the number of a classifier's labels.
+
+    Args:
+        config: of the model, or of an adapter.
+        key: the option that names it.
+
+    Raises:
+        UserError: if its configuration cannot be read.
+    """
+    path = model_path(config.name, key)
+    try:
+        adapter = Path(path) / "adapter_config.json"
+        if adapter.is_file():
+            task = json.loads(adapter.read_text(encoding="utf-8")).get("task_type")
+            return ("reward", 1) if task == "SEQ_CLS" else ("language", 0)
+        found = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load the model '{config.name}': {first_line(error)}") from error
+    names = found.architectures or [""]
+    if "SequenceClassification" in names[0]:
+        return "reward", found.num_labels
+    return ("language" if "CausalLM" in names[0] or "LMHead" in names[0] else names[0] or "unknown"), 0
+
+
+def check_reward_model(config: ModelConfig, key: str = "model.name") -> None:
+    """Refuse a model whose reward head would be random.
+
+    Raises:
+        UserError: for a language model, or a classifier of several labels.
+    """
+    kind, heads = model_kind(config, key)
+    if kind != "reward" or heads != 1:
+        what = f"one with {heads}" if kind == "reward" else f"a {kind} model"
+        raise UserError(
+            f"{key}={config.name} is no reward model with one output, but {what}; give the model folder of a run that "
+            "trained one, or another sequence classifier with one label"
+        )
+
+
+def check_language_model(config: ModelConfig) -> None:
+    """Refuse a reward model where a language model is needed, whose head would be random.
+
+    Raises:
+        UserError: if it is one.
+    """
+    if model_kind(config)[0] == "reward":
+        raise UserError(f"model.name={config.name} is a reward model; give a language model")

@@ -1,0 +1,83 @@
+"""Preference pairs as a reward model reads them: both responses as whole dialogues; cached by content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import Dataset
+
+from reproalign.common.config import DataConfig
+from reproalign.common.data.cache import fingerprint_dataset, map_cached
+from reproalign.common.data.prepare import text_columns, text_features, without_overlong
+from reproalign.common.errors import choose
+from reproalign.common.reward.reading import Reader
+
+SIDES = ("chosen", "rejected")
+
+
+def render_dialogues(dataset: Dataset, reader: Reader, config: DataConfig) -> Dataset:
+    """Render records: ``chosen`` and ``rejected`` as whole dialogues, and the ``prompt``. Text stays as it is.
+
+    Args:
+        dataset: preference records (:class:`reproalign.common.data.records.PreferenceRecord`).
+        reader: of the reward model.
+        config: processes and cache.
+    """
+
+    def build(record: Mapping[str, Any]) -> dict[str, str]:
+        prompt = record["prompt"]
+        wholes = {side: prompt + record[side] for side in SIDES}
+        if isinstance(prompt, str):
+            return {"prompt": prompt, **wholes}
+        return {"prompt": reader.render(prompt), **{side: reader.render(whole) for side, whole in wholes.items()}}
+
+    parts = ["render_dialogues", fingerprint_dataset(dataset), *reader.fingerprint()]
+    return map_cached(
+        dataset,
+        build,
+        parts,
+        cache_dir=config.cache_dir,
+        num_proc=config.num_proc,
+        desc="render dialogues",
+        features=text_features(dataset),
+    )
+
+
+def tokenize_dialogues(dataset: Dataset, reader: Reader, config: DataConfig) -> Dataset:
+    """Tokenise rendered dialogues into ``chosen_input_ids``, ``rejected_input_ids`` and ``length`` (of the longer one).
+
+    Numeric columns are kept.
+
+    Args:
+        dataset: rendered pairs.
+        reader: of the reward model; its rules hold the length.
+        config: processes, cache, and ``overlong``: what becomes of a pair with a longer side: drop (MMPO's release),
+            truncate, or error.
+
+    Raises:
+        UserError: for ``overlong=error`` and such a pair, and if no pair is left.
+    """
+    choose("data.overlong", config.overlong, ["truncate", "drop", "error"])
+    limit = reader.rules.max_length
+
+    def build(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = {f"{side}_input_ids": reader.encode(batch[side]) for side in SIDES}
+        lengths = [max(map(len, pair)) for pair in zip(*rows.values(), strict=True)]
+        if config.overlong == "truncate":
+            cut = {name: [reader.truncate(ids) for ids in column] for name, column in rows.items()}
+            return {**cut, "length": [min(length, limit) for length in lengths]}
+        return {**rows, "length": lengths, "overlong": [length > limit for length in lengths]}
+
+    parts = ["tokenize_dialogues", fingerprint_dataset(dataset), *reader.fingerprint(), config.overlong]
+    tokenized = map_cached(
+        dataset,
+        build,
+        parts,
+        cache_dir=config.cache_dir,
+        num_proc=config.num_proc,
+        desc="tokenize dialogues",
+        batched=True,
+        remove_columns=text_columns(dataset),
+    )
+    return without_overlong(tokenized, config.overlong, limit)

@@ -1,0 +1,63 @@
+"""Options of the ready-made verbs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from reproalign.common.config import BaseRunConfig, LaunchConfig, ModelConfig, RewardModelConfig, TextConfig
+
+
+@dataclass
+class SampleConfig:
+    """``sample``: several responses of a language model to each prompt."""
+
+    output_dir: str = MISSING
+    seed: int = 42
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompts: str = MISSING  # rows with `prompt` (text or messages) or `instruction`, or `chosen` (a transcript)
+    max_prompts: int | None = None
+    layout: str = "chat"  # how the model is asked: chat (its chat template) | transcript ("\n\nHuman: …\n\nAssistant:")
+    n: int = 4  # responses per prompt
+    max_prompt_length: int = 512  # tokens; a longer prompt loses its beginning
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    batch_size: int = 8  # responses generated at once; vLLM batches by itself
+    backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
+    launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the prompts
+
+
+@dataclass
+class ScoreConfig:
+    """``score``: rewards of sampled responses."""
+
+    output_dir: str = MISSING
+    seed: int = 42
+    responses: str = MISSING  # file or folder of the verb `sample`: prompt and responses
+    model: RewardModelConfig = field(default_factory=RewardModelConfig)
+    variant: str | None = None  # of reading a text: paper | released (MORE's); null: as trained
+    text: TextConfig = field(default_factory=TextConfig)
+    batch_size: int = 16  # texts per forward
+
+
+@dataclass
+class SelectConfig:
+    """``select``: of the scored responses to a prompt the best, or a preference pair."""
+
+    output_dir: str = MISSING
+    seed: int = 42
+    scored: str = MISSING  # file or folder of the verb `score`: prompt, responses, scores
+    n: int | None = None  # of the first n responses; null: of all
+    keep: str = "best"  # best (for SFT) | pairs (best and worst, for preference optimisation)
+
+
+@dataclass
+class AlignConfig(BaseRunConfig):
+    """``align``: fine-tune a language model on the selected responses (rejection-sampling alignment)."""
+
+    selected: str = MISSING  # file or folder of the verb `select`
+    eval_fraction: float = 0.0  # hold out this share for the loss and the perplexity
+    max_length: int = 768  # tokens of prompt and response
+    layout: str = "chat"  # chat | transcript
