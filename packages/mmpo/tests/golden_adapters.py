@@ -21,12 +21,12 @@ from reproalign.common.evaluation.calibration import calibration
 from reproalign.common.generation.best_of_n import best_of_n
 from reproalign.common.logprobs.plain import sequence_logps
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.reward.pooling import pooled_index
 from reproalign.common.training.pairs import reward_metrics
 from reproalign.common.training.reference import CachedReference, FrozenReference
 from reproalign.mmpo import decontaminate, loss, naming, released_cli
 from reproalign.mmpo.config import LossConfig
 from reproalign.mmpo.data import cap_per_prompt
-from reproalign.mmpo.pooling import pooled_index
 from reproalign.mmpo.target import released_target
 from reproalign.mmpo.trainer import MMPOTrainer
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from reproalign.common.data.collate import pad_rows
 from reproalign.common.evaluation.calibration import probability_calibration
-from reproalign.more import balance, groups, items, loss, min_norm, pooling, text
+from reproalign.common.reward import reading, released
+from reproalign.more import balance, groups, items, loss, min_norm
 from reproalign.more.config import WeightsConfig
 from reproalign.more.metrics import BINS, preference_metrics
 
@@ -106,7 +107,7 @@ def compute_lambda_noresampling(inputs: Case, params: Case) -> Any:
 
 @adapter
 def pooling_(inputs: Case, params: Case) -> Any:
-    pooled = pooling.released_pool(
+    pooled = released.released_pool(
         tensor(inputs["hidden_states"]),
         torch.tensor(inputs["input_ids"]),
         torch.tensor(inputs["attention_mask"]),
@@ -157,9 +158,11 @@ def resampling(inputs: Case, params: Case) -> Any:
 
 @adapter
 def reward_tokenize(inputs: Case, params: Case) -> Any:
-    special = text.SpecialIds(params["bos"], params["eos"], params["pad"])
+    special = released.SpecialIds(params["bos"], params["eos"], params["pad"])
     length, side = params["max_length"], params["padding_side"]
-    rows = [text.truncate(text.enclose(ids, special), length, params["truncation_side"]) for ids in inputs["encoded"]]
+    rows = [
+        reading.truncate(released.enclose(ids, special), length, params["truncation_side"]) for ids in inputs["encoded"]
+    ]
     multiple = None if params["padding"] == "longest" else length
     return {
         "input_ids": pad_rows(rows, special.pad, side=side, multiple_of=multiple),

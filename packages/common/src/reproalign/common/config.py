@@ -46,7 +46,9 @@ class RewardModelConfig(ModelConfig):
     """A language model with a linear head on its final hidden states, without bias: r = w · pool(h)."""
 
     dtype: str = "float32"  # of the weights, since 16 bits lose small updates; trainer.bf16 computes in 16 anyway
-    pooling: str | None = None  # eos | last (the one before) | average | max | last_not_pad | first_pad; null: as trained
+    pooling: str | None = (
+        None  # eos | last (the one before) | average | max | last_not_pad | first_pad; null: as trained
+    )
 
 
 @dataclass

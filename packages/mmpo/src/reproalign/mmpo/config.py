@@ -115,4 +115,4 @@ class BestOfNConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     batch_size: int = 8  # candidates generated or scored at once
-    max_length: int = 2048  # tokens of a scored dialogue
+    max_length: int | None = None  # tokens of a scored dialogue; null: as the reward model was trained, else 2048

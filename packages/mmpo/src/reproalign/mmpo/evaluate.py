@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig, RunConfig
 from reproalign.common.data.collate import PairCollator
-from reproalign.common.data.prepare import check_tokenizer, load_evaluation, tokenize_dialogues, tokenize_pairs
+from reproalign.common.data.prepare import check_tokenizer, load_evaluation, tokenize_pairs
+from reproalign.common.data.records import Message
 from reproalign.common.data.templates import render
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.rewardbench import (
@@ -27,26 +29,35 @@ from reproalign.common.evaluation.rewardbench import (
 )
 from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.load import load_causal_lm, load_reward_model, load_tokenizer, model_path
+from reproalign.common.models.kind import model_kind
+from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
+from reproalign.common.reward.dialogues import tokenize_dialogues
+from reproalign.common.reward.model import load_reward
+from reproalign.common.reward.reading import Reader
+from reproalign.common.reward.rules import RewardRules, read_rules
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import FrozenReference
 from reproalign.mmpo.config import EvaluateConfig, LossConfig, PairRulesConfig
-from reproalign.mmpo.prepare import prepare_split
+from reproalign.mmpo.prepare import prepare_split, reading_rules
 from reproalign.mmpo.report import Rewards, draw, print_metrics
 from reproalign.mmpo.trainer import MMPORewardTrainer, MMPOTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Measure accuracy, margins and calibration on the data, and RewardBench's sections if a file is given."""
     kind = _kind(config)
+    rules = _rules(config) if kind == "reward" else None
     if kind == "policy" and not config.reference.model:
         raise UserError("a policy's rewards are relative; set reference.model to the model that training started from")
     with Run.open(invocation) as run:
         tokenizer = load_tokenizer(config.model)
         check_tokenizer(tokenizer, chat_template=config.model.chat_template)
-        trainer = _trainer(config, kind, tokenizer)
+        reader = Reader(tokenizer, rules) if rules else None
+        trainer = _trainer(config, tokenizer, reader)
         records, facts = load_evaluation(config.data, rejects_dir=run.dir)
         run.add_fingerprint("data", "evaluation", facts.pop("sha256"), **facts)
         pairs = prepare_split(
@@ -57,7 +68,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
             PairRulesConfig(),
             "evaluation",
             config.seed,
-            kind == "reward",
+            reader,
         )
         rewards = Rewards(*trainer.rewards(pairs))
         metrics = rewards.metrics(config.n_bins)
@@ -65,22 +76,29 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         print_metrics({Path(config.model.name).name or config.model.name: metrics}, len(pairs))
         draw(run.dir, {kind: rewards}, n_bins=config.n_bins, binning=config.binning)
         if config.rewardbench:
-            run.set_metrics({"rewardbench": _rewardbench(config, kind, tokenizer, trainer, run)})
+            run.set_metrics({"rewardbench": _rewardbench(config, tokenizer, reader, trainer, run)})
         Console().print(f"record and plots: {run.dir}", highlight=False)
 
 
 def _kind(config: EvaluateConfig) -> str:
     if choose("kind", config.kind, ["auto", "policy", "reward"]) != "auto":
         return config.kind
-    path = model_path(config.model.name)
-    try:
-        architectures = AutoConfig.from_pretrained(path, revision=config.model.revision).architectures or []
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.name={config.model.name}: cannot tell policy from reward model; set kind=") from error
-    return "reward" if any("SequenceClassification" in name for name in architectures) else "policy"
+    return "reward" if model_kind(config.model)[0] == "reward" else "policy"
 
 
-def _trainer(config: EvaluateConfig, kind: str, tokenizer: PreTrainedTokenizerBase) -> PairTrainer:
+def _rules(config: EvaluateConfig) -> RewardRules:
+    """Return how the reward model was trained to read; by the options of ``data`` if nothing beside it says so."""
+    given, trained = reading_rules(config.data), read_rules(config.model.name, config.model.revision)
+    if trained is None:
+        return given
+    for name in ("max_length", "system_message", "special_tokens"):
+        set_to, default = (getattr(of, name) for of in (config.data, DataConfig()))
+        if set_to != default and getattr(given, name) != getattr(trained, name):
+            logger.warning("data.%s=%s is not used: the reward model reads as it was trained", name, set_to)
+    return trained
+
+
+def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, reader: Reader | None) -> PairTrainer:
     run_config = RunConfig(
         output_dir=config.output_dir,
         seed=config.seed,
@@ -88,11 +106,13 @@ def _trainer(config: EvaluateConfig, kind: str, tokenizer: PreTrainedTokenizerBa
     )
     common: dict[str, Any] = {
         "args": training_arguments(run_config, Path(config.output_dir)),
-        "data_collator": PairCollator(tokenizer.pad_token_id),
         "processing_class": tokenizer,
     }
-    if kind == "reward":
-        return MMPORewardTrainer(model=load_reward_model(config.model, tokenizer), variant=config.variant, **common)
+    if reader:
+        pad, side = reader.special.pad, reader.rules.padding_side
+        model = load_reward(config.model, tokenizer, reader.rules, pad)
+        collator = PairCollator(pad, padding_side=side)
+        return MMPORewardTrainer(model=model, data_collator=collator, variant=config.variant, **common)
     plain = replace(config.model, lora=replace(config.model.lora, enabled=False))
     return MMPOTrainer(
         model=load_causal_lm(plain),
@@ -100,15 +120,23 @@ def _trainer(config: EvaluateConfig, kind: str, tokenizer: PreTrainedTokenizerBa
         variant=config.variant,
         reference=FrozenReference(load_causal_lm(plain, name=config.reference.model, trainable=False)),
         logprobs=config.logprobs,
+        data_collator=PairCollator(tokenizer.pad_token_id),
         **common,
     )
 
 
 def _rewardbench(
-    config: EvaluateConfig, kind: str, tokenizer: PreTrainedTokenizerBase, trainer: PairTrainer, run: Run
+    config: EvaluateConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader | None,
+    trainer: PairTrainer,
+    run: Run,
 ) -> dict[str, Any]:
     rows = read_rewardbench(str(config.rewardbench))
-    rewards = Rewards(*trainer.rewards(rewardbench_pairs(rows, tokenizer, kind, config.data)))
+    pairs = (
+        rewardbench_dialogues(rows, reader, config.data) if reader else rewardbench_pairs(rows, tokenizer, config.data)
+    )
+    rewards = Rewards(*trainer.rewards(pairs.add_column("p_chosen", [1.0] * len(pairs))))
     subsets = subset_accuracies([row["subset"] for row in rows], rewards.margins.tolist())
     scores = section_scores(subsets)
     result = {"subsets": subsets, **asdict(scores)}
@@ -123,21 +151,15 @@ def _rewardbench(
     return result
 
 
-def rewardbench_pairs(
-    rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, kind: str, data: DataConfig
-) -> Dataset:
-    """Tokenise RewardBench rows as RewardBench does: no system turn, 2,048 tokens, prompts cut to 128 if need be.
-
-    For a policy the rendered prompt is deleted from both full texts; for a reward model the full texts are scored.
+def rewardbench_pairs(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> Dataset:
+    """Tokenise RewardBench rows for a policy as RewardBench does: no system turn, 2,048 tokens, prompts cut to 128 if
+    need be; the rendered prompt is deleted from both full texts.
     """
     texts = []
     for row in rows:
-        prompt = [{"role": "user", "content": row["prompt"]}]
+        prompt, *wholes = _dialogues(row)
         head = render(tokenizer, prompt)
-        wholes = [
-            render(tokenizer, [*prompt, {"role": "assistant", "content": row[side]}]) for side in ("chosen", "rejected")
-        ]
-        sides = response_texts(head, *wholes) if kind == "policy" else tuple(wholes)
+        sides = response_texts(head, *(render(tokenizer, whole) for whole in wholes))
         texts.append({"prompt": head, "chosen": sides[0], "rejected": sides[1]})
     special = "released" if tokenizer.bos_token_id is not None and data.special_tokens == "released" else "dedupe"
     rules = DataConfig(
@@ -148,5 +170,20 @@ def rewardbench_pairs(
         special_tokens=special,
         cache_dir=data.cache_dir,
     )
-    pairs = (tokenize_pairs if kind == "policy" else tokenize_dialogues)(Dataset.from_list(texts), tokenizer, rules)
-    return pairs.add_column("p_chosen", [1.0] * len(pairs))  # type: ignore[no-any-return]
+    return tokenize_pairs(Dataset.from_list(texts), tokenizer, rules)
+
+
+def rewardbench_dialogues(rows: list[dict[str, Any]], reader: Reader, data: DataConfig) -> Dataset:
+    """Tokenise RewardBench rows as a reward model was trained to read, but as RewardBench does without a system turn,
+    and up to 2,048 tokens.
+    """
+    reader = Reader(reader.tokenizer, replace(reader.rules, system_message=None, max_length=MAX_LENGTH))
+    texts = [
+        dict(zip(("prompt", "chosen", "rejected"), map(reader.render, _dialogues(row)), strict=True)) for row in rows
+    ]
+    return tokenize_dialogues(Dataset.from_list(texts), reader, replace(data, overlong="truncate"))
+
+
+def _dialogues(row: dict[str, Any]) -> list[list[Message]]:
+    prompt = [{"role": "user", "content": row["prompt"]}]
+    return [prompt, *([*prompt, {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected"))]

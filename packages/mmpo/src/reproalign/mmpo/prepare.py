@@ -8,15 +8,12 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
-from reproalign.common.data.prepare import (
-    load_preferences,
-    render_dialogues,
-    render_pairs,
-    tokenize_dialogues,
-    tokenize_pairs,
-)
-from reproalign.common.errors import UserError
+from reproalign.common.data.prepare import load_preferences, render_pairs, tokenize_pairs
+from reproalign.common.errors import UserError, choose
 from reproalign.common.records import Run
+from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
+from reproalign.common.reward.reading import Reader
+from reproalign.common.reward.rules import RewardRules
 from reproalign.mmpo.config import PairRulesConfig, PreferenceConfig, RewardConfig, TargetConfig
 from reproalign.mmpo.data import apply_pair_rules, build_targets
 
@@ -29,8 +26,37 @@ class Pairs:
     evaluation: Dataset | None
 
 
-def load_pairs(config: PreferenceConfig | RewardConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Pairs:
+def reading_rules(data: DataConfig, pool: str = "last") -> RewardRules:
+    """Return how a reward model reads dialogues under this paper's options; its variants differ in the loss alone.
+
+    Args:
+        data: length, system turn, special tokens.
+        pool: ``last`` or ``first_pad``.
+
+    Raises:
+        UserError: for unknown values.
+    """
+    special = {"dedupe": "own_once", "released": "own"}
+    return RewardRules(
+        pooling={"last": "last_not_pad", "first_pad": "first_pad"}[choose("pool", pool, ["last", "first_pad"])],
+        layout="chat",
+        max_length=data.max_length,
+        truncation_side="right",
+        system_message=data.system_message,
+        special_tokens=special[choose("data.special_tokens", data.special_tokens, special)],
+    )
+
+
+def load_pairs(
+    config: PreferenceConfig | RewardConfig, tokenizer: PreTrainedTokenizerBase, run: Run, reader: Reader | None = None
+) -> Pairs:
     """Read, render, select and tokenise both splits, and record what they are.
+
+    Args:
+        config: of the run.
+        tokenizer: of the model.
+        run: gets the facts.
+        reader: of a reward model, which reads whole dialogues.
 
     Raises:
         UserError: for anything wrong in the rows or the rules.
@@ -38,12 +64,9 @@ def load_pairs(config: PreferenceConfig | RewardConfig, tokenizer: PreTrainedTok
     data = load_preferences(config.data, rejects_dir=run.dir if run.is_main else None)
     for split, facts in data.provenance.items():
         run.add_fingerprint("data", split, facts.get("sha256", ""), **{k: v for k, v in facts.items() if k != "sha256"})
-    dialogues = isinstance(config, RewardConfig)
-    train = prepare_split(
-        data.train, tokenizer, config.data, config.target, config.pairs, "train", config.seed, dialogues
-    )
+    train = prepare_split(data.train, tokenizer, config.data, config.target, config.pairs, "train", config.seed, reader)
     evaluation = data.evaluation and prepare_split(
-        data.evaluation, tokenizer, config.data, config.target, config.pairs, "evaluation", config.seed, dialogues
+        data.evaluation, tokenizer, config.data, config.target, config.pairs, "evaluation", config.seed, reader
     )
     if not len(train):
         raise UserError("no training pair is left after the rules of data.*, target.* and pairs.*; loosen them")
@@ -59,7 +82,7 @@ def prepare_split(
     rules: PairRulesConfig,
     split: str,
     seed: int,
-    dialogues: bool,
+    reader: Reader | None,
 ) -> Dataset:
     """Turn records into tokenised pairs: render, apply the rules, add targets, tokenise.
 
@@ -71,8 +94,8 @@ def prepare_split(
         rules: which pairs.
         split: ``train`` or ``evaluation``.
         seed: of sampling.
-        dialogues: whole dialogues for a reward model, instead of prompt and response.
+        reader: of a reward model, which reads whole dialogues; None: prompt and response, for a policy.
     """
-    rendered = (render_dialogues if dialogues else render_pairs)(records, tokenizer, data)
-    selected = apply_pair_rules(rendered, rules, split=split, seed=seed)
-    return (tokenize_dialogues if dialogues else tokenize_pairs)(build_targets(selected, target), tokenizer, data)
+    rendered = render_dialogues(records, reader, data) if reader else render_pairs(records, tokenizer, data)
+    selected = build_targets(apply_pair_rules(rendered, rules, split=split, seed=seed), target)
+    return tokenize_dialogues(selected, reader, data) if reader else tokenize_pairs(selected, tokenizer, data)

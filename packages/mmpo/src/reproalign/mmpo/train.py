@@ -16,16 +16,18 @@ from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
-from reproalign.common.models.load import load_causal_lm, load_reward_model, load_tokenizer
+from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
+from reproalign.common.reward.model import load_reward
+from reproalign.common.reward.reading import Reader
+from reproalign.common.reward.rules import NOTE
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.mmpo.config import PreferenceConfig, RewardConfig
 from reproalign.mmpo.loss import VARIANTS, check_loss
-from reproalign.mmpo.pooling import first_pad_ids
-from reproalign.mmpo.prepare import Pairs, load_pairs
+from reproalign.mmpo.prepare import Pairs, load_pairs, reading_rules
 from reproalign.mmpo.report import Rewards, draw, print_metrics
 from reproalign.mmpo.target import check_gamma
 from reproalign.mmpo.trainer import MMPORewardTrainer, MMPOTrainer
@@ -66,20 +68,19 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
 def reward(config: RewardConfig, invocation: Invocation) -> None:
     """Train a reward model: load, prepare, fit, evaluate, draw, record."""
     choose("variant", config.variant, VARIANTS)
-    choose("pool", config.pool, ["last", "first_pad"])
     check_gamma(config.target.gamma)
+    rules = reading_rules(config.data, config.pool)
     arguments = training_arguments(config, Path(config.output_dir))
     set_seed(config.seed)  # before the model: adapters and reward heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
-        pairs = load_pairs(config, tokenizer, run)
-        if config.pool == "first_pad":
-            pairs = _cut_at_first_pad(pairs, _pad_id(tokenizer))
-        model = load_reward_model(config.model, tokenizer)
+        pairs = load_pairs(config, tokenizer, run, Reader(tokenizer, rules))
+        model = load_reward(config.model, tokenizer, rules, _pad_id(tokenizer))
         _record_weights(run, "start", config.model.name, config.model.revision)
         collator = PairCollator(_pad_id(tokenizer))
         trainer = MMPORewardTrainer(variant=config.variant, **_common(model, arguments, pairs, collator, tokenizer))
-        _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before)
+        notes = {NOTE: rules.note()}
+        _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before, notes=notes)
 
 
 def _run(
@@ -90,6 +91,7 @@ def _run(
     pairs: Pairs,
     *,
     evaluate_before: bool,
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     evaluations = {}
     if config.launch.strategy.startswith("zero") and evaluate_before:
@@ -98,7 +100,7 @@ def _run(
         )
     elif evaluate_before and pairs.evaluation:
         evaluations["before"] = Rewards(*trainer.rewards(pairs.evaluation))
-    fit(trainer, run, config, tokenizer)
+    fit(trainer, run, config, tokenizer, notes=notes)
     if pairs.evaluation:
         evaluations["after"] = Rewards(*trainer.rewards(pairs.evaluation))
     if not run.is_main:
@@ -109,13 +111,6 @@ def _run(
         print_metrics(metrics, len(pairs.evaluation))
     draw(run.dir, evaluations)
     Console().print(f"model, record and plots: {run.dir}", highlight=False)
-
-
-def _cut_at_first_pad(pairs: Pairs, pad_id: int) -> Pairs:
-    def cut(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: first_pad_ids(row[name], pad_id) for name in ("chosen_input_ids", "rejected_input_ids")}
-
-    return Pairs(pairs.train.map(cut), pairs.evaluation and pairs.evaluation.map(cut))
 
 
 def _common(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from reproalign.common.cli import App, run
 from reproalign.common.invocation import Verb
+from reproalign.common.verbs.rejection_sampling import REJECTION_SAMPLING
 
 APP = App(
     command="more-rm",
@@ -28,36 +29,7 @@ APP = App(
             "reproalign.more.config:EvaluateConfig",
             "reproalign.more.evaluate:evaluate",
         ),
-        Verb(
-            "sample",
-            "sample n responses of a language model to each prompt",
-            "sample",
-            "reproalign.more.config:SampleConfig",
-            "reproalign.more.sample:sample",
-            launchable=True,
-        ),
-        Verb(
-            "score",
-            "score sampled responses with a reward model",
-            "score",
-            "reproalign.more.config:ScoreConfig",
-            "reproalign.more.score:score",
-        ),
-        Verb(
-            "select",
-            "keep the best response to each prompt, or the best and the worst",
-            "select",
-            "reproalign.more.config:SelectConfig",
-            "reproalign.more.select:select",
-        ),
-        Verb(
-            "align",
-            "fine-tune a language model on the selected responses",
-            "align",
-            "reproalign.more.config:AlignConfig",
-            "reproalign.more.align:align",
-            launchable=True,
-        ),
+        *REJECTION_SAMPLING,
     ),
     more=(
         (

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json, write_json
+from reproalign.common.generation.samples import RESPONSES, Sampled, find, read_sampled, write_rows
 from reproalign.common.invocation import Invocation
 from reproalign.common.judging.ask import (
     check_confidence,
@@ -26,11 +27,10 @@ from reproalign.common.judging.endpoint import check_endpoint
 from reproalign.common.judging.verdict import wilson
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
+from reproalign.common.reward.rules import scoring_rules, told_rules
+from reproalign.common.reward.scorer import Scorer, check_finite
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.judged import TEMPLATES, judge_pairs
-from reproalign.more.sampled import RESPONSES, Sampled, find, read_sampled, write_rows
-from reproalign.more.score import check_finite
-from reproalign.more.scoring import Scorer
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000  # of the bootstrap
@@ -168,7 +168,8 @@ def _labels(given: Sequence[str], files: Sequence[Path]) -> list[str]:
 
 def _score(config: EvaluateConfig, entries: Sequence[Sequence[Sampled]]) -> list[Floats]:
     """Return the rewards of each file, (prompts, its n)."""
-    scorer = Scorer(config.model, config.data, config.variant, batch_size=config.batch_size)
+    rules = scoring_rules(config.model, told_rules(config.model, config.data, config.variant))
+    scorer = Scorer(config.model, rules, batch_size=config.batch_size)
     rewards = []
     for rows in entries:
         given = check_finite(scorer([text for row in rows for text in row.dialogues()]), config.model)

@@ -1,7 +1,7 @@
 """From the domains' rows to what the trainers read.
 
 Rows -> items (:mod:`reproalign.more.sources`) -> responses with scores (:mod:`~reproalign.more.items`) -> token ids
-(:mod:`~reproalign.more.text`), kept on disk -> groups or a mixture of items (:mod:`~reproalign.more.groups`).
+(:mod:`reproalign.common.reward.reading`), kept on disk -> groups or a mixture of items (:mod:`~reproalign.more.groups`).
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from typing import Any
 from datasets import Dataset, Features, Sequence, Value
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
-from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
+from reproalign.common.data.cache import fingerprint_dataset, map_cached
 from reproalign.common.data.prepare import read_split
 from reproalign.common.data.reading import local_path, read_local
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.records import Run
+from reproalign.common.reward.reading import Reader
 from reproalign.more.config import DomainsConfig
 from reproalign.more.groups import Groups, Mixture, all_rows, resample
 from reproalign.more.items import best_is_first, count_ties, prepare
 from reproalign.more.sources import PAIRINGS, SOURCES, Item, Source, source_of
-from reproalign.more.text import TextEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +97,8 @@ class Domains:
 
 def load_domains(
     config: DomainsConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     *,
-    variant: str,
     method: str,
     seed: int,
     run: Run,
@@ -112,8 +110,7 @@ def load_domains(
 
     Args:
         config: the domains.
-        tokenizer: of the reward model.
-        variant: ``paper`` or ``released``.
+        reader: of the reward model; its rules hold the variant.
         method: ``more`` has groups of one item per domain if domains are resampled; else rows are single items.
         seed: of draws and of what is held out.
         run: gets the data's fingerprints and the table.
@@ -123,20 +120,19 @@ def load_domains(
         UserError: for a bad row under ``on_error=raise``, a domain without usable items, and unusable settings.
     """
     choose("method", method, METHODS)
-    encoder = TextEncoder(tokenizer, config, variant)
     trained = check_domains(config, evaluation_only=evaluation_only)
     train: dict[str, Prepared] = {}
     held_out: dict[str, Prepared] = {}
     for name in config.domains:
         splits = read_domain(
-            config, name, encoder, seed=seed, train=name in trained, rejects_dir=run.dir if run.is_main else None
+            config, name, reader, seed=seed, train=name in trained, rejects_dir=run.dir if run.is_main else None
         )
         for split, (items, facts) in splits.items():
-            prepared = prepare_items(items, encoder, config, facts, place=f"domain '{name}', {split} items")
+            prepared = prepare_items(items, reader, config, facts, place=f"domain '{name}', {split} items")
             recorded = {**facts, "items": len(prepared.tokens), "sha256": prepared.sha256}
             run.add_fingerprint("data", f"{split}:{name}", recorded.pop("sha256"), **recorded)
             (train if split == "train" else held_out)[name] = prepared
-    rows = _training_rows(config, train, variant=variant, method=method, seed=seed)
+    rows = _training_rows(config, train, variant=reader.rules.variant, method=method, seed=seed)
     statistics = [
         *(part.statistics(name, "train", _used(config, train)) for name, part in train.items()),
         *(part.statistics(name, "held out", None) for name, part in held_out.items()),
@@ -151,7 +147,7 @@ def load_domains(
             for name, part in held_out.items()
         },
         statistics,
-        encoder.special.pad,
+        reader.special.pad,
     )
 
 
@@ -198,7 +194,7 @@ def check_domains(config: DomainsConfig, *, evaluation_only: bool = False) -> li
 def read_domain(
     config: DomainsConfig,
     name: str,
-    encoder: TextEncoder,
+    reader: Reader,
     *,
     seed: int,
     train: bool,
@@ -213,7 +209,7 @@ def read_domain(
     Args:
         config: all domains.
         name: which.
-        encoder: tells the layout.
+        reader: tells the layout.
         seed: of what is held out.
         train: whether the training items are wanted.
         rejects_dir: where ``data.on_error=skip`` lists bad rows.
@@ -225,11 +221,11 @@ def read_domain(
     own_split = source is not None and source.splits[1] != ""
     splits = {}
     if name in config.eval_paths or own_split:
-        splits["held out"] = _read(config, name, "evaluation", encoder, rejects_dir)
+        splits["held out"] = _read(config, name, "evaluation", reader, rejects_dir)
     if not (train or splits or config.eval_fraction or name in config.paths):
         raise UserError(f"domain '{name}' has no held-out rows; set data.eval_paths.{name}=FILE or data.eval_fraction")
     if train or not splits:
-        items, facts = _read(config, name, "train", encoder, rejects_dir)
+        items, facts = _read(config, name, "train", reader, rejects_dir)
         if config.eval_fraction and not splits:
             total = len(items)
             items, held = hold_out(items, config.eval_fraction, seed, name)
@@ -320,13 +316,13 @@ class Prepared:
 
 
 def prepare_items(
-    items: list[Item], encoder: TextEncoder, config: DomainsConfig, facts: Mapping[str, Any], *, place: str
+    items: list[Item], reader: Reader, config: DomainsConfig, facts: Mapping[str, Any], *, place: str
 ) -> Prepared:
     """Normalise scores, set items without two comparable responses aside, and tokenise the others.
 
     Args:
         items: of one split.
-        encoder: renders and tokenises.
+        reader: renders and tokenises.
         config: processes and cache.
         facts: of the reading.
         place: names the split in errors.
@@ -336,10 +332,10 @@ def prepare_items(
     """
     texts: dict[str, list[Any]] = {"texts": [], "scores": []}
     for item in items:
-        prepared = prepare(item, encoder.variant)
+        prepared = prepare(item, reader.rules.variant)
         if prepared is not None:
             dialogues, scores = prepared
-            texts["texts"].append([encoder.render(dialogue) for dialogue in dialogues])
+            texts["texts"].append([reader.render(dialogue) for dialogue in dialogues])
             texts["scores"].append(scores)
     if not texts["texts"]:
         raise UserError(
@@ -350,7 +346,7 @@ def prepare_items(
     digest = fingerprint_dataset(dataset)
     ties = [count_ties(item) for item in items]
     return Prepared(
-        tokens=tokenize(dataset, digest, encoder, config),
+        tokens=tokenize(dataset, digest, reader, config),
         sha256=digest,
         rejected=int(facts["rows_rejected"]),
         items=len(items),
@@ -360,22 +356,21 @@ def prepare_items(
     )
 
 
-def tokenize(dataset: Dataset, digest: str, encoder: TextEncoder, config: DomainsConfig) -> Dataset:
-    """Tokenise ``texts``; kept on disk under ``digest`` of the texts, the tokenizer and the settings."""
+def tokenize(dataset: Dataset, digest: str, reader: Reader, config: DomainsConfig) -> Dataset:
+    """Tokenise ``texts``; kept on disk under ``digest`` of the texts, the tokenizer and the rules."""
 
     def build(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        whole = iter(encoder.encode([text for texts in batch["texts"] for text in texts]))
+        whole = iter(reader.encode([text for texts in batch["texts"] for text in texts]))
         columns: dict[str, list[Any]] = {"input_ids": [], "tokens": [], "truncated": []}
         for texts in batch["texts"]:
             full = [next(whole) for _ in texts]
-            cut = [encoder.truncate(ids) for ids in full]
+            cut = [reader.truncate(ids) for ids in full]
             columns["input_ids"].append(cut)
             columns["tokens"].append(sum(map(len, cut)))
             columns["truncated"].append(sum(len(a) < len(b) for a, b in zip(cut, full, strict=True)))
         return {**columns, "scores": batch["scores"]}
 
-    settings = [encoder.variant, encoder.max_length, encoder.truncation_side]
-    parts = ["more items", digest, fingerprint_tokenizer(encoder.tokenizer), settings]
+    parts = ["more items", digest, *reader.fingerprint()]
     return map_cached(
         dataset,
         build,
@@ -404,7 +399,7 @@ def tabulate(statistics: list[Statistics]) -> Table:
 
 
 def _read(
-    config: DomainsConfig, name: str, role: str, encoder: TextEncoder, rejects_dir: Path | None
+    config: DomainsConfig, name: str, role: str, reader: Reader, rejects_dir: Path | None
 ) -> tuple[list[Item], dict[str, Any]]:
     source = domain_source(config, name, role)
     single = DataConfig(
@@ -420,7 +415,7 @@ def _read(
     def to_part(row: dict[str, Any]) -> Any:
         part = source.to_part(row)
         # Here an error names file and line.
-        return part.parsed() if encoder.layout == "chat" and isinstance(part, Item) else part
+        return part.parsed() if reader.rules.layout == "chat" and isinstance(part, Item) else part
 
     parts, facts = read_split(
         single, source, role, to_part, rejects_dir, part=f"-{name}", key=f"data.{_KEYS[role]}.{name}"

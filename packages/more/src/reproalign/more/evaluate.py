@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -10,13 +9,16 @@ from rich.console import Console
 from reproalign.common.config import BaseRunConfig
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.kind import check_reward_model
 from reproalign.common.records import Run
+from reproalign.common.reward.model import load_reward, load_reward_tokenizer
+from reproalign.common.reward.reading import Reader
+from reproalign.common.reward.rules import scoring_rules, told_rules
 from reproalign.common.training.arguments import training_arguments
 from reproalign.more.compare import compare
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.data import load_domains
 from reproalign.more.groups import ItemCollator
-from reproalign.more.model import check_trained, load_reward, load_reward_tokenizer, reward_rules
 from reproalign.more.report import report
 from reproalign.more.trainer import RewardTrainer
 
@@ -26,8 +28,8 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     if config.responses is not None:
         compare(config, invocation)
         return
-    rules = reward_rules(config.model, config.data, config.variant)
-    check_trained(config.model)
+    check_reward_model(config.model)
+    rules = scoring_rules(config.model, told_rules(config.model, config.data, config.variant))
     base = BaseRunConfig(
         output_dir=config.output_dir,
         seed=config.seed,
@@ -37,9 +39,8 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     with Run.open(invocation) as run:
         tokenizer = load_reward_tokenizer(config.model)
         domains = load_domains(
-            replace(config.data, **rules.text()),
-            tokenizer,
-            variant=rules.variant,
+            config.data,
+            Reader(tokenizer, rules),
             method="multitask",
             seed=config.seed,
             run=run,

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from reproalign.common.evaluation.alpacaeval import instruction_text
+from reproalign.common.generation.samples import Sampled
 from reproalign.common.judging.ask import Bout, both_orders, collect_answers, read_verdicts, win_table
 from reproalign.common.judging.pairwise import PairwiseJudge, mean_logit_metrics, pairwise_table, read_logits
 from reproalign.common.judging.verdict import WinRate, make_template
 from reproalign.common.records import Run
 from reproalign.more.config import EvaluateConfig
-from reproalign.more.sampled import Sampled
 
 _HELPFUL = """Two assistants answered the same user. Decide which answer is more helpful.
 

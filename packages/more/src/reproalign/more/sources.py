@@ -50,7 +50,9 @@ class Item:
         Raises:
             RowError: for a text that is no transcript from a Human's turn to an Assistant's.
         """
-        return replace(self, dialogues=[parse_transcript(text) if isinstance(text, str) else text for text in self.dialogues])
+        return replace(
+            self, dialogues=[parse_transcript(text) if isinstance(text, str) else text for text in self.dialogues]
+        )
 
 
 Collect = Callable[[list[Any], str], list[Item]]

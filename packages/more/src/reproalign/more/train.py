@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,15 @@ from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
+from reproalign.common.reward.model import load_reward, load_reward_tokenizer
+from reproalign.common.reward.reading import Reader
+from reproalign.common.reward.rules import NOTE, told_rules, training_rules
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.more.balance import check_weights
 from reproalign.more.config import TrainConfig
 from reproalign.more.data import METHODS, load_domains
 from reproalign.more.groups import ItemCollator
-from reproalign.more.model import NOTE, load_reward, load_reward_tokenizer, reward_note, reward_rules
 from reproalign.more.report import report
 from reproalign.more.trainer import MoreTrainer, RewardTrainer
 
@@ -33,14 +34,13 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     trained = config.data.train_domains or config.data.domains
     check_weights(config.weights, trained, config.variant)
     arguments = training_arguments(config, Path(config.output_dir))  # first: it makes the processes known to each other
-    rules = reward_rules(config.model, config.data, config.variant)
+    rules = training_rules(config.model, told_rules(config.model, config.data, config.variant))
     set_seed(config.seed)  # before the model: the head begins at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_reward_tokenizer(config.model)
         domains = load_domains(
-            replace(config.data, **rules.text()),
-            tokenizer,
-            variant=config.variant,
+            config.data,
+            Reader(tokenizer, rules),
             method=config.method,
             seed=config.seed,
             run=run,
@@ -74,7 +74,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             logger.warning("evaluate_before is passed over: DeepSpeed has no engine before training")
         elif config.evaluate_before:
             before = trainer.measured()
-        fit(trainer, run, config, tokenizer, notes={NOTE: reward_note(rules)})
+        fit(trainer, run, config, tokenizer, notes={NOTE: rules.note()})
         after = trainer.measured()
         if run.is_main:
             if after:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from reproalign.common.errors import UserError
+from reproalign.common.reward.model import head_size
 from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
 from reproalign.more.balance import Balancer
 from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums, domain_sums, weighted_ranking_loss
 from reproalign.more.metrics import Measured, mean_of_domains, preference_metrics
-from reproalign.more.model import head_size
 
 Metrics = dict[str, Tensor | tuple[Tensor, Tensor]]
 LOGGED = ("accuracy", "loss", "ece_10")  # of every held-out domain

@@ -67,8 +67,6 @@ def pooled_index(
     return torch.where(is_pad, 0, positions).max(-1).values
 
 
-def states_at(
-    hidden: Float[Tensor, "rows seq hidden"], index: Int[Tensor, " rows"]
-) -> Float[Tensor, "rows hidden"]:
+def states_at(hidden: Float[Tensor, "rows seq hidden"], index: Int[Tensor, " rows"]) -> Float[Tensor, "rows hidden"]:
     """Return the state at one position of each row."""
     return hidden[torch.arange(len(hidden), device=hidden.device), index]

@@ -80,9 +80,7 @@ class Reader:
             turns = parse_transcript(dialogue) if isinstance(dialogue, str) else dialogue
         except RowError as error:
             raise UserError(f"layout=chat: {error}; set layout=transcript") from error
-        return render(
-            self.tokenizer, with_system(turns, self.rules.system_message, str(self.tokenizer.chat_template))
-        )
+        return render(self.tokenizer, with_system(turns, self.rules.system_message, str(self.tokenizer.chat_template)))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of rendered texts, special tokens included, at full length."""

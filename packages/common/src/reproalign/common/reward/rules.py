@@ -120,7 +120,9 @@ def scoring_rules(model: ModelConfig, told: Mapping[str, Any], key: str = "model
     rules = replace(trained or CLASSIFIER, **told)
     if trained is None:
         listed = ", ".join(f"{name}={value}" for name, value in asdict(rules).items())
-        logger.warning("%s=%s has no %s that says how it was trained to read; it reads %s", key, model.name, NOTE, listed)
+        logger.warning(
+            "%s=%s has no %s that says how it was trained to read; it reads %s", key, model.name, NOTE, listed
+        )
     return rules
 
 
@@ -137,7 +139,9 @@ def read_rules(name: str, revision: str | None) -> RewardRules | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); copy it again from the run that trained the model") from error
+        raise UserError(
+            f"{path} is not valid JSON ({error}); copy it again from the run that trained the model"
+        ) from error
     return _parse(content, path)
 
 

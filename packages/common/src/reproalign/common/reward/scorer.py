@@ -65,7 +65,7 @@ def check_finite(rewards: list[float], config: ModelConfig, key: str = "model.na
     """
     if not np.isfinite(rewards).all():
         raise UserError(
-            f"{key}={config.name} gives rewards that are not finite; is it a trained reward model, and is "
-            f"{key.partition('.')[0]}.dtype wide enough?"
+            f"{key}={config.name} gives rewards that are not finite; is it a trained reward model, and is the dtype of "
+            "its weights wide enough?"
         )
     return rewards

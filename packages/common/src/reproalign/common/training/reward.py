@@ -11,9 +11,9 @@ from reproalign.common.training.pairs import PairScores, PairTrainer
 
 
 class PairedRewardTrainer(PairTrainer):
-    """Scores chosen and rejected dialogues in one forward of a one-label sequence classifier; a paper adds the loss.
+    """Scores chosen and rejected dialogues in one forward of a reward model; a paper adds the loss.
 
-    The reward is read at the last token that is not the pad token (``transformers``' pooling).
+    The model answers ``rewards=True`` (:func:`reproalign.common.reward.model.install_rewards`).
     """
 
     @abstractmethod
@@ -27,6 +27,6 @@ class PairedRewardTrainer(PairTrainer):
 
     def pair_scores(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairScores:
         """Compute the rewards of the micro-batch and hand them to :meth:`reward_loss`."""
-        output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        chosen, rejected = output.logits.squeeze(-1).float().chunk(2)
+        output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], rewards=True)
+        chosen, rejected = output["rewards"].chunk(2)
         return PairScores(self.reward_loss(chosen, rejected, inputs), chosen, rejected)
