@@ -29,9 +29,10 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForSequenceClassification, TrainingArguments
 
+from reproalign.common.reward.model import install_rewards
+from reproalign.common.reward.rules import RewardRules
 from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums, ranking_loss
-from reproalign.more.model import RewardRules, install_rewards
 from reproalign.more.trainer import MoreTrainer, RewardTrainer
 
 VOCABULARY = 32_000

@@ -28,9 +28,7 @@ from reproalign.common.data.prepare import (
     load_evaluation,
     load_messages,
     load_preferences,
-    render_dialogues,
     render_pairs,
-    tokenize_dialogues,
     tokenize_pairs,
 )
 from reproalign.common.data.records import RowError
@@ -522,8 +520,6 @@ def test_the_released_rule_renders_responses_alone(tmp_path):
     }
     assert [rendered[rule]["prompt"] for rule in rendered] == ["<s>[user]Name a moon."] * 2
     assert [rendered[rule]["chosen"] for rule in rendered] == ["[assistant]Europa.", "<s>[assistant]Europa."]
-    (whole,) = render_dialogues(load(file).train, tokenizer, config(file))
-    assert whole["rejected"] == "<s>[user]Name a moon.[assistant]Mars."
 
 
 def test_original_rows_are_rendered_for_each_task():
@@ -663,18 +659,13 @@ def test_tokenised_pairs_keep_scores_and_say_their_length(tmp_path):
     assert row["length"] == max(len(row["chosen_input_ids"]), len(row["rejected_input_ids"]))
 
 
-@pytest.mark.parametrize("stage", ["pairs", "dialogues"])
-def test_overlong_pairs_are_cut_dropped_or_refused(tmp_path, stage):
+def test_overlong_pairs_are_cut_dropped_or_refused(tmp_path):
     tokenizer = tiny_tokenizer()
     file = write(tmp_path / "rows.jsonl", [pair(1), pair(2, chosen="long " * 100), pair(3)])
-    tokenize, rendered = {
-        "pairs": (tokenize_pairs, render_pairs),
-        "dialogues": (tokenize_dialogues, render_dialogues),
-    }[stage]
 
     def lengths(overlong: str, max_length: int = 40) -> list[int]:
         setup = config(file, overlong=overlong, max_length=max_length, max_prompt_length=5)
-        return tokenize(rendered(load(file).train, tokenizer, setup), tokenizer, setup)["length"][:]
+        return tokenize_pairs(render_pairs(load(file).train, tokenizer, setup), tokenizer, setup)["length"][:]
 
     cut, kept = lengths("truncate"), lengths("drop")
     assert cut[1] == 40

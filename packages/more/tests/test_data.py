@@ -15,14 +15,15 @@ from reproalign.common.data.templates import transcript
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records import Run
+from reproalign.common.reward.reading import Reader
+from reproalign.common.reward.rules import RewardRules
 from reproalign.common.testing import composed
 from reproalign.more.cli import APP
-from reproalign.more.config import DomainsConfig, TextConfig
+from reproalign.more.config import DomainsConfig
 from reproalign.more.data import Domains, check_domains, hold_out, load_domains, tabulate
 from reproalign.more.groups import Groups, Mixture
 from reproalign.more.items import dense_ranks, has_pair, prepare, prepare_released
-from reproalign.more.sources import SOURCES, Item, assistant, make_item, parse, rank_replies, source_of, user
-from reproalign.more.text import RELEASED_IDS, TextEncoder, special_ids, truncate
+from reproalign.more.sources import SOURCES, Item, assistant, make_item, rank_replies, source_of, user
 
 SLICES = Path(__file__).parents[4] / "shared" / "data"
 FOLDERS = {
@@ -77,8 +78,7 @@ def load(tmp_path: Path) -> Callable[..., Domains]:
         run = Run(folder, {"fingerprints": {}, "metrics": {}}, is_main=True, fresh=True)
         return load_domains(
             DomainsConfig(**(settings | options)),
-            tiny_tokenizer(),
-            variant=variant,
+            Reader(tiny_tokenizer(), RewardRules(variant=variant)),
             method=method,
             seed=7,
             run=run,
@@ -214,68 +214,6 @@ def test_pairs_need_two_scores_that_are_not_padding():
     assert has_pair([1.0, 1.0, 0.0])
     assert not has_pair([1.0, 1.0])
     assert not has_pair([1.0, -1.0])
-
-
-# Texts
-
-
-def encoder(variant: str = "paper", **options: Any) -> TextEncoder:
-    return TextEncoder(tiny_tokenizer(), TextConfig(**options), variant)
-
-
-def test_layouts():
-    turns = [user("Hi"), assistant("Hello"), user("Why?"), assistant("So.")]
-    text = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant: So."
-    assert encoder().render(turns) == encoder().render(text) == transcript(turns) == text
-    chat = encoder(layout="chat")
-    assert chat.render(turns) == chat.render(text)
-    assert chat.render(text).startswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>")
-    assert parse("\n\nHuman: a\n\nHuman: b\n\nAssistant: c") == [user("a\n\nb"), assistant("c")]
-    with pytest.raises(UserError, match="not of 'system'; set layout=chat"):
-        encoder().render([{"role": "system", "content": "x"}, *turns])
-    with pytest.raises(UserError, match="layout=chat: the transcript must begin"):
-        chat.render("\n\nAssistant: a\n\nHuman: b")
-
-
-def test_special_tokens():
-    tokenizer = tiny_tokenizer()
-    plain = tokenizer.encode("Hi", add_special_tokens=False)
-    # This tokenizer begins no text with its BOS, so that there is none.
-    assert encoder()(["Hi"]) == [[*plain, tokenizer.eos_token_id]]
-    assert encoder("released")(["Hi"]) == [[1, *plain, 2]]
-    assert special_ids(tokenizer, "released") == RELEASED_IDS
-    assert special_ids(tokenizer, "paper").pad == tokenizer.pad_token_id
-    tokenizer.pad_token = None
-    assert special_ids(tokenizer, "paper").pad == tokenizer.eos_token_id
-    tokenizer.eos_token = None
-    with pytest.raises(UserError, match="has no EOS token"):
-        special_ids(tokenizer, "paper")
-
-
-def test_a_template_s_own_eos_is_not_doubled():
-    tokenizer = tiny_tokenizer()
-    tokenizer.eos_token = "<|im_end|>"
-    ids = TextEncoder(tokenizer, TextConfig(layout="chat"), "paper")([[user("Hi"), assistant("Yo")]])[0]
-    assert tokenizer.decode(ids).endswith("Yo<|im_end|>")
-
-
-@pytest.mark.parametrize(("side", "kept"), [("left", [3, 4, 5]), ("right", [1, 2, 3])])
-def test_truncation_takes_the_special_tokens_along(side, kept):
-    assert truncate([1, 2, 3, 4, 5], 3, side) == kept
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"layout": "html"}, "unknown layout 'html'"),
-        ({"truncation_side": "middle"}, "unknown truncation_side"),
-        ({"padding_side": "middle"}, "unknown padding_side"),
-        ({"max_length": 2}, "max_length=2 must be at least 3"),
-    ],
-)
-def test_text_settings(options, message):
-    with pytest.raises(UserError, match=re.escape(message)):
-        encoder(**options)
 
 
 # Domains

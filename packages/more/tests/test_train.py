@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from reproalign.common.config import RewardModelConfig
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.records import fingerprint_folder
+from reproalign.common.reward.rules import scoring_rules
+from reproalign.common.reward.scorer import Scorer
 from reproalign.more.cli import main
-from reproalign.more.config import RewardModelConfig, TextConfig
-from reproalign.more.scoring import Scorer
 from reproalign.more.trainer import MoreTrainer
 
 STEPS = 6
@@ -67,8 +68,8 @@ def test_the_saved_model_is_read_by_transformers(trained: Path) -> None:
     with torch.no_grad():  # pooling `last` reads the token before EOS
         expected = model(torch.cat([torch.tensor([[tokenizer.bos_token_id]]), ids], 1)).logits.item()
     config = RewardModelConfig(name=str(trained / "model"))
-    scorer = Scorer(config, TextConfig(), "paper", batch_size=2)
-    has_bos = scorer.encoder.special.bos is not None
+    scorer = Scorer(config, scoring_rules(config, {}), batch_size=2)
+    has_bos = scorer.reader.special.bos is not None
     with torch.no_grad():
         plain = model(ids).logits.item()
     found = scorer([DIALOGUE, DIALOGUE + " Or Titan.", DIALOGUE])
@@ -126,7 +127,7 @@ def test_every_way_runs_and_its_model_scores(tmp_path, words: list[str]) -> None
     folder = tmp_path / "run"
     assert main([*WORDS, "trainer.max_steps=2", "trainer.save_strategy=no", *words, f"output_dir={folder}"]) == 0
     config = RewardModelConfig(name=str(folder / "model"), chat_template="chatml")
-    rewards = Scorer(config, TextConfig(), "paper", batch_size=1)([DIALOGUE])
+    rewards = Scorer(config, scoring_rules(config, {"variant": "paper"}), batch_size=1)([DIALOGUE])
     assert all(abs(reward) < 100 for reward in rewards)
     if "data.train_domains=[half]" in words:
         assert set(record(folder)["metrics"]["domains"]) == {"whole", "half", "quarter"}

@@ -1,7 +1,7 @@
 """From the domains' rows to what the trainers read.
 
 Rows -> items (:mod:`reproalign.more.sources`) -> responses with scores (:mod:`~reproalign.more.items`) -> token ids
-(:mod:`reproalign.common.reward.reading`), kept on disk -> groups or a mixture of items (:mod:`~reproalign.more.groups`).
+(:mod:`reproalign.common.reward.reading`), kept on disk -> groups or a mixture (:mod:`~reproalign.more.groups`).
 """
 
 from __future__ import annotations

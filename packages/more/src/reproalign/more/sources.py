@@ -23,7 +23,6 @@ from typing import Any
 from reproalign.common.data.records import Message, RowError, column, messages
 from reproalign.common.data.sources import Home
 from reproalign.common.data.sources.hh import parse_transcript
-from reproalign.common.data.sources.hh import transcript as split_transcript
 from reproalign.common.data.sources.preference import preference as from_preference
 from reproalign.common.errors import choose
 

@@ -113,7 +113,7 @@ def _pooled(hidden: Tensor, input_ids: Tensor, mask: Tensor, rules: RewardRules,
 
 
 def _wide_linear(self: nn.Linear, features: Tensor) -> Tensor:
-    """W · h (+ b) in float32 or better, whatever the weights are held in: differences of rewards need more than 8 bits."""
+    """W · h + b in float32 or better, however the weights are held: differences of rewards need more than 8 bits."""
     wide = torch.promote_types(features.dtype, torch.float32)
     with torch.autocast(features.device.type, enabled=False):
         bias = None if self.bias is None else self.bias.to(wide)

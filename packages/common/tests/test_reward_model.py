@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
+from reproalign.common.config import RewardModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny import TINY_MODELS, save_tiny, tiny_reward_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
-from reproalign.more.config import RewardModelConfig, TextConfig
-from reproalign.more.model import NOTE, RewardRules, install_rewards, load_reward, reward_note, reward_rules
-from reproalign.more.pooling import POOLINGS, pool, released_pool
+from reproalign.common.reward.model import install_rewards, load_reward
+from reproalign.common.reward.pooling import BY_MASK, POOLINGS, pool, pooled_index
+from reproalign.common.reward.released import released_pool
+from reproalign.common.reward.rules import RewardRules
 
 IDS = torch.tensor([[5, 6, 7, 8, 2], [9, 10, 2, 0, 0], [2, 0, 0, 0, 0]])
 MASK = (IDS != 0).long()
@@ -34,11 +35,40 @@ def test_pooling_reads_the_states_it_names() -> None:
     assert pool(hidden, MASK, "max").flatten().tolist() == [-3, 0, 3]
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", BY_MASK)
 def test_pooling_does_not_see_padding(pooling: str) -> None:
     hidden = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
     other = torch.where(MASK[:, :, None].bool(), hidden, 1e3)
     assert torch.equal(pool(hidden, MASK, pooling), pool(other, MASK, pooling))
+
+
+def test_padding_that_is_known_by_its_id() -> None:
+    ids = torch.tensor([[5, 6, 7, 8, 2], [9, 2, 10, 2, 2], [2, 2, 2, 2, 2]])
+    assert pooled_index(ids, 2, "last_not_pad").tolist() == [3, 2, 0]
+    assert pooled_index(ids, 2, "first_pad").tolist() == [3, 0, 0]  # pad = EOS inside the second text ends it
+    assert pooled_index(ids[:1], 0, "first_pad").tolist() == [4]
+
+
+@pytest.mark.parametrize("kind", TINY_MODELS)
+def test_last_not_pad_is_the_sequence_classifier_s_own_pooling(kind: str) -> None:
+    model = tiny_reward_model(kind)
+    model.config.pad_token_id = 2
+    ids = torch.tensor([[5, 6, 7, 8, 2], [9, 2, 10, 2, 2], [9, 10, 11, 12, 13]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
+    expected = model(input_ids=ids, attention_mask=mask).logits.squeeze(-1)
+    install_rewards(model, rules("last_not_pad"), 2)
+    torch.testing.assert_close(model(input_ids=ids, attention_mask=mask, rewards=True)["rewards"], expected)
+
+
+def test_first_pad_reads_what_a_row_cut_before_its_first_pad_would_give() -> None:
+    model = tiny_reward_model()
+    install_rewards(model, rules("first_pad"), 2)
+    ids = torch.tensor([[5, 6, 2, 8, 9], [9, 10, 11, 2, 2]])
+    found = model(input_ids=ids, attention_mask=torch.ones_like(ids), rewards=True)["rewards"]
+    for row, length in ((0, 2), (1, 3)):
+        alone = ids[row : row + 1, :length]
+        expected = model(input_ids=alone, attention_mask=torch.ones_like(alone), rewards=True)["rewards"]
+        torch.testing.assert_close(found[row : row + 1], expected)
 
 
 def test_the_release_s_quirks() -> None:
@@ -71,7 +101,7 @@ def test_last_pooling_is_the_sequence_classifier_s_without_eos() -> None:
 
 
 @pytest.mark.parametrize("kind", TINY_MODELS)
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", [name for name in POOLINGS if name != "first_pad"])  # which is for the right side
 def test_rewards_do_not_depend_on_the_padding(kind: str, pooling: str) -> None:
     model = tiny_reward_model(kind)
     install_rewards(model, rules(pooling), 0)
@@ -111,6 +141,16 @@ def test_the_head_is_not_rounded_under_autocast() -> None:
     torch.testing.assert_close(found["rewards"], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_classifier_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
+    BertForSequenceClassification(
+        BertConfig(
+            vocab_size=512, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, num_labels=1
+        )
+    ).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is a BertForSequenceClassification, whose head does not read"):
+        load_reward(RewardModelConfig(name=str(tmp_path)), tiny_tokenizer(), rules(), 0)
+
+
 def test_a_language_model_s_body_is_taken(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "lm")
     config = RewardModelConfig(name=str(folder), dtype="float32")
@@ -119,31 +159,3 @@ def test_a_language_model_s_body_is_taken(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "rm")
     read = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm")
     assert torch.equal(read.score.weight, model.score.weight)
-
-
-def test_rules_come_from_the_options_and_then_from_the_training(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "rm")
-    untold = RewardModelConfig(name=str(folder))
-    assert reward_rules(untold, TextConfig(), "paper") == rules("last")
-    trained = RewardRules("max", "released", "chat", 128, "right", "left")
-    (folder / NOTE).write_text(json.dumps(reward_note(trained)))
-    assert reward_rules(untold, TextConfig(), None) == trained
-    told = RewardModelConfig(name=str(folder), pooling="eos")
-    text = TextConfig("transcript", 512, "left", "right")
-    assert reward_rules(told, text, "paper") == rules("eos")
-    (folder / NOTE).write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
-        reward_rules(untold, TextConfig(), "paper")
-
-
-@pytest.mark.parametrize(
-    ("model", "text", "message"),
-    [
-        ({"pooling": "mean"}, {}, "model.pooling"),
-        ({}, {"layout": "alpaca"}, "transcript"),
-        ({}, {"padding_side": "middle"}, "padding_side"),
-    ],
-)
-def test_unknown_rules(model, text, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        reward_rules(RewardModelConfig(name="tiny:llama", **model), TextConfig(**text), "paper")
