@@ -227,8 +227,9 @@ def test_files_of_the_first_version_are_still_read(tmp_path) -> None:
         ('{"version": "new"}', "has version new"),
         ('{"poolin": "eos"}', "unknown rule 'poolin' (did you mean 'pooling'?)"),
         ('{"pooling": "mean"}', "unknown model.pooling 'mean'"),
-        ('{"layout": 3}', "reward.json: "),
-        ('{"max_length": "long"}', "max_length=long must be at least 3"),
+        ('{"layout": 3}', "layout=3 must be text"),
+        ('{"max_length": "long"}', "max_length=long must be a whole number"),
+        ('{"max_length": 2}', "max_length=2 must be at least 3"),
         ('{"system_message": 1}', "system_message=1 must be text"),
     ],
 )

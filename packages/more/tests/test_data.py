@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from reproalign.common.config import RewardModelConfig
 from reproalign.common.data.templates import transcript
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.reward.reading import Reader
-from reproalign.common.reward.rules import RewardRules
+from reproalign.common.reward.rules import RewardRules, told_rules
 from reproalign.common.testing import composed
 from reproalign.more.cli import APP
 from reproalign.more.config import DomainsConfig
@@ -76,9 +77,10 @@ def load(tmp_path: Path) -> Callable[..., Domains]:
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
         run = Run(folder, {"fingerprints": {}, "metrics": {}}, is_main=True, fresh=True)
+        config = DomainsConfig(**(settings | options))
         return load_domains(
-            DomainsConfig(**(settings | options)),
-            Reader(tiny_tokenizer(), RewardRules(variant=variant)),
+            config,
+            Reader(tiny_tokenizer(), RewardRules(**told_rules(RewardModelConfig(), config, variant))),
             method=method,
             seed=7,
             run=run,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean, pstdev
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from reproalign.common.config import RewardModelConfig
+from reproalign.common.config import DataConfig, RewardModelConfig
+from reproalign.common.data.prepare import load_evaluation
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.records import fingerprint_folder
 from reproalign.common.reward.rules import scoring_rules
@@ -171,12 +173,25 @@ def test_a_run_can_be_evaluated_and_plotted(tmp_path, trained, capsys) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
-def test_a_model_is_read_as_it_was_trained(tmp_path) -> None:
+@pytest.mark.parametrize(
+    "odd",
+    [
+        ["variant=released", "data.resampling_size=80", "data.max_length=48", "model.pooling=average"],
+        ["data.layout=chat", "data.padding_side=left", "model.pooling=max", "data.truncation_side=right"],
+    ],
+)
+def test_a_model_is_read_as_it_was_trained(tmp_path, odd) -> None:
     """``reward.json`` has what changes a reward: variant, lengths, pooling, layout."""
-    odd = ["variant=released", "data.resampling_size=80", "data.max_length=48", "model.pooling=average"]
     folder = tmp_path / "run"
     assert main([*WORDS, "trainer.max_steps=1", "trainer.save_strategy=no", *odd, f"output_dir={folder}"]) == 0
     words = ["data=demo", f"model.name={folder / 'model'}", f"output_dir={tmp_path / 'evaluation'}"]
     assert main(["evaluate", *words]) == 0
     expected, found = (record(run)["metrics"]["mean"] for run in (folder, tmp_path / "evaluation"))
     assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+    config = RewardModelConfig(name=str(folder / "model"))
+    records, _ = load_evaluation(DataConfig(source="preference", path="demo:pairs-eval"))
+    dialogues = [row["prompt"] + row[side] for row in records for side in ("chosen", "rejected")]
+    rewards = Scorer(config, scoring_rules(config, {}), batch_size=5)(dialogues)
+    whole = record(folder)["metrics"]["domains"]["whole"]
+    assert fmean(rewards) == pytest.approx(whole["reward_mean"], abs=1e-5)
+    assert pstdev(rewards) == pytest.approx(whole["reward_std"], abs=1e-5)

@@ -65,10 +65,8 @@ class RewardRules:
         choose("special_tokens", self.special_tokens, SPECIAL_TOKENS)
         for name in ("truncation_side", "padding_side"):
             choose(name, getattr(self, name), ["left", "right"])
-        if not isinstance(self.max_length, int) or self.max_length < 3:
+        if self.max_length < 3:
             raise UserError(f"max_length={self.max_length} must be at least 3: BOS, a token and EOS")
-        if not isinstance(self.system_message, str | None):
-            raise UserError(f"system_message={self.system_message} must be text, or null for none")
         if self.variant == "released" and (self.pooling in BY_ID or self.special_tokens != "enclose"):
             raise UserError(
                 f"variant=released is MORE's, which does not go with pooling={self.pooling} and special_tokens="
@@ -151,16 +149,19 @@ def _parse(content: Any, path: Path) -> RewardRules:
     version = content.pop("version", 1)
     if version not in range(1, VERSION + 1):
         raise UserError(f"{path} has version {version}, and this reproalign reads up to {VERSION}; upgrade reproalign")
-    known = [field.name for field in fields(RewardRules)]
-    for name in content:
-        if name not in known:
+    types: dict[str, Any] = {field.name: type(field.default) for field in fields(RewardRules)}
+    types["system_message"] = str | None
+    for name, value in content.items():
+        if name not in types:
             raise UserError(
-                f"{path}: unknown rule '{name}'{did_you_mean(name, known)}; without it the model would be read in "
+                f"{path}: unknown rule '{name}'{did_you_mean(name, types)}; without it the model would be read in "
                 "another way than it was trained; use the reproalign that wrote it"
             )
+        if not isinstance(value, types[name]):
+            raise UserError(f"{path}: {name}={value} must be {'a whole number' if types[name] is int else 'text'}")
     try:
         return RewardRules(**content)
-    except (UserError, TypeError) as error:  # a value that is no text cannot be compared with the choices
+    except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 

@@ -38,11 +38,11 @@ def score(config: ScoreConfig, invocation: Invocation) -> None:
         raise UserError(f"batch_size={config.batch_size} must be at least 1")
     path = find(config.responses, RESPONSES, "responses")
     rows = read_sampled(path)
+    rules = scoring_rules(config.model, told_rules(config.model, config.text, config.variant))
     with Run.open(invocation) as run:
         run.add_fingerprint("data", "responses", sha256_json([asdict(row) for row in rows]), path=config.responses)
         weights = identify_weights(config.model.name, config.model.revision)
         run.add_fingerprint("weights", "reward", weights, name=config.model.name)
-        rules = scoring_rules(config.model, told_rules(config.model, config.text, config.variant))
         scored = score_responses(rows, config.model, rules, run.dir / SCORED, batch_size=config.batch_size)
         run.set_metrics(_report(scored, run.dir))
         Console().print(f"scores: {run.dir / SCORED}; plot: {run.dir / 'plots'}", highlight=False)

@@ -1,0 +1,70 @@
+"""Reward models: what training measured is what evaluation and scoring read, by ``reward.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reproalign.common.config import DataConfig, ModelConfig
+from reproalign.common.data.prepare import load_evaluation
+from reproalign.common.reward.rules import NOTE, read_rules
+from reproalign.common.reward.scorer import Scorer
+from reproalign.mmpo.cli import main
+
+TRAIN = [
+    "reward",
+    "experiment=smoke-reward",
+    "trainer.max_steps=3",
+    "trainer.save_strategy=no",
+    "evaluate_before=false",
+]
+ROWS = 24
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())["metrics"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["pool=first_pad", "variant=released", "data.special_tokens=released"],
+        ["data.max_length=48", "data.system_message=Be kind."],
+        ["data.system_message=null", "model.chat_template=llama3"],
+    ],
+)
+def test_evaluation_and_scoring_read_as_the_training_did(tmp_path, words):
+    run = tmp_path / "run"
+    assert main([*TRAIN, *words, f"data.max_eval_rows={ROWS}", f"output_dir={run}"]) == 0
+    trained = metrics(run)["after"]
+    evaluate = ["evaluate", f"model.name={run / 'model'}", "data=demo", f"data.max_eval_rows={ROWS}"]
+    assert main([*evaluate, "target.gamma=0.5", f"output_dir={tmp_path / 'evaluation'}"]) == 0
+    assert metrics(tmp_path / "evaluation") == pytest.approx(trained, abs=1e-5)
+
+    rules = read_rules(str(run / "model"), None)
+    assert rules is not None
+    scorer = Scorer(ModelConfig(name=str(run / "model")), rules, batch_size=3)
+    records, _ = load_evaluation(DataConfig(source="preference", path="demo:pairs-eval", max_eval_rows=ROWS))
+    chosen, rejected = (
+        np.array(scorer([row["prompt"] + row[side] for row in records])) for side in ("chosen", "rejected")
+    )
+    assert (chosen - rejected).mean() == pytest.approx(trained["margin"], abs=1e-5)
+    assert (chosen - rejected).std() == pytest.approx(trained["margin_std"], abs=1e-5)
+    assert (chosen > rejected).mean() == pytest.approx(trained["accuracy"])
+
+
+def test_options_that_the_training_has_decided_are_named(tmp_path, caplog):
+    run = tmp_path / "run"
+    assert main([*TRAIN, f"output_dir={run}"]) == 0
+    words = ["evaluate", f"model.name={run / 'model'}", "data=demo", "data.max_eval_rows=4"]
+    assert main([*words, "data.max_length=99", f"output_dir={tmp_path / 'told'}"]) == 0
+    assert "data.max_length=99 is not used: the reward model reads as it was trained" in caplog.text
+    caplog.clear()
+    (run / "model" / NOTE).unlink()  # a model of which nothing is known is read by the options
+    assert main([*words, "data.max_length=256", f"output_dir={tmp_path / 'bare'}"]) == 0
+    assert "is not used" not in caplog.text

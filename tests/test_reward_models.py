@@ -1,0 +1,55 @@
+"""A reward model of one paper is read by the commands of the other, and by the same rule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reproalign.mmpo.cli import main as mmpo
+from reproalign.more.cli import main as more_rm
+
+QUICK = ["trainer.max_steps=2", "trainer.save_strategy=no", "evaluate_before=false"]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def models(tmp_path) -> list[Path]:
+    reward = ["reward", "experiment=smoke-reward", "data.max_length=64", "data.max_eval_rows=8"]
+    assert mmpo([*reward, *QUICK, f"output_dir={tmp_path / 'mmpo'}"]) == 0
+    assert (
+        more_rm(["train", "experiment=smoke", *QUICK, "trainer.eval_strategy=no", f"output_dir={tmp_path / 'more'}"])
+        == 0
+    )
+    return [tmp_path / "mmpo" / "model", tmp_path / "more" / "model"]
+
+
+def test_both_commands_give_a_response_the_same_reward(tmp_path, models):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "hello"}\n{"prompt": "two plus two"}\n')
+    sampling = ["policy.name=tiny:llama", f"prompts={prompts}", "n=3", "max_new_tokens=5"]
+    for model in models:
+        name = model.parent.name
+        best = tmp_path / f"best-{name}"
+        assert mmpo(["best-of-n", *sampling, f"reward.name={model}", f"gold={models[0]}", f"output_dir={best}"]) == 0
+        words = [f"responses={best / 'candidates.jsonl'}", f"model.name={model}"]
+        assert more_rm(["score", *words, f"output_dir={tmp_path / f'scored-{name}'}"]) == 0
+        found, expected = lines(best / "scored.jsonl"), lines(tmp_path / f"scored-{name}" / "scored.jsonl")
+        for one, other in zip(found, expected, strict=True):
+            assert one["prompt"] == other["prompt"]
+            assert one["responses"] == other["responses"]
+            assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
+        assert [row["reward"] for row in lines(best / "selected.jsonl")] == [max(row["scores"]) for row in found]
+
+
+def test_training_goes_on_from_a_model_of_the_other_paper_and_reads_as_it_did(tmp_path, models):
+    words = ["train", "experiment=smoke", *QUICK, "trainer.eval_strategy=no", f"model.name={models[0]}"]
+    assert more_rm([*words, f"output_dir={tmp_path / 'on'}"]) == 0
+    before, after = (json.loads((folder / "reward.json").read_text()) for folder in (models[0], tmp_path / "on/model"))
+    assert before == after
+    assert (after["special_tokens"], after["pooling"], after["max_length"]) == ("own_once", "last_not_pad", 64)
