@@ -72,9 +72,9 @@ def score_responses(
     Raises:
         UserError: for a model that cannot score, or a file that holds other rows.
     """
-    if path.is_file():
-        return _read_done(path, rows)
     partial = path.with_suffix(".partial.jsonl")
+    if path.is_file():  # an interrupted run was done with it
+        path.replace(partial)
     at_once = max(1, CHUNK * batch_size // len(rows[0].responses))
     done = _read_done(partial, rows)
     whole = len(done) if len(done) == len(rows) else len(done) // at_once * at_once
