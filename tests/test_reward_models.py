@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
+from reproalign.common.config import DataConfig, ModelConfig
+from reproalign.common.data.prepare import load_evaluation
+from reproalign.common.reward.rules import read_rules
+from reproalign.common.reward.scorer import Scorer
 from reproalign.mmpo.cli import main as mmpo
 from reproalign.more.cli import main as more_rm
 
@@ -53,3 +58,16 @@ def test_training_goes_on_from_a_model_of_the_other_paper_and_reads_as_it_did(tm
     before, after = (json.loads((folder / "reward.json").read_text()) for folder in (models[0], tmp_path / "on/model"))
     assert before == after
     assert (after["special_tokens"], after["pooling"], after["max_length"]) == ("own_once", "last_not_pad", 64)
+
+
+def test_pairs_are_evaluated_as_the_other_paper_s_model_reads_them(tmp_path, models):
+    (models[1] / "chat_template.jinja").unlink()  # transcripts need none
+    words = [f"model.name={models[1]}", "data=demo", "data.max_eval_rows=8", f"output_dir={tmp_path / 'evaluation'}"]
+    assert mmpo(["evaluate", *words]) == 0
+    found = json.loads((tmp_path / "evaluation" / "run.json").read_text())["metrics"]
+    rules = read_rules(str(models[1]), None)
+    assert rules is not None
+    scorer = Scorer(ModelConfig(name=str(models[1])), rules, batch_size=4)
+    records, _ = load_evaluation(DataConfig(source="preference", path="demo:pairs-eval", max_eval_rows=8))
+    chosen, rejected = (scorer([row["prompt"] + row[side] for row in records]) for side in ("chosen", "rejected"))
+    assert found["margin"] == pytest.approx(fmean(chosen) - fmean(rejected), abs=1e-5)

@@ -47,18 +47,18 @@ class RewardModelConfig(ModelConfig):
 
     dtype: str = "float32"  # of the weights, since 16 bits lose small updates; trainer.bf16 computes in 16 anyway
     pooling: str | None = (
-        None  # eos | last (the one before) | average | max | last_not_pad | first_pad; null: as trained
+        None  # eos | last (the one before) | average | max | last_not_pad | first_pad; null: as trained, new: last
     )
 
 
 @dataclass
 class TextConfig:
-    """How a dialogue becomes the token ids that a reward model reads; null: as in its training."""
+    """How a dialogue becomes the token ids that a reward model reads; null: as it was trained."""
 
-    layout: str | None = None  # transcript (Human: … Assistant: …) | chat (chat template); null: default transcript
-    max_length: int | None = None  # tokens, special tokens included; null: default 512
-    truncation_side: str | None = None  # which end of an over-long text is lost: left | right; null: default left
-    padding_side: str | None = None  # right | left; null: default right
+    layout: str | None = None  # transcript (Human: … Assistant: …) | chat (template); null: as trained, new: transcript
+    max_length: int | None = None  # tokens, special tokens included; null: as trained, new: 512
+    truncation_side: str | None = None  # what an over-long text loses: left | right end; null: as trained, new: left
+    padding_side: str | None = None  # right | left; null: as trained, new: right
 
 
 @dataclass

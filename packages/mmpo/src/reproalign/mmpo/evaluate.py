@@ -33,7 +33,7 @@ from reproalign.common.models.kind import model_kind
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import tokenize_dialogues
-from reproalign.common.reward.model import load_reward
+from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules, read_rules
 from reproalign.common.training.arguments import training_arguments
@@ -54,8 +54,9 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     if kind == "policy" and not config.reference.model:
         raise UserError("a policy's rewards are relative; set reference.model to the model that training started from")
     with Run.open(invocation) as run:
-        tokenizer = load_tokenizer(config.model)
-        check_tokenizer(tokenizer, chat_template=config.model.chat_template)
+        tokenizer = load_reward_tokenizer(config.model) if rules else load_tokenizer(config.model)
+        if rules is None:  # what a reward model needs of its tokenizer depends on how it reads
+            check_tokenizer(tokenizer, chat_template=config.model.chat_template)
         reader = Reader(tokenizer, rules) if rules else None
         trainer = _trainer(config, tokenizer, reader)
         records, facts = load_evaluation(config.data, rejects_dir=run.dir)
