@@ -104,6 +104,14 @@ def _literal(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{name}:{_literal(entry)}" for name, entry in value.items()) + "}"
     if isinstance(value, str):
+        if re.fullmatch(r"[A-Za-z_./][\w./:-]*", value) and value.lower() not in (
+            "null",
+            "true",
+            "false",
+            "nan",
+            "inf",
+        ):
+            return value
         text = value.replace("${", "\\${")  # no reference to another key
         text = re.sub(r"(\\*)'", r"\1\1\\'", text)  # backslashes count before a quote alone
         return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"

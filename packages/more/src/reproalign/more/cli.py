@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reproalign.common.cli import App, run
 from reproalign.common.invocation import Verb
-from reproalign.common.verbs import REJECTION_SAMPLING
+from reproalign.common.verbs import RAFT, REJECTION_SAMPLING
 
 APP = App(
     command="more-rm",
@@ -30,6 +30,7 @@ APP = App(
             "reproalign.more.evaluate:evaluate",
         ),
         *REJECTION_SAMPLING,
+        RAFT,
     ),
     more=(
         (

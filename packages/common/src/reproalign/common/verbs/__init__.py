@@ -45,3 +45,12 @@ REJECTION_SAMPLING = (
         launchable=True,
     ),
 )
+
+RAFT = Verb(
+    "raft",
+    "sample, score, select and align in one command, in one or more iterations",
+    "raft",
+    "reproalign.common.verbs.config:RaftConfig",
+    "reproalign.common.verbs.raft:raft",
+    dry_run="reproalign.common.verbs.raft:show_plan",
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -61,3 +62,20 @@ class AlignConfig(BaseRunConfig):
     eval_fraction: float = 0.0  # hold out this share for the loss and the perplexity
     max_length: int = 768  # tokens of prompt and response
     layout: str = "chat"  # chat | transcript
+
+
+@dataclass
+class RaftConfig:
+    """``raft``: sample, score, select and align, each as a run of its own below this one, iteration by iteration."""
+
+    output_dir: str = MISSING
+    seed: int = 42  # of the first iteration; the next ones count on from it
+    iterations: int = 1  # at least 1; each begins with the model of the one before
+    prompts: str = MISSING  # rows with `prompt` (text or messages) or `instruction`, or `chosen` (a transcript)
+    prompts_per_iteration: int | None = None  # the next so many, from the front again after the last; null: all of them
+    model: ModelConfig = field(default_factory=ModelConfig)  # the policy
+    reward: str = MISSING  # the reward model: a Hub id or the model folder of a run
+    sample: dict[str, Any] = field(default_factory=dict)  # any key of `sample` that raft does not set, e.g. sample.n=8
+    score: dict[str, Any] = field(default_factory=dict)  # likewise of `score`, e.g. score.batch_size=32
+    select: dict[str, Any] = field(default_factory=dict)  # likewise of `select`
+    align: dict[str, Any] = field(default_factory=dict)  # likewise of `align`, e.g. align.trainer.learning_rate=1e-5
