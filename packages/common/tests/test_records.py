@@ -198,6 +198,11 @@ def test_a_record_names_the_runs_that_its_inputs_came_from(tmp_path, monkeypatch
     assert inputs["model.name"]["status"] == "finished"
 
 
+def test_a_long_text_in_a_configuration_is_no_path(tmp_path):
+    run = Run.open(invocation(tmp_path / "run", note="word " * 1000))
+    assert run.record["inputs"] == {}
+
+
 def test_show_draws_where_a_run_came_from(tmp_path, monkeypatch, capsys):
     """Through all generations; runs that are gone or have changed since are marked."""
     monkeypatch.chdir(tmp_path)

@@ -117,14 +117,15 @@ def _dispatch(app: App, words: list[str]) -> int:
 
 
 def _find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
-    """Return the verb called ``name``; of several the one whose ``when`` is a key among ``words``, if there is one."""
+    """Return the verb called ``name``; of several the one whose ``when`` is a key among ``words``, if there is."""
     from reproalign.common.recipes import read_headers
 
     recipes = ["recipes"] if read_headers(app.package) else []
     choose("verb", name, [*(verb.name for verb in app.verbs), *recipes, *(other for other, _, _ in app.more)])
     keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words}
     named = [verb for verb in app.verbs if verb.name == name]
-    return next((verb for verb in named if verb.when in keys), next(verb for verb in named if not verb.when))
+    meant = [verb for verb in named if verb.when in keys] or [verb for verb in named if not verb.when] or named
+    return meant[0]
 
 
 def _with_key(word: str, positional: str) -> str:

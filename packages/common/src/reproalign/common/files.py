@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from reproalign.common.errors import UserError
 
 
 @contextmanager
@@ -28,6 +31,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def space_needed(what: str) -> Iterator[None]:
+    """Turn a disk that fills up inside the block, or a file beyond the user's limit, into one sentence.
+
+    Raises:
+        UserError: naming ``what``, a key with its folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(
+            f"{what}: no space to write ({error.strerror}); free some and give the same command again, finished parts "
+            "are kept"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,6 +19,8 @@ DISTRIBUTIONS = (
     "datasets",
     "tokenizers",
     "safetensors",
+    "lm-eval",
+    "vllm",
     "deepspeed",
     "bitsandbytes",
     "hydra-core",

@@ -81,7 +81,7 @@ def _words(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 def _run_folder(word: str) -> Path | None:
     """Return the nearest folder with a record that the path ``word`` is, or lies in."""
-    if os.sep not in word and not Path(word).exists():  # most values are no paths
+    if os.sep not in word and not os.path.exists(word):  # most values are no paths, and some too long for one
         return None
     try:
         path = Path(word).expanduser()

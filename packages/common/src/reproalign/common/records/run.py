@@ -65,8 +65,13 @@ class Run:
 
             self.dir.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(self.record["config"], sort_keys=False, allow_unicode=True)
-            write_text(self.dir / "config.yaml", text)
-            self._write()
+            try:
+                write_text(self.dir / "config.yaml", text)
+                self._write()
+            except OSError:  # a full disk
+                if self._fresh:
+                    self._undo()
+                raise
         return self
 
     def __exit__(

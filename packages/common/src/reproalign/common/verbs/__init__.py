@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from reproalign.common.invocation import Verb
 
+EVALUATE_SUITE = Verb(
+    name="evaluate",
+    help="run a suite of lm-eval's tasks on a model: ama, dtm, or any tasks by name",
+    config_name="evaluate_suite",
+    schema="reproalign.common.evaluation.suites.config:EvaluateSuiteConfig",
+    target="reproalign.common.verbs.evaluate:evaluate_suite",
+    launchable=True,
+    when="suite",
+    dry_run="reproalign.common.verbs.evaluate:preview_suite",
+)
+
 JUDGE = Verb(
     "judge",
     "compare the responses in two AlpacaEval files by a language model or PairRM, in both orders; win rate",

@@ -1,0 +1,144 @@
+"""``evaluate suite=NAME``: a suite of lm-eval's tasks on a model, as a recorded run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from rich.console import Console
+from rich.table import Table
+
+from reproalign.common.data.cache import cache_folder, fingerprint_tokenizer
+from reproalign.common.errors import UserError
+from reproalign.common.evaluation.suites.backend import (
+    begins_with_bos,
+    check_backend,
+    hf_backend,
+    use_template,
+    vllm_backend,
+)
+from reproalign.common.evaluation.suites.config import EvaluateSuiteConfig
+from reproalign.common.evaluation.suites.experiment import Seeds, Subject
+from reproalign.common.evaluation.suites.prepare import prepare
+from reproalign.common.evaluation.suites.report import Row, as_csv, as_json, notes, rows_of, table
+from reproalign.common.evaluation.suites.run import Result, copy_samples, is_complete, plan, run_suite
+from reproalign.common.evaluation.suites.samples import show
+from reproalign.common.files import space_needed, write_json, write_text
+from reproalign.common.invocation import Invocation
+from reproalign.common.launch.plan import check_in_force
+from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
+from reproalign.common.records import Run
+
+
+def evaluate_suite(config: EvaluateSuiteConfig, invocation: Invocation) -> None:
+    """Evaluate a model on a suite; write ``results.json``, ``results.csv`` and, if asked for, ``samples/``.
+
+    What the cache holds of the same experiment is not evaluated again.
+
+    Raises:
+        UserError: for anything wrong in the suite, its data or the model's folder, before a model is loaded.
+    """
+    if config.launch.strategy not in ("single", "ddp"):
+        raise UserError(
+            f"launch.strategy={config.launch.strategy} splits a model that is trained; evaluation shares the questions "
+            "among whole models: use launch=ddp"
+        )
+    # Without the word, processes on a machine without accelerators would not know of each other.
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    check_in_force(config.launch.strategy, state.distributed_type.value)
+    check_backend(config.suite, config.model, state.num_processes)
+    path = model_path(config.model.name)
+    with state.main_process_first():  # the others find the data prepared
+        prepared = prepare(config.suite)
+    tokenizer = load_tokenizer(config.model)
+    subject = _subject(config, tokenizer, state)
+    cache = cache_folder(config.cache_dir)
+
+    def load() -> Any:
+        if config.suite.backend == "vllm":
+            return vllm_backend(config.model, path, config.suite, subject.template)
+        return hf_backend(load_causal_lm(config.model, trainable=False), tokenizer, config.suite)
+
+    full = f"output_dir={config.output_dir} or {cache}"
+    with space_needed(full), Run.open(invocation, is_main=state.is_main_process) as run, space_needed(full):
+        run.add_fingerprint("weights", "model", subject.model, name=config.model.name)
+        results = run_suite(prepared, config.suite, subject, Seeds.of(config.seed), load, cache)
+        if not state.is_main_process:
+            return
+        for name, result in results.items():
+            run.add_fingerprint("data", name, result.experiment["data"]["sha256"], rows=result.questions[0])
+        rows = rows_of(config.suite, prepared, results)
+        run.set_metrics(_metrics(rows))
+        model = {"name": config.model.name, "revision": config.model.revision, **asdict(subject)}
+        write_json(run.dir / "results.json", as_json(config.suite, model, rows, results))
+        write_text(run.dir / "results.csv", as_csv(rows))
+        samples = copy_samples(results, run.dir / "samples") if config.suite.samples else {}
+        _print(config, rows, results, samples, run.dir)
+
+
+def preview_suite(config: EvaluateSuiteConfig, _: Invocation) -> None:
+    """Check suite, data and tokenizer as a run would, and print what it would evaluate and what the cache has."""
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    check_backend(config.suite, config.model, config.launch.processes)
+    model_path(config.model.name)
+    prepared = prepare(config.suite)
+    subject = _subject(config, load_tokenizer(config.model), state)
+    planned = plan(prepared, config.suite, subject, Seeds.of(config.seed), cache_folder(config.cache_dir))
+    drawn = Table("evaluation", "shots", "questions", "in the cache", header_style="bold")
+    for name, (facts, folder) in planned.items():
+        there = "yes" if is_complete(folder, samples=config.suite.samples) else "no"
+        drawn.add_row(name, str(facts["shots"]), str(facts["data"]["rows"]), there)
+    Console().print(drawn)
+
+
+def _subject(config: EvaluateSuiteConfig, tokenizer: Any, state: PartialState) -> Subject:
+    model = config.model
+    weights = [identify_weights(model.name, model.revision) if state.is_main_process else ""]
+    broadcast_object_list(weights)  # read once, which takes its time for large ones
+    fingerprint = fingerprint_tokenizer(tokenizer)  # before the suite's template is set, which is stored by itself
+    return Subject(
+        model=weights[0],
+        tokenizer=fingerprint,
+        bos=begins_with_bos(tokenizer, config.suite.add_bos),
+        template=use_template(tokenizer, config.suite),
+        held={name: getattr(model, name) for name in ("dtype", "attn_implementation", "quantization")},
+        versions={"vllm": version("vllm")} if config.suite.backend == "vllm" else {},
+    )
+
+
+def _metrics(rows: list[Row]) -> dict[str, Any]:
+    """Return benchmarks and averages for the record; where one has several metrics, their names are added."""
+    shown = [row for row in rows if row.kind != "subtask"]
+    times = Counter(row.name for row in shown)
+    return {
+        row.name if times[row.name] == 1 else f"{row.name}.{row.metric},{row.filter}": {
+            "value": row.value,
+            "stderr": row.stderr,
+            "questions": row.questions,
+        }
+        for row in shown
+    }
+
+
+def _print(
+    config: EvaluateSuiteConfig, rows: list[Row], results: dict[str, Result], samples: dict[str, Path], folder: Path
+) -> None:
+    console = Console()
+    for name, file in samples.items():
+        console.rule(name)
+        console.print(show(file), highlight=False, markup=False)
+    console.print(table(config.suite, config.model.name, rows))
+    for line in notes(rows):
+        console.print(f"- {line}", highlight=False, markup=False)
+    known = sum(not result.fresh for result in results.values())
+    if known:
+        console.print(f"{known} of {len(results)} evaluations were there already, from the same experiment")
+    places = "results.json, results.csv" + (", samples/" if samples else "")
+    console.print(f"record and results ({places}): {folder}", highlight=False, markup=False)
