@@ -45,3 +45,13 @@ REJECTION_SAMPLING = (
         launchable=True,
     ),
 )
+
+MERGE = Verb(
+    "merge",
+    "combine the weights of models or adapters: average, SLERP, task arithmetic, TIES, DARE, Fisher, RegMean",
+    "merge",
+    "reproalign.common.merging.config:MergeConfig",
+    "reproalign.common.verbs.merge:merge",
+    positional="plan",
+    dry_run="reproalign.common.verbs.merge:dry_run",
+)
