@@ -8,12 +8,12 @@ once and kept in ``--folder``. mergekit has dependencies of its own and stays ou
 beside: ``python -m venv VENV && VENV/bin/pip install mergekit==0.1.5``.
 
 Every way is a process of its own, all ways in turn, ``--repeats`` times. Timed is what the process takes after its
-imports until the model is written; peak resident memory is the process's, and for growth its level after the imports is
-subtracted. ``copy`` reads both inputs and writes an output of their size, with reads and writes of 4 MiB: nothing can be
-faster. Ours is run twice: ``ours`` is the streaming engine, as mergekit does neither hash nor verify; ``ours, verb`` is
-the whole command with SHA-256 of every input and output, tokenizer and configuration checks, and verification.
-The page cache is warm for all, as far as memory reaches. Medians are compared; load average and all samples stand in the
-output, since times mean little on a shared machine. Processor time (user and system) is less disturbed by others.
+imports until the model is written; peak resident memory is the process's, and for growth its level after the imports
+is subtracted. ``copy`` reads the inputs and writes an output of their size, with reads and writes of 4 MiB: nothing can
+be faster. Ours is run twice: ``ours`` is the streaming engine, as mergekit neither hashes nor verifies; ``ours, verb``
+is the whole command with SHA-256 of every input and output, tokenizer and configuration checks, and verification.
+The page cache is warm for all, as far as memory reaches. Medians are compared; load average and all samples stand in
+the output, since times mean little on a shared machine. Processor time (user, system) is less disturbed by others.
 """
 
 from __future__ import annotations
