@@ -13,14 +13,14 @@ from rich.table import Table
 
 from reproalign.common.cli import App, WordParser, run
 from reproalign.common.errors import UserError
-from reproalign.common.verbs import JUDGE
+from reproalign.common.verbs import JUDGE, MERGE
 
 APP = App(
     command="reproalign",
     package="reproalign.common",
     distribution="reproalign-common",
-    title="what spans the papers: win rates, records of runs",
-    verbs=(JUDGE,),
+    title="what spans the papers: merged models, win rates, records of runs",
+    verbs=(MERGE, JUDGE),
     more=(
         ("show", "print one record, or several side by side", "reproalign.common.app:show"),
         ("verify", "say whether two records agree, number by number", "reproalign.common.app:verify"),

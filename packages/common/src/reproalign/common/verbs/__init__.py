@@ -65,3 +65,13 @@ RAFT = Verb(
     "reproalign.common.verbs.raft:raft",
     dry_run="reproalign.common.verbs.raft:show_plan",
 )
+
+MERGE = Verb(
+    "merge",
+    "combine the weights of models or adapters: average, SLERP, task arithmetic, TIES, DARE, Fisher, RegMean",
+    "merge",
+    "reproalign.common.merging.config:MergeConfig",
+    "reproalign.common.verbs.merge:merge",
+    positional="plan",
+    dry_run="reproalign.common.verbs.merge:dry_run",
+)

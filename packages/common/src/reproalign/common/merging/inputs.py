@@ -1,0 +1,162 @@
+"""From what a user names (folders, Hub ids, adapters, MODEL+ADAPTER) to opened models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from reproalign.common.errors import UserError
+from reproalign.common.merging.adapters import AdaptedCheckpoint, Adapter
+from reproalign.common.merging.checkpoint import Checkpoint
+from reproalign.common.merging.settings import METHODS, Settings
+from reproalign.common.models.adapters import adapter_folder
+from reproalign.common.models.load import model_path
+
+PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+Model = Checkpoint | AdaptedCheckpoint
+
+
+@dataclass
+class Inputs:
+    """What is merged.
+
+    Attributes:
+        models: in the order of the weights; empty if adapters are merged as adapters.
+        base: θ_0, or None.
+        adapters: to be merged as adapters; empty if models are merged.
+        statistics: of Fisher and RegMean, one for each model.
+        folders: every folder that is read, by what it is called.
+        template: whose config, tokenizer and generation files are copied.
+    """
+
+    models: list[Model] = field(default_factory=list)
+    base: Model | None = None
+    adapters: list[Adapter] = field(default_factory=list)
+    statistics: list[Checkpoint] = field(default_factory=list)
+    folders: dict[str, Path] = field(default_factory=dict)
+    template: Path | None = None
+
+    @property
+    def all_models(self) -> list[Model]:
+        """The base, if any, and the models: the order of operands."""
+        return [*([self.base] if self.base is not None else []), *self.models]
+
+
+@contextmanager
+def open_inputs(settings: Settings) -> Iterator[Inputs]:
+    """Open everything that a merge reads; the files are closed at the end of the block.
+
+    Raises:
+        UserError: for what does not exist, cannot be read, or is not of a kind with the others.
+    """
+    with ExitStack() as stack:
+        opener = _Opener(settings, stack)
+        yield opener.open()
+
+
+class _Opener:
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        self.settings = settings
+        self.stack = stack
+        self.inputs = Inputs()
+        self.opened: dict[Path, Checkpoint] = {}
+        self.dtype = getattr(torch, settings.accumulate)
+
+    def open(self) -> Inputs:
+        """Open the models, the base and the statistics."""
+        settings, inputs = self.settings, self.inputs
+        folders = [self._folder("models", name) for name in settings.models if not self._composed(name)]
+        only_adapters = len(folders) == len(settings.models) and all(map(_is_adapter, folders))
+        as_adapter = settings.output == "adapter" or (
+            settings.output is None and only_adapters and settings.method == "linear"
+        )
+        if as_adapter:
+            if not only_adapters or settings.method != "linear":
+                raise UserError(
+                    "output=adapter merges adapters by method=linear; for other models or methods set output=model"
+                )
+            inputs.adapters = [self._adapter(name) for name in settings.models]
+            return inputs
+        if settings.space is not None:
+            raise UserError("space says how adapters become an adapter; remove it, or set output=adapter")
+        if settings.base is not None:
+            inputs.base = self._model("base", settings.base)
+        inputs.models = [self._model("models", name) for name in settings.models]
+        if METHODS[settings.method].base and inputs.base is None:
+            bases = {model.base.folder: model.base for model in inputs.models if isinstance(model, AdaptedCheckpoint)}
+            if len(bases) != 1 or not all(isinstance(model, AdaptedCheckpoint) for model in inputs.models):
+                raise UserError(
+                    f"base is not set; method={settings.method} needs the model that task vectors start from"
+                )
+            inputs.base = next(iter(bases.values()))
+        if not METHODS[settings.method].base and inputs.base is not None:
+            if not any(isinstance(model, AdaptedCheckpoint) for model in inputs.models):
+                raise UserError(f"base has no meaning for method={settings.method}; remove it")
+            inputs.base = None
+        inputs.statistics = [self._statistics(name) for name in settings.statistics]
+        inputs.template = self._template()
+        return inputs
+
+    def _model(self, key: str, name: str) -> Model:
+        composed = self._composed(name)
+        if composed:
+            return AdaptedCheckpoint(self._checkpoint(key, composed[0]), self._adapter(composed[1]), self.dtype)
+        if _is_adapter(self._folder(key, name)):
+            adapter = self._adapter(name)
+            base = self.settings.base if key == "models" and self.settings.base else adapter.base
+            return AdaptedCheckpoint(self._checkpoint("base", base), adapter, self.dtype)
+        return self._checkpoint(key, name)
+
+    def _composed(self, name: str) -> tuple[str, str] | None:
+        """Split ``MODEL+ADAPTER``, unless a folder is called so."""
+        base, plus, adapter = name.rpartition("+")
+        return (base, adapter) if plus and base and not Path(name).expanduser().exists() else None
+
+    def _checkpoint(self, key: str, name: str) -> Checkpoint:
+        folder = self._folder(key, name)
+        if folder not in self.opened:
+            made = Checkpoint(name, folder, allow_bin="bin" in self.settings.allow)
+            self.stack.callback(made.close)
+            self.opened[folder] = made
+            self.inputs.folders[name] = folder
+        return self.opened[folder]
+
+    def _adapter(self, name: str) -> Adapter:
+        folder = self._folder("models", name)
+        self.inputs.folders[name] = folder
+        return Adapter(name, folder, allow_bin="bin" in self.settings.allow)
+
+    def _statistics(self, name: str) -> Checkpoint:
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise UserError(f"statistics: {name}: no such file")
+        made = Checkpoint(name, path)
+        self.stack.callback(made.close)
+        self.inputs.folders[name] = path
+        return made
+
+    def _template(self) -> Path:
+        if self.settings.files_from is not None:
+            return self._folder("files_from", self.settings.files_from)
+        return self.inputs.all_models[0].folder
+
+    def _folder(self, key: str, name: str) -> Path:
+        path = Path(model_path(name, key))
+        if path.is_dir():
+            return path
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        patterns = [*PATTERNS, *(["*.bin"] if "bin" in self.settings.allow else [])]
+        try:
+            return Path(snapshot_download(name, allow_patterns=patterns))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise UserError(f"{key}: '{name}' is neither a folder nor a model that can be downloaded") from error
+
+
+def _is_adapter(folder: Path) -> bool:
+    return adapter_folder(str(folder)) is not None

@@ -1,0 +1,176 @@
+"""Plan files: YAML of our own keys, or mergekit's for the methods that both have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reproalign.common.errors import UserError, choose
+from reproalign.common.merging.settings import Cases, Gradient, Setting
+
+METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
+TOP = {"merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source"}
+DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
+# What mergekit takes where nothing is said.
+DEFAULTS = {"weight": 1.0, "density": 1.0, "lambda": 1.0}
+NORMALIZE = {"linear": True, "ties": True, "task_arithmetic": False, "dare_linear": False, "dare_ties": False}
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """Read a plan file; the result has the keys of :class:`~.config.MergeConfig`.
+
+    Raises:
+        UserError: if the file is no plan, or asks for what this package does not do; the sentence names the key.
+    """
+    try:
+        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"plan={path}: {(error.strerror or 'unreadable').lower()}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"plan={path}: not valid YAML ({line})") from error
+    if not isinstance(plan, dict):
+        raise UserError(f"plan={path}: a mapping of keys is expected")
+    return _Mergekit(path, plan).translate() if "merge_method" in plan else plan
+
+
+class _Mergekit:
+    """A merge configuration of mergekit (its README, 'Merge Configuration')."""
+
+    def __init__(self, path: Path, plan: dict[str, Any]) -> None:
+        self.path = path
+        self.plan = plan
+        self.method = choose("merge_method", str(plan["merge_method"]), METHODS)
+
+    def translate(self) -> dict[str, Any]:
+        """Return the same merge in our keys."""
+        self._refuse_unknown("", self.plan, TOP)
+        if ("models" in self.plan) == ("slices" in self.plan):
+            raise self._error("either models or slices is needed")
+        slices = self._slices()
+        models = [entry["model"] for entry in slices[0]["sources"]]
+        base = self.plan.get("base_model")
+        if self.method == "slerp":
+            models = self._slerp_order(models, base)
+            base = None
+        elif self.method != "linear":
+            if base is None:
+                raise self._error(f"base_model is needed for {self.method}")
+            models = [model for model in models if model != base]
+        made: dict[str, Any] = {"method": self.method, "models": models}
+        if base is not None and self.method != "linear":
+            made["base"] = base
+        if self.method == "slerp":
+            made["t"] = self._spread(slices, "t", None)
+        else:
+            made["weights"] = [self._spread(slices, "weight", model) for model in models]
+            made["normalize"] = bool(self._global("normalize", NORMALIZE[self.method]))
+        if self.method in ("ties", "dare_linear", "dare_ties"):
+            made["density"] = [self._spread(slices, "density", model) for model in models]
+        if self.method not in ("linear", "slerp"):
+            made["scale"] = self._global("lambda", 1.0)
+        if self._global("rescale", True) is not True:
+            raise self._error("parameters.rescale=false is not DARE's equation; remove it")
+        return made | self._dtypes() | self._files()
+
+    def _slices(self) -> list[dict[str, Any]]:
+        """Return output slices; a plan of models is one slice over all layers (``layers`` is None)."""
+        allowed = {"weight", "density", "lambda", "normalize", "rescale", "int8_mask", "t"}
+        self._refuse_unknown("parameters.", self.plan.get("parameters") or {}, allowed)
+        if "models" in self.plan:
+            for entry in self.plan["models"]:
+                self._refuse_unknown("models: ", entry, {"model", "parameters"})
+                self._refuse_unknown("models: parameters.", entry.get("parameters") or {}, {"weight", "density"})
+            return [{"sources": self.plan["models"], "layers": None, "parameters": {}}]
+        found: list[dict[str, Any]] = []
+        for entry in self.plan["slices"]:
+            self._refuse_unknown("slices: ", entry, {"sources", "parameters"})
+            ranges = {tuple(source["layer_range"]) for source in entry["sources"]}
+            names = [source["model"] for source in entry["sources"]]
+            expected = found[-1]["layers"][1] if found else 0
+            if len(ranges) != 1 or next(iter(ranges))[0] != expected:
+                raise self._error(
+                    f"slices: layer_range {sorted(map(list, ranges))} stacks layers anew; only slices that leave every "
+                    "layer in its place are merged here"
+                )
+            if found and names != [source["model"] for source in found[0]["sources"]]:
+                raise self._error("slices: every slice must name the same models in the same order")
+            found.append(
+                {"sources": entry["sources"], "layers": next(iter(ranges)), "parameters": entry.get("parameters") or {}}
+            )
+        return found
+
+    def _spread(self, slices: list[dict[str, Any]], key: str, model: str | None) -> Any:
+        """Return the setting of a key over all slices: of the model in the slice, of the slice, or of the whole."""
+        cases: list[tuple[str, Setting]] = []
+        for index, entry in enumerate(slices):
+            own: dict[str, Any] = next((source for source in entry["sources"] if source["model"] == model), {})
+            levels = [own.get("parameters") or {}, entry["parameters"], self.plan.get("parameters") or {}]
+            value = next((level[key] for level in levels if key in level), DEFAULTS.get(key))
+            if value is None:
+                raise self._error(f"parameters.{key} is not set")
+            first, last = entry["layers"] or (0, 0)
+            layers = (first, last - 1) if entry["layers"] else None
+            setting = self._setting(key, value, layers)
+            if len(slices) == 1:
+                return setting
+            if index == 0:
+                cases.append(("embedding", setting))
+            cases.append((f"layers.{first}-{last - 1}", setting))
+        return Cases((*cases, ("*", cases[-1][1])))
+
+    def _setting(self, key: str, value: Any, layers: tuple[int, int] | None) -> Setting:
+        if isinstance(value, dict):
+            value = [value]
+        if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+            cases = []
+            for entry in value:
+                self._refuse_unknown(f"{key}: ", entry, {"filter", "value"})
+                text = entry.get("filter")
+                inner = self._setting(key, entry.get("value"), layers)
+                cases.append(("*" if text in (None, "*") else f"*{text}*", inner))
+            return Cases(tuple(cases))
+        if isinstance(value, list) and value:
+            return Gradient(tuple(self._number(key, entry) for entry in value), layers)
+        return self._number(key, value)
+
+    def _number(self, key: str, value: Any) -> float:
+        try:
+            return float(value)  # YAML reads 1e-3 as a word
+        except (TypeError, ValueError) as error:
+            raise self._error(f"{key}: '{value}' is no number") from error
+
+    def _slerp_order(self, models: list[str], base: str | None) -> list[str]:
+        if base is None or len(models) > 2 or (len(models) == 2 and base not in models):
+            raise self._error("slerp needs base_model (t=0) and one other model")
+        return [base, *(model for model in models if model != base)]
+
+    def _global(self, key: str, default: Any) -> Any:
+        value = (self.plan.get("parameters") or {}).get(key, default)
+        if isinstance(value, list | dict):
+            raise self._error(f"parameters.{key} must be one value for the whole model")
+        return value
+
+    def _dtypes(self) -> dict[str, Any]:
+        found = self.plan.get("out_dtype") or self.plan.get("dtype")
+        return {} if found is None else {"dtype": choose("dtype", str(found).removeprefix("torch."), DTYPES)}
+
+    def _files(self) -> dict[str, Any]:
+        source = self.plan.get("tokenizer_source")
+        if source == "union":
+            raise self._error("tokenizer_source=union rebuilds the vocabulary, which is not done here; name a model")
+        if source is None or source == "base":
+            return {}
+        return {"files_from": source, "allow": ["tokenizer", "chat_template"]}
+
+    def _refuse_unknown(self, prefix: str, mapping: Any, known: set[str]) -> None:
+        if not isinstance(mapping, dict):
+            raise self._error(f"{prefix.strip(' .:')}: a mapping is expected")
+        for key in mapping:
+            if key not in known:
+                raise self._error(f"'{prefix}{key}' is not understood for {self.method}; remove it")
+
+    def _error(self, text: str) -> UserError:
+        return UserError(f"plan={self.path}: {text}")

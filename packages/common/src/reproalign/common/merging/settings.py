@@ -1,0 +1,375 @@
+"""From keys and plan files to checked settings of a merge."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from reproalign.common.errors import UserError, choose, did_you_mean
+from reproalign.common.mappings import flatten
+from reproalign.common.merging.blocks import Block, matches
+from reproalign.common.merging.config import MergeConfig
+
+ALLOWANCES = ("tokenizer", "chat_template", "config", "extra_tensors", "bin", "negative")
+# Keys that say how a run is carried out and not what is merged; plan files do not hold them.
+OF_THE_RUN = ("output_dir", "plan", "resume", "threads", "shard_size", "verify")
+PART_KEYS = ("weights", "density", "t")
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method takes.
+
+    Attributes:
+        source: paper and equation.
+        keys: of :class:`MergeConfig` that it reads, besides those that all read.
+        base: reads θ_0.
+        average: weights are shares of one, which negative ones are not.
+    """
+
+    source: str
+    keys: frozenset[str]
+    base: bool = False
+    average: bool = False
+
+
+METHODS = {
+    "linear": Method("arXiv 2203.05482, Eq. 1", frozenset({"weights", "parts", "normalize"}), average=True),
+    "slerp": Method("Shoemake 1985, Section 3.3", frozenset({"t", "parts"})),
+    "task_arithmetic": Method(
+        "arXiv 2212.04089, Section 2", frozenset({"weights", "parts", "normalize", "scale"}), base=True
+    ),
+    "ties": Method(
+        "arXiv 2306.01708, Algorithm 1",
+        frozenset({"weights", "parts", "normalize", "scale", "density", "trim_scope"}),
+        base=True,
+    ),
+    "dare_linear": Method(
+        "arXiv 2311.03099, Eq. 2-5", frozenset({"weights", "parts", "normalize", "scale", "density", "seed"}), base=True
+    ),
+    "dare_ties": Method(
+        "arXiv 2311.03099, Eq. 2-4, and 2306.01708, Section 4.2",
+        frozenset({"weights", "parts", "normalize", "scale", "density", "seed"}),
+        base=True,
+    ),
+    "fisher": Method("arXiv 2111.09832, Eq. 6", frozenset({"weights", "parts", "statistics", "floor"}), average=True),
+    "regmean": Method(
+        "arXiv 2212.09849, Eq. 2", frozenset({"weights", "parts", "statistics", "off_diagonal"}), average=True
+    ),
+}
+METHOD_KEYS = frozenset().union(*(method.keys for method in METHODS.values())) - {"seed"}
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Values spread evenly over a range of layers and interpolated between (mergekit's lists).
+
+    What lies outside the layers has the first value, as in mergekit 0.1.5.
+
+    Attributes:
+        values: at equal distances.
+        layers: first and last layer; None: all.
+    """
+
+    values: tuple[float, ...]
+    layers: tuple[int, int] | None
+
+    def at(self, block: Block, count: int) -> float:
+        """Return the value at a block of a model with ``count`` layers."""
+        first, last = self.layers or (0, count - 1)
+        place = 0.0
+        if block.layer is not None:
+            place = (block.layer - first) / (last - first) if last > first else 1.0
+        scaled = min(max(place, 0.0), 1.0) * (len(self.values) - 1)
+        below = min(int(scaled), len(self.values) - 1)
+        above = min(below + 1, len(self.values) - 1)
+        return self.values[below] + (scaled - below) * (self.values[above] - self.values[below])
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Values by selector: the first that matches counts."""
+
+    cases: tuple[tuple[str, float | Gradient | Cases], ...]
+
+
+Setting = float | Gradient | Cases
+
+
+def evaluate(setting: Setting, tensor: str, block: Block, count: int, key: str) -> float:
+    """Return the value of a setting for a tensor of a model with ``count`` layers.
+
+    Raises:
+        UserError: if it has none for it.
+    """
+    if isinstance(setting, Gradient):
+        return setting.at(block, count)
+    if isinstance(setting, Cases):
+        for selector, inner in setting.cases:
+            if selector == "*" or matches(selector, tensor, block):
+                return evaluate(inner, tensor, block, count, key)
+        raise UserError(f"{key}: no value for tensor '{tensor}' ({block}); add one without a filter at the end")
+    return setting
+
+
+def selectors(setting: Setting) -> list[str]:
+    """List the selectors of a setting."""
+    if not isinstance(setting, Cases):
+        return []
+    return [name for selector, inner in setting.cases for name in (selector, *selectors(inner)) if name != "*"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A merge, checked as far as it can be without opening a model. Fields are :class:`MergeConfig`'s."""
+
+    method: str
+    models: tuple[str, ...]
+    base: str | None
+    weights: tuple[Setting, ...]
+    densities: tuple[Setting, ...]
+    t: Setting
+    normalize: bool
+    scale: float
+    trim_scope: str
+    statistics: tuple[str, ...]
+    floor: float
+    off_diagonal: float
+    output: str | None
+    space: str | None
+    rank: int | None
+    seed: int
+    dtype: str
+    accumulate: str
+    embeddings: str
+    tied: str
+    allow: frozenset[str]
+    files_from: str | None
+
+    @property
+    def average(self) -> bool:
+        """Weights are shares of one."""
+        return METHODS[self.method].average
+
+
+def resolve(config: MergeConfig) -> Settings:
+    """Put command line, plan file and defaults together and check every value.
+
+    Raises:
+        UserError: for a key that is wrong, missing, or without meaning for the method.
+    """
+    given = _given(config)
+    method = choose("method", given.get("method") or "linear", METHODS)
+    _check_applicable(method, given)
+    models = tuple(given.get("models") or ())
+    if not models:
+        raise UserError("models is not set; give the models to merge, e.g. models=[a,b], or a plan file")
+    if method == "slerp" and len(models) != 2:
+        raise UserError(f"models: method=slerp interpolates between two models, not {len(models)}")
+    if METHODS[method].base and method in ("task_arithmetic", "dare_linear") and given.get("scale") is None:
+        raise UserError(
+            f"scale is not set; method={method} needs the factor λ of its task vectors (there is no good default)"
+        )
+    settings = Settings(
+        method=method,
+        models=models,
+        base=given.get("base"),
+        weights=_weights(method, models, given),
+        densities=_densities(method, models, given),
+        t=_position(method, given),
+        normalize=_flag(given.get("normalize"), method not in ("task_arithmetic", "dare_linear")),
+        scale=_number("scale", given.get("scale"), 1.0),
+        trim_scope=choose("trim_scope", given.get("trim_scope") or "tensor", ["tensor", "model"]),
+        statistics=_statistics(method, models, given),
+        floor=_number("floor", given.get("floor"), 1e-10, above=0.0),
+        off_diagonal=_number("off_diagonal", given.get("off_diagonal"), 0.9, least=0.0, most=1.0),
+        output=_choice("output", given, ["model", "adapter"]),
+        space=_choice("space", given, ["factor", "delta"]),
+        rank=given.get("rank"),
+        seed=config.seed,
+        dtype=choose("dtype", given.get("dtype") or "auto", ["auto", "float32", "bfloat16", "float16"]),
+        accumulate=choose("accumulate", given.get("accumulate") or "float32", ["float32", "float64"]),
+        embeddings=choose("embeddings", given.get("embeddings") or "refuse", ["refuse", "crop", "pad"]),
+        tied=choose("tied", given.get("tied") or "keep", ["keep", "untie"]),
+        allow=frozenset(choose("allow", entry, ALLOWANCES) for entry in given.get("allow") or ()),
+        files_from=given.get("files_from"),
+    )
+    if settings.rank is not None and settings.rank < 1:
+        raise UserError(f"rank={settings.rank} must be at least 1")
+    choose("verify", config.verify, ["auto", "headers", "load"])
+    choose("resume", config.resume, ["auto", "never"])
+    if config.threads is not None and config.threads < 1:
+        raise UserError(f"threads={config.threads} must be at least 1")
+    parse_size(config.shard_size)
+    return settings
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of ``5GB``, ``500MB`` …
+
+    Raises:
+        UserError: for anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    if not found or float(found[1]) == 0:
+        raise UserError(f"shard_size={text} is no size; write e.g. 5GB or 500MB")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def normalized_weights(settings: Settings, weights: Sequence[float], tensor: str) -> tuple[float, ...]:
+    """Return a tensor's weights as the equation takes them.
+
+    Raises:
+        UserError: if they are negative where shares are meant, or sum to 0.
+    """
+    if settings.average and min(weights) < 0 and "negative" not in settings.allow:
+        raise UserError(
+            f"weights of '{tensor}': {list(weights)} holds a negative one; add allow=[negative] to extrapolate"
+        )
+    if not settings.normalize or settings.method in ("fisher", "ties", "dare_ties"):
+        return tuple(weights)  # the last three divide by what takes part, entry by entry
+    total = math.fsum(weights)
+    if abs(total) < 1e-12:
+        raise UserError(
+            f"weights of '{tensor}': {list(weights)} sum to 0 and cannot be normalised; set normalize=false"
+        )
+    # Shares that already sum to 1 keep their bits.
+    return tuple(weights) if abs(total - 1) < 1e-12 else tuple(weight / total for weight in weights)
+
+
+def _given(config: MergeConfig) -> dict[str, Any]:
+    """Return what is set, from the plan and from the command line, the latter first."""
+    from reproalign.common.merging.plan_file import read_plan
+
+    plan = read_plan(Path(config.plan).expanduser()) if config.plan else {}
+    known = {field.name for field in fields(MergeConfig)} - set(OF_THE_RUN)
+    for key in plan:
+        if key not in known:
+            raise UserError(f"{config.plan}: unknown key '{key}'{did_you_mean(key, known)}")
+    here = {key: getattr(config, key) for key in known if key != "seed"}
+    set_here = {key: value for key, value in here.items() if value not in (None, {}, [])}
+    if "seed" in plan:
+        raise UserError(f"{config.plan}: 'seed' is of the run; give it on the command line, seed={plan['seed']}")
+    return plan | set_here
+
+
+def _check_applicable(method: str, given: dict[str, Any]) -> None:
+    for key in sorted(METHOD_KEYS & given.keys() - METHODS[method].keys):
+        readers = [name for name, entry in METHODS.items() if key in entry.keys]
+        raise UserError(f"{key} has no meaning for method={method} (only for {', '.join(readers)}); remove it")
+    if "space" in given and given.get("output") == "model":
+        raise UserError("space says how adapters become an adapter; remove it, or set output=adapter")
+    if "rank" in given and given.get("space") != "delta":
+        raise UserError("rank is for space=delta (recompression); set that, or remove rank")
+
+
+def _parts(given: dict[str, Any], key: str) -> list[tuple[str, Any]]:
+    """Return (selector, value) of what ``parts`` says about a key, the last first: later ones win."""
+    found = []
+    for path, value in flatten(given.get("parts") or {}).items():
+        selector, _, last = path.rpartition(".")
+        if last not in PART_KEYS or not selector:
+            selector, last = path, "weights"
+        if last == key:
+            found.append((selector, value))
+        if last not in METHODS[given.get("method") or "linear"].keys:
+            raise UserError(f"parts: '{path}': {last} has no meaning for method={given.get('method') or 'linear'}")
+    return found[::-1]
+
+
+def _cases(parts: list[tuple[str, Any]], default: Setting) -> Setting:
+    return Cases((*parts, ("*", default))) if parts else default
+
+
+def _weights(method: str, models: Sequence[str], given: dict[str, Any]) -> tuple[Setting, ...]:
+    count = len(models)
+    default: Sequence[Any] = given.get("weights") or [1.0 / count if METHODS[method].average else 1.0] * count
+    parts = _parts(given, "weights")
+    for where, values in [("weights", default), *((f"parts: '{selector}'", value) for selector, value in parts)]:
+        if not isinstance(values, list | tuple) or len(values) != count:
+            raise UserError(f"{where}: {values} must be a list of {count} numbers, one for each model")
+    return tuple(
+        _cases(
+            [(selector, _setting(f"parts.{selector}", values[model])) for selector, values in parts],
+            _setting("weights", default[model]),
+        )
+        for model in range(count)
+    )
+
+
+def _densities(method: str, models: Sequence[str], given: dict[str, Any]) -> tuple[Setting, ...]:
+    if "density" not in METHODS[method].keys:
+        return ()
+    default = given.get("density")
+    default = (0.2 if method == "ties" else 0.1) if default is None else default
+    values = default if isinstance(default, list | tuple) else [default] * len(models)
+    parts = [(selector, _density(f"parts.{selector}.density", value)) for selector, value in _parts(given, "density")]
+    return tuple(_cases(parts, _density("density", value)) for value in values)
+
+
+def _density(key: str, value: Any) -> Setting:
+    return _setting(key, value, above=0.0, most=1.0)
+
+
+def _position(method: str, given: dict[str, Any]) -> Setting:
+    if method != "slerp":
+        return 0.0
+    parts = [(name, _setting(f"parts.{name}.t", value, least=0.0, most=1.0)) for name, value in _parts(given, "t")]
+    if given.get("t") is None:
+        raise UserError("t is not set; method=slerp needs the position between the two models, 0 to 1")
+    return _cases(parts, _setting("t", given["t"], least=0.0, most=1.0))
+
+
+def _setting(key: str, value: Any, **bounds: float) -> Setting:
+    if isinstance(value, Cases):
+        for _, inner in value.cases:
+            _setting(key, inner, **bounds)
+        return value
+    if isinstance(value, Gradient):
+        for inner in value.values:
+            _number(key, inner, None, **bounds)
+        return value
+    return _number(key, value, None, **bounds)
+
+
+def _number(
+    key: str,
+    value: Any,
+    default: float | None,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> float:
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{key}={value} must be a finite number")
+    if above is not None and value <= above:
+        raise UserError(f"{key}={value} must be above {above:g}")
+    if least is not None and value < least:
+        raise UserError(f"{key}={value} must be at least {least:g}")
+    if most is not None and value > most:
+        raise UserError(f"{key}={value} must be at most {most:g}")
+    return float(value)
+
+
+def _flag(value: bool | None, default: bool) -> bool:
+    return default if value is None else value
+
+
+def _choice(key: str, given: dict[str, Any], choices: Sequence[str]) -> str | None:
+    return choose(key, given[key], choices) if given.get(key) is not None else None
+
+
+def _statistics(method: str, models: Sequence[str], given: dict[str, Any]) -> tuple[str, ...]:
+    found = tuple(given.get("statistics") or ())
+    if "statistics" in METHODS[method].keys and len(found) != len(models):
+        raise UserError(
+            f"statistics: method={method} needs a file for each of the {len(models)} models, not {len(found)}"
+        )
+    return found

@@ -1,0 +1,191 @@
+"""``merge``: combine the weights of models, or of adapters, into a folder that ``from_pretrained`` reads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from safetensors.torch import save_file
+
+from reproalign.common.files import sha256_json, write_json
+from reproalign.common.invocation import Invocation
+from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter, merge_adapters
+from reproalign.common.merging.adapters import CONFIG, WEIGHTS
+from reproalign.common.merging.blocks import Block, Blocks, check_selector
+from reproalign.common.merging.checkpoint import read_json
+from reproalign.common.merging.config import MergeConfig
+from reproalign.common.merging.inputs import Inputs, open_inputs
+from reproalign.common.merging.output import copy_files, verify, write_card, write_files
+from reproalign.common.merging.planning import MergePlan, fingerprint_files, make_plan, plan_identity
+from reproalign.common.merging.report import adapter_table, as_plan_file, plan_table, print_notes
+from reproalign.common.merging.settings import Settings, evaluate, normalized_weights, parse_size, resolve, selectors
+from reproalign.common.merging.stream import JOURNAL, threads, write_model
+from reproalign.common.merging.writer import check_space, disk_errors
+from reproalign.common.models.load import model_path
+from reproalign.common.records import Run
+
+PARTIAL = ".partial"  # where a model is written before it is whole
+
+
+def merge(config: MergeConfig, invocation: Invocation) -> None:
+    """Merge, and leave a run: ``run.json`` beside ``model`` or ``adapter``.
+
+    Raises:
+        UserError: for settings or models that cannot be merged, and for a full disk; nothing is left behind then.
+    """
+    settings = resolve(config)
+    with open_inputs(settings) as inputs:
+        # Whatever can be refused is refused before the folder exists.
+        plan = None if inputs.adapters else make_plan(settings, inputs)
+        with Run.open(invocation) as run, _hashing(inputs.folders) as hashes:
+            if plan is None:
+                _write_adapter(run, settings, inputs, hashes)
+            else:
+                _write_model(run, config, plan, inputs, hashes)
+
+
+def dry_run(config: MergeConfig, invocation: Invocation) -> None:
+    """Check everything that :func:`merge` checks before it writes, and print what it would do."""
+    settings = resolve(config)
+    console = Console(highlight=False)
+    with open_inputs(settings) as inputs:
+        if inputs.adapters:
+            merged = _merge_adapters(settings, inputs)
+            console.print(adapter_table(settings, merged))
+            print_notes(console, merged.notes)
+            return
+        plan = make_plan(settings, inputs)
+        with threads(config.threads) as workers:
+            console.print(plan_table(plan, [model.label for model in inputs.all_models], workers.count))
+        print_notes(console, plan.agreement.notes)
+        check_space(Path(config.output_dir), plan.output_bytes)
+
+
+def _write_model(
+    run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs, hashes: Mapping[str, Future[dict[str, str]]]
+) -> None:
+    print_notes(Console(stderr=True, highlight=False), plan.agreement.notes)
+    assert inputs.template is not None
+    folder = run.dir / PARTIAL
+    if config.resume == "never":
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    written = sum(path.stat().st_size for path in folder.iterdir())
+    check_space(run.dir, plan.output_bytes - written)
+    with threads(config.threads) as workers, _progress(plan.work) as advance:
+        identity = plan_identity(plan, inputs)
+        plan.scan(workers.over, advance)
+        files = write_model(
+            folder,
+            plan.jobs,
+            identity=identity,
+            shard_bytes=parse_size(config.shard_size),
+            workers=workers,
+            advance=advance,
+        )
+    with disk_errors(run.dir):
+        write_files(folder, inputs.template, plan)
+    checked = verify(folder, plan, config.verify)
+    digests = _record_inputs(run, hashes)
+    with disk_errors(run.dir):
+        write_card(
+            folder,
+            title=f"A merge of {len(inputs.models)} models",
+            config=as_plan_file(plan.settings),
+            hashes=digests,
+            lines=plan.agreement.notes,
+        )
+    (folder / JOURNAL).unlink()
+    target = run.dir / "model"
+    folder.rename(target)
+    run.add_fingerprint("weights", "model", sha256_json(files), made=True, files=files)
+    run.set_metrics({"tensors": len(plan.jobs), "bytes": plan.output_bytes})
+    run.set("verified", checked)
+    run.set("notes", plan.agreement.notes)
+    print(f"merged model ({decimal(plan.output_bytes)}, {len(plan.jobs)} tensors, {checked}): {target}")
+
+
+def _write_adapter(run: Run, settings: Settings, inputs: Inputs, hashes: Mapping[str, Future[dict[str, str]]]) -> None:
+    merged = _merge_adapters(settings, inputs)
+    Console(highlight=False).print(adapter_table(settings, merged))
+    print_notes(Console(stderr=True, highlight=False), merged.notes)
+    folder = run.dir / PARTIAL
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    digests = _record_inputs(run, hashes)
+    with disk_errors(run.dir):
+        save_file(merged.tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        write_json(folder / CONFIG, merged.config)
+        if merged.manifest:
+            write_json(folder / MANIFEST, merged.manifest)
+        copy_files(inputs.adapters[0].folder, folder)
+        write_card(
+            folder,
+            title=f"A merge of {len(inputs.adapters)} adapters",
+            config=as_plan_file(settings),
+            hashes=digests,
+            lines=merged.notes,
+        )
+    files = fingerprint_files(folder)
+    folder.rename(run.dir / "adapter")
+    run.add_fingerprint("weights", "adapter", sha256_json(files), made=True, files=files)
+    run.set_metrics({"factor_delta_gap": merged.gap, "error": merged.error})
+    run.set("notes", merged.notes)
+    print(f"merged adapter: {run.dir / 'adapter'}")
+
+
+def _merge_adapters(settings: Settings, inputs: Inputs) -> MergedAdapter:
+    blocks = _base_blocks(settings, inputs) if any(map(selectors, settings.weights)) else None
+    dtype: torch.dtype = getattr(torch, settings.accumulate)
+
+    def weights_of(name: str) -> tuple[float, ...]:
+        block = Block("other") if blocks is None else blocks.block(name)
+        layers = 0 if blocks is None else blocks.layers
+        given = [evaluate(setting, name, block, layers, "weights") for setting in settings.weights]
+        return normalized_weights(settings, given, name)
+
+    return merge_adapters(inputs.adapters, weights_of, space=settings.space or "delta", rank=settings.rank, dtype=dtype)
+
+
+def _base_blocks(settings: Settings, inputs: Inputs) -> Blocks:
+    """Read the blocks off the base that the adapters name, which only ``parts`` needs."""
+    name = settings.base or inputs.adapters[0].base
+    blocks = Blocks(read_json(Path(model_path(name, "base")) / "config.json"), name)
+    placed = [(tensor, blocks.block(tensor)) for adapter in inputs.adapters for tensor in adapter.modules]
+    for selector in {selector for setting in settings.weights for selector in selectors(setting)}:
+        check_selector(selector, blocks.layers, placed)
+    return blocks
+
+
+@contextmanager
+def _hashing(folders: Mapping[str, Path]) -> Iterator[dict[str, Future[dict[str, str]]]]:
+    """Take the SHA-256 of every input while the merge runs: the same bytes come from the page cache to both."""
+    pool = ThreadPoolExecutor(max(len(folders), 1), "hash")
+    try:
+        yield {label: pool.submit(fingerprint_files, folder) for label, folder in folders.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _record_inputs(run: Run, hashes: Mapping[str, Future[dict[str, str]]]) -> dict[str, dict[str, str]]:
+    digests = {label: future.result() for label, future in hashes.items()}
+    for label, files in digests.items():
+        run.add_fingerprint("weights", label, sha256_json(files), files=files)
+    return digests
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    columns = (TextColumn("merging"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("merging", total=total)
+        yield lambda count: progress.advance(task, count)
+        progress.update(task, completed=total)

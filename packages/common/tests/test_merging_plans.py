@@ -1,0 +1,174 @@
+"""Plans: mergekit's files mean here what they mean there, and blocks are those of the architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from reproalign.common.errors import UserError
+from reproalign.common.merging.blocks import Block, Blocks, matches
+from reproalign.common.merging.config import MergeConfig
+from reproalign.common.merging.settings import Settings, evaluate, normalized_weights, resolve
+from reproalign.common.testing.checkpoints import ARCHITECTURES, random_config
+
+
+def settings(tmp_path: Path, plan: dict | str, **keys) -> Settings:
+    path = tmp_path / "plan.yaml"
+    path.write_text(plan if isinstance(plan, str) else yaml.safe_dump(plan))
+    return resolve(MergeConfig(output_dir="x", plan=str(path), **keys))
+
+
+def weights(found: Settings, tensor: str, block: Block, layers: int = 5) -> list[float]:
+    return [evaluate(setting, tensor, block, layers, "weights") for setting in found.weights]
+
+
+TIES = """
+merge_method: ties
+base_model: base
+models:
+  - model: base
+  - model: a
+    parameters:
+      density: [1, 0.5, 0.1]
+      weight: 1.0
+  - model: b
+    parameters:
+      density: 0.5
+      weight:
+        - filter: mlp
+          value: 0.5
+        - value: 0
+parameters:
+  normalize: true
+  int8_mask: true
+  lambda: 0.9
+dtype: float16
+"""
+
+
+def test_mergekits_ties_with_gradients_and_filters(tmp_path):
+    found = settings(tmp_path, TIES)
+    assert (found.method, found.models, found.base) == ("ties", ("a", "b"), "base")
+    assert (found.normalize, found.scale, found.dtype, found.trim_scope) == (True, 0.9, "float16", "tensor")
+    mlp, attention = "model.layers.1.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.weight"
+    assert weights(found, mlp, Block("mlp", 1)) == [1.0, 0.5]
+    assert weights(found, attention, Block("attention", 1)) == [1.0, 0.0]
+    density = [evaluate(found.densities[0], "x", Block("mlp", layer), 5, "density") for layer in range(5)]
+    assert density == pytest.approx([1, 0.75, 0.5, 0.3, 0.1])
+    assert evaluate(found.densities[0], "lm_head.weight", Block("head"), 5, "density") == 1.0
+
+
+SLERP = """
+merge_method: slerp
+base_model: a
+slices:
+  - sources:
+      - {model: a, layer_range: [0, 2]}
+      - {model: b, layer_range: [0, 2]}
+    parameters:
+      t: [0, 1]
+  - sources:
+      - {model: a, layer_range: [2, 5]}
+      - {model: b, layer_range: [2, 5]}
+parameters:
+  t:
+    - filter: self_attn
+      value: 0.25
+    - value: 0.75
+"""
+
+
+def test_mergekits_slices_that_leave_every_layer_in_its_place(tmp_path):
+    found = settings(tmp_path, SLERP)
+    assert found.models == ("a", "b")
+    position = {
+        name: evaluate(found.t, name, block, 5, "t")
+        for name, block in {
+            "embed": Block("embedding"),
+            "layers.0.mlp": Block("mlp", 0),
+            "layers.1.mlp": Block("mlp", 1),
+            "layers.3.self_attn": Block("attention", 3),
+            "layers.3.mlp": Block("mlp", 3),
+            "head": Block("head"),
+        }.items()
+    }
+    assert list(position.values()) == [0, 0, 1, 0.25, 0.75, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"merge_method": "breadcrumbs", "models": []}, "unknown merge_method 'breadcrumbs'"),
+        ({"merge_method": "linear", "models": [], "modules": {}}, "'modules' is not understood"),
+        ({"merge_method": "ties", "models": [{"model": "a"}]}, "base_model is needed"),
+        (
+            {"merge_method": "linear", "models": [{"model": "a", "parameters": {"gamma": 1}}]},
+            "'models: parameters.gamma'",
+        ),
+        ({"merge_method": "linear", "models": [{"model": "a"}], "tokenizer_source": "union"}, "tokenizer_source=union"),
+        (
+            {"merge_method": "linear", "slices": [{"sources": [{"model": "a", "layer_range": [4, 8]}]}]},
+            "stacks layers anew",
+        ),
+        ({"method": "linear", "modles": ["a"]}, "unknown key 'modles' (did you mean 'models'?)"),
+        ("a: [", "not valid YAML"),
+        ("- a", "a mapping of keys is expected"),
+    ],
+)
+def test_what_a_plan_asks_for_and_is_not_done_is_refused_by_its_key(tmp_path, plan, message):
+    with pytest.raises(UserError, match="plan") as error:
+        settings(tmp_path, plan)
+    assert message in str(error.value)
+
+
+def test_the_command_line_goes_before_the_plan(tmp_path):
+    plan = {"method": "ties", "base": "z", "models": ["a", "b"], "density": 0.3, "weights": [1, 2]}
+    found = settings(tmp_path, plan, density=0.4)
+    assert found.densities == (0.4, 0.4)
+    assert found.weights == (1.0, 2.0)
+    assert found.scale == 1.0
+
+
+def test_averages_are_normalised_and_task_vectors_are_not(tmp_path):
+    average = settings(tmp_path, {"models": ["a", "b"], "weights": [1, 3]})
+    assert normalized_weights(average, [1.0, 3.0], "x") == (0.25, 0.75)
+    plan = {"method": "task_arithmetic", "base": "z", "models": ["a", "b"], "weights": [1, 3], "scale": 0.5}
+    assert normalized_weights(settings(tmp_path, plan), [1.0, 3.0], "x") == (1.0, 3.0)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_every_tensor_has_its_block(kind):
+    config = random_config(kind)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    blocks = Blocks(config.to_dict() | {"architectures": [type(model).__name__]}, kind)
+    assert blocks.layers == 4
+    found = {name: blocks.block(name) for name in model.state_dict()}
+    kinds = {block.kind for block in found.values()}
+    assert kinds == {"embedding", "attention", "mlp", "norm", "head"}
+    for layer in range(4):
+        inside = [block.kind for block in found.values() if block.layer == layer]
+        assert set(inside) == {"attention", "mlp", "norm"}
+    embeddings = [name for name, block in found.items() if block.kind == "embedding"]
+    assert len(embeddings) == (2 if kind == "gpt2" else 1)  # GPT-2 embeds positions as well
+    assert [name for name, block in found.items() if block.kind == "norm" and block.layer is None]
+
+
+def test_names_of_older_files_are_placed_by_their_path():
+    config = AutoConfig.for_model("mixtral", num_hidden_layers=2, hidden_size=16, intermediate_size=8, vocab_size=32)
+    blocks = Blocks(config.to_dict() | {"architectures": ["MixtralForCausalLM"]}, "mixtral")
+    assert blocks.block("model.layers.1.block_sparse_moe.experts.3.w2.weight") == Block("mlp", 1)
+    assert blocks.block("layers.0.self_attn.q_proj.weight") == Block("attention", 0)  # saved without the head
+
+
+def test_selectors():
+    block = Block("mlp", 7)
+    meant = ["mlp", "layers.7", "layers.0-7", "layers.7-9.mlp", "*up_proj*"]
+    assert all(matches(selector, "model.layers.7.mlp.up_proj.weight", block) for selector in meant)
+    others = ["attention", "layers.8", "layers.0-6", "layers.7.norm", "*down*"]
+    assert not any(matches(selector, "model.layers.7.mlp.up_proj.weight", block) for selector in others)
+    assert not matches("layers.0-9", "lm_head.weight", Block("head"))
