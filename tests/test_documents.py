@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reproalign.common import app as reproalign
 from reproalign.common.compose import options
 from reproalign.common.data.templates import TEMPLATES
 from reproalign.common.launch.plan import STRATEGIES
@@ -34,7 +35,7 @@ def commands(document: Path, name: str) -> list[list[str]]:
 
 COMMANDS = [
     pytest.param(paper, words, id=f"{document.relative_to(ROOT)}: {paper.APP.command} {shlex.join(words)[:60]}")
-    for paper in PAPERS
+    for paper in [*PAPERS, reproalign]
     for document in DOCUMENTS
     for words in commands(document, paper.APP.command)
     if words[0] not in (name for name, _, _ in paper.APP.more)

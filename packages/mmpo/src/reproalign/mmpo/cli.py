@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from reproalign.common.cli import App, run
 from reproalign.common.invocation import Verb
+from reproalign.common.verbs import EVALUATE_SUITE
 
 APP = App(
     command="mmpo",
@@ -44,6 +45,7 @@ APP = App(
             "reproalign.mmpo.config:EvaluateConfig",
             "reproalign.mmpo.evaluate:evaluate",
         ),
+        EVALUATE_SUITE,
         Verb(
             "best-of-n",
             "sample candidates, score them with a reward model, keep the best",

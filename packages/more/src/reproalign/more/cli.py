@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reproalign.common.cli import App, run
 from reproalign.common.invocation import Verb
-from reproalign.common.verbs import RAFT, REJECTION_SAMPLING
+from reproalign.common.verbs import EVALUATE_SUITE, RAFT, REJECTION_SAMPLING
 
 APP = App(
     command="more-rm",
@@ -29,6 +29,7 @@ APP = App(
             "reproalign.more.config:EvaluateConfig",
             "reproalign.more.evaluate:evaluate",
         ),
+        EVALUATE_SUITE,
         *REJECTION_SAMPLING,
         RAFT,
     ),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reproalign.common.cli import App, run
 from reproalign.common.invocation import Verb
-from reproalign.common.verbs import JUDGE
+from reproalign.common.verbs import EVALUATE_SUITE, JUDGE
 
 APP = App(
     command="radpo",
@@ -29,6 +29,7 @@ APP = App(
             "reproalign.radpo.config:EvaluateConfig",
             "reproalign.radpo.evaluate:evaluate",
         ),
+        EVALUATE_SUITE,
         Verb(
             "sample",
             "sample responses to the prompts of a data set into AlpacaEval's file format",
