@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.suites.config import AverageConfig, SuiteConfig
@@ -168,7 +168,12 @@ def _mean(rows: Sequence[Row], *, questions: bool) -> tuple[float, float | None]
 def table(suite: SuiteConfig, model: str, rows: Sequence[Row]) -> Table:
     """Return the table for the terminal: benchmarks and averages, without the subtasks."""
     drawn = Table(
-        "benchmark", "shots", "metric", title=f"{suite.name}: {model}", header_style="bold", title_style="bold"
+        "benchmark",
+        "shots",
+        Column("metric", overflow="fold"),
+        title=f"{suite.name}: {model}",
+        header_style="bold",
+        title_style="bold",
     )
     drawn.add_column("value", justify="right")
     drawn.add_column("± stderr", justify="right")
