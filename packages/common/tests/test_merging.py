@@ -246,6 +246,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, models, 
     assert "writes" in said
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_there_is_no_half_model_and_the_same_command_finishes_it(tmp_path, models):
     command = ["merge", words(models, "llama", 1, 2), f"output_dir={tmp_path / 'run'}", "shard_size=2KB"]
     process = subprocess.Popen([sys.executable, "-m", "reproalign.common.app", *command], stderr=subprocess.DEVNULL)
@@ -274,6 +275,7 @@ def test_killed_in_the_middle_there_is_no_half_model_and_the_same_command_finish
         assert (model / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_model(tmp_path):
     """Peak resident memory above the start stays far below the 96 MB that one model of the larger pair has."""
     grown = {}

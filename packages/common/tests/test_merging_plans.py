@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from reproalign.common.errors import UserError
 from reproalign.common.merging.blocks import Block, Blocks, matches
 from reproalign.common.merging.config import MergeConfig
-from reproalign.common.merging.settings import Settings, evaluate, normalized_weights, resolve
+from reproalign.common.merging.settings import Settings, normalized_weights, resolve
+from reproalign.common.merging.values import evaluate
 from reproalign.common.testing.checkpoints import ARCHITECTURES, random_config
 
 
@@ -159,7 +160,8 @@ def test_every_tensor_has_its_block(kind):
 
 
 def test_names_of_older_files_are_placed_by_their_path():
-    config = AutoConfig.for_model("mixtral", num_hidden_layers=2, hidden_size=16, intermediate_size=8, vocab_size=32)
+    shape = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 8, "vocab_size": 32}
+    config = AutoConfig.for_model("mixtral", num_attention_heads=2, num_key_value_heads=1, **shape)
     blocks = Blocks(config.to_dict() | {"architectures": ["MixtralForCausalLM"]}, "mixtral")
     assert blocks.block("model.layers.1.block_sparse_moe.experts.3.w2.weight") == Block("mlp", 1)
     assert blocks.block("layers.0.self_attn.q_proj.weight") == Block("attention", 0)  # saved without the head

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from reproalign.common.errors import UserError, choose
-from reproalign.common.merging.settings import Cases, Gradient, Setting
+from reproalign.common.merging.values import Cases, Gradient, Setting
 
 METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
 TOP = {"merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source"}
@@ -42,7 +42,10 @@ class _Mergekit:
     def __init__(self, path: Path, plan: dict[str, Any]) -> None:
         self.path = path
         self.plan = plan
-        self.method = choose("merge_method", str(plan["merge_method"]), METHODS)
+        try:
+            self.method = choose("merge_method", str(plan["merge_method"]), METHODS)
+        except UserError as error:
+            raise self._error(str(error)) from None
 
     def translate(self) -> dict[str, Any]:
         """Return the same merge in our keys."""

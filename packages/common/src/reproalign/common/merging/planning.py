@@ -32,8 +32,9 @@ from reproalign.common.merging.rules import (
     magnitude_histograms,
 )
 from reproalign.common.merging.selection import kth_largest_magnitudes
-from reproalign.common.merging.settings import METHODS, Settings, evaluate, normalized_weights, selectors
+from reproalign.common.merging.settings import METHODS, Settings, normalized_weights
 from reproalign.common.merging.stream import Job
+from reproalign.common.merging.values import evaluate, selectors
 from reproalign.common.merging.writer import OutputTensor
 
 Extra = tuple[tuple[Source, str], ...]  # statistics that a rule reads beside the models

@@ -26,8 +26,9 @@ from reproalign.common.merging.inputs import Inputs, open_inputs
 from reproalign.common.merging.output import copy_files, verify, write_card, write_files
 from reproalign.common.merging.planning import MergePlan, fingerprint_files, make_plan, plan_identity
 from reproalign.common.merging.report import adapter_table, as_plan_file, plan_table, print_notes
-from reproalign.common.merging.settings import Settings, evaluate, normalized_weights, parse_size, resolve, selectors
+from reproalign.common.merging.settings import Settings, normalized_weights, parse_size, resolve
 from reproalign.common.merging.stream import JOURNAL, threads, write_model
+from reproalign.common.merging.values import evaluate, selectors
 from reproalign.common.merging.writer import check_space, disk_errors
 from reproalign.common.models.load import model_path
 from reproalign.common.records import Run
