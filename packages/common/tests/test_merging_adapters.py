@@ -227,6 +227,7 @@ def test_adapters_that_do_not_fit_are_refused_by_name(tmp_path, base, capsys):
     other = save_adapter(tmp_path / "other", base, 2, r=2)
     assert "differ in r" in refused(good, other, words=("space=factor",))
     dora = save_adapter(tmp_path / "dora", base, 2, use_dora=True)
+    assert "dtype has no meaning where adapters become" in refused(good, words=("dtype=float16",))
     assert "DoRA" in refused(good, dora, words=("space=delta",))
     wrong = save_random(tmp_path / "wrong", seed=0, hidden_size=32)
     assert "in the model and" in refused(good, words=("output=model", f"base={wrong}"))

@@ -106,6 +106,7 @@ def test_mergekits_slices_that_leave_every_layer_in_its_place(tmp_path):
         ({"merge_method": "breadcrumbs", "models": []}, "unknown merge_method 'breadcrumbs'"),
         ({"merge_method": "linear", "models": [], "modules": {}}, "'modules' is not understood"),
         ({"merge_method": "ties", "models": [{"model": "a"}]}, "base_model is needed"),
+        ({"merge_method": "linear", "models": [{"model": "a"}], "parameters": {"lambda": 2}}, "'parameters.lambda'"),
         (
             {"merge_method": "linear", "models": [{"model": "a", "parameters": {"gamma": 1}}]},
             "'models: parameters.gamma'",

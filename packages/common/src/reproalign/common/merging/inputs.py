@@ -79,6 +79,11 @@ class _Opener:
                 raise UserError(
                     "output=adapter merges adapters by method=linear; for other models or methods set output=model"
                 )
+            for key, default in {"dtype": "auto", "embeddings": "refuse", "tied": "keep", "files_from": None}.items():
+                if getattr(settings, key) != default:
+                    raise UserError(
+                        f"{key} has no meaning where adapters become an adapter; remove it or set output=model"
+                    )
             inputs.adapters = [self._adapter(name) for name in settings.models]
             return inputs
         if settings.space is not None:

@@ -13,6 +13,16 @@ from reproalign.common.merging.values import Cases, Gradient, Setting
 METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
 TOP = {"merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source"}
 DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
+_TASK = {"weight", "normalize", "lambda", "int8_mask"}  # int8_mask saves memory there and changes no number
+PARAMETERS = {
+    "linear": {"weight", "normalize"},
+    "slerp": {"t"},
+    "task_arithmetic": _TASK,
+    "ties": _TASK | {"density"},
+    "dare_linear": _TASK | {"density", "rescale"},
+    "dare_ties": _TASK | {"density", "rescale"},
+}
+OF_A_MODEL = {"weight", "density"}
 # What mergekit takes where nothing is said.
 DEFAULTS = {"weight": 1.0, "density": 1.0, "lambda": 1.0}
 NORMALIZE = {"linear": True, "ties": True, "task_arithmetic": False, "dare_linear": False, "dare_ties": False}
@@ -80,12 +90,12 @@ class _Mergekit:
 
     def _slices(self) -> list[dict[str, Any]]:
         """Return output slices; a plan of models is one slice over all layers (``layers`` is None)."""
-        allowed = {"weight", "density", "lambda", "normalize", "rescale", "int8_mask", "t"}
+        allowed = PARAMETERS[self.method]
         self._refuse_unknown("parameters.", self.plan.get("parameters") or {}, allowed)
         if "models" in self.plan:
             for entry in self.plan["models"]:
                 self._refuse_unknown("models: ", entry, {"model", "parameters"})
-                self._refuse_unknown("models: parameters.", entry.get("parameters") or {}, {"weight", "density"})
+                self._refuse_unknown("models: parameters.", entry.get("parameters") or {}, allowed & OF_A_MODEL)
             return [{"sources": self.plan["models"], "layers": None, "parameters": {}}]
         found: list[dict[str, Any]] = []
         for entry in self.plan["slices"]:
@@ -100,6 +110,10 @@ class _Mergekit:
                 )
             if found and names != [source["model"] for source in found[0]["sources"]]:
                 raise self._error("slices: every slice must name the same models in the same order")
+            for source in entry["sources"]:
+                self._refuse_unknown("slices: sources: ", source, {"model", "layer_range", "parameters"})
+                self._refuse_unknown("slices: parameters.", source.get("parameters") or {}, allowed & OF_A_MODEL)
+            self._refuse_unknown("slices: parameters.", entry.get("parameters") or {}, allowed & (OF_A_MODEL | {"t"}))
             found.append(
                 {"sources": entry["sources"], "layers": next(iter(ranges)), "parameters": entry.get("parameters") or {}}
             )

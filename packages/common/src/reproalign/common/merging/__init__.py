@@ -1,0 +1,1 @@
+"""Merging: equations on tensors (``methods``), a streaming engine, blocks, adapters; the verb is ``verbs/merge.py``."""
