@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent
 PAPERS = ["mmpo", "more", "radpo"]
 CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
 NO_SIBLINGS = {"REPROALIGN_NO_SIBLINGS": "1"}  # see packages/*/hatch_build.py
+BENCHMARKS = ("more_step", "preference_step", "token_statistics", "merging")
 QUICK = "not slow and not distributed and not gpu and not network"
 
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -113,12 +114,33 @@ def integration(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Side-by-side benchmarks against peers; JSON goes to results/benchmarks."""
+    """Side-by-side benchmarks against peers; JSON goes to results/benchmarks. `-- NAME [words …]` runs one."""
     install_packages(session, "liger-kernel")
     session.env.pop("OMP_NUM_THREADS")
-    for name in ("more_step", "preference_step", "token_statistics"):
-        output = f"results/benchmarks/{name}.json"
-        session.run("python", f"benchmarks/{name}.py", "--output", output, *session.posargs)
+    names = [name for name in session.posargs[:1] if name in BENCHMARKS]
+    for name in names or BENCHMARKS:
+        words = ["--output", f"results/benchmarks/{name}.json", *session.posargs[len(names) :]]
+        if name == "merging":
+            words += [
+                "--mergekit",
+                install_mergekit(session),
+                "--folder",
+                str(Path(session.create_tmp()) / "checkpoints"),
+            ]
+        session.run("python", f"benchmarks/{name}.py", *words)
+
+
+def install_mergekit(session: nox.Session) -> str:
+    """Install mergekit into an environment of its own, since its dependencies are not ours; return its command."""
+    environment = Path(session.create_tmp()) / "mergekit"
+    session.run(
+        "uv", "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(environment), external=True
+    )
+    python = str(environment / "bin" / "python")
+    session.run(
+        "uv", "pip", "install", "--quiet", "--python", python, "torch==2.13.0", "mergekit==0.1.5", external=True
+    )
+    return str(environment / "bin" / "mergekit-yaml")
 
 
 def command_of(package: str) -> str:

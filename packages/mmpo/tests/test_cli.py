@@ -21,7 +21,7 @@ from reproalign.common.testing import composed
 from reproalign.mmpo.cli import APP, main
 from reproalign.mmpo.released_cli import translate
 
-VERBS = {verb.name: verb for verb in APP.verbs}
+VERBS = {verb.name: verb for verb in APP.verbs if not verb.when}
 SMALLEST = {
     "sft": ["experiment=smoke-sft"],
     "train": ["experiment=smoke"],
@@ -121,6 +121,15 @@ def test_the_help_names_every_verb_recipe_and_flag(prints, words):
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_a_verb_lists_every_key_unbroken(prints, verb):
     assert set(known_keys(load_object(VERBS[verb].schema))) <= set(prints(verb, "--help").split())
+
+
+def test_of_two_verbs_with_one_name_a_key_decides(prints):
+    schema = next(verb.schema for verb in APP.verbs if verb.when == "suite")
+    words = set(prints("evaluate", "suite=ama", "--help").split())
+    assert set(known_keys(load_object(schema))) <= words
+    assert "rewardbench" not in words
+    suite = ["suite=dtm", "model=tiny", "output_dir=out", "suite.limit=3"]
+    assert yaml.safe_load(prints("evaluate", *suite, "--cfg"))["suite"]["limit"] == 3
 
 
 def test_the_words_of_the_call_count_not_those_of_the_process(prints, monkeypatch):
