@@ -189,6 +189,7 @@ def test_a_record_names_the_runs_that_its_inputs_came_from(tmp_path, monkeypatch
     config = {"model": {"name": "runs/a/model"}, "data": {"paths": ["runs/b", "rows.jsonl"]}, "template": "~nobody/x"}
     with Run.open(invocation(Path("runs/c"), **config)):
         pass
+    assert main(["show", "runs/c"]) == 0  # keys with brackets are no markup
     inputs = record(Path("runs/c"))["inputs"]
     assert {key: entry["run"] for key, entry in inputs.items()} == {
         "model.name": "runs/a",

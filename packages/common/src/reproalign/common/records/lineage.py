@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.tree import Tree
 
 from reproalign.common.files import sha256_file
@@ -50,10 +51,10 @@ def family_tree(folder: Path, record: dict[str, Any]) -> Tree | None:
 
     None if there are no such runs. A run whose folder is gone or whose record has changed since is marked.
     """
-    tree = Tree(str(folder))
+    tree = Tree(escape(str(folder)))
     _add_inputs(tree, record, {folder.resolve()})
     for name, child in record.get("children", {}).items():
-        tree.add(f"started {name}: {child['status']}, {child['run']}")
+        tree.add(escape(f"started {name}: {child['status']}, {child['run']}"))
     return tree if tree.children else None
 
 
@@ -66,7 +67,7 @@ def _add_inputs(tree: Tree, record: dict[str, Any], seen: set[Path]) -> None:
             mark = " (gone)"
         elif sha256_file(folder / RECORD) != entry["record_sha256"]:
             mark = " (its record has changed since)"
-        branch = tree.add(f"{key} from {entry['run']}{mark}: {entry['command']}")
+        branch = tree.add(escape(f"{key} from {entry['run']}{mark}: {entry['command']}"))
         if before is not None and folder.resolve() not in seen:
             _add_inputs(branch, before, seen | {folder.resolve()})
 
