@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.files import sha256_json
+from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.load import model_path
 from reproalign.common.records import fingerprint_folder
 
@@ -19,8 +21,13 @@ def identify_computation(config: ModelConfig, name: str, revision: str | None) -
 
 
 def identify_weights(name: str, revision: str | None) -> str:
-    """Return what identifies weights: the fingerprint of a folder, or a Hub id with the commit of its revision."""
+    """Return what identifies weights: the fingerprint of a folder, or a Hub id with the commit of its revision.
+
+    Of a folder with an adapter alone, its settings (rank, scale) and its base are part of it.
+    """
     path = Path(model_path(name))
+    if adapter_folder(str(path)):
+        return _identify_adapter(path, revision)
     return fingerprint_folder(path) if path.is_dir() else f"{name}@{hub_commit(name, revision)}"
 
 
@@ -34,3 +41,12 @@ def hub_commit(name: str, revision: str | None) -> str:
     except Exception:  # no network, no such model: whoever loads the model says so
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         return Path(cached).parent.name if isinstance(cached, str) else revision or "main"
+
+
+def _identify_adapter(folder: Path, revision: str | None) -> str:
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = str(settings.pop("base_model_name_or_path", None))
+    model_path(base, f"base_model_name_or_path of the adapter in {folder}")  # an error names what is gone
+    # PEFT writes some of its sets in another order every time.
+    ordered = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in settings.items()}
+    return sha256_json([fingerprint_folder(folder), ordered, identify_weights(base, revision)])
