@@ -57,9 +57,13 @@ def test_a_run_tells_its_status_from_the_start_to_the_end(tmp_path):
 def test_a_mistake_leaves_the_runs_beside_it_alone(tmp_path):
     """The folder above, which this run made, is another run's by now."""
     runs = tmp_path / "runs"
-    with pytest.raises(UserError), Run.open(invocation(runs / "deep" / "a")):
+
+    def start_another_and_fail() -> None:
         finished(runs / "b")
         raise UserError("no")
+
+    with pytest.raises(UserError), Run.open(invocation(runs / "deep" / "a")):
+        start_another_and_fail()
     assert [path.name for path in runs.iterdir()] == ["b"]
     assert record(runs / "b")["status"] == "finished"
 

@@ -289,7 +289,9 @@ def test_any_plain_value_can_be_written_as_a_word(value):
     assert found.config["trainer"]["x"] == value
 
 
-@pytest.mark.parametrize("path", ["données dir/mes paires.jsonl", "données.jsonl", "a b.jsonl", "it's.jsonl", "(1).jsonl", "x,y.jsonl"])
+@pytest.mark.parametrize(
+    "path", ["données dir/mes paires.jsonl", "données.jsonl", "a b.jsonl", "it's.jsonl", "(1).jsonl", "x,y.jsonl"]
+)
 def test_a_path_needs_no_second_quotes(path):
     words = [f"data.path={path}", "model.name=tiny:llama", "output_dir=a b"]
     found = compose("reproalign.mmpo", "train", "reproalign.mmpo.config:PreferenceConfig", words)

@@ -69,7 +69,13 @@ def test_a_dry_run_prints_the_commands_of_the_children(tmp_path, prompts, reward
     ],
 )
 def test_mistakes_are_found_before_anything_is_run(tmp_path, prompts, reward, capsys, words, message):
-    words = [f"prompts={prompts}", "model.name=tiny:llama", f"reward={reward}", *words, f"output_dir={tmp_path / 'out'}"]
+    words = [
+        f"prompts={prompts}",
+        "model.name=tiny:llama",
+        f"reward={reward}",
+        *words,
+        f"output_dir={tmp_path / 'out'}",
+    ]
     assert message in refusal("more-rm", main, ["raft", *words], capsys, untouched=tmp_path)
 
 
