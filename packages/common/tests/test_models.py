@@ -10,7 +10,7 @@ import torch
 
 from reproalign.common.config import LoraConfig, ModelConfig
 from reproalign.common.errors import UserError
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import identify_settings, identify_weights
 from reproalign.common.models.load import load_causal_lm
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.records import fingerprint_folder
@@ -61,5 +61,22 @@ def test_an_adapter_is_known_by_its_weights_its_settings_and_its_base(tmp_path):
     assert identify_weights(str(adapter), None) != known
     assert identify_weights(str(base), None) == fingerprint_folder(base)
     path.write_text(json.dumps({**settings, "base_model_name_or_path": "/gone"}))
-    with pytest.raises(UserError, match="base_model_name_or_path of the adapter in .*: no such folder"):
+    with pytest.raises(UserError, match=r"base_model_name_or_path of the adapter in .*: no such folder"):
         identify_weights(str(adapter), None)
+
+
+def test_settings_are_those_of_the_folder_or_of_an_adapters_base(tmp_path):
+    base, adapter = save_tiny(tmp_path / "base"), tmp_path / "adapter"
+    train_adapter(base, adapter)
+    known = identify_settings(str(base))
+    assert known == identify_settings(str(adapter)) != identify_settings(str(save_tiny(tmp_path / "x", "gpt_neox")))
+    path = base / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "transformers_version": "9", "_name_or_path": "elsewhere"}))
+    assert identify_settings(str(base)) == known
+    path.write_text(json.dumps({**config, "rope_parameters": {"rope_type": "linear", "factor": 2.0}}))
+    assert identify_settings(str(base)) != known
+    path.write_text(json.dumps(config))
+    (base / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.2}))
+    assert identify_settings(str(base)) != known
+    assert identify_settings("org/model") is None

@@ -72,6 +72,7 @@ def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
         (["model.lora.enabled=true"], "model.lora.enabled: evaluation trains nothing"),
         (["model.name=./nowhere"], "model.name=./nowhere: no such folder"),
         (["launch=zero2", "launch.processes=1"], "launch.strategy=zero2"),
+        (["launch=zero2", "--dry-run"], "launch.strategy=zero2 splits a model that is trained"),
     ],
 )  # fmt: skip
 def test_a_suite_is_refused(words, message, fails):

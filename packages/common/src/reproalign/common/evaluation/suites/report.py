@@ -73,6 +73,11 @@ def _benchmark(benchmark: Benchmark, results: Mapping[str, Result]) -> list[Row]
         metric, _, chosen = key.partition(",")
         if benchmark.config.metric in (None, metric) and benchmark.config.filter in (None, chosen):
             rows += _one(benchmark, metric, chosen, results)
+    if not rows:
+        raise UserError(
+            f"{benchmark.name}: lm-eval gave no number for {benchmark.config.metric or 'any metric'}; choose another "
+            "metric, or leave it out of suite.tasks"
+        )
     return rows
 
 
