@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,15 @@ def test_a_record_names_the_runs_that_its_inputs_came_from(tmp_path, monkeypatch
     }
     assert inputs["model.name"]["record_sha256"] == sha256_file(Path("runs/a/run.json"))
     assert inputs["model.name"]["status"] == "finished"
+
+
+def test_the_run_that_started_one_is_its_parent_and_no_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished(Path("runs/p"))
+    child = replace(invocation(Path("runs/p/1"), prompts="runs/p/config.yaml"), parent="runs/p")
+    with Run.open(child) as run:
+        assert run.record["parent"] == "runs/p"
+        assert run.record["inputs"] == {}
 
 
 def test_a_long_text_in_a_configuration_is_no_path(tmp_path):

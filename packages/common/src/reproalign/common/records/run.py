@@ -213,7 +213,9 @@ def _new_record(invocation: Invocation) -> dict[str, Any]:
         "versions": package_versions(invocation.package),
         "git": git_state(Path(package_file or __file__)),
         "hardware": hardware(),
-        "inputs": input_runs(invocation.config),
+        "inputs": {  # the run that started this one is its parent: its record goes on changing
+            key: entry for key, entry in input_runs(invocation.config).items() if entry["run"] != invocation.parent
+        },
         "parent": invocation.parent,
         "children": {},
         "fingerprints": {},
