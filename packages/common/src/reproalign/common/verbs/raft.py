@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,10 @@ def _check_children(children: list[Child]) -> None:
         raise UserError(f"select.n={select.n} must be between 1 and sample.n={responses}")
     check_language_model(sample.model)
     check_reward_model(score.model, "reward")
-    for child, check, config in zip(children[1::2], (check_score, check_align), (score, align), strict=True):
+    checks: list[Callable[[], object]] = [partial(check_score, score), partial(check_align, align)]
+    for child, check in zip(children[1::2], checks, strict=True):
         try:
-            check(config)
+            check()
         except UserError as error:
             raise UserError(f"{child.name}: {error}") from error
 

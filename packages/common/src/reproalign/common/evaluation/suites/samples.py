@@ -71,7 +71,7 @@ def truncated(samples: Sequence[Mapping[str, Any]], backend: Any) -> int:
             sample["doc_id"]
             for sample in samples
             for arguments in sample["arguments"]
-            if len(arguments) > 1 and _overlong(*arguments[:2], backend)
+            if len(arguments) > 1 and _overlong(arguments[0], arguments[1], backend)
         }
     )
 
