@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reproalign.common.app import main
+from reproalign.common.cli import App, run
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.records.compare import agrees, compare
+from reproalign.common.verbs import REJECTION_SAMPLING
 
 
 def invocation(folder: Path, **config) -> Invocation:
@@ -50,6 +53,20 @@ def test_a_run_tells_its_status_from_the_start_to_the_end(tmp_path):
         {"step": 1, "loss": 0.7},
         {"step": 2, "loss": "NaN"},
     ]
+
+
+def test_a_mistake_leaves_the_runs_beside_it_alone(tmp_path):
+    """The folder above, which this run made, is another run's by now."""
+    runs = tmp_path / "runs"
+
+    def start_another_and_fail() -> None:
+        finished(runs / "b")
+        raise UserError("no")
+
+    with pytest.raises(UserError), Run.open(invocation(runs / "deep" / "a")):
+        start_another_and_fail()
+    assert [path.name for path in runs.iterdir()] == ["b"]
+    assert record(runs / "b")["status"] == "finished"
 
 
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError("no"), "failed"), (KeyboardInterrupt(), "interrupted")])
@@ -168,6 +185,15 @@ def test_show_and_verify_answer_by_exit_code(tmp_path, capsys):
     assert main(["verify", str(a), str(b), "--tolerance", "-1"]) == 2
 
 
+def test_a_verb_without_launch_and_resume_is_replayed_too(tmp_path):
+    scored, folder = tmp_path / "scored.jsonl", tmp_path / "a"
+    scored.write_text(json.dumps({"prompt": "x", "responses": ["a", "b"], "scores": [1, 2]}) + "\n")
+    app = App("toy", "reproalign.common", "reproalign-common", "a paper", verbs=REJECTION_SAMPLING)
+    assert run(app, ["select", f"scored={scored}", f"output_dir={folder}"]) == 0
+    assert main(["replay", str(folder)]) == 0
+    assert (tmp_path / "a-replay" / "selected.jsonl").read_bytes() == (folder / "selected.jsonl").read_bytes()
+
+
 def test_fingerprints_follow_the_weights_alone(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -197,6 +223,15 @@ def test_a_record_names_the_runs_that_its_inputs_came_from(tmp_path, monkeypatch
     }
     assert inputs["model.name"]["record_sha256"] == sha256_file(Path("runs/a/run.json"))
     assert inputs["model.name"]["status"] == "finished"
+
+
+def test_the_run_that_started_one_is_its_parent_and_no_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished(Path("runs/p"))
+    child = replace(invocation(Path("runs/p/1"), prompts="runs/p/config.yaml"), parent="runs/p")
+    with Run.open(child) as run:
+        assert run.record["parent"] == "runs/p"
+        assert run.record["inputs"] == {}
 
 
 def test_a_long_text_in_a_configuration_is_no_path(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_dtm_runs_on_local_rows(evaluate, tmp_path):
     rows = {row["name"]: row for row in found["rows"]}
     assert {*names, "mmlu", "bbh", "bbh_mean", "nine"} <= rows.keys()
     assert "mmlu_stem" not in rows, "an average is given only where all its members are"
-    assert rows["mmlu"]["subtasks"] == "2 of 57"
+    assert [rows[name]["subtasks"] for name in ("mmlu", "bbh_mean", "nine")] == ["2 of 57", "2 of 27", "4 of 84"]
     anatomy, astronomy = rows["mmlu/mmlu_anatomy"], rows["mmlu/mmlu_astronomy"]
     assert rows["mmlu"]["value"] == pytest.approx((4 * anatomy["value"] + 6 * astronomy["value"]) / 10)
     assert (rows["mmlu"]["shots"], rows["bbh"]["shots"], rows["gsm8k"]["shots"], rows["mbpp"]["shots"]) == (5, 3, 5, 3)
@@ -345,6 +346,21 @@ def test_prompts_that_were_cut_are_counted(evaluate, tmp_path, capsys):
     found = evaluate("suite=ama", "suite.tasks=[piqa]", "suite.max_length=12", *data(tmp_path, "piqa"))
     assert found["rows"][0]["truncated"] == 6
     assert "6 of 6 prompts lost their beginning" in " ".join(capsys.readouterr().out.split())
+
+
+def test_perplexity_of_whole_texts(evaluate, tmp_path):
+    """Tasks without a prompt, such as wikitext: longer texts are read in windows, and no prompt is cut."""
+    pages = [{"page": " = Dogs = \n the dog sleeps in the sun . " * number} for number in (1, 9)]
+    file = write_rows(tmp_path / "pages.jsonl", pages)
+    found = evaluate("suite=lm_eval", "suite.tasks=[wikitext]", f"suite.data.wikitext={file}", "suite.max_length=64",
+                     "suite.samples=true")  # fmt: skip
+    assert [row["metric"] for row in found["rows"]] == ["word_perplexity", "byte_perplexity", "bits_per_byte"]
+    assert {row["truncated"] for row in found["rows"]} == {0}
+    lines = (tmp_path / "run/samples/wikitext.jsonl").read_text(encoding="utf-8").splitlines()
+    samples = [json.loads(line) for line in lines]
+    bits = -sum(sample["requests"][0]["logprob"] for sample in samples) / math.log(2)
+    total = sum(len(page["page"].encode()) for page in pages)
+    assert found["rows"][2]["value"] == pytest.approx(bits / total)
 
 
 def test_a_dry_run_says_what_would_be_evaluated(tmp_path, capsys):

@@ -72,6 +72,7 @@ def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
         (["model.lora.enabled=true"], "model.lora.enabled: evaluation trains nothing"),
         (["model.name=./nowhere"], "model.name=./nowhere: no such folder"),
         (["launch=zero2", "launch.processes=1"], "launch.strategy=zero2"),
+        (["launch=zero2", "--dry-run"], "launch.strategy=zero2 splits a model that is trained"),
     ],
 )  # fmt: skip
 def test_a_suite_is_refused(words, message, fails):
@@ -173,6 +174,9 @@ def test_answers_longer_than_the_model(fails, tmp_path):
     error = fails(f"suite.data.humaneval={folder}", "suite.run_code=true", "suite.max_length=512", suite="dtm",
                   tasks="humaneval", data=False)  # fmt: skip
     assert "humaneval asks for answers of up to 1024 tokens, and the model takes 512 in all" in error
+    by_default = fails(f"suite.data.gsm8k={tmp_path / 'files' / 'gsm8k'}", "suite.max_length=200", "suite=lm_eval",
+                       "suite.benchmarks.gsm8k.shots=0", tasks="gsm8k", data=False)  # fmt: skip
+    assert "gsm8k asks for answers of up to 256 tokens, and the model takes 200 in all" in by_default
 
 
 def test_a_tokenizer_without_a_template(fails, tmp_path):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reproalign.common.compose import as_word, compose, known_keys
@@ -279,6 +279,7 @@ def test_translate_explains_itself(prints, capsys):
 
 
 @settings(max_examples=40)
+@example("données/paires.jsonl")
 @given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.lists(st.text())))
 def test_any_plain_value_can_be_written_as_a_word(value):
     word = as_word("trainer.x", value)
@@ -288,7 +289,9 @@ def test_any_plain_value_can_be_written_as_a_word(value):
     assert found.config["trainer"]["x"] == value
 
 
-@pytest.mark.parametrize("path", ["données dir/mes paires.jsonl", "a b.jsonl", "it's.jsonl", "(1).jsonl", "x,y.jsonl"])
+@pytest.mark.parametrize(
+    "path", ["données dir/mes paires.jsonl", "données.jsonl", "a b.jsonl", "it's.jsonl", "(1).jsonl", "x,y.jsonl"]
+)
 def test_a_path_needs_no_second_quotes(path):
     words = [f"data.path={path}", "model.name=tiny:llama", "output_dir=a b"]
     found = compose("reproalign.mmpo", "train", "reproalign.mmpo.config:PreferenceConfig", words)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig
 
 from reproalign.common.files import sha256_file, write_json
 from reproalign.common.models.tiny import save_tiny
@@ -25,16 +26,24 @@ def prompts(tmp_path) -> Path:
     return path
 
 
-def test_a_dry_run_prints_the_commands_of_the_children(tmp_path, prompts, capsys):
+@pytest.fixture
+def reward(tmp_path) -> Path:
+    """What is known of a reward model before it is loaded."""
+    config = LlamaConfig(architectures=["LlamaForSequenceClassification"], num_labels=1)
+    config.save_pretrained(tmp_path / "rm")
+    return tmp_path / "rm"
+
+
+def test_a_dry_run_prints_the_commands_of_the_children(tmp_path, prompts, reward, capsys):
     folder = tmp_path / "out"
-    words = [f"prompts={prompts}", "model.name=tiny:llama", "model.dtype=float32", "reward=rm/model", "seed=7"]
+    words = [f"prompts={prompts}", "model.name=tiny:llama", "model.dtype=float32", f"reward={reward}", "seed=7"]
     assert main(["raft", *words, *QUICK, "iterations=2", f"output_dir={folder}", "--dry-run"]) == 0
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()[1:]]
     assert [line[1] for line in lines] == ["sample", "score", "select", "align"] * 2
     assert {"n=2", "model.name=tiny:llama", "model.dtype=float32", "seed=7"} <= set(lines[0])
     assert {f"model.name={folder}/1-align/model", "model.dtype=float32", "seed=8"} <= set(lines[4])
     assert f"prompts={folder}/prompts-2.jsonl" in lines[4]
-    assert {"model.name=rm/model", f"responses={folder}/2-sample"} <= set(lines[5])
+    assert {f"model.name={reward}", f"responses={folder}/2-sample"} <= set(lines[5])
     for line in lines:  # they are command lines that compose
         assert main([*line[1:], "--cfg"]) == 0
     assert not folder.exists()
@@ -50,10 +59,23 @@ def test_a_dry_run_prints_the_commands_of_the_children(tmp_path, prompts, capsys
         (["iterations=0"], "iterations=0 must be at least 1"),
         (["prompts_per_iteration=0"], "prompts_per_iteration=0 must be at least 1"),
         (["prompts=none.jsonl"], "none.jsonl"),
+        (["reward=tiny:llama"], "reward=tiny:llama is no reward model"),
+        (["reward=./nowhere"], "reward=./nowhere: no such folder"),
+        (["sample.top_p=2"], "top_p=2.0 must be in (0, 1]"),
+        (["select.n=9"], "select.n=9 must be between 1 and sample.n=4"),
+        (["score.batch_size=0"], "1-score: batch_size=0 must be at least 1"),
+        (["align.eval_fraction=1"], "1-align: eval_fraction=1.0 must be at least 0 and below 1"),
+        (["align.trainer.max_step=1"], "1-align: unknown key 'trainer.max_step'"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_run(tmp_path, prompts, capsys, words, message):
-    words = [f"prompts={prompts}", "model.name=tiny:llama", "reward=rm", *words, f"output_dir={tmp_path / 'out'}"]
+def test_mistakes_are_found_before_anything_is_run(tmp_path, prompts, reward, capsys, words, message):
+    words = [
+        f"prompts={prompts}",
+        "model.name=tiny:llama",
+        f"reward={reward}",
+        *words,
+        f"output_dir={tmp_path / 'out'}",
+    ]
     assert message in refusal("more-rm", main, ["raft", *words], capsys, untouched=tmp_path)
 
 

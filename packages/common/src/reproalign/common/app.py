@@ -147,13 +147,14 @@ def _replay(arguments: argparse.Namespace) -> int:
         now = package_versions(record["package"]).get(name, "not installed")
         if now != was:
             print(f"reproalign: note: {name} is {now}, the record was made with {was}", file=sys.stderr)
+    resume = {"resume": "auto"} if "resume" in record["config"] else {}
     invocation = Invocation(
         command=[*shlex.split(record["command"]), f"output_dir={target}"],
         package=record["package"],
         verb=record["verb"],
         schema=record["schema"],
         target=record["target"],
-        config={**record["config"], "output_dir": str(target), "resume": "auto"},
+        config={**record["config"], "output_dir": str(target), **resume},
         recipe=record.get("recipe"),
     )
     code = start(invocation, dry_run=False)

@@ -220,6 +220,8 @@ def _print_verb_help(app: App, verb: Verb) -> None:
     words += ["[experiment=RECIPE]"] if recipe else []
     usage = " ".join([app.command, verb.name, *words, "[key=value …]"])
     console.print(f"Usage: {escape(usage)}\n", style="cyan")
+    if verb.when and options(app.package, verb.when):
+        console.print(f"NAME is one of: {', '.join(options(app.package, verb.when))}\n")
     table = Table("key", "default", "meaning", box=None, pad_edge=False, header_style="bold")
     # A subclass that gives a key again overrules it, in its place.
     keys = {key: (default, comment) for key, default, comment in describe(load_object(verb.schema))}

@@ -104,7 +104,7 @@ def _literal(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{name}:{_literal(entry)}" for name, entry in value.items()) + "}"
     if isinstance(value, str):
-        if re.fullmatch(r"[A-Za-z_./][\w./:-]*", value) and value.lower() not in (
+        if re.fullmatch(r"[A-Za-z_./][\w./:-]*", value, re.ASCII) and value.lower() not in (
             "null",
             "true",
             "false",

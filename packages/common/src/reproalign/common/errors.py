@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one sentence that says what, where and what to do."""
+"""Errors that the user can fix: one sentence that says what, where and what to do."""
 
 from __future__ import annotations
 

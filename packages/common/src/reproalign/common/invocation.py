@@ -66,10 +66,14 @@ def load_object(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def carry_out(invocation: Invocation) -> None:
-    """Turn the plain configuration into its schema class and call the target with it."""
+def structured(invocation: Invocation) -> Any:
+    """Return the plain configuration as an object of its schema class."""
     from omegaconf import OmegaConf
 
     schema = OmegaConf.structured(load_object(invocation.schema))
-    config = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(invocation.config)))
-    load_object(invocation.target)(config, invocation)
+    return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(invocation.config)))
+
+
+def carry_out(invocation: Invocation) -> None:
+    """Call the target with the configuration."""
+    load_object(invocation.target)(structured(invocation), invocation)

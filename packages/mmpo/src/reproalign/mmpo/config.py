@@ -35,7 +35,7 @@ class PairRulesConfig:
     cap_mode: str = "first"  # first | random
     cap_splits: str = "both"  # both (released) | train
     decontaminate: str | None = None  # null | humaneval (Hub) | a local JSON-lines file of HumanEval rows
-    decontaminate_fix_whitelist: bool = False  # true: mend the broken fourth entry (ERRATA Q27)
+    decontaminate_fix_whitelist: bool = False  # true: fix the broken fourth entry (ERRATA Q27)
 
 
 @dataclass

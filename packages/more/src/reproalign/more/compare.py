@@ -24,6 +24,7 @@ from reproalign.common.judging.ask import (
 )
 from reproalign.common.judging.config import check_one_judge, check_pairrm
 from reproalign.common.judging.endpoint import check_endpoint
+from reproalign.common.judging.pairwise import pairrm_folder
 from reproalign.common.judging.verdict import wilson
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
@@ -153,6 +154,8 @@ def _check(config: EvaluateConfig) -> str | None:
     check_one_judge({"judge.model": config.judge.model, "pairrm.model": config.pairrm.model})
     if config.pairrm.model and config.template:
         raise UserError("template is for a judge that reads questions, and PairRM reads none; leave template out")
+    if config.pairrm.model:
+        pairrm_folder(config.pairrm)  # not after hours of scoring
     template = config.template or "union"
     text = TEMPLATES[template] if template in TEMPLATES else read_template(template)
     return text if config.judge.model else None

@@ -63,7 +63,7 @@ class EvaluateConfig:
 
     output_dir: str = MISSING
     seed: int = 42
-    variant: str | None = None  # paper | released; null: as trained, or else paper
+    variant: str | None = None  # paper | released; null: as trained, otherwise paper
     model: RewardModelConfig = field(default_factory=RewardModelConfig)
     data: DomainsConfig = field(default_factory=DomainsConfig)
     batch_size: int = 8  # items per forward, or texts

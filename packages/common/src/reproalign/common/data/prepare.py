@@ -361,7 +361,7 @@ def _to_records(
         except RowError as error:
             if on_error == "raise":
                 raise UserError(
-                    f"{row.place}: {error}; mend the row, or set data.on_error=skip to set such rows aside"
+                    f"{row.place}: {error}; fix the row, or set data.on_error=skip to skip such rows"
                 ) from error
             rejects.append({"place": row.place, "reason": str(error)})
     return records, rejects

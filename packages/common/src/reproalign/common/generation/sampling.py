@@ -80,8 +80,8 @@ class Sampler:
 def read_prompts(path: str) -> list[list[Message]]:
     """Read the prompt of every row.
 
-    That is ``prompt`` (text or messages), or else ``instruction`` (text, with Alpaca's ``input`` below it if there is
-    one), or else what is before the last answer in ``chosen`` (a transcript, as Anthropic's helpful and harmless
+    That is ``prompt`` (text or messages), otherwise ``instruction`` (text, with Alpaca's ``input`` below it if there is
+    one), otherwise what is before the last answer in ``chosen`` (a transcript, as Anthropic's helpful and harmless
     dialogues are).
 
     Raises:

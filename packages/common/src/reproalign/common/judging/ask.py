@@ -105,7 +105,7 @@ def collect_answers(
 
 
 def given_answers(path: Path, bouts: Sequence[Bout]) -> dict[Key, str]:
-    """Read answers that were got elsewhere: index, shown_first, answer.
+    """Read answers that were collected elsewhere: index, shown_first, answer.
 
     Raises:
         UserError: naming the first that is missing, or a row that is none.

@@ -29,7 +29,7 @@ class EndpointConfig:
     key_variable: str = "OPENAI_API_KEY"  # environment variable with the key; none is sent if it is not set
     request: dict[str, Any] = field(default_factory=dict)  # further fields of a request; null leaves one out
     timeout: float = 120.0  # seconds
-    retries: int = 4  # of a request that failed in passing
+    retries: int = 4  # of a request after a failure that may be transient, such as status 503
     pause: float = 1.0  # seconds before the first of them; doubled for each further one
     parallel: int = 4  # requests at once
 

@@ -56,8 +56,8 @@ def load_pairrm(folder: Path, dtype: torch.dtype = torch.float32, name: str | No
         wanted = {key: list(tensor.shape) for key, tensor in DebertaV2PairRM(config).state_dict().items()}
     for kind, keys in (
         ("lacks", wanted.keys() - shapes.keys()),
-        ("has what PairRM has not:", shapes.keys() - wanted.keys()),
-        ("has by another shape", {key for key in wanted if shapes.get(key) != wanted[key]}),
+        ("has an unknown", shapes.keys() - wanted.keys()),
+        ("has another shape for", {key for key in wanted if shapes.get(key) != wanted[key]}),
     ):
         if keys:
             raise UserError(f"{name}: model.safetensors {kind} tensor {min(keys)} ({len(keys)} in all)")

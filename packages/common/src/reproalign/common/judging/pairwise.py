@@ -97,7 +97,7 @@ def pairrm_folder(config: PairRMConfig) -> Path:
         return Path(snapshot_download(name, revision=config.revision, allow_patterns=_FILES))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = first_line(error)
-        raise UserError(f"pairrm.model={name}: neither a folder nor to be had from the Hub ({reason})") from error
+        raise UserError(f"pairrm.model={name}: no such folder, and the Hub does not give it ({reason})") from error
 
 
 def read_logits(

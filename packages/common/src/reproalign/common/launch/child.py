@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from reproalign.common.errors import UserError
-from reproalign.common.invocation import Invocation, carry_out
+from reproalign.common.invocation import Invocation
 from reproalign.common.launch.start import start
 from reproalign.common.launch.worker import hand_on
 
@@ -16,15 +16,12 @@ def main(path: str) -> int:
     """Carry out the invocation in ``path``, in several processes if it asks for them; the exit code is a command's."""
     invocation = Invocation(**json.loads(Path(path).read_text(encoding="utf-8")))
     try:
-        if "launch" in invocation.config:
-            return start(invocation, dry_run=False)
-        carry_out(invocation)
+        return start(invocation, dry_run=False)
     except UserError as error:
         hand_on(error)
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

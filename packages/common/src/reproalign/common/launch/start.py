@@ -21,11 +21,14 @@ from reproalign.common.records.run import check_folder
 
 
 def start(invocation: Invocation, *, dry_run: bool) -> int:
-    """Run ``invocation`` as its ``launch`` section says and return the exit code.
+    """Run ``invocation`` as its ``launch`` section says, without one in this process, and return the exit code.
 
     The configuration is composed once, by the caller; workers read it from a file. Everything that can be refused
     without a model is refused here, before any process is started or file written.
     """
+    if "launch" not in invocation.config:
+        carry_out(invocation)
+        return 0
     config = LaunchConfig(**invocation.config["launch"])
     if config.slurm:
         if config.strategy == AUTO:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.files import sha256_json
+from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.load import model_path
 from reproalign.common.records import fingerprint_folder
+
+_WRITER = ("_name_or_path", "transformers_version")
 
 
 def identify_computation(config: ModelConfig, name: str, revision: str | None) -> str:
@@ -19,9 +24,32 @@ def identify_computation(config: ModelConfig, name: str, revision: str | None) -
 
 
 def identify_weights(name: str, revision: str | None) -> str:
-    """Return what identifies weights: the fingerprint of a folder, or a Hub id with the commit of its revision."""
+    """Return what identifies weights: the fingerprint of a folder, or a Hub id with the commit of its revision.
+
+    Of a folder with an adapter alone, its settings (rank, scale) and its base are part of it.
+    """
     path = Path(model_path(name))
+    if adapter_folder(str(path)):
+        return _identify_adapter(path, revision)
     return fingerprint_folder(path) if path.is_dir() else f"{name}@{hub_commit(name, revision)}"
+
+
+def identify_settings(name: str) -> str | None:
+    """Return what identifies the settings that weights in a folder are run with, such as RoPE's scaling.
+
+    That is ``config.json`` and ``generation_config.json``, but for what only says who wrote them; None where neither is
+    in the folder. Weights on the Hub are identified with theirs, by the commit.
+    """
+    folder = Path(model_path(name))
+    base = adapter_folder(str(folder))
+    if base:
+        return identify_settings(str(_adapter_settings(base).get("base_model_name_or_path")))
+    found = {}
+    for file in (folder / "config.json", folder / "generation_config.json"):
+        if file.is_file():
+            values = json.loads(file.read_text(encoding="utf-8"))
+            found[file.name] = {key: value for key, value in values.items() if key not in _WRITER}
+    return sha256_json(found) if found else None
 
 
 def hub_commit(name: str, revision: str | None) -> str:
@@ -34,3 +62,17 @@ def hub_commit(name: str, revision: str | None) -> str:
     except Exception:  # no network, no such model: whoever loads the model says so
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         return Path(cached).parent.name if isinstance(cached, str) else revision or "main"
+
+
+def _identify_adapter(folder: Path, revision: str | None) -> str:
+    settings = _adapter_settings(folder)
+    base = str(settings.pop("base_model_name_or_path", None))
+    model_path(base, f"base_model_name_or_path of the adapter in {folder}")  # an error names what is gone
+    # PEFT writes some of its sets in another order every time.
+    ordered = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in settings.items()}
+    return sha256_json([fingerprint_folder(folder), ordered, identify_weights(base, revision)])
+
+
+def _adapter_settings(folder: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return settings

@@ -165,6 +165,7 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
         plain = replace(config, lora=replace(config.lora, enabled=False))
         adapted = PeftModel.from_pretrained(_load(auto, plain, str(base), **extra), adapter)  # type: ignore[arg-type]
         merged: PreTrainedModel = adapted.merge_and_unload()
+        merged.name_or_path = str(adapter)  # PEFT names it as the base of a further adapter, which these weights are
         return merged.requires_grad_(True)  # PEFT froze it
     try:
         model: PreTrainedModel = auto.from_pretrained(model_path(name), **options)

@@ -1,8 +1,8 @@
 """A scalar value per token beside a causal language model's log-probs, for PPO.
 
 The head is a submodule ``v_head`` of the language model itself: wrappers shard and move it with the rest,
-``save_pretrained`` writes it with the rest. A saved folder is read by plain ``transformers``, which passes the two
-tensors over, and by TRL's ``AutoModelForCausalLMWithValueHead``, whose names they carry (``v_head.summary.weight`` and
+``save_pretrained`` writes it with the rest. A saved folder is read by plain ``transformers``, which ignores the two
+tensors, and by TRL's ``AutoModelForCausalLMWithValueHead``, whose names they have (``v_head.summary.weight`` and
 ``.bias``).
 """
 

@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -37,8 +38,8 @@ class Run:
         self.dir = folder
         self.record = record
         self.is_main = is_main
-        # The topmost folder this run makes; it goes again if the run turns out to be a mistake.
-        self._made = next((path for path in [*reversed(folder.parents), folder] if not path.exists()), None)
+        # The folders this run makes, innermost first; they go again if the run turns out to be a mistake.
+        self._made = [path for path in (folder, *folder.parents) if not path.exists()]
         self._fresh = fresh
         self._started = time.perf_counter()
         self._seconds_before = float(record.get("wall_seconds") or 0.0)
@@ -94,12 +95,12 @@ class Run:
         self._write()
 
     def _undo(self) -> None:
-        """Remove what this run wrote: the folders it made, or its files in a folder that was there before."""
-        if self._made is not None:
-            shutil.rmtree(self._made, ignore_errors=True)
-            return
+        """Remove what this run wrote: its files, and the folders it made unless another run uses them by now."""
         for path in self.dir.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with suppress(OSError):  # not empty
+            for path in self._made:
+                path.rmdir()
 
     def set(self, key: str, value: Any) -> None:
         """Put a fact into the record."""
@@ -212,7 +213,9 @@ def _new_record(invocation: Invocation) -> dict[str, Any]:
         "versions": package_versions(invocation.package),
         "git": git_state(Path(package_file or __file__)),
         "hardware": hardware(),
-        "inputs": input_runs(invocation.config),
+        "inputs": {  # the run that started this one is its parent: its record goes on changing
+            key: entry for key, entry in input_runs(invocation.config).items() if entry["run"] != invocation.parent
+        },
         "parent": invocation.parent,
         "children": {},
         "fingerprints": {},

@@ -23,7 +23,7 @@ from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
-from reproalign.common.training.arguments import training_arguments
+from reproalign.common.training.arguments import check_trainer_keys, training_arguments
 from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.sft import answer_losses, fine_tune, tokenize_responses
 from reproalign.common.verbs.config import AlignConfig
@@ -36,9 +36,7 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
 
     With something held out its loss per token, perplexity and the two perplexities of MORE's release are recorded.
     """
-    choose("layout", config.layout, LAYOUTS)
-    if config.max_length < 2:
-        raise UserError(f"max_length={config.max_length} must be at least 2")
+    check_align(config)
     path = find(config.selected, SELECTED, "selected")
     train, held_out = hold_out(read_selected(path), config.eval_fraction, config.seed)
     arguments = training_arguments(
@@ -71,16 +69,28 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
             Console().print(f"model, record and plots: {run.dir}", highlight=False)
 
 
+def check_align(config: AlignConfig) -> None:
+    """Refuse options that nothing can be trained with, before there is anything to train on.
+
+    Raises:
+        UserError: naming the key.
+    """
+    choose("layout", config.layout, LAYOUTS)
+    check_trainer_keys(config.trainer, SFTConfig)
+    if config.max_length < 2:
+        raise UserError(f"max_length={config.max_length} must be at least 2")
+    if not 0 <= config.eval_fraction < 1:
+        raise UserError(f"eval_fraction={config.eval_fraction} must be at least 0 and below 1")
+
+
 def hold_out(
     dialogues: list[list[Message]], fraction: float, seed: int
 ) -> tuple[list[list[Message]], list[list[Message]]]:
-    """Hold out a random share of the dialogues; both parts keep their order.
+    """Hold out a random share of the dialogues, in [0, 1); both parts keep their order.
 
     Raises:
-        UserError: for a fraction outside [0, 1), or one that leaves a part empty.
+        UserError: if the share leaves nothing to train on.
     """
-    if not 0 <= fraction < 1:
-        raise UserError(f"eval_fraction={fraction} must be at least 0 and below 1")
     count = math.ceil(fraction * len(dialogues))
     if count == len(dialogues):
         raise UserError(f"eval_fraction={fraction} leaves none of {len(dialogues)} selected responses to train on")

@@ -31,8 +31,8 @@ from reproalign.common.evaluation.suites.run import Result, copy_samples, is_com
 from reproalign.common.evaluation.suites.samples import show
 from reproalign.common.files import space_needed, write_json, write_text
 from reproalign.common.invocation import Invocation
-from reproalign.common.launch.plan import check_in_force
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.launch.plan import AUTO, check_in_force
+from reproalign.common.models.identify import identify_settings, identify_weights
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
 from reproalign.common.records import Run
 
@@ -45,11 +45,7 @@ def evaluate_suite(config: EvaluateSuiteConfig, invocation: Invocation) -> None:
     Raises:
         UserError: for anything wrong in the suite, its data or the model's folder, before a model is loaded.
     """
-    if config.launch.strategy not in ("single", "ddp"):
-        raise UserError(
-            f"launch.strategy={config.launch.strategy} splits a model that is trained; evaluation shares the questions "
-            "among whole models: use launch=ddp"
-        )
+    _check_strategy(config.launch.strategy)
     # Without the word, processes on a machine without accelerators would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_in_force(config.launch.strategy, state.distributed_type.value)
@@ -85,6 +81,8 @@ def evaluate_suite(config: EvaluateSuiteConfig, invocation: Invocation) -> None:
 
 def preview_suite(config: EvaluateSuiteConfig, _: Invocation) -> None:
     """Check suite, data and tokenizer as a run would, and print what it would evaluate and what the cache has."""
+    if config.launch.strategy != AUTO:
+        _check_strategy(config.launch.strategy)
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_backend(config.suite, config.model, config.launch.processes)
     model_path(config.model.name)
@@ -98,6 +96,14 @@ def preview_suite(config: EvaluateSuiteConfig, _: Invocation) -> None:
     Console().print(drawn)
 
 
+def _check_strategy(strategy: str) -> None:
+    if strategy not in ("single", "ddp"):
+        raise UserError(
+            f"launch.strategy={strategy} splits a model that is trained; evaluation shares the questions among whole "
+            "models: use launch=ddp"
+        )
+
+
 def _subject(config: EvaluateSuiteConfig, tokenizer: Any, state: PartialState) -> Subject:
     model = config.model
     weights = [identify_weights(model.name, model.revision) if state.is_main_process else ""]
@@ -108,7 +114,10 @@ def _subject(config: EvaluateSuiteConfig, tokenizer: Any, state: PartialState) -
         tokenizer=fingerprint,
         bos=begins_with_bos(tokenizer, config.suite.add_bos),
         template=use_template(tokenizer, config.suite),
-        held={name: getattr(model, name) for name in ("dtype", "attn_implementation", "quantization")},
+        held={
+            **{name: getattr(model, name) for name in ("dtype", "attn_implementation", "quantization")},
+            "settings": identify_settings(model.name),
+        },
         versions={"vllm": version("vllm")} if config.suite.backend == "vllm" else {},
     )
 

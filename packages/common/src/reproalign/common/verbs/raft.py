@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison
 from reproalign.common.files import sha256_json, write_text
 from reproalign.common.generation.sampling import read_prompts
-from reproalign.common.invocation import Invocation
+from reproalign.common.invocation import Invocation, structured
 from reproalign.common.launch.children import Child, plan_child, run_child
 from reproalign.common.mappings import flatten
+from reproalign.common.models.kind import check_language_model, check_reward_model
 from reproalign.common.records import Run
 from reproalign.common.records.run import read_record
 from reproalign.common.verbs import REJECTION_SAMPLING
+from reproalign.common.verbs.align import check_align
 from reproalign.common.verbs.config import RaftConfig
+from reproalign.common.verbs.sample import sampling_rules
+from reproalign.common.verbs.score import check_score
 
 VERBS = {verb.name: verb for verb in REJECTION_SAMPLING}
 # Keys of the children that raft sets itself.
@@ -48,6 +53,7 @@ def raft(config: RaftConfig, invocation: Invocation) -> None:
     """
     plan = list(_plan(config, invocation))
     prompts = read_prompts(config.prompts)
+    _check_children(plan[0])
     with Run.open(invocation) as run:
         run.add_fingerprint("data", "prompts", sha256_json(prompts), path=config.prompts, rows=len(prompts))
         rewards: list[tuple[float, float]] = []
@@ -69,9 +75,11 @@ def raft(config: RaftConfig, invocation: Invocation) -> None:
 
 def show_plan(config: RaftConfig, invocation: Invocation) -> None:
     """Print the command lines of the child runs."""
+    plan = list(_plan(config, invocation))
     prompts = read_prompts(config.prompts)
+    _check_children(plan[0])
     print(f"{len(prompts)} prompts; {config.iterations} iteration(s):")
-    for children in _plan(config, invocation):
+    for children in plan:
         for child in children:
             print(shlex.join(child.invocation.command))
 
@@ -105,6 +113,26 @@ def _plan(config: RaftConfig, invocation: Invocation) -> Iterator[list[Child]]:
         }
         yield [plan_child(invocation, names[verb], VERBS[verb], [*words[verb], *given[verb]]) for verb in OWNED]
         model = replace(model, name=str(folder / names["align"] / "model"), revision=None)
+
+
+def _check_children(children: list[Child]) -> None:
+    """Refuse what the later children would, before the earlier ones have worked for hours.
+
+    Raises:
+        UserError: naming the child.
+    """
+    sample, score, select, align = (structured(child.invocation) for child in children)
+    responses = sampling_rules(sample).n
+    if select.n is not None and not 1 <= select.n <= responses:
+        raise UserError(f"select.n={select.n} must be between 1 and sample.n={responses}")
+    check_language_model(sample.model)
+    check_reward_model(score.model, "reward")
+    checks: list[Callable[[], object]] = [partial(check_score, score), partial(check_align, align)]
+    for child, check in zip(children[1::2], checks, strict=True):
+        try:
+            check()
+        except UserError as error:
+            raise UserError(f"{child.name}: {error}") from error
 
 
 def _prompts_file(folder: Path, number: int) -> Path:

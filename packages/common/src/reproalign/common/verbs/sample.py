@@ -24,21 +24,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
     ``responses-<process>.jsonl`` grows batch by batch, and an interrupted run goes on where it stopped; every batch has
     a seed of its own, so that the responses depend neither on interruptions nor on the number of processes.
     """
-    rules = SamplingRules(
-        n=config.n,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        batch_size=config.batch_size,
-        max_prompt_length=config.max_prompt_length,
-        stop=None,
-        layout=config.layout,
-    )
-    rules.check()
-    if config.max_prompts is not None and config.max_prompts < 1:
-        raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
-    if config.n > 1 and not config.temperature:
-        raise UserError(f"temperature=0 would make all n={config.n} responses the same; raise it, or set n=1")
+    rules = sampling_rules(config)
     state, backend = start_sampling(config.backend, config.launch)
     check_language_model(config.model)
     prompts = read_prompts(config.prompts)[: config.max_prompts]
@@ -66,3 +52,27 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         texts = [text for row in responses for text in row]
         run.set_metrics({"prompts": len(prompts), "responses": len(texts), "empty": texts.count("")})
         Console().print(f"{config.n} responses to each of {len(rows)} prompts: {run.dir / RESPONSES}", highlight=False)
+
+
+def sampling_rules(config: SampleConfig) -> SamplingRules:
+    """Return how the options say that responses are drawn.
+
+    Raises:
+        UserError: for options that nothing can be sampled with.
+    """
+    rules = SamplingRules(
+        n=config.n,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        batch_size=config.batch_size,
+        max_prompt_length=config.max_prompt_length,
+        stop=None,
+        layout=config.layout,
+    )
+    rules.check()
+    if config.max_prompts is not None and config.max_prompts < 1:
+        raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
+    if config.n > 1 and not config.temperature:
+        raise UserError(f"temperature=0 would make all n={config.n} responses the same; raise it, or set n=1")
+    return rules

@@ -34,11 +34,9 @@ def score(config: ScoreConfig, invocation: Invocation) -> None:
     The file is what ``select`` chooses from, and a domain that MORE trains on. An interrupted run goes on after the
     last chunk of rows that it wrote.
     """
-    if config.batch_size < 1:
-        raise UserError(f"batch_size={config.batch_size} must be at least 1")
+    rules = check_score(config)
     path = find(config.responses, RESPONSES, "responses")
     rows = read_sampled(path)
-    rules = scoring_rules(config.model, told_rules(config.model, config.text, config.variant))
     with Run.open(invocation) as run:
         run.add_fingerprint("data", "responses", sha256_json([asdict(row) for row in rows]), path=config.responses)
         weights = identify_weights(config.model.name, config.model.revision)
@@ -46,6 +44,17 @@ def score(config: ScoreConfig, invocation: Invocation) -> None:
         scored = score_responses(rows, config.model, rules, run.dir / SCORED, batch_size=config.batch_size)
         run.set_metrics(_report(scored, run.dir))
         Console().print(f"scores: {run.dir / SCORED}; plot: {run.dir / 'plots'}", highlight=False)
+
+
+def check_score(config: ScoreConfig) -> RewardRules:
+    """Return how the reward model reads a text.
+
+    Raises:
+        UserError: for options that nothing can be scored with.
+    """
+    if config.batch_size < 1:
+        raise UserError(f"batch_size={config.batch_size} must be at least 1")
+    return scoring_rules(config.model, told_rules(config.model, config.text, config.variant))
 
 
 def score_responses(

@@ -14,6 +14,7 @@ from reproalign.common.config import ModelConfig
 from reproalign.common.data.templates import TEMPLATES, set_template
 from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.evaluation.suites.config import SuiteConfig
+from reproalign.common.models.load import model_path
 
 OWN = "tokenizer"
 
@@ -135,7 +136,7 @@ def vllm_backend(model: ModelConfig, path: str, suite: SuiteConfig, template: st
         raise UserError(f"suite.backend=vllm: {path} holds an adapter alone; merge it into its base first")
     arguments = {
         "pretrained": path,
-        "tokenizer": model.tokenizer,
+        "tokenizer": model.tokenizer and model_path(model.tokenizer, "model.tokenizer"),
         "revision": model.revision,
         "dtype": model.dtype,
         "trust_remote_code": model.trust_remote_code,

@@ -45,7 +45,7 @@ class Subject:
         tokenizer: its fingerprint.
         bos: whether plain prompts begin with the BOS token.
         template: text of the chat template; None: prompts are plain.
-        held: how the weights are held: dtype, attention, quantisation.
+        held: how the weights are held and run: dtype, attention, quantisation, settings of the model's folder.
         versions: of what else takes part: vLLM.
     """
 
@@ -115,7 +115,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(entry) for key, entry in value.items()}
     if hasattr(value, "__dataclass_fields__"):
         return _plain(vars(value))
-    if isinstance(value, list | tuple | set):
+    if isinstance(value, set):  # in another order in every process
+        return sorted(str(_plain(entry)) for entry in value)
+    if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     if callable(value):
         try:

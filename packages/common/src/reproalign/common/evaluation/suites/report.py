@@ -73,6 +73,11 @@ def _benchmark(benchmark: Benchmark, results: Mapping[str, Result]) -> list[Row]
         metric, _, chosen = key.partition(",")
         if benchmark.config.metric in (None, metric) and benchmark.config.filter in (None, chosen):
             rows += _one(benchmark, metric, chosen, results)
+    if not rows:
+        raise UserError(
+            f"{benchmark.name}: lm-eval gave no number for {benchmark.config.metric or 'any metric'}; choose another "
+            "metric, or leave it out of suite.tasks"
+        )
     return rows
 
 
@@ -143,8 +148,16 @@ def _members(name: str, average: AverageConfig, rows: Sequence[Row]) -> list[Row
 def _average(name: str, average: AverageConfig, members: Sequence[Row]) -> Row:
     value, stderr = _mean(members, questions=average.weight == "questions")
     questions, of, cut = (sum(getattr(row, name) for row in members) for name in ("questions", "of", "truncated"))
-    subtasks = members[0].subtasks if len({row.subtasks for row in members}) == 1 else None
+    subtasks = _coverage(members)
     return Row(name, "average", None, None, None, None, None, value, stderr, questions, of, cut, subtasks, average.note)
+
+
+def _coverage(members: Sequence[Row]) -> str | None:
+    """Return how many subtasks were evaluated of the groups that an average is made from; None without a group."""
+    groups = [row.subtasks for row in members if row.subtasks and row.kind != "subtask"]
+    groups += {row.subtasks for row in members if row.subtasks and row.kind == "subtask"}  # those of one group
+    counts = [tuple(map(int, text.split(" of "))) for text in groups]
+    return f"{sum(some for some, _ in counts)} of {sum(known for _, known in counts)}" if counts else None
 
 
 def _mean(rows: Sequence[Row], *, questions: bool) -> tuple[float, float | None]:

@@ -25,6 +25,7 @@ from reproalign.common.evaluation.suites.sharing import share_examples
 from reproalign.common.files import sha256_json, write_json
 
 RESULT, SAMPLES = "result.json", "samples.jsonl"
+ANSWER_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval takes the first
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,10 @@ def _check_shares(name: str, facts: Mapping[str, Any], processes: int) -> None:
 
 
 def _check_length(name: str, evaluation: Evaluation, backend: Any) -> None:
-    longest = (evaluation.task.config.generation_kwargs or {}).get("max_gen_toks", 0)
+    if evaluation.task.OUTPUT_TYPE != "generate_until":
+        return
+    given = evaluation.task.config.generation_kwargs or {}
+    longest = int(next((given[name] for name in ANSWER_LENGTHS if given.get(name)), backend.max_gen_toks))
     if longest >= backend.max_length:
         raise UserError(
             f"{name} asks for answers of up to {longest} tokens, and the model takes {backend.max_length} in all; "

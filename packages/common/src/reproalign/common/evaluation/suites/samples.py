@@ -34,14 +34,17 @@ def readable(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Return one of lm-eval's samples as a reader wants it.
 
     That is question, prompt, target, what was asked after the prompt with its log-probability or what the model wrote,
-    what the filter made of it, and the scores.
+    what the filter made of it, and the scores. A text whose perplexity is measured stands after no prompt.
     """
-    prompts = [arguments[0] for arguments in sample["arguments"]]
+    prompts = [arguments[0] if len(arguments) > 1 else "" for arguments in sample["arguments"]]
     requests = []
     for arguments, responses, filtered in zip(
         sample["arguments"], sample["resps"], sample["filtered_resps"], strict=True
     ):
         response = responses[0]
+        if len(arguments) == 1:
+            requests.append({"continuation": arguments[0], "logprob": float(response)})
+            continue
         request: dict[str, Any] = {} if arguments[0] == prompts[0] else {"prompt": arguments[0]}
         if isinstance(response, str):
             request |= {"answer": response, "filtered": filtered}
@@ -59,13 +62,16 @@ def readable(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def truncated(samples: Sequence[Mapping[str, Any]], backend: Any) -> int:
-    """Count the questions with a prompt that did not fit with its answer; lm-eval cuts the beginning off."""
+    """Count the questions with a prompt that did not fit with its answer; lm-eval cuts the beginning off.
+
+    A text whose perplexity is measured is read in windows, and loses nothing.
+    """
     return len(
         {
             sample["doc_id"]
             for sample in samples
             for arguments in sample["arguments"]
-            if _overlong(arguments[0], arguments[1], backend)
+            if len(arguments) > 1 and _overlong(arguments[0], arguments[1], backend)
         }
     )
 
