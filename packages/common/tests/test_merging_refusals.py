@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from reproalign.common.app import main
+from reproalign.common.merging.checkpoint import Checkpoint
 from reproalign.common.testing import refusal
 from reproalign.common.testing.checkpoints import random_config, save_random, tensors_of
 
@@ -234,3 +235,14 @@ def test_a_disk_that_fills_up(pair, capsys, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
         assert "GB are free" in refusal("reproalign", main, words, capsys, untouched=tmp_path)
+
+
+def test_a_whole_file_goes_before_an_old_index_as_it_does_for_transformers(pair, tmp_path):
+    first, second = pair
+    both = shutil.copytree(first, tmp_path / "both")
+    sharded = save_random(tmp_path / "sharded", seed=2, shard="10KB")
+    for path in sharded.glob("model*"):
+        shutil.copy(path, both)
+    read = Checkpoint("both", both).tensors
+    assert {info.file.name for info in read.values()} == {"model.safetensors"}
+    assert len({info.file.name for info in Checkpoint("sharded", sharded).tensors.values()}) > 1

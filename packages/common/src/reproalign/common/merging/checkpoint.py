@@ -190,13 +190,13 @@ def _weight_files(label: str, folder: Path, allow_bin: bool) -> list[Path]:
         ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model*.bin"),
     ):
         found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("adapter_model"))
-        if (folder / index).is_file():
+        if (folder / plain).is_file():
+            found = [folder / plain]  # goes before an index for from_pretrained too
+        elif (folder / index).is_file():
             found = sorted({folder / name for name in read_json(folder / index)["weight_map"].values()})
             missing = [path for path in found if not path.is_file()]
             if missing:
                 raise UserError(f"{missing[0]}: missing, but {index} lists it; copy or download '{label}' again")
-        elif (folder / plain).is_file():
-            found = [folder / plain]
         if found and pattern.endswith(".bin") and not allow_bin:
             raise UserError(
                 f"'{label}' holds only pickled weights ({found[0].name}); add allow=[bin] to read them with "
