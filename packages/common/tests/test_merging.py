@@ -202,6 +202,19 @@ def test_fisher_and_regmean_read_statistics_beside_the_models(tmp_path, models):
     )
 
 
+@pytest.mark.parametrize("method", ["fisher", "regmean"])
+def test_weighted_averages_of_one_model_alone_are_that_model_bit_for_bit(tmp_path, models, method):
+    first = tensors_of(models["llama1"])
+    for index in range(2):
+        samples = torch.randn(40, 16, generator=torch.Generator().manual_seed(index))
+        gram = {"model.layers.0.self_attn.q_proj.weight": samples.T @ samples}
+        information = {name: torch.rand(tensor.shape) for name, tensor in first.items()}
+        save_file(information if method == "fisher" else gram, tmp_path / f"{index}")
+    statistics = f"statistics=[{tmp_path / '0'},{tmp_path / '1'}]"
+    merged = merge(tmp_path / "run", f"method={method}", words(models, "llama", 1, 2), statistics, "weights=[2,0]")
+    assert all(torch.equal(merged[name], tensor) for name, tensor in first.items())
+
+
 def load(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 

@@ -246,3 +246,15 @@ def test_a_whole_file_goes_before_an_old_index_as_it_does_for_transformers(pair,
     read = Checkpoint("both", both).tensors
     assert {info.file.name for info in read.values()} == {"model.safetensors"}
     assert len({info.file.name for info in Checkpoint("sharded", sharded).tensors.values()}) > 1
+
+
+def test_statistics_that_would_be_ignored_or_leave_nothing_to_divide_by(pair, refused, tmp_path):
+    information = {name: torch.ones(tensor.shape) for name, tensor in tensors_of(pair[0]).items()}
+    save_file(information, tmp_path / "fisher")
+    save_file({"layers.0.self_attn.q_proj.weight": torch.eye(16)}, tmp_path / "gram")
+    given = "statistics=[{0},{0}]"
+    assert "sum to 0 and cannot be normalised" in refused(
+        "method=fisher", given.format(tmp_path / "fisher"), "weights=[0,0]", models=pair
+    )
+    message = refused("method=regmean", given.format(tmp_path / "gram"), models=pair)
+    assert "'layers.0.self_attn.q_proj.weight' is no tensor of the models" in message

@@ -16,18 +16,6 @@ from torch import Tensor
 Entries = Float[Tensor, "*entries"]
 
 
-def normalized(weights: Sequence[float]) -> tuple[float, ...]:
-    """Return the weights divided by their sum.
-
-    Raises:
-        ValueError: if they sum to 0.
-    """
-    total = sum(weights)
-    if total == 0:
-        raise ValueError("the weights sum to 0")
-    return tuple(weight / total for weight in weights)
-
-
 def linear(tensors: Sequence[Entries], weights: Sequence[float]) -> Entries:
     """Weighted sum Σ_j w_j θ_j (model soups, arXiv 2203.05482, Eq. 1 with weights; AMA's and DTM's average).
 

@@ -140,6 +140,12 @@ def make_plan(settings: Settings, inputs: Inputs) -> MergePlan:
     jobs, numbers = {}, {}
     for name, block in placed.items():
         jobs[name], numbers[name] = planner.job(name, block)
+    known = blocks[0].model.state_dict().keys()
+    for entry in inputs.statistics:
+        for unused in sorted(entry.tensors.keys() - jobs.keys()):
+            if unused not in known:
+                raise UserError(f"statistics: '{entry.label}': '{unused}' is no tensor of the models")
+            agreement.notes.append(f"statistics: '{entry.label}': '{unused}' is not used, the models store no such tensor")
     return MergePlan(settings, jobs, placed, numbers, agreement)
 
 
@@ -205,13 +211,15 @@ class _Planner:
         if METHODS[settings.method].base:
             return self._task_rule(name, block, weights)
         extra = tuple((entry, name) for entry in self.inputs.statistics if name in entry.tensors)
+        alone = sum(weight != 0 for weight in weights) == 1  # then the average is that model, bit for bit
         if settings.method == "fisher":
-            self._check_statistics(name, fit, extra)
-            return Fisher(weights, settings.floor), extra, numbers
-        weights = methods.normalized(weights)
+            self._check_statistics(name, fit)
+            return (Linear(weights), (), numbers) if alone else (Fisher(weights, settings.floor), extra, numbers)
         if not extra:
             return Linear(weights), (), f"{_listed(weights)}, average"
-        transposed = self._check_grams(name, fit, extra)
+        transposed = self._check_grams(name, fit)
+        if alone:
+            return Linear(weights), (), numbers
         return RegMean(weights, settings.off_diagonal, transposed), extra, numbers
 
     def _task_rule(self, name: str, block: Block, weights: tuple[float, ...]) -> tuple[Rule, Extra, str]:
@@ -231,7 +239,7 @@ class _Planner:
         elect = settings.method == "dare_ties"
         return Dare(weights, densities, settings.scale, settings.seed, elect, settings.normalize), (), numbers
 
-    def _check_statistics(self, name: str, fit: Fit, extra: Extra) -> None:
+    def _check_statistics(self, name: str, fit: Fit) -> None:
         for entry in self.inputs.statistics:
             if name not in entry.tensors:
                 raise UserError(f"statistics: '{entry.label}' holds no Fisher information for tensor '{name}'")
@@ -239,7 +247,7 @@ class _Planner:
                 found = list(entry.tensors[name].shape)
                 raise UserError(f"statistics: '{entry.label}': '{name}' is {found}, in the model {list(fit.shape)}")
 
-    def _check_grams(self, name: str, fit: Fit, extra: Extra) -> bool:
+    def _check_grams(self, name: str, fit: Fit) -> bool:
         """Check the Gram matrices of a layer; say whether the layer is stored transposed."""
         lacking = [entry.label for entry in self.inputs.statistics if name not in entry.tensors]
         if lacking:

@@ -172,13 +172,12 @@ def normalized_weights(settings: Settings, weights: Sequence[float], tensor: str
         raise UserError(
             f"weights of '{tensor}': {list(weights)} holds a negative one; add allow=[negative] to extrapolate"
         )
-    if not settings.normalize or settings.method in ("fisher", "ties", "dare_ties"):
-        return tuple(weights)  # the last three divide by what takes part, entry by entry
+    if not settings.normalize or settings.method in ("ties", "dare_ties"):
+        return tuple(weights)  # these two divide by what takes part, entry by entry
     total = math.fsum(weights)
     if abs(total) < 1e-12:
-        raise UserError(
-            f"weights of '{tensor}': {list(weights)} sum to 0 and cannot be normalised; set normalize=false"
-        )
+        advice = "; set normalize=false" if "normalize" in METHODS[settings.method].keys else ""
+        raise UserError(f"weights of '{tensor}': {list(weights)} sum to 0 and cannot be normalised{advice}")
     # Shares that already sum to 1 keep their bits.
     return tuple(weights) if abs(total - 1) < 1e-12 else tuple(weight / total for weight in weights)
 
