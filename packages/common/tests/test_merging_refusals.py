@@ -258,3 +258,10 @@ def test_statistics_that_would_be_ignored_or_leave_nothing_to_divide_by(pair, re
     )
     message = refused("method=regmean", given.format(tmp_path / "gram"), models=pair)
     assert "'layers.0.self_attn.q_proj.weight' is no tensor of the models" in message
+
+
+def test_slices_that_would_cut_the_model(pair, refused, tmp_path):
+    sources = [{"model": str(model), "layer_range": [0, 2]} for model in pair]
+    plan = {"merge_method": "linear", "slices": [{"sources": sources}]}
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+    assert "they hold 2 of the 4 layers" in refused(f"plan={tmp_path / 'plan.yaml'}")

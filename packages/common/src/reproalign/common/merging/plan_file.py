@@ -28,8 +28,12 @@ DEFAULTS = {"weight": 1.0, "density": 1.0, "lambda": 1.0}
 NORMALIZE = {"linear": True, "ties": True, "task_arithmetic": False, "dare_linear": False, "dare_ties": False}
 
 
-def read_plan(path: Path) -> dict[str, Any]:
-    """Read a plan file; the result has the keys of :class:`~.config.MergeConfig`.
+def read_plan(path: Path) -> tuple[dict[str, Any], int | None]:
+    """Read a plan file.
+
+    Returns:
+        The keys of :class:`~.config.MergeConfig` that it sets, and the number of layers that its slices hold, if it has
+        slices: a model with more would be cut.
 
     Raises:
         UserError: if the file is no plan, or asks for what this package does not do; the sentence names the key.
@@ -43,7 +47,7 @@ def read_plan(path: Path) -> dict[str, Any]:
         raise UserError(f"plan={path}: not valid YAML ({line})") from error
     if not isinstance(plan, dict):
         raise UserError(f"plan={path}: a mapping of keys is expected")
-    return _Mergekit(path, plan).translate() if "merge_method" in plan else plan
+    return _Mergekit(path, plan).translate() if "merge_method" in plan else (plan, None)
 
 
 class _Mergekit:
@@ -57,8 +61,8 @@ class _Mergekit:
         except UserError as error:
             raise self._error(str(error)) from None
 
-    def translate(self) -> dict[str, Any]:
-        """Return the same merge in our keys."""
+    def translate(self) -> tuple[dict[str, Any], int | None]:
+        """Return the same merge in our keys, and its number of layers, see :func:`read_plan`."""
         self._refuse_unknown("", self.plan, TOP)
         if ("models" in self.plan) == ("slices" in self.plan):
             raise self._error("either models or slices is needed")
@@ -86,20 +90,22 @@ class _Mergekit:
             made["scale"] = self._global("lambda", 1.0)
         if self._global("rescale", True) is not True:
             raise self._error("parameters.rescale=false is not DARE's equation; remove it")
-        return made | self._dtypes() | self._files()
+        layers = slices[-1]["layers"]
+        return made | self._dtypes() | self._files(base), layers[1] if layers else None
 
     def _slices(self) -> list[dict[str, Any]]:
         """Return output slices; a plan of models is one slice over all layers (``layers`` is None)."""
         allowed = PARAMETERS[self.method]
         self._refuse_unknown("parameters.", self.plan.get("parameters") or {}, allowed)
         if "models" in self.plan:
-            for entry in self.plan["models"]:
+            for entry in self._entries("models", self.plan["models"], ("model",)):
                 self._refuse_unknown("models: ", entry, {"model", "parameters"})
                 self._refuse_unknown("models: parameters.", entry.get("parameters") or {}, allowed & OF_A_MODEL)
             return [{"sources": self.plan["models"], "layers": None, "parameters": {}}]
         found: list[dict[str, Any]] = []
-        for entry in self.plan["slices"]:
+        for entry in self._entries("slices", self.plan["slices"], ("sources",)):
             self._refuse_unknown("slices: ", entry, {"sources", "parameters"})
+            self._entries("slices: sources", entry["sources"], ("model", "layer_range"))
             ranges = {tuple(source["layer_range"]) for source in entry["sources"]}
             names = [source["model"] for source in entry["sources"]]
             expected = found[-1]["layers"][1] if found else 0
@@ -118,6 +124,22 @@ class _Mergekit:
                 {"sources": entry["sources"], "layers": next(iter(ranges)), "parameters": entry.get("parameters") or {}}
             )
         return found
+
+    def _entries(self, where: str, entries: Any, needed: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Check that a list holds mappings with the keys that are needed, of the type they have."""
+        if not isinstance(entries, list) or not entries:
+            raise self._error(f"{where}: a list of mappings is expected")
+        for entry in entries:
+            self._mapping(where, entry)
+            for key in needed:
+                if key not in entry:
+                    raise self._error(f"{where}: an entry has no '{key}'")
+            if not isinstance(entry.get("model", ""), str):
+                raise self._error(f"{where}: model: {entry['model']} must be a folder or Hub id")
+            layers = entry.get("layer_range", [0, 1])
+            if not isinstance(layers, list) or len(layers) != 2 or not all(type(layer) is int for layer in layers):
+                raise self._error(f"{where}: layer_range: {layers} must be two whole numbers")
+        return entries
 
     def _spread(self, slices: list[dict[str, Any]], key: str, model: str | None) -> Any:
         """Return the setting of a key over all slices: of the model in the slice, of the slice, or of the whole."""
@@ -174,20 +196,23 @@ class _Mergekit:
         found = self.plan.get("out_dtype") or self.plan.get("dtype")
         return {} if found is None else {"dtype": choose("dtype", str(found).removeprefix("torch."), DTYPES)}
 
-    def _files(self) -> dict[str, Any]:
+    def _files(self, base: str | None) -> dict[str, Any]:
         source = self.plan.get("tokenizer_source")
         if source == "union":
             raise self._error("tokenizer_source=union rebuilds the vocabulary, which is not done here; name a model")
         if source is None or source == "base":
-            return {}
+            return {"files_from": base} if base is not None and self.method == "linear" else {}
         return {"files_from": source, "allow": ["tokenizer", "chat_template"]}
 
     def _refuse_unknown(self, prefix: str, mapping: Any, known: set[str]) -> None:
-        if not isinstance(mapping, dict):
-            raise self._error(f"{prefix.strip(' .:')}: a mapping is expected")
+        self._mapping(prefix.strip(" .:"), mapping)
         for key in mapping:
             if key not in known:
                 raise self._error(f"'{prefix}{key}' is not understood for {self.method}; remove it")
+
+    def _mapping(self, where: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise self._error(f"{where}: a mapping is expected, not '{value}'")
 
     def _error(self, text: str) -> UserError:
         return UserError(f"plan={self.path}: {text}")

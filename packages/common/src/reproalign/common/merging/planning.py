@@ -136,6 +136,11 @@ def make_plan(settings: Settings, inputs: Inputs) -> MergePlan:
     for setting in (*settings.weights, *settings.densities, settings.t):
         for selector in selectors(setting):
             check_selector(selector, blocks[0].layers, placed.items())
+    if settings.layers not in (None, blocks[0].layers):
+        raise UserError(
+            f"slices: they hold {settings.layers} of the {blocks[0].layers} layers of '{models[0].label}'; only plans "
+            "that leave every layer in its place are merged here"
+        )
     planner = _Planner(settings, inputs, blocks[0].layers, agreement)
     jobs, numbers = {}, {}
     for name, block in placed.items():

@@ -73,7 +73,7 @@ def as_plan_file(settings: Settings) -> dict[str, Any]:
         value = getattr(settings, entry.name)
         if name in METHOD_KEYS | {"seed"} and name not in read:
             continue
-        if value in (None, (), frozenset()):
+        if value in (None, (), frozenset()) or name == "layers":
             continue
         found[name] = _plain(value)
     return found

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.mappings import flatten
@@ -18,6 +18,17 @@ ALLOWANCES = ("tokenizer", "chat_template", "config", "extra_tensors", "bin", "n
 # Keys that say how a run is carried out and not what is merged; plan files do not hold them.
 OF_THE_RUN = ("output_dir", "plan", "resume", "threads", "shard_size", "verify")
 PART_KEYS = ("weights", "density", "t")
+# Types of MergeConfig's keys that YAML may get wrong, in words, and what tells them.
+TYPES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    str | None: ("one text", lambda value: isinstance(value, str)),
+    list[str] | None: (
+        "a list of texts",
+        lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value),
+    ),
+    bool | None: ("true or false", lambda value: isinstance(value, bool)),
+    int | None: ("a whole number", lambda value: type(value) is int),
+    dict[str, Any]: ("a mapping of blocks to weights", lambda value: isinstance(value, dict)),
+}
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -67,7 +78,10 @@ METHOD_KEYS = frozenset().union(*(method.keys for method in METHODS.values())) -
 
 @dataclass(frozen=True)
 class Settings:
-    """A merge, checked as far as it can be without opening a model. Fields are :class:`MergeConfig`'s."""
+    """A merge, checked as far as it can be without opening a model.
+
+    Fields are :class:`MergeConfig`'s, and ``layers``: how many a mergekit plan's slices hold; None: all.
+    """
 
     method: str
     models: tuple[str, ...]
@@ -91,6 +105,7 @@ class Settings:
     tied: str
     allow: frozenset[str]
     files_from: str | None
+    layers: int | None
 
     @property
     def average(self) -> bool:
@@ -139,6 +154,7 @@ def resolve(config: MergeConfig) -> Settings:
         tied=choose("tied", given.get("tied") or "keep", ["keep", "untie"]),
         allow=frozenset(choose("allow", entry, ALLOWANCES) for entry in given.get("allow") or ()),
         files_from=given.get("files_from"),
+        layers=given["layers"],
     )
     if settings.rank is not None and settings.rank < 1:
         raise UserError(f"rank={settings.rank} must be at least 1")
@@ -186,16 +202,25 @@ def _given(config: MergeConfig) -> dict[str, Any]:
     """Return what is set, from the plan and from the command line, the latter first."""
     from reproalign.common.merging.plan_file import read_plan
 
-    plan = read_plan(Path(config.plan).expanduser()) if config.plan else {}
-    known = {field.name for field in fields(MergeConfig)} - set(OF_THE_RUN)
-    for key in plan:
+    plan, layers = read_plan(Path(config.plan).expanduser()) if config.plan else ({}, None)
+    types = get_type_hints(MergeConfig)
+    known = types.keys() - set(OF_THE_RUN)
+    for key, value in plan.items():
         if key not in known:
-            raise UserError(f"{config.plan}: unknown key '{key}'{did_you_mean(key, known)}")
+            raise UserError(f"{config.plan}: unknown key '{key}'{did_you_mean(str(key), known)}")
+        _check_type(f"{config.plan}: {key}", value, types[key])
     here = {key: getattr(config, key) for key in known if key != "seed"}
     set_here = {key: value for key, value in here.items() if value not in (None, {}, [])}
     if "seed" in plan:
         raise UserError(f"{config.plan}: 'seed' is of the run; give it on the command line, seed={plan['seed']}")
-    return plan | set_here
+    return {key: value for key, value in plan.items() if value is not None} | set_here | {"layers": layers}
+
+
+def _check_type(key: str, value: Any, expected: Any) -> None:
+    """Refuse what the command line's parser would; numbers, which may differ by block, are checked where they are read."""
+    words, fits = TYPES.get(expected, ("", lambda _: True))
+    if value is not None and not fits(value):
+        raise UserError(f"{key}: {value} must be {words}")
 
 
 def _check_applicable(method: str, given: dict[str, Any]) -> None:
