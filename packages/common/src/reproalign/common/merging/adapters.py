@@ -81,6 +81,7 @@ class Adapter:
     Attributes:
         label: what messages call it.
         folder: where it is.
+        file: that holds its tensors.
         config: ``adapter_config.json`` as plain values.
         modules: low-rank changes by name of the base's tensor.
         saved: tensors that replace the base's (``modules_to_save``), by name.
@@ -106,7 +107,8 @@ class Adapter:
         self.modules: dict[str, Factors] = {}
         self.saved: dict[str, Tensor] = {}
         self.keys: dict[tuple[str, str], str] = {}
-        self._sort(_load(label, folder, allow_bin))
+        self.file = _weight_file(label, folder, allow_bin)
+        self._sort(_load(self.file))
         if not self.saved and not any(
             bool(factors.b.any()) and bool(factors.a.any()) for factors in self.modules.values()
         ):
@@ -220,20 +222,26 @@ class AdaptedCheckpoint:
         return self.base.read(name, start, stop) if saved is None else saved.reshape(-1)[start:stop].clone()
 
 
-def _load(label: str, folder: Path, allow_bin: bool) -> dict[str, Tensor]:
+def _weight_file(label: str, folder: Path, allow_bin: bool) -> Path:
     path, pickled = folder / WEIGHTS, folder / "adapter_model.bin"
-    if not path.is_file() and pickled.is_file():
-        if not allow_bin:
-            raise UserError(
-                f"'{label}' holds only pickled weights ({pickled.name}); add allow=[bin] to read them with "
-                "torch.load(weights_only=True)"
-            )
+    if path.is_file() or not pickled.is_file():
+        return path
+    if not allow_bin:
+        raise UserError(
+            f"'{label}' holds only pickled weights ({pickled.name}); add allow=[bin] to read them with "
+            "torch.load(weights_only=True)"
+        )
+    return pickled
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".bin":
         try:
-            loaded: dict[str, Tensor] = torch.load(pickled, map_location="cpu", weights_only=True)
+            loaded: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise UserError(f"{pickled}: not loadable with weights_only=True") from error
+            raise UserError(f"{file}: not loadable with weights_only=True") from error
         return loaded
     try:
-        return load_file(path)
+        return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+        raise UserError(f"{file}: not a readable safetensors file ({error})") from error

@@ -54,4 +54,4 @@ class MergeConfig:
     shard_size: str = "5GB"  # largest file of the output
     threads: int | None = None  # null: one for each core, 16 at most
     verify: str = "auto"  # headers | load (from_pretrained on the CPU) | auto: load below 4 GB
-    resume: str = "auto"  # auto: keep the finished files of an interrupted run | never
+    resume: str = "auto"  # auto: keep the finished files of an interrupted run | never: refuse its folder

@@ -29,7 +29,7 @@ class Inputs:
         base: θ_0, or None.
         adapters: to be merged as adapters; empty if models are merged.
         statistics: of Fisher and RegMean, one for each model.
-        folders: every folder that is read, by what it is called.
+        files: the weight files that are read, by what their model is called.
         template: whose config, tokenizer and generation files are copied.
     """
 
@@ -37,7 +37,7 @@ class Inputs:
     base: Model | None = None
     adapters: list[Adapter] = field(default_factory=list)
     statistics: list[Checkpoint] = field(default_factory=list)
-    folders: dict[str, Path] = field(default_factory=dict)
+    files: dict[str, list[Path]] = field(default_factory=dict)
     template: Path | None = None
 
     @property
@@ -127,13 +127,13 @@ class _Opener:
             made = Checkpoint(name, folder, allow_bin="bin" in self.settings.allow)
             self.stack.callback(made.close)
             self.opened[folder] = made
-            self.inputs.folders[name] = folder
+            self.inputs.files[name] = made.files
         return self.opened[folder]
 
     def _adapter(self, name: str) -> Adapter:
-        folder = self._folder("models", name)
-        self.inputs.folders[name] = folder
-        return Adapter(name, folder, allow_bin="bin" in self.settings.allow)
+        made = Adapter(name, self._folder("models", name), allow_bin="bin" in self.settings.allow)
+        self.inputs.files[name] = [made.file]
+        return made
 
     def _statistics(self, name: str) -> Checkpoint:
         path = Path(name).expanduser()
@@ -141,7 +141,7 @@ class _Opener:
             raise UserError(f"statistics: {name}: no such file")
         made = Checkpoint(name, path)
         self.stack.callback(made.close)
-        self.inputs.folders[name] = path
+        self.inputs.files[name] = made.files
         return made
 
     def _template(self) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from reproalign.common.errors import UserError
-from reproalign.common.files import sha256_file, sha256_json
+from reproalign.common.files import sha256_json
 from reproalign.common.merging import methods
 from reproalign.common.merging.blocks import Block, Blocks, check_selector
 from reproalign.common.merging.checkpoint import Source
@@ -155,24 +155,14 @@ def make_plan(settings: Settings, inputs: Inputs) -> MergePlan:
 
 
 def plan_identity(plan: MergePlan, inputs: Inputs) -> str:
-    """Return what a partly written output belongs to: the settings, and the headers and times of all files read."""
-    files = sorted({path for folder in inputs.folders.values() for path in read_files(folder)})
+    """Return what a partly written output belongs to: the settings, and sizes and times of all files that count."""
+    weights = {path for files in inputs.files.values() for path in files}
+    # adapter_config.json scales what an adapter's weights add.
+    configs = {path.parent / name for path in weights for name in ("config.json", "adapter_config.json")}
+    files = sorted(path for path in weights | configs if path.is_file())
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     layout = [(name, repr(job.rule), str(job.output)) for name, job in plan.jobs.items()]
     return sha256_json([repr(plan.settings), stats, layout])
-
-
-def read_files(folder: Path) -> list[Path]:
-    """List the weight files of a folder (or the file itself)."""
-    if folder.is_file():
-        return [folder]
-    safe = sorted(folder.glob("*.safetensors"))
-    return safe or sorted(folder.glob("*.bin"))
-
-
-def fingerprint_files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every weight file of a folder by name."""
-    return {path.name: sha256_file(path) for path in read_files(folder)}
 
 
 class _Planner:

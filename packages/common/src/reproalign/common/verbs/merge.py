@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from safetensors.torch import save_file
 
-from reproalign.common.files import sha256_json, write_json
+from reproalign.common.files import sha256_file, sha256_json, write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter, merge_adapters
 from reproalign.common.merging.adapters import CONFIG, WEIGHTS
@@ -24,7 +24,7 @@ from reproalign.common.merging.checkpoint import read_json
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.inputs import Inputs, open_inputs
 from reproalign.common.merging.output import copy_files, verify, write_card, write_files
-from reproalign.common.merging.planning import MergePlan, fingerprint_files, make_plan, plan_identity
+from reproalign.common.merging.planning import MergePlan, make_plan, plan_identity
 from reproalign.common.merging.report import adapter_table, as_plan_file, plan_table, print_notes
 from reproalign.common.merging.settings import Settings, normalized_weights, parse_size, resolve
 from reproalign.common.merging.stream import JOURNAL, threads, write_model
@@ -34,6 +34,7 @@ from reproalign.common.models.load import model_path
 from reproalign.common.records import Run
 
 PARTIAL = ".partial"  # where a model is written before it is whole
+Hashes = Mapping[str, Mapping[str, Future[str]]]  # SHA-256 of the files of each input
 
 
 def merge(config: MergeConfig, invocation: Invocation) -> None:
@@ -46,7 +47,7 @@ def merge(config: MergeConfig, invocation: Invocation) -> None:
     with open_inputs(settings) as inputs:
         # Whatever can be refused is refused before the folder exists.
         plan = None if inputs.adapters else make_plan(settings, inputs)
-        with Run.open(invocation) as run, _hashing(inputs.folders) as hashes:
+        with Run.open(invocation) as run, _hashing(inputs.files) as hashes:
             if plan is None:
                 _write_adapter(run, settings, inputs, hashes)
             else:
@@ -71,13 +72,11 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
 
 
 def _write_model(
-    run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs, hashes: Mapping[str, Future[dict[str, str]]]
+    run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs, hashes: Hashes
 ) -> None:
     print_notes(Console(stderr=True, highlight=False), plan.agreement.notes)
     assert inputs.template is not None
     folder = run.dir / PARTIAL
-    if config.resume == "never":
-        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
     written = sum(path.stat().st_size for path in folder.iterdir())
     check_space(run.dir, plan.output_bytes - written)
@@ -114,7 +113,7 @@ def _write_model(
     print(f"merged model ({decimal(plan.output_bytes)}, {len(plan.jobs)} tensors, {checked}): {target}")
 
 
-def _write_adapter(run: Run, settings: Settings, inputs: Inputs, hashes: Mapping[str, Future[dict[str, str]]]) -> None:
+def _write_adapter(run: Run, settings: Settings, inputs: Inputs, hashes: Hashes) -> None:
     merged = _merge_adapters(settings, inputs)
     Console(highlight=False).print(adapter_table(settings, merged))
     print_notes(Console(stderr=True, highlight=False), merged.notes)
@@ -135,7 +134,7 @@ def _write_adapter(run: Run, settings: Settings, inputs: Inputs, hashes: Mapping
             hashes=digests,
             lines=merged.notes,
         )
-    files = fingerprint_files(folder)
+    files = {WEIGHTS: sha256_file(folder / WEIGHTS)}
     folder.rename(run.dir / "adapter")
     run.add_fingerprint("weights", "adapter", sha256_json(files), made=True, files=files)
     run.set_metrics({"factor_delta_gap": merged.gap, "error": merged.error})
@@ -167,17 +166,18 @@ def _base_blocks(settings: Settings, inputs: Inputs) -> Blocks:
 
 
 @contextmanager
-def _hashing(folders: Mapping[str, Path]) -> Iterator[dict[str, Future[dict[str, str]]]]:
+def _hashing(inputs: Mapping[str, list[Path]]) -> Iterator[Hashes]:
     """Take the SHA-256 of every input while the merge runs: the same bytes come from the page cache to both."""
-    pool = ThreadPoolExecutor(max(len(folders), 1), "hash")
+    pool = ThreadPoolExecutor(max(len(inputs), 1), "hash")
     try:
-        yield {label: pool.submit(fingerprint_files, folder) for label, folder in folders.items()}
+        # File by file, so that a merge that fails waits for those under way and not for all that are left.
+        yield {label: {path.name: pool.submit(sha256_file, path) for path in files} for label, files in inputs.items()}
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _record_inputs(run: Run, hashes: Mapping[str, Future[dict[str, str]]]) -> dict[str, dict[str, str]]:
-    digests = {label: future.result() for label, future in hashes.items()}
+def _record_inputs(run: Run, hashes: Hashes) -> dict[str, dict[str, str]]:
+    digests = {label: {name: future.result() for name, future in files.items()} for label, files in hashes.items()}
     for label, files in digests.items():
         run.add_fingerprint("weights", label, sha256_json(files), files=files)
     return digests
