@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reproalign.common.app import main
 from reproalign.common.merging.adapter_merge import product_norm, recompress, stack_deltas
 from reproalign.common.merging.adapters import Factors
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
 from reproalign.common.testing.checkpoints import save_random, tensors_of
 
@@ -128,6 +129,33 @@ def test_the_delta_space_adds_what_the_adapters_add(tmp_path, base, kind):
     merged = deltas(tmp_path / "run" / "adapter", base)
     for name, delta in merged.items():
         assert torch.allclose(delta, 0.3 * first[name] + 0.7 * second[name], atol=1e-5), name
+
+
+def test_adapters_of_different_layers_or_modules_add_up(tmp_path, base):
+    kinds = ({"layers_to_transform": [0]}, {"layers_to_transform": [2]}, {"exclude_modules": ["down_proj"]})
+    adapters = [save_adapter(tmp_path / str(seed), base, seed, **kind) for seed, kind in enumerate(kinds)]
+    models = ",".join(map(str, adapters))
+    assert merge(tmp_path / "run", f"models=[{models}]", "weights=[1,2,3]", "normalize=false") == 0
+    parts = [deltas(adapter, base) for adapter in adapters]
+    for name, delta in deltas(tmp_path / "run" / "adapter", base).items():
+        expected = sum(weight * part[name] for weight, part in zip((1, 2, 3), parts, strict=True))
+        assert torch.allclose(delta, expected, atol=1e-5), name
+
+
+def test_an_adapters_own_template_and_another_base_are_not_passed_over_in_silence(tmp_path, base, capsys):
+    adapter = save_adapter(tmp_path / "adapter", base, 1)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.save_pretrained(adapter)
+    other = shutil.copytree(base, tmp_path / "other")
+    words = [f"models=[{adapter}]", "output=model", f"base={other}"]
+    line = ["merge", *words, f"output_dir={tmp_path / 'run'}"]
+    message = refusal("reproalign", main, line, capsys, untouched=tmp_path)
+    assert f"the chat templates of '{other}', '{adapter}' differ" in message
+    assert merge(tmp_path / "taken", *words, f"files_from={adapter}", "allow=[chat_template]") == 0
+    assert f"'{adapter}' names the base {base} and is folded into '{other}'" in capsys.readouterr().err
+    made = AutoTokenizer.from_pretrained(tmp_path / "taken" / "model")
+    assert made.chat_template == tokenizer.chat_template
 
 
 def test_the_factor_space_averages_a_and_b_as_the_release_does_and_says_how_far_that_is(tmp_path, base, capsys):

@@ -265,3 +265,18 @@ def test_slices_that_would_cut_the_model(pair, refused, tmp_path):
     plan = {"merge_method": "linear", "slices": [{"sources": sources}]}
     (tmp_path / "plan.yaml").write_text(json.dumps(plan))
     assert "they hold 2 of the 4 layers" in refused(f"plan={tmp_path / 'plan.yaml'}")
+
+
+def test_files_of_a_model_that_the_merged_one_is_not(pair, refused, tmp_path):
+    for name, message, kind, config in (
+        ("neox", "a GPTNeoXForCausalLM, and the models are LlamaForCausalLM", "gpt_neox", {}),
+        ("tied", "its tie_word_embeddings is not that of the models", "llama", {"tie_word_embeddings": True}),
+        ("theta", "differ in rms_norm_eps", "llama", {"rms_norm_eps": 1e-3}),
+    ):
+        other = save_random(tmp_path / name, kind, seed=0, **config)
+        assert message in refused(f"files_from={other}", models=pair)
+
+
+def test_a_folder_that_cannot_be_made(pair, capsys):
+    line = ["merge", f"models=[{pair[0]},{pair[1]}]", f"output_dir={pair[0] / 'config.json' / 'run'}"]
+    assert "cannot be made (not a directory)" in refusal("reproalign", main, line, capsys, untouched=pair[0])

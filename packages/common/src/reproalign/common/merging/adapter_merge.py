@@ -26,6 +26,8 @@ MANIFEST = "adapter_manifest.json"
 INITIAL_A = "initial_a_sha256"
 # Keys of adapter_config.json that say how the adapter was trained or stored, not what it computes.
 HARMLESS = {"lora_dropout", "inference_mode", "peft_version", "revision", "init_lora_weights", "auto_mapping"}
+# Keys that leave out modules of the target's name.
+LEFT_OUT = ("layers_to_transform", "layers_pattern", "exclude_modules")
 WeightsOf = Callable[[str], Sequence[float]]
 
 
@@ -281,6 +283,7 @@ def _config(adapters: Sequence[Adapter], merged: dict[str, Factors]) -> dict[str
         "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
         "alpha_pattern": {name: _whole(value) for name, value in alphas.items() if value != alpha},
         "target_modules": sorted({target for adapter in adapters for target in _targets(adapter)}),
+        **dict.fromkeys(LEFT_OUT),
     }
 
 
@@ -289,8 +292,8 @@ def _whole(value: float) -> float | int:
 
 
 def _targets(adapter: Adapter) -> list[str]:
-    """Name the adapted modules one by one where the configuration has a pattern."""
+    """Name the adapted modules one by one where the configuration has a pattern, or leaves some out."""
     targets = adapter.config.get("target_modules")
-    if isinstance(targets, list):
+    if isinstance(targets, list) and not any(adapter.config.get(key) for key in LEFT_OUT):
         return targets
     return [key.removeprefix(PREFIX).removesuffix(".weight") for key in adapter.modules]

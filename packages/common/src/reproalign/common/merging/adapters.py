@@ -110,7 +110,7 @@ class Adapter:
         self.file = _weight_file(label, folder, allow_bin)
         self._sort(_load(self.file))
         if not self.saved and not any(
-            bool(factors.b.any()) and bool(factors.a.any()) for factors in self.modules.values()
+            factors.scaling and bool(factors.b.any()) and bool(factors.a.any()) for factors in self.modules.values()
         ):
             raise UserError(f"'{label}': the adapter changes nothing (B A = 0 in every module); was it trained?")
 

@@ -13,6 +13,7 @@ import torch
 from reproalign.common.errors import UserError
 from reproalign.common.merging.adapters import AdaptedCheckpoint
 from reproalign.common.merging.blocks import Blocks
+from reproalign.common.merging.checkpoint import read_json
 from reproalign.common.merging.inputs import Model
 from reproalign.common.merging.rules import ranges
 from reproalign.common.merging.settings import Settings
@@ -76,11 +77,13 @@ def agree(models: Sequence[Model], blocks: Sequence[Blocks], settings: Settings,
     """
     _check_architectures(models)
     found = Agreement({}, tied=False)
-    found.notes += _check_configs(models, blocks, settings)
+    found.notes += _check_configs([model.label for model in models], blocks, settings)
     names, found.tied = _names(models, blocks, settings, found)
     for name, places in names.items():
         found.fits[name] = _fit(name, places, models, blocks[0], settings, found)
+    _check_template(found, models, blocks[0], settings, template)
     found.notes += _dtype_notes(models)
+    found.notes += _base_notes(models)
     from reproalign.common.merging.tokenizer_check import check_tokenizers
 
     found.notes += check_tokenizers(models, settings, template)
@@ -100,15 +103,33 @@ def _check_architectures(models: Sequence[Model]) -> None:
             )
 
 
-def _check_configs(models: Sequence[Model], blocks: Sequence[Blocks], settings: Settings) -> list[str]:
+def _check_template(found: Agreement, models: Sequence[Model], blocks: Blocks, settings: Settings, folder: Path) -> None:
+    """Check that a model that is not merged, but whose files are copied, computes as the merged ones do."""
+    label = settings.files_from
+    if label is None or folder in {model.folder for model in models} or not (folder / "config.json").is_file():
+        return
+    other = Blocks(read_json(folder / "config.json"), label)
+    if type(other.model) is not type(blocks.model):
+        kinds = [type(entry.model).__name__ for entry in (other, blocks)]
+        raise UserError(f"files_from={label}: a {kinds[0]}, and the models are {kinds[1]}; name one of their kind")
+    if settings.tied == "keep" and bool(other.model.config.get_text_config().tie_word_embeddings) != found.tied:
+        raise UserError(f"files_from={label}: its tie_word_embeddings is not that of the models; name another")
+    found.notes += _check_configs([models[0].label, label], [blocks, other], settings)
+    embedding = found.fits.get(f"{blocks.input_embedding}.weight")
+    if found.vocabulary is None and embedding is not None:
+        found.vocabulary = embedding.shape[0]
+
+
+def _check_configs(labels: Sequence[str], blocks: Sequence[Blocks], settings: Settings) -> list[str]:
     first, *others = [entry.model.config.to_dict() for entry in blocks]
+    taken = settings.files_from or labels[0]
     notes = []
-    for model, other in zip(models[1:], others, strict=True):
-        labels = [(entry.get("num_labels"), entry.get("id2label")) for entry in (first, other)]
-        if labels[0] != labels[1]:
+    for label, other in zip(labels[1:], others, strict=True):
+        classes = [(entry.get("num_labels"), entry.get("id2label")) for entry in (first, other)]
+        if classes[0] != classes[1]:
             raise UserError(
-                f"'{models[0].label}' and '{model.label}' classify differently (id2label in config.json): "
-                f"{labels[0][1]} and {labels[1][1]}; a merged head would have no meaning"
+                f"'{labels[0]}' and '{label}' classify differently (id2label in config.json): "
+                f"{classes[0][1]} and {classes[1][1]}; a merged head would have no meaning"
             )
         differing = sorted(
             key for key in (first.keys() | other.keys()) - HARMLESS if _plain(first.get(key)) != _plain(other.get(key))
@@ -116,10 +137,10 @@ def _check_configs(models: Sequence[Model], blocks: Sequence[Blocks], settings: 
         if not differing:
             continue
         shown = "; ".join(f"{key}: {first.get(key)} and {other.get(key)}" for key in differing[:SHOWN])
-        text = f"the configurations of '{models[0].label}' and '{model.label}' differ in {shown}"
+        text = f"the configurations of '{labels[0]}' and '{label}' differ in {shown}"
         if "config" not in settings.allow:
-            raise UserError(f"{text}; add allow=[config] to take the first's")
-        notes.append(f"{text}: the first's is taken")
+            raise UserError(f"{text}; add allow=[config] to take that of '{taken}'")
+        notes.append(f"{text}: that of '{taken}' is taken")
     return notes
 
 
@@ -237,6 +258,17 @@ def _dtype_notes(models: Sequence[Model]) -> list[str]:
     if len({tuple(kind) for kind in kinds.values()}) == 1:
         return []
     return ["dtypes differ: " + ", ".join(f"{'/'.join(kind)} in '{label}'" for label, kind in kinds.items())]
+
+
+def _base_notes(models: Sequence[Model]) -> list[str]:
+    """Say which adapters are folded into another model than they name."""
+    return [
+        f"'{model.adapter.label}' names the base {model.adapter.base} and is folded into '{model.base.label}'"
+        for model in models
+        if isinstance(model, AdaptedCheckpoint)
+        and model.adapter.base not in ("", model.base.label)
+        and Path(model.adapter.base).expanduser().resolve() != model.base.folder.resolve()
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:

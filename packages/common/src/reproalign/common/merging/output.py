@@ -31,9 +31,16 @@ COPIED = (
 LOADED_BELOW = 4_000_000_000  # bytes of a model that verify=auto loads
 
 
-def write_files(folder: Path, template: Path, plan: MergePlan) -> None:
-    """Copy configuration, tokenizer, chat template and generation files, as they are but for what the merge changed."""
-    config = read_json(template / "config.json")
+def write_files(folder: Path, template: Path, config: dict[str, Any], plan: MergePlan) -> None:
+    """Copy tokenizer, chat template and generation files, and the configuration but for what the merge changed.
+
+    Args:
+        folder: of the merged model.
+        template: whose files are copied.
+        config: ``config.json`` of the first model, which counts if the template is an adapter and has none.
+        plan: of the merge.
+    """
+    config = read_json(template / "config.json") if (template / "config.json").is_file() else dict(config)
     if plan.settings.dtype != "auto":
         config.pop("torch_dtype", None)
         config["dtype"] = plan.settings.dtype

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from reproalign.common.errors import UserError, first_line
+from reproalign.common.merging.adapters import AdaptedCheckpoint
 from reproalign.common.merging.inputs import Model
 from reproalign.common.merging.settings import Settings
 
@@ -30,10 +31,13 @@ def check_tokenizers(models: Sequence[Model], settings: Settings, template: Path
     """
     loaded = {}
     notes = []
-    for folder, label in {model.folder: model.label for model in models}.items():
+    folders = {model.folder: (model.base if isinstance(model, AdaptedCheckpoint) else model).label for model in models}
+    # An adapter that was trained with a tokenizer or template of its own has it beside it.
+    beside = {model.adapter.folder: model.adapter.label for model in models if isinstance(model, AdaptedCheckpoint)}
+    for folder, label in (folders | beside).items():
         if any((folder / mark).is_file() for mark in MARKS):
             loaded[label] = load_tokenizer(label, folder)
-        else:
+        elif folder in folders:
             notes.append(f"'{label}' has no tokenizer to compare")
     if not loaded:
         return notes
@@ -49,7 +53,8 @@ def check_tokenizers(models: Sequence[Model], settings: Settings, template: Path
     lacking = [label for label in loaded if label not in templates]
     if templates and lacking:
         notes.append(
-            f"{_quoted(templates)} {_have(templates)} a chat template, {_quoted(lacking)} {_have(lacking)} none"
+            f"{_quoted(templates)} {_have(templates)} a chat template, {_quoted(lacking)} {_have(lacking)} none: what "
+            f"{template} has is written"
         )
     return notes
 

@@ -64,7 +64,11 @@ class Run:
         if self.is_main:
             import yaml
 
-            self.dir.mkdir(parents=True, exist_ok=True)
+            try:
+                self.dir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                reason = (error.strerror or "not possible").lower()
+                raise UserError(f"output_dir={self.dir}: cannot be made ({reason}); choose another") from error
             text = yaml.safe_dump(self.record["config"], sort_keys=False, allow_unicode=True)
             try:
                 write_text(self.dir / "config.yaml", text)

@@ -92,7 +92,7 @@ def _write_model(
             advance=advance,
         )
     with disk_errors(run.dir):
-        write_files(folder, inputs.template, plan)
+        write_files(folder, inputs.template, inputs.all_models[0].config, plan)
     checked = verify(folder, plan, config.verify)
     digests = _record_inputs(run, hashes)
     with disk_errors(run.dir):
