@@ -72,6 +72,7 @@ def rewritten(source: Path, folder: Path, change) -> Path:
         (["parts.nrom=[1,0]"], "'nrom' is no block"),
         (["parts={layers.0-9:[1,0]}"], "goes beyond the 4 layers"),
         (["parts={*.nothing:[1,0]}"], "matches no tensor"),
+        (["parts.layers.0-3=[0.1,0.9]"], "write it in braces: 'parts={layers.0-3: [0.1,0.9]}'"),
         (["parts.norm.density=0.5"], "density has no meaning for method=linear"),
         (["shard_size=big"], "shard_size=big is no size"),
         (["dtype=int8"], "unknown dtype 'int8'"),
@@ -119,6 +120,13 @@ def test_missing_and_extra_tensors(pair, refused, tmp_path):
     words = [f"models=[{pair[0]},{more}]", "allow=[extra_tensors]", f"output_dir={tmp_path / 'run'}"]
     assert main(["merge", *words]) == 0
     assert old not in tensors_of(tmp_path / "run" / "model")
+
+
+def test_a_tensor_that_all_models_lack(pair, capsys, tmp_path):
+    lacking = [rewritten(model, tmp_path / model.name, lambda t: t.pop("model.norm.weight")) for model in pair]
+    line = ["merge", f"models=[{lacking[0]},{lacking[1]}]", f"output_dir={tmp_path / 'run'}"]
+    message = refusal("reproalign", main, line, capsys, untouched=tmp_path)
+    assert "hold no tensor 'model.norm.weight'" in message
 
 
 def test_resized_embeddings_are_cropped_or_padded_by_name(pair, refused, tmp_path, capsys):

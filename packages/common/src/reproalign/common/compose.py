@@ -129,13 +129,17 @@ def _split(word: str) -> tuple[str, str]:
 def _check_key(word: str, key: str, schema: type) -> str:
     """Check that ``key`` exists; words for free-form sections get Hydra's ``++`` (add or replace)."""
     cls: Any = schema
-    for part in key.split("."):
+    parts = key.split(".")
+    for depth, part in enumerate(parts, 1):
         hints = get_type_hints(cls) if is_dataclass(cls) else {}
         if part not in hints:
             hint = did_you_mean(key, known_keys(schema))
             raise UserError(f"unknown key '{key}'{hint}; 'VERB --help' lists the keys")
         cls = hints[part]
         if any(get_origin(choice) is dict for choice in (cls, *get_args(cls))):
+            if not _is_understood(f"++{key}=1"):
+                section, inner, value = ".".join(parts[:depth]), ".".join(parts[depth:]), word.partition("=")[2]
+                raise UserError(f"'{key}' cannot be a key by itself; write it in braces: '{section}={{{inner}: {value}}}'")
             return f"++{word.lstrip('+')}"
     if str in (cls, *get_args(cls)) and get_origin(cls) is not list and not _is_understood(word):
         return as_word(key, word.partition("=")[2])  # a path with blanks or letters beyond Hydra's grammar

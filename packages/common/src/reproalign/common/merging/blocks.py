@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from reproalign.common.errors import UserError, first_line
 
 KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")
+EXPERT = re.compile(r"\.experts\.\d+\.")
 LAYERS = re.compile(r"layers\.(\d+)(?:-(\d+))?(?:\.(attention|mlp|norm|other))?")
 
 
@@ -66,6 +67,7 @@ class Blocks:
         names = {module: name for name, module in self.model.named_modules()}
         self.input_embedding = names[self.model.get_input_embeddings()]
         self.head = self._head(names)
+        self._places = self.model.state_dict().keys()
         self._kinds = {name: _kind(module) for name, module in self.model.named_modules()}
 
     def block(self, tensor: str) -> Block:
@@ -84,6 +86,10 @@ class Blocks:
             if kind in ("embedding", "norm"):
                 return Block(kind)
         return Block("other")
+
+    def needs(self, tensor: str) -> bool:
+        """Say whether the architecture has a place for a tensor; single experts are stacked when a model is loaded."""
+        return self._path(tensor) in self._places or EXPERT.search(tensor) is not None
 
     def _kind_inside(self, layer: str, inside: str) -> str:
         owner = inside.rpartition(".")[0]

@@ -215,8 +215,7 @@ def _compare_names(
             continue
         owner = next(other for other, others in zip(models, names, strict=True) if missing[0] in others)
         text = f"{_listed(missing)} of '{owner.label}' {'is' if len(missing) == 1 else 'are'} not in '{model.label}'"
-        known = set(blocks[0].model.state_dict())
-        needed = [name for name in missing if name in known]
+        needed = [name for name in missing if blocks[0].needs(name)]
         if needed or "extra_tensors" not in settings.allow:
             advice = (
                 "" if needed else "; the architecture does not need them, add allow=[extra_tensors] to leave them out"

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from reproalign.common.errors import first_line
+from reproalign.common.errors import UserError, first_line
 from reproalign.common.files import write_json, write_text
 from reproalign.common.merging.blocks import auto_class, meta_model
 from reproalign.common.merging.checkpoint import read_json
@@ -114,7 +114,8 @@ def verify(folder: Path, plan: MergePlan, how: str) -> str:
     that it names (a tied head aside). With ``load`` the model and the tokenizer are loaded on the CPU.
 
     Raises:
-        RuntimeError: if the result is not that; nothing is then handed over.
+        UserError: if the models themselves lack a tensor.
+        RuntimeError: if the result is not what was planned; nothing is then handed over.
     """
     found: dict[str, tuple[tuple[int, ...], str]] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -141,7 +142,9 @@ def verify(folder: Path, plan: MergePlan, how: str) -> str:
             AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         raise RuntimeError(f"the merged model cannot be loaded: {first_line(error)}") from error
-    faults = {key: sorted(map(str, report[key])) for key in ("missing_keys", "mismatched_keys") if report[key]}
-    if faults:
-        raise RuntimeError(f"the merged model loads with {faults}")
+    if report["missing_keys"]:
+        lacking = min(report["missing_keys"])
+        raise UserError(f"the files of the models hold no tensor '{lacking}', which models of their kind need")
+    if report["mismatched_keys"]:
+        raise RuntimeError(f"the merged model loads with mismatched keys {sorted(map(str, report['mismatched_keys']))}")
     return "loaded"
