@@ -246,8 +246,7 @@ def test_a_disk_that_fills_up(pair, capsys, tmp_path, monkeypatch):
 
 
 def test_a_whole_file_goes_before_an_old_index_as_it_does_for_transformers(pair, tmp_path):
-    first, second = pair
-    both = shutil.copytree(first, tmp_path / "both")
+    both = shutil.copytree(pair[0], tmp_path / "both")
     sharded = save_random(tmp_path / "sharded", seed=2, shard="10KB")
     for path in sharded.glob("model*"):
         shutil.copy(path, both)

@@ -139,7 +139,9 @@ def _check_key(word: str, key: str, schema: type) -> str:
         if any(get_origin(choice) is dict for choice in (cls, *get_args(cls))):
             if not _is_understood(f"++{key}=1"):
                 section, inner, value = ".".join(parts[:depth]), ".".join(parts[depth:]), word.partition("=")[2]
-                raise UserError(f"'{key}' cannot be a key by itself; write it in braces: '{section}={{{inner}: {value}}}'")
+                raise UserError(
+                    f"'{key}' cannot be a key by itself; write it in braces: '{section}={{{inner}: {value}}}'"
+                )
             return f"++{word.lstrip('+')}"
     if str in (cls, *get_args(cls)) and get_origin(cls) is not list and not _is_understood(word):
         return as_word(key, word.partition("=")[2])  # a path with blanks or letters beyond Hydra's grammar

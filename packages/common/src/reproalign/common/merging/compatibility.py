@@ -103,7 +103,9 @@ def _check_architectures(models: Sequence[Model]) -> None:
             )
 
 
-def _check_template(found: Agreement, models: Sequence[Model], blocks: Blocks, settings: Settings, folder: Path) -> None:
+def _check_template(
+    found: Agreement, models: Sequence[Model], blocks: Blocks, settings: Settings, folder: Path
+) -> None:
     """Check that a model that is not merged, but whose files are copied, computes as the merged ones do."""
     label = settings.files_from
     if label is None or folder in {model.folder for model in models} or not (folder / "config.json").is_file():

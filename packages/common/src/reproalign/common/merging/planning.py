@@ -150,7 +150,9 @@ def make_plan(settings: Settings, inputs: Inputs) -> MergePlan:
         for unused in sorted(entry.tensors.keys() - jobs.keys()):
             if unused not in known:
                 raise UserError(f"statistics: '{entry.label}': '{unused}' is no tensor of the models")
-            agreement.notes.append(f"statistics: '{entry.label}': '{unused}' is not used, the models store no such tensor")
+            agreement.notes.append(
+                f"statistics: '{entry.label}': '{unused}' is not used, the models store no such tensor"
+            )
     return MergePlan(settings, jobs, placed, numbers, agreement)
 
 

@@ -217,7 +217,7 @@ def _given(config: MergeConfig) -> dict[str, Any]:
 
 
 def _check_type(key: str, value: Any, expected: Any) -> None:
-    """Refuse what the command line's parser would; numbers, which may differ by block, are checked where they are read."""
+    """Refuse what the command line's parser would; numbers may differ by block and are checked where they are read."""
     words, fits = TYPES.get(expected, ("", lambda _: True))
     if value is not None and not fits(value):
         raise UserError(f"{key}: {value} must be {words}")

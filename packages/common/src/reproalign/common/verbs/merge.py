@@ -71,9 +71,7 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
         check_space(Path(config.output_dir), plan.output_bytes)
 
 
-def _write_model(
-    run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs, hashes: Hashes
-) -> None:
+def _write_model(run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs, hashes: Hashes) -> None:
     print_notes(Console(stderr=True, highlight=False), plan.agreement.notes)
     assert inputs.template is not None
     folder = run.dir / PARTIAL
