@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.mappings import flatten
+from reproalign.common.merging.checks import check_number, check_setting, check_type
 from reproalign.common.merging.config import MergeConfig
-from reproalign.common.merging.values import Cases, Gradient, Setting
+from reproalign.common.merging.values import Cases, Setting
 
 ALLOWANCES = ("tokenizer", "chat_template", "config", "extra_tensors", "bin", "negative")
 # Keys that say how a run is carried out and not what is merged; plan files do not hold them.
 OF_THE_RUN = ("output_dir", "plan", "resume", "threads", "shard_size", "verify")
 PART_KEYS = ("weights", "density", "t")
-# Types of MergeConfig's keys that YAML may get wrong, in words, and what tells them.
-TYPES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
-    str | None: ("one text", lambda value: isinstance(value, str)),
-    list[str] | None: (
-        "a list of texts",
-        lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value),
-    ),
-    bool | None: ("true or false", lambda value: isinstance(value, bool)),
-    int | None: ("a whole number", lambda value: type(value) is int),
-    dict[str, Any]: ("a mapping of blocks to weights", lambda value: isinstance(value, dict)),
-}
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -139,11 +129,11 @@ def resolve(config: MergeConfig) -> Settings:
         densities=_densities(method, models, given),
         t=_position(method, given),
         normalize=_flag(given.get("normalize"), method not in ("task_arithmetic", "dare_linear")),
-        scale=_number("scale", given.get("scale"), 1.0),
+        scale=check_number("scale", given.get("scale"), 1.0),
         trim_scope=choose("trim_scope", given.get("trim_scope") or "tensor", ["tensor", "model"]),
         statistics=_statistics(method, models, given),
-        floor=_number("floor", given.get("floor"), 1e-10, above=0.0),
-        off_diagonal=_number("off_diagonal", given.get("off_diagonal"), 0.9, least=0.0, most=1.0),
+        floor=check_number("floor", given.get("floor"), 1e-10, above=0.0),
+        off_diagonal=check_number("off_diagonal", given.get("off_diagonal"), 0.9, least=0.0, most=1.0),
         output=_choice("output", given, ["model", "adapter"]),
         space=_choice("space", given, ["factor", "delta"]),
         rank=given.get("rank"),
@@ -208,19 +198,12 @@ def _given(config: MergeConfig) -> dict[str, Any]:
     for key, value in plan.items():
         if key not in known:
             raise UserError(f"{config.plan}: unknown key '{key}'{did_you_mean(str(key), known)}")
-        _check_type(f"{config.plan}: {key}", value, types[key])
+        check_type(f"{config.plan}: {key}", value, types[key])
     here = {key: getattr(config, key) for key in known if key != "seed"}
     set_here = {key: value for key, value in here.items() if value not in (None, {}, [])}
     if "seed" in plan:
         raise UserError(f"{config.plan}: 'seed' is of the run; give it on the command line, seed={plan['seed']}")
     return {key: value for key, value in plan.items() if value is not None} | set_here | {"layers": layers}
-
-
-def _check_type(key: str, value: Any, expected: Any) -> None:
-    """Refuse what the command line's parser would; numbers may differ by block and are checked where they are read."""
-    words, fits = TYPES.get(expected, ("", lambda _: True))
-    if value is not None and not fits(value):
-        raise UserError(f"{key}: {value} must be {words}")
 
 
 def _check_applicable(method: str, given: dict[str, Any]) -> None:
@@ -260,8 +243,8 @@ def _weights(method: str, models: Sequence[str], given: dict[str, Any]) -> tuple
             raise UserError(f"{where}: {values} must be a list of {count} numbers, one for each model")
     return tuple(
         _cases(
-            [(selector, _setting(f"parts.{selector}", values[model])) for selector, values in parts],
-            _setting("weights", default[model]),
+            [(selector, check_setting(f"parts.{selector}", values[model])) for selector, values in parts],
+            check_setting("weights", default[model]),
         )
         for model in range(count)
     )
@@ -278,49 +261,16 @@ def _densities(method: str, models: Sequence[str], given: dict[str, Any]) -> tup
 
 
 def _density(key: str, value: Any) -> Setting:
-    return _setting(key, value, above=0.0, most=1.0)
+    return check_setting(key, value, above=0.0, most=1.0)
 
 
 def _position(method: str, given: dict[str, Any]) -> Setting:
     if method != "slerp":
         return 0.0
-    parts = [(name, _setting(f"parts.{name}.t", value, least=0.0, most=1.0)) for name, value in _parts(given, "t")]
+    parts = [(name, check_setting(f"parts.{name}.t", value, least=0.0, most=1.0)) for name, value in _parts(given, "t")]
     if given.get("t") is None:
         raise UserError("t is not set; method=slerp needs the position between the two models, 0 to 1")
-    return _cases(parts, _setting("t", given["t"], least=0.0, most=1.0))
-
-
-def _setting(key: str, value: Any, **bounds: float) -> Setting:
-    if isinstance(value, Cases):
-        for _, inner in value.cases:
-            _setting(key, inner, **bounds)
-        return value
-    if isinstance(value, Gradient):
-        for inner in value.values:
-            _number(key, inner, None, **bounds)
-        return value
-    return _number(key, value, None, **bounds)
-
-
-def _number(
-    key: str,
-    value: Any,
-    default: float | None,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    most: float | None = None,
-) -> float:
-    value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{key}={value} must be a finite number")
-    if above is not None and value <= above:
-        raise UserError(f"{key}={value} must be above {above:g}")
-    if least is not None and value < least:
-        raise UserError(f"{key}={value} must be at least {least:g}")
-    if most is not None and value > most:
-        raise UserError(f"{key}={value} must be at most {most:g}")
-    return float(value)
+    return _cases(parts, check_setting("t", given["t"], least=0.0, most=1.0))
 
 
 def _flag(value: bool | None, default: bool) -> bool:
