@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from reproalign.common.errors import UserError
 from reproalign.common.merging.blocks import Block, Blocks, matches
 from reproalign.common.merging.config import MergeConfig
+from reproalign.common.merging.report import as_plan_file
 from reproalign.common.merging.settings import Settings, normalized_weights, resolve
 from reproalign.common.merging.values import evaluate
 from reproalign.common.testing.checkpoints import ARCHITECTURES, random_config
@@ -187,3 +188,12 @@ def test_selectors():
     others = ["attention", "layers.8", "layers.0-6", "layers.7.norm", "*down*"]
     assert not any(matches(selector, "model.layers.7.mlp.up_proj.weight", block) for selector in others)
     assert not matches("layers.0-9", "lm_head.weight", Block("head"))
+
+
+def test_the_plan_of_a_model_card_is_the_same_merge(tmp_path):
+    parts = {"norm.density": 0.3, "layers.0-1": {"weights": [0.3, 0.7], "density": 0.5}, "norm.weights": [0, 1]}
+    plan = {"method": "dare_ties", "base": "z", "models": ["a", "b"], "parts": parts}
+    found = settings(tmp_path, plan)
+    card = as_plan_file(found)
+    assert card["density"] == 0.1
+    assert settings(tmp_path, card) == found

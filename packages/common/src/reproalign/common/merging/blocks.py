@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from reproalign.common.errors import UserError, first_line
 
 KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")
-EXPERT = re.compile(r"\.experts\.\d+\.")
+EXPERT = re.compile(r"\.experts\.\d+\.|_moe\.")  # stacked and renamed when a model is loaded
 LAYERS = re.compile(r"layers\.(\d+)(?:-(\d+))?(?:\.(attention|mlp|norm|other))?")
 
 
@@ -88,7 +88,7 @@ class Blocks:
         return Block("other")
 
     def needs(self, tensor: str) -> bool:
-        """Say whether the architecture has a place for a tensor; single experts are stacked when a model is loaded."""
+        """Say whether the architecture has a place for a tensor, by its own name or that of an older file."""
         return self._path(tensor) in self._places or EXPERT.search(tensor) is not None
 
     def _kind_inside(self, layer: str, inside: str) -> str:

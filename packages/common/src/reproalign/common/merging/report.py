@@ -76,7 +76,27 @@ def as_plan_file(settings: Settings) -> dict[str, Any]:
         if value in (None, (), frozenset()) or name == "layers":
             continue
         found[name] = _plain(value)
-    return found
+    return found | _parts(settings)
+
+
+def _parts(settings: Settings) -> dict[str, Any]:
+    """Return the defaults and ``parts`` of settings that hold them, in the order in which later ones win."""
+    groups: dict[str, tuple[Setting, ...]] = {
+        "weights": settings.weights,
+        "density": settings.densities,
+        "t": (settings.t,),
+    }
+    found: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
+    for key, group in groups.items():
+        cases = [setting.cases for setting in group if isinstance(setting, Cases)]
+        if not cases or any(not isinstance(inner, float) for case in cases for _, inner in case):
+            continue  # a plan of mergekit may nest further
+        columns = [[inner for _, inner in column] for column in zip(*cases, strict=True)]
+        *selected, found[key] = [column if key == "weights" else column[0] for column in columns]
+        for (selector, _), value in zip(reversed(cases[0][:-1]), reversed(selected), strict=True):
+            parts[f"{selector}.{key}"] = value
+    return found | ({"parts": parts} if parts else {})
 
 
 def _plain(value: Any) -> Any:

@@ -201,7 +201,7 @@ def _given(config: MergeConfig) -> dict[str, Any]:
         check_type(f"{config.plan}: {key}", value, types[key])
     here = {key: getattr(config, key) for key in known if key != "seed"}
     set_here = {key: value for key, value in here.items() if value not in (None, {}, [])}
-    if "seed" in plan:
+    if plan.get("seed", config.seed) != config.seed:
         raise UserError(f"{config.plan}: 'seed' is of the run; give it on the command line, seed={plan['seed']}")
     return {key: value for key, value in plan.items() if value is not None} | set_here | {"layers": layers}
 
