@@ -142,7 +142,7 @@ def test_adapters_of_different_layers_or_modules_add_up(tmp_path, base):
         assert torch.allclose(delta, expected, atol=1e-5), name
 
 
-def test_an_adapters_own_template_and_another_base_are_not_passed_over_in_silence(tmp_path, base, capsys):
+def test_an_adapters_own_template_and_another_base_are_reported(tmp_path, base, capsys):
     adapter = save_adapter(tmp_path / "adapter", base, 1)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{{ messages[0].content }}"
