@@ -46,8 +46,7 @@ def space_needed(what: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise UserError(
-            f"{what}: no space to write ({error.strerror}); free some and give the same command again, finished parts "
-            "are kept"
+            f"{what}: no space to write ({error.strerror}); free some, and give the same command again"
         ) from error
 
 

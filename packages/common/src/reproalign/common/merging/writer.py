@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reproalign.common.errors import UserError
-from reproalign.common.files import write_json
+from reproalign.common.files import space_needed, write_json
 from reproalign.common.merging.checkpoint import DTYPE_NAMES
 
 ALIGNMENT = 64  # bytes; where the first tensor of a file begins
@@ -89,7 +87,7 @@ class ShardWriter:
         self.shard = shard
         self._path = folder / shard.file
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        with disk_errors(folder):
+        with space_needed(str(folder)):
             # Claims the blocks, so that a full disk is found before the work and not after hours.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(self._descriptor, 0, shard.nbytes)
@@ -98,7 +96,7 @@ class ShardWriter:
     def write(self, name: str, start: int, values: Tensor) -> None:
         """Write entries of the flattened tensor ``name``, from ``start`` on."""
         offset = self.shard.offsets[name] + start * values.dtype.itemsize
-        with disk_errors(self._path.parent):
+        with space_needed(str(self._path.parent)):
             self._write(values.contiguous().view(-1).view(torch.uint8).numpy().data, offset)
 
     def close(self) -> None:
@@ -110,19 +108,6 @@ class ShardWriter:
         while view:
             count = os.pwrite(self._descriptor, view, offset)
             view, offset = view[count:], offset + count
-
-
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn "no space left" and "quota exceeded" into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise UserError(
-            f"{folder}: {os.strerror(error.errno).lower()}; free some, or choose another output_dir"
-        ) from error
 
 
 def check_space(folder: Path, needed: int) -> None:

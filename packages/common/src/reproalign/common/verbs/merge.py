@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from safetensors.torch import save_file
 
-from reproalign.common.files import sha256_file, sha256_json, write_json
+from reproalign.common.files import sha256_file, sha256_json, space_needed, write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter, merge_adapters
 from reproalign.common.merging.adapters import CONFIG, WEIGHTS
@@ -29,7 +29,7 @@ from reproalign.common.merging.report import adapter_table, as_plan_file, plan_t
 from reproalign.common.merging.settings import Settings, normalized_weights, parse_size, resolve
 from reproalign.common.merging.stream import JOURNAL, threads, write_model
 from reproalign.common.merging.values import evaluate, selectors
-from reproalign.common.merging.writer import check_space, disk_errors
+from reproalign.common.merging.writer import check_space
 from reproalign.common.models.load import model_path
 from reproalign.common.records import Run
 
@@ -89,11 +89,11 @@ def _write_model(run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs,
             workers=workers,
             advance=advance,
         )
-    with disk_errors(run.dir):
+    with space_needed(f"output_dir={run.dir}"):
         write_files(folder, inputs.template, inputs.all_models[0].config, plan)
     checked = verify(folder, plan, config.verify)
     digests = _record_inputs(run, hashes)
-    with disk_errors(run.dir):
+    with space_needed(f"output_dir={run.dir}"):
         write_card(
             folder,
             title=f"A merge of {len(inputs.models)} models",
@@ -119,7 +119,7 @@ def _write_adapter(run: Run, settings: Settings, inputs: Inputs, hashes: Hashes)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     digests = _record_inputs(run, hashes)
-    with disk_errors(run.dir):
+    with space_needed(f"output_dir={run.dir}"):
         save_file(merged.tensors, folder / WEIGHTS, metadata={"format": "pt"})
         write_json(folder / CONFIG, merged.config)
         if merged.manifest:
