@@ -29,6 +29,7 @@ import sys
 import time
 from functools import cache
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,11 @@ def main() -> None:
         work(*arguments.worker, arguments.threads)
         return
     arguments.device = "cpu"
-    rows = [measure(arguments, size, method) for size in arguments.sizes for method in arguments.methods]
+    rows: list[dict[str, Any]] = []
+    for size, method in product(arguments.sizes, arguments.methods):
+        rows.append(measure(arguments, size, method))
+        write(arguments, {"rows": rows, "mergekit": mergekit_version(arguments.mergekit)}, "safetensors", "numpy")
     Console().print(table(rows))
-    write(arguments, {"rows": rows, "mergekit": mergekit_version(arguments.mergekit)}, "safetensors", "numpy")
 
 
 def measure(arguments: argparse.Namespace, size: float, method: str) -> dict[str, Any]:
