@@ -33,7 +33,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from measure import write
 from rich.console import Console
 from rich.table import Table
 
@@ -65,6 +64,8 @@ def main() -> None:
         work(*arguments.worker, arguments.threads)
         return
     arguments.device = "cpu"
+    from measure import write  # not by the workers: mergekit's environment has no reproalign
+
     rows: list[dict[str, Any]] = []
     for size, method in product(arguments.sizes, arguments.methods):
         rows.append(measure(arguments, size, method))
