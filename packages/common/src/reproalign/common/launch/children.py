@@ -14,7 +14,7 @@ from reproalign.common.files import sha256_file, write_json
 from reproalign.common.invocation import Invocation, Verb
 from reproalign.common.launch.start import wait_for
 from reproalign.common.records.lineage import RECORD
-from reproalign.common.records.run import Run, check_folder, config_differences, read_record
+from reproalign.common.records.run import Run, check_folder, read_record, same_run
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,20 @@ def run_child(run: Run, child: Child) -> Path:
         ReportedError: if the child failed. What is finished is kept either way.
     """
     folder = run.dir / child.name
-    if not _is_finished(folder, child.invocation):
-        check_folder(folder, child.invocation)
-        print(f"{child.name}: {shlex.join(child.invocation.command)}", file=sys.stderr)
-        _note(run, child.name, folder, "running")
-        try:
-            code = _start(run.dir, child)
-        except BaseException:
-            _note(run, child.name, folder, _status(folder))
-            raise
-        if code:
-            _note(run, child.name, folder, _status(folder))
-            raise ReportedError(f"{child.name} failed (its record: {folder}); the same command goes on from it")
-    else:
+    record = same_run(folder, child.invocation)
+    if record is not None and record["status"] == "finished":
         print(f"{child.name}: finished before, kept", file=sys.stderr)
-    _note(run, child.name, folder, _status(folder))
+        _note(run, child.name, folder, "finished")
+        return folder
+    check_folder(folder, child.invocation)
+    print(f"{child.name}: {shlex.join(child.invocation.command)}", file=sys.stderr)
+    _note(run, child.name, folder, "running")
+    try:
+        code = _start(run.dir, child)
+    finally:
+        _note(run, child.name, folder, _status(folder))
+    if code:
+        raise ReportedError(f"{child.name} failed (its record: {folder}); the same command goes on from it")
     return folder
 
 
@@ -106,14 +105,6 @@ def _start(parent: Path, child: Child) -> int:
     finally:
         path.unlink(missing_ok=True)
         error.unlink(missing_ok=True)
-
-
-def _is_finished(folder: Path, invocation: Invocation) -> bool:
-    if not (folder / RECORD).is_file():
-        return False
-    record = read_record(folder)
-    same = record.get("verb") == invocation.verb and not config_differences(record["config"], invocation.config)
-    return same and record["status"] == "finished"
 
 
 def _status(folder: Path) -> str:

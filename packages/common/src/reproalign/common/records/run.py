@@ -151,6 +151,24 @@ def check_folder(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
     Raises:
         UserError: if the folder is a file, holds a finished run, another run, or files that are no run's.
     """
+    record = same_run(folder, invocation)
+    if record is None:
+        return None
+    if record["status"] == "finished":
+        raise UserError(f"output_dir={folder} holds this very run, finished; choose another output_dir to run it again")
+    if invocation.config.get("resume") == "never":
+        raise UserError(
+            f"output_dir={folder} holds this run, unfinished, and resume=never; set resume=auto or another output_dir"
+        )
+    return record
+
+
+def same_run(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
+    """Return the record of ``invocation``'s run in ``folder``, finished or not; None if the folder is new or empty.
+
+    Raises:
+        UserError: if the folder is a file, holds another run, or files that are no run's.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output_dir={folder} is a file; choose another output_dir")
     if not folder.exists() or not any(folder.iterdir()):
@@ -163,12 +181,6 @@ def check_folder(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
         names = ", ".join(differing[:5]) + (" …" if len(differing) > 5 else "")
         raise UserError(
             f"output_dir={folder} belongs to another run (differs in: {names or 'verb'}); choose another output_dir"
-        )
-    if record["status"] == "finished":
-        raise UserError(f"output_dir={folder} holds this very run, finished; choose another output_dir to run it again")
-    if invocation.config.get("resume") == "never":
-        raise UserError(
-            f"output_dir={folder} holds this run, unfinished, and resume=never; set resume=auto or another output_dir"
         )
     return record
 
