@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import json
 import os
 import re
@@ -194,7 +195,8 @@ def check_install(session: nox.Session, tool: str, editable: bool, folder: Path)
     for wheel in wheels.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-            assert b"file:" not in archive.read(metadata), f"{wheel.name} names a folder of this machine"
+            requirements = email.message_from_bytes(archive.read(metadata)).get_all("Requires-Dist")
+            assert not any("file:" in line for line in requirements), f"{wheel.name} names a folder of this machine"
     words = ["--no-index", "--find-links", str(wheels), "--force-reinstall", "--no-deps"]
     names = [f"reproalign-{name}" for name in ["common", *PAPERS]]
     check([*words, *names], dict.fromkeys(["common", *PAPERS], environment))
