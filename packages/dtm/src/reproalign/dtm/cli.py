@@ -1,0 +1,79 @@
+"""The ``dtm`` command: verbs and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reproalign.common.cli import App, run
+from reproalign.common.invocation import Verb
+from reproalign.common.verbs import EVALUATE_SUITE
+
+DISPERSE = Verb(
+    "disperse",
+    "split instruction rows into clusters: at random, or by k-means on sentence embeddings",
+    "disperse",
+    "reproalign.dtm.disperse.config:DisperseConfig",
+    "reproalign.dtm.disperse.verb:disperse",
+    launchable=True,
+)
+TRAIN = Verb(
+    "train",
+    "train one model: on one cluster, on all rows (vanilla), or a baseline; clusters=all: a sub-model on each",
+    "train",
+    "reproalign.dtm.train.config:TrainConfig",
+    "reproalign.dtm.train.verb:train",
+    launchable=True,
+)
+TRAIN_EACH = Verb(
+    "train",
+    "train a sub-model on each cluster, each a run of its own",
+    "train_each",
+    "reproalign.dtm.train.config:TrainEachConfig",
+    "reproalign.dtm.train.each:train_each",
+    when="clusters",
+    dry_run="reproalign.dtm.train.each:show_plan",
+)
+MERGE = Verb(
+    "merge",
+    "merge sub-models: factor or delta average, task arithmetic, TIES, DARE, Fisher, RegMean; or a logit ensemble",
+    "merge",
+    "reproalign.dtm.merge.config:MergeConfig",
+    "reproalign.dtm.merge.verb:merge",
+    positional="models",
+)
+RUN = Verb(
+    "run",
+    "disperse, train, merge and evaluate in one command, with the vanilla model beside",
+    "run",
+    "reproalign.dtm.config:RunConfig",
+    "reproalign.dtm.run:run_all",
+    dry_run="reproalign.dtm.run:show_plan",
+)
+EVALUATE = Verb(
+    "evaluate",
+    "measure the loss on held-out rows, per source; with suite=dtm: the paper's nine benchmarks",
+    "evaluate",
+    "reproalign.dtm.study.config:EvaluateConfig",
+    "reproalign.dtm.study.evaluate:evaluate",
+    launchable=True,
+)
+STUDY = Verb(
+    "study",
+    "the paper's pilot study and claims: curves, loss gap, tokens, error sets",
+    "study",
+    "reproalign.dtm.study.config:StudyConfig",
+    "reproalign.dtm.study.verb:study",
+)
+
+APP = App(
+    command="dtm",
+    package="reproalign.dtm",
+    distribution="reproalign-dtm",
+    title="Disperse-Then-Merge: instruction tuning on clusters, merged (arXiv 2405.13432)",
+    verbs=(DISPERSE, TRAIN, TRAIN_EACH, MERGE, RUN, EVALUATE, EVALUATE_SUITE, STUDY),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out ``dtm …``."""
+    return run(APP, argv)

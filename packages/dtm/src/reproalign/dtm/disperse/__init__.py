@@ -1,0 +1,1 @@
+"""Instruction rows into clusters: extraction, embeddings, labels, report."""

@@ -1,0 +1,1 @@
+"""What late fine-tuning does: curves, loss gaps, tokens, error sets, and the paper's claims as checks."""
