@@ -80,13 +80,16 @@ def groups(package: str) -> list[str]:
 
 
 def options(package: str, group: str) -> list[str]:
-    """List the names that a group (``data``, ``model``, ``launch``, ``experiment``) offers to ``package``."""
+    """List the names that a group (``data``, ``model``, ``launch``, ``experiment``) offers to ``package``.
+
+    A file whose name begins with an underscore is what others of its group build on, and is no choice.
+    """
     names = set()
     for module in (f"{package}.configs", COMMON_CONFIGS):
         folder = files(module).joinpath(group)
         if folder.is_dir():
             names |= {entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")}
-    return sorted(names)
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def as_word(key: str, value: Any) -> str:
