@@ -113,7 +113,10 @@ def _print_recipe(package: str, name: str, header: dict[str, str], console: Cons
     if targets:
         table = Table("\nmeasure", "\nvalue", "\nsource", box=None, pad_edge=False, header_style="bold")
         for measure, entry in targets.items():
-            table.add_row(measure, str(entry["value"]), str(entry.get("source", "")))
+            if measure != "source":
+                # A bare number has the source that the row states for all of its numbers.
+                value = entry if isinstance(entry, dict) else {"value": entry, "source": targets.get("source", "")}
+                table.add_row(measure, str(value["value"]), str(value.get("source", "")))
         console.print(table)
     console.print("\nCite:", style="bold")
     console.print(str(paper.get("bibtex", "")).strip(), soft_wrap=True, highlight=False, markup=False)
