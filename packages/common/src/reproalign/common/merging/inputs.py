@@ -13,6 +13,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.merging.adapters import AdaptedCheckpoint, Adapter
 from reproalign.common.merging.checkpoint import Checkpoint
 from reproalign.common.merging.settings import METHODS, Settings
+from reproalign.common.merging.statistics import open_statistics
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.load import model_path
 
@@ -136,10 +137,7 @@ class _Opener:
         return made
 
     def _statistics(self, name: str) -> Checkpoint:
-        path = Path(name).expanduser()
-        if not path.exists():
-            raise UserError(f"statistics: {name}: no such file")
-        made = Checkpoint(name, path)
+        made = open_statistics(name, "gram" if self.settings.method == "regmean" else "fisher")
         self.stack.callback(made.close)
         self.inputs.files[name] = made.files
         return made
