@@ -19,6 +19,8 @@ from reproalign.common.models.load import model_path
 
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 Model = Checkpoint | AdaptedCheckpoint
+# Methods whose result is a sum of low-rank matrices again.
+AS_ADAPTER = ("linear", "task_arithmetic")
 
 
 @dataclass
@@ -76,10 +78,13 @@ class _Opener:
             settings.output is None and only_adapters and settings.method == "linear"
         )
         if as_adapter:
-            if not only_adapters or settings.method != "linear":
+            if not only_adapters or settings.method not in AS_ADAPTER:
                 raise UserError(
-                    "output=adapter merges adapters by method=linear; for other models or methods set output=model"
+                    f"output=adapter merges adapters by method={' or '.join(AS_ADAPTER)}; for other models or methods "
+                    "set output=model"
                 )
+            if settings.method != "linear" and settings.space == "factor":
+                raise UserError(f"space=factor averages A and B; for method={settings.method} set space=delta")
             for key, default in {"dtype": "auto", "embeddings": "refuse", "tied": "keep", "files_from": None}.items():
                 if getattr(settings, key) != default:
                     raise UserError(

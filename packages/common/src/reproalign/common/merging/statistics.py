@@ -81,9 +81,7 @@ def write_statistics(file: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file(plain, temporary, metadata={"format": "pt"})
 
 
-def write_facts(
-    folder: Path, *, kind: str, rows: int, tokens: int, labels: str | None, model: str
-) -> None:
+def write_facts(folder: Path, *, kind: str, rows: int, tokens: int, labels: str | None, model: str) -> None:
     """Write ``statistics.json``, which says that the folder is whole."""
     facts = {"format": FORMAT, "kind": kind, "rows": rows, "tokens": tokens, "labels": labels, "model": model}
     write_json(folder / FACTS, facts)
