@@ -13,20 +13,29 @@ if TYPE_CHECKING:
     import pytest
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_NON_FINITE |= {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def load_golden(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Read every ``*.json`` of ``folder``: {function: [{inputs, params, outputs}, …]}, found by the ``function`` field.
 
+    What else a file says holds for all its cases: it is added to their params, with ``folder``, where files lie that
+    the cases name. A file with neither ``function`` nor ``cases`` is one of those.
+
     Raises:
-        ValueError: if the folder holds no such file, or a file has another shape.
+        ValueError: if the folder holds no golden file, or a file has another shape.
     """
     functions: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and not {"function", "cases"} & content.keys():
+            continue
         if not isinstance(content, dict) or "function" not in content or "cases" not in content:
             raise ValueError(f"{path}: not a golden file (fields 'function' and 'cases' are needed)")
-        functions.setdefault(content["function"], []).extend(content["cases"])
+        shared = {name: value for name, value in content.items() if name not in ("function", "description", "cases")}
+        beside = {**shared, "folder": folder} if shared else {}
+        cases = [{**case, "params": {**beside, **case["params"]}} for case in content["cases"]]
+        functions.setdefault(content["function"], []).extend(cases)
     if not functions:
         raise ValueError(f"{folder}: no golden files (*.json)")
     return functions

@@ -1,0 +1,219 @@
+"""From instruction rows to token ids, and labels that say which of them are trained on.
+
+``paper``: the tokenizer's own BOS, the prompt, the response, EOS. The boundary is exact: whatever the tokenizer would
+merge across it, ids of the prompt hold prompt text alone and none of them is supervised, and every id of the response
+is. ``released``: prompt and prompt + response are tokenised each on its own, as many ids of the second as the first has
+are masked, no EOS is added, so that a merge across the boundary shifts the mask (ERRATA Q4, Q5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reproalign.common.errors import UserError, choose
+from reproalign.dtm.prompt import alpaca
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+SHAPING = ("max_length", "append_eos", "boundary", "separator")  # the fields that ids and labels depend on
+VARIANTS = ("paper", "released")
+PADDING_SIDES = ("right", "left")
+
+
+@dataclass
+class TokensConfig:
+    """How rows become token ids, and ids batches; null: as the variant has it."""
+
+    max_length: int | None = 1024  # tokens of prompt and response (released: block_size); null: the tokenizer's longest
+    append_eos: bool | None = None  # end the response with EOS, so that the model learns to stop; null: under paper
+    boundary: str | None = None  # between prompt and response: exact | released (see docs); null: by the variant
+    separator: str = ""  # put between '### Response:' and the response, part of the prompt; the release has none
+    drop_unsupervised: bool | None = None  # leave out rows without a token to train on; null: under paper
+    padding_side: str = "right"  # right | left (released: for Mistral)
+    num_proc: int | None = None  # processes that tokenise
+    cache_dir: str | None = None  # of prepared rows; null: the user's cache folder
+
+
+def resolved(config: TokensConfig, variant: str) -> TokensConfig:
+    """Return ``config`` with what the variant decides filled in.
+
+    Raises:
+        UserError: for a value out of its choices or range.
+    """
+    choose("variant", variant, VARIANTS)
+    choose("tokens.padding_side", config.padding_side, PADDING_SIDES)
+    if config.max_length is not None and config.max_length < 1:
+        raise UserError(f"tokens.max_length={config.max_length} must be at least 1")
+    if config.num_proc is not None and config.num_proc < 1:
+        raise UserError(f"tokens.num_proc={config.num_proc} must be at least 1")
+    paper = variant == "paper"
+    boundary = choose("tokens.boundary", config.boundary or ("exact" if paper else "released"), ["exact", "released"])
+    return replace(
+        config,
+        boundary=boundary,
+        append_eos=paper if config.append_eos is None else config.append_eos,
+        drop_unsupervised=paper if config.drop_unsupervised is None else config.drop_unsupervised,
+    )
+
+
+def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: TokensConfig) -> Dataset:
+    """Tokenise rows, in their order: columns ``input_ids``, ``labels``, ``supervised`` and ``source``.
+
+    ``labels`` are -100 where nothing is trained on; ``supervised`` counts those that a causal model predicts, which is
+    all others but one at the very first place. No row is left out (see :func:`supervised_only`). The result is kept in
+    the cache.
+
+    Args:
+        rows: of :func:`reproalign.dtm.rows.read_rows`, without placeholders.
+        tokenizer: of the model.
+        config: :func:`resolved`.
+
+    Raises:
+        UserError: if EOS is to be appended and the tokenizer has none.
+    """
+    from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
+
+    options = {name: value for name, value in asdict(config).items() if name in SHAPING}
+    return map_cached(
+        rows,
+        encoder(tokenizer, config),
+        [
+            "dtm tokens",
+            fingerprint_dataset(rows),
+            fingerprint_tokenizer(tokenizer),
+            tokenizer.model_max_length,
+            options,
+        ],
+        cache_dir=config.cache_dir,
+        num_proc=config.num_proc,
+        desc="tokenising",
+        batched=True,
+        remove_columns=[name for name in rows.column_names if name != "source"],
+    )
+
+
+def supervised_only(rows: Dataset) -> Dataset:
+    """Leave out the rows without a supervised token."""
+    kept = np.flatnonzero(np.array(rows["supervised"]))
+    return rows if len(kept) == len(rows) else rows.select(kept)
+
+
+def encoder(
+    tokenizer: PreTrainedTokenizerBase, config: TokensConfig
+) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
+    """Return what tokenises a batch of rows, given and returned by columns."""
+    if config.append_eos and tokenizer.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of '{tokenizer.name_or_path}' has no EOS token to append; set tokens.append_eos=false"
+        )
+    return partial(_encode, _exact if config.boundary == "exact" else _released, tokenizer, config)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that fills rows up: the pad token's, EOS's if there is none.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if not isinstance(found, int):
+        raise UserError(f"the tokenizer of '{tokenizer.name_or_path}' has neither a pad token nor EOS; give it one")
+    return found
+
+
+@dataclass(frozen=True)
+class RowCollator:
+    """Collates tokenised rows, padded to the longest rounded up to a multiple.
+
+    Attributes:
+        pad_token_id: fills up ``input_ids``; ``labels`` are filled up with -100, ``attention_mask`` with 0.
+        padding_side: right or left.
+        multiple_of: of the length.
+    """
+
+    pad_token_id: int
+    padding_side: str = "right"
+    multiple_of: int = 8
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Return ``input_ids``, ``attention_mask`` and ``labels``, each (rows, seq)."""
+        from reproalign.common.data.collate import pad_rows
+
+        def padded(values: list[list[int]], fill: int) -> Tensor:
+            return pad_rows(values, fill, side=self.padding_side, multiple_of=self.multiple_of)
+
+        ids = [list(row["input_ids"]) for row in rows]
+        return {
+            "input_ids": padded(ids, self.pad_token_id),
+            "attention_mask": padded([[1] * len(row) for row in ids], 0),
+            "labels": padded([list(row["labels"]) for row in rows], IGNORED),
+        }
+
+
+def collator(tokenizer: PreTrainedTokenizerBase, padding_side: str = "right") -> RowCollator:
+    """Return the collator for rows of ``tokenizer``."""
+    return RowCollator(pad_id(tokenizer), padding_side)
+
+
+def _encode(
+    rule: Callable[..., list[tuple[list[int], int]]],
+    tokenizer: PreTrainedTokenizerBase,
+    config: TokensConfig,
+    batch: Mapping[str, Sequence[Any]],
+) -> dict[str, list[Any]]:
+    names = [name for name in ("instruction", "input", "output") if name in batch]
+    texts = [
+        alpaca(dict(zip(names, values, strict=True))) for values in zip(*(batch[name] for name in names), strict=True)
+    ]
+    prompts, responses = [f"{prompt}{config.separator}" for prompt, _ in texts], [response for _, response in texts]
+    made = rule(tokenizer, config, prompts, responses)
+    labels = [[IGNORED] * min(masked, len(ids)) + ids[masked:] for ids, masked in made]
+    supervised = [sum(label != IGNORED for label in row[1:]) for row in labels]
+    return {"input_ids": [ids for ids, _ in made], "labels": labels, "supervised": supervised}
+
+
+def _exact(
+    tokenizer: PreTrainedTokenizerBase, config: TokensConfig, prompts: list[str], responses: list[str]
+) -> list[tuple[list[int], int]]:
+    """Return the ids of each row, and how many of them are the prompt's."""
+    from reproalign.common.data.tokenize import Encoder, Rules, add_special_tokens, begins_with_bos, split
+
+    encode = Encoder(tokenizer)
+    longest = _longest(tokenizer, config)
+    rules = Rules(tokenizer.bos_token_id, tokenizer.eos_token_id, longest, longest, add_bos=begins_with_bos(tokenizer))
+    wholes = encode.batch([prompt + response for prompt, response in zip(prompts, responses, strict=True)])
+    made = []
+    for prompt, whole, response in zip(encode.batch(prompts), wholes, responses, strict=True):
+        parts = split(rules, prompt, whole, partial(encode.continuation, response))
+        head, tail = add_special_tokens(rules, *parts, encode.is_blank)
+        response_ids = tail if config.append_eos else parts[1]
+        ids = [int(token) for token in [*head, *response_ids] if token is not None]
+        made.append((ids[:longest], len(head)))
+    return made
+
+
+def _released(
+    tokenizer: PreTrainedTokenizerBase, config: TokensConfig, prompts: list[str], responses: list[str]
+) -> list[tuple[list[int], int]]:
+    """Return the ids of each row, and how many of them are masked: as many as the prompt has by itself."""
+    longest = _longest(tokenizer, config)
+    eos = [tokenizer.eos_token_id] if config.append_eos else []
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        return [list(ids) for ids in tokenizer(texts, truncation=True, max_length=longest)["input_ids"]]
+
+    wholes = encode([prompt + response for prompt, response in zip(prompts, responses, strict=True)])
+    return [([*whole, *eos][:longest], len(prompt)) for prompt, whole in zip(encode(prompts), wholes, strict=True)]
+
+
+def _longest(tokenizer: PreTrainedTokenizerBase, config: TokensConfig) -> int:
+    return config.max_length or min(tokenizer.model_max_length, 2**31 - 1)  # some tokenizers claim 10^30
