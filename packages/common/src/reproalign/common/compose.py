@@ -159,8 +159,9 @@ def _check_key(word: str, key: str, schema: type) -> str:
                     f"'{key}' cannot be a key by itself; write it in braces: '{section}={{{inner}: {value}}}'"
                 )
             return f"++{word.lstrip('+')}"
-    if str in (cls, *get_args(cls)) and get_origin(cls) is not list and not _is_understood(word):
-        return as_word(key, word.partition("=")[2])  # a path with blanks or letters beyond Hydra's grammar
+    texts = cls is Any or (str in (cls, *get_args(cls)) and get_origin(cls) is not list)
+    if texts and not _is_understood(word):
+        return as_word(key, word.partition("=")[2])  # a path beyond Hydra's grammar, or a list like 1,1,1
     return word
 
 
