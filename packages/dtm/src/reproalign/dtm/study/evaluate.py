@@ -35,6 +35,9 @@ from reproalign.dtm.study.summary import OVERALL, Summary, as_csv, as_metrics, s
 from reproalign.dtm.tokens import TokensConfig, collator, resolved, tokenize
 
 
+_ELSEWHERE = ("num_proc", "cache_dir", "drop_unsupervised")  # options of tokens that change no loss
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Tokenised rows that something can be measured of.
@@ -140,6 +143,8 @@ def _check(config: EvaluateConfig) -> TokensConfig:
     if config.model.chat_template is not None:
         raise UserError("model.chat_template: the rows are put in the Alpaca prompt; leave it out")
     choose("logprobs.implementation", config.logprobs.implementation, ["chunked", "plain"])
+    if config.tokens.drop_unsupervised is not None:
+        raise UserError("tokens.drop_unsupervised is for training; a row without a supervised token has no loss anyway")
     return resolved(config.tokens, config.variant)
 
 
@@ -169,7 +174,7 @@ def _report(
         "weights": run.record["fingerprints"]["weights"]["model"]["sha256"],
         "rows": {"files": list(config.rows), **held_out.facts},
         "variant": config.variant,
-        "tokens": {name: value for name, value in asdict(tokens).items() if name not in ("num_proc", "cache_dir")},
+        "tokens": {name: value for name, value in asdict(tokens).items() if name not in _ELSEWHERE},
         "interval": {name: getattr(config, name) for name in ("confidence", "resamples", "seed")},
         "measures": [asdict(entry) for entry in summaries],
     }
@@ -214,7 +219,7 @@ def _finite(value: Any) -> Any:
 
 def _print(config: EvaluateConfig, held_out: HeldOut, summaries: Sequence[Summary], run: Run) -> None:
     console = Console()
-    console.print(table(summaries, config.model.name, config.confidence))
+    console.print(table(summaries, f"{config.model.name}: nats per token of the response", config.confidence))
     facts = held_out.facts
     for count, what in ((facts["without_text"], "no text"), (facts["without_supervised_token"], "no supervised token")):
         if count:

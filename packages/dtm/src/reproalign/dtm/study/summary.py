@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from reproalign.dtm.study.losses import RowLoss
 from reproalign.dtm.study.metrics import bootstrap_token_mean, masked_accuracy, perplexity, released_accuracy
@@ -94,19 +94,19 @@ def summarise(
 
 def table(summaries: Sequence[Summary], title: str, confidence: float) -> Table:
     """Return the table for the terminal."""
-    drawn = Table("rows of", title=title, title_style="bold", header_style="bold")
-    for name in ("rows", "tokens", "loss, nats per token", f"interval at {confidence:.0%}", "perplexity", "accuracy"):
-        drawn.add_column(name, justify="right")
+    drawn = Table(Column("rows of", overflow="fold"), title=title, title_style="bold", header_style="bold")
+    for name in ("rows", "tokens", "loss", f"{confidence:.0%} interval", "perplexity", "accuracy"):
+        drawn.add_column(name, justify="right", no_wrap=True)
     for number, entry in enumerate(summaries):
-        ends = "" if entry.low is None else f"[{entry.low:.4f}, {entry.high:.4f}]"
+        ends = "" if entry.low is None else f"{entry.low:.3f} to {entry.high:.3f}"
         drawn.add_row(
             entry.name,
             str(entry.rows),
             str(entry.tokens),
             f"{entry.loss:.4f}",
-            ends.replace("[", r"\["),
-            f"{entry.perplexity:.3f}",
-            f"{entry.accuracy:.4f}",
+            ends,
+            f"{entry.perplexity:.2f}",
+            f"{entry.accuracy:.3f}",
             end_section=number == 0,
         )
     return drawn
