@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reproalign.common.errors import UserError
@@ -57,11 +57,13 @@ class Finding:
         effects: one for each instance; none if the claim could not be checked.
         missing: what could not be checked for want of scores.
         notes: what was measured beside.
+        mean: of the differences over the benchmarks of one pair of methods; None for other instances.
     """
 
     effects: list[Effect] = field(default_factory=list)
     missing: str | None = None
     notes: list[str] = field(default_factory=list)
+    mean: float | None = None
 
     @property
     def met(self) -> int:
@@ -75,12 +77,6 @@ class Finding:
             return "not checked"
         met, count = self.met, len(self.effects)
         return "yes" if met == count else "no" if not met else "in part"
-
-    @property
-    def mean(self) -> float | None:
-        """Mean of the differences; None for ranks."""
-        values = [effect.value for effect in self.effects if effect.value is not None]
-        return math.fsum(values) / len(values) if values and len(values) == len(self.effects) else None
 
     @property
     def largest_z(self) -> Effect | None:
@@ -128,7 +124,7 @@ def check_claim(
     if kind not in checks and kind not in CONDITIONS:
         raise UserError(f"paper.yaml: unknown kind of claim '{kind}'")
     finding = checks.get(kind, _differences)(claim, paper, scores, on)
-    return Finding(finding.effects, finding.missing, [*finding.notes, *_beside(claim, paper, scores)])
+    return replace(finding, notes=[*finding.notes, *_beside(claim, paper, scores)])
 
 
 def benchmarks(on: str | Sequence[str], paper: Mapping[str, Any]) -> list[str]:
@@ -155,7 +151,9 @@ def _differences(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Sco
             value, z = difference(rows.rows[left][name], rows.rows[right][name])
             label = name if len(pairs) == 1 else f"{left}-{right} {name}"
             effects.append(Effect(label, value, z, condition(value), f"{value:+.2f}"))
-    return Finding(effects, _joined(missing))
+    values = [effect.value for effect in effects if effect.value is not None]
+    mean = math.fsum(values) / len(values) if values and len(pairs) == 1 else None
+    return Finding(effects, _joined(missing), mean=mean)
 
 
 def _mean_above(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores, on: list[str]) -> Finding:
@@ -232,7 +230,9 @@ def _beside(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores) 
     for entry in claim.get("beside", []):
         left, right = entry["left"], entry["right"]
         whole = entry["across"] == "mean"
-        rows = _rows(scores, claim["setting"], [left, right], benchmarks(claim["across"] if whole else entry["across"], paper))
+        rows = _rows(
+            scores, claim["setting"], [left, right], benchmarks(claim["across"] if whole else entry["across"], paper)
+        )
         if not rows.benchmarks:
             continue
         if whole:
