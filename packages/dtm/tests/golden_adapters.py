@@ -71,15 +71,20 @@ def data_training_arguments(inputs: Case, params: Case) -> Any:
     files = [[] if inputs[name] is None else [inputs[name]] for name in ("train_file", "cluster_file")]
     found = rows.parse_selection(*files, inputs.get("cluster_id"))
     # Ours has no ids where the original keeps the empty text.
-    return {"train_file": found.rows, "cluster_file": found.labels, "cluster_id": "" if found.clusters == [] else found.clusters}
+    return {
+        "train_file": found.rows,
+        "cluster_file": found.labels,
+        "cluster_id": "" if found.clusters == [] else found.clusters,
+    }
 
 
 @adapter("row selection before training")
 def row_selection(inputs: Case, params: Case) -> Any:
     clusters = rows.parse_clusters(params["cluster_id"])
     ids = [row for file in inputs["row_ids_per_file"] for row in file]
-    files = zip(inputs["clusters_per_file"], inputs["row_ids_per_file"], strict=True)
-    labels = [rows.check_labels(given, len(file), "clusters_per_file") for given, file in files]
+    for given, file in zip(inputs["clusters_per_file"], inputs["row_ids_per_file"], strict=True):
+        rows.check_length(given, len(file), "clusters_per_file")
+    labels = [np.array(given, dtype=object) for given in inputs["clusters_per_file"]]  # some hold texts
     order = rows.selected_order(np.concatenate(labels), clusters, params["seed"], params["data_ratio"])
     counted = clusters is not None  # the original counts where it selects
     return {

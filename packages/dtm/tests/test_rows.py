@@ -55,7 +55,7 @@ def test_rows_that_changed_are_read_again(tmp_path):
     ],
 )
 def test_other_rows_are_refused_with_their_place(tmp_path, line, message):
-    with pytest.raises(UserError, match="a.jsonl") as error:
+    with pytest.raises(UserError, match=r"a\.jsonl") as error:
         read_rows([write(tmp_path / "a.jsonl", ROW, line)])
     assert message in str(error.value)
 

@@ -12,7 +12,16 @@ from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import TINY_TOKENIZERS, tiny_tokenizer
 from reproalign.dtm.prompt import alpaca
-from reproalign.dtm.tokens import IGNORED, RowCollator, TokensConfig, collator, encoder, resolved, supervised_only, tokenize
+from reproalign.dtm.tokens import (
+    IGNORED,
+    RowCollator,
+    TokensConfig,
+    collator,
+    encoder,
+    resolved,
+    supervised_only,
+    tokenize,
+)
 
 words = st.sampled_from(["the", " dog", " ", "\n", "a", "ab", "bab", ".", "é", "漢", ":", "two four", "#", "▁"])
 texts = st.one_of(st.text(st.characters(codec="utf-8"), max_size=20), st.lists(words, max_size=10).map("".join))

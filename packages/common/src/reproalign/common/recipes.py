@@ -30,14 +30,13 @@ REQUIRED = ("title", "verb", "paper", "command", "hardware", "expected", "proces
 
 
 def read_headers(package: str) -> dict[str, dict[str, str]]:
-    """Read the header of every recipe of ``package``: {name: {key: value}}."""
+    """Read the header of every recipe of ``package``: {name: {key: value}}; ``_family.yaml`` is none."""
     folder = files(f"{package}.configs").joinpath("experiment")
     if not folder.is_dir():
         return {}
-    entries = sorted(
-        (entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name
-    )
-    return {entry.name.removesuffix(".yaml"): parse_header(entry.read_text(encoding="utf-8")) for entry in entries}
+    recipes = {entry.name.removesuffix(".yaml"): entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+    names = sorted(name for name in recipes if not name.startswith("_"))
+    return {name: parse_header(recipes[name].read_text(encoding="utf-8")) for name in names}
 
 
 def parse_header(text: str) -> dict[str, str]:

@@ -40,6 +40,7 @@ MERGE = Verb(
     "reproalign.dtm.merge.config:MergeConfig",
     "reproalign.dtm.merge.verb:merge",
     positional="models",
+    dry_run="reproalign.dtm.merge.verb:dry_run",
 )
 RUN = Verb(
     "run",

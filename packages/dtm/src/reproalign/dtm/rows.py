@@ -134,30 +134,25 @@ def read_labels(path: str | Path, count: int) -> NDArray[np.int64]:
         raise UserError(f"labels: {path}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
         raise UserError(f"labels: {path}: not valid JSON ({error}); a JSON array of cluster ids is needed") from error
-    return check_labels(content, count, str(path))
-
-
-def check_labels(content: Any, count: int, place: str) -> NDArray[np.int64]:
-    """Return the labels of ``count`` rows as an array.
-
-    Args:
-        content: of a label file.
-        count: of the rows it belongs to.
-        place: where it came from, for messages.
-
-    Raises:
-        UserError: for no array, another length, or labels that are not whole numbers from 0 on.
-    """
     if not isinstance(content, list):
-        raise UserError(f"labels: {place}: a JSON array of cluster ids is needed, one for each row")
-    if len(content) != count:
-        raise UserError(f"labels: {place} has {len(content)} labels for {count} rows; it belongs to other rows")
+        raise UserError(f"labels: {path}: a JSON array of cluster ids is needed, one for each row")
+    check_length(content, count, str(path))
     for index, label in enumerate(content):
         if type(label) is not int or label < 0:
             raise UserError(
-                f"labels: {place}: label {index} is {json.dumps(label)}; cluster ids are whole numbers from 0 on"
+                f"labels: {path}: label {index} is {json.dumps(label)}; cluster ids are whole numbers from 0 on"
             )
     return np.array(content, dtype=np.int64)
+
+
+def check_length(labels: Sequence[Any], count: int, place: str) -> None:
+    """Refuse labels of other rows than the ``count`` ones they are to belong to.
+
+    Raises:
+        UserError: naming their ``place`` and both numbers.
+    """
+    if len(labels) != count:
+        raise UserError(f"labels: {place} has {len(labels)} labels for {count} rows; it belongs to other rows")
 
 
 def check_clusters(labels: NDArray[np.int64], clusters: Sequence[int] | None) -> None:
@@ -172,19 +167,19 @@ def check_clusters(labels: NDArray[np.int64], clusters: Sequence[int] | None) ->
     missing = [cluster for cluster in clusters if cluster not in there]
     if missing or not clusters:
         known = ", ".join(map(str, there))
-        raise UserError(f"cluster={'+'.join(map(str, clusters))}: no row has {missing or 'such an id'}; there are {known}")
+        raise UserError(
+            f"cluster={'+'.join(map(str, clusters))}: no row has {missing or 'such an id'}; there are {known}"
+        )
 
 
-def selected_order(
-    labels: NDArray[np.int64], clusters: Sequence[int] | None, seed: int, ratio: float
-) -> NDArray[np.int64]:
+def selected_order(labels: NDArray[Any], clusters: Sequence[int] | None, seed: int, ratio: float) -> NDArray[np.int64]:
     """Return the indices of the rows that are trained on, in the release's order.
 
     Rows of ``clusters`` (None: all), shuffled by ``numpy.random.default_rng(seed).permutation``, of which the first
     ⌊n · ratio⌋ are kept, maybe none.
 
     Args:
-        labels: of all rows, those of several files one after the other.
+        labels: of all rows, those of several files one after the other; one that is no number is in no cluster.
         clusters: ids; None: all rows.
         seed: of the shuffle.
         ratio: in (0, 1].

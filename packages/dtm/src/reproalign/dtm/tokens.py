@@ -86,7 +86,13 @@ def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: TokensCo
     return map_cached(
         rows,
         encoder(tokenizer, config),
-        ["dtm tokens", fingerprint_dataset(rows), fingerprint_tokenizer(tokenizer), tokenizer.model_max_length, options],
+        [
+            "dtm tokens",
+            fingerprint_dataset(rows),
+            fingerprint_tokenizer(tokenizer),
+            tokenizer.model_max_length,
+            options,
+        ],
         cache_dir=config.cache_dir,
         num_proc=config.num_proc,
         desc="tokenising",
@@ -165,7 +171,9 @@ def _encode(
     batch: Mapping[str, Sequence[Any]],
 ) -> dict[str, list[Any]]:
     names = [name for name in ("instruction", "input", "output") if name in batch]
-    texts = [alpaca(dict(zip(names, values, strict=True))) for values in zip(*(batch[name] for name in names), strict=True)]
+    texts = [
+        alpaca(dict(zip(names, values, strict=True))) for values in zip(*(batch[name] for name in names), strict=True)
+    ]
     prompts, responses = [f"{prompt}{config.separator}" for prompt, _ in texts], [response for _, response in texts]
     made = rule(tokenizer, config, prompts, responses)
     labels = [[IGNORED] * min(masked, len(ids)) + ids[masked:] for ids, masked in made]
@@ -187,8 +195,8 @@ def _exact(
     for prompt, whole, response in zip(encode.batch(prompts), wholes, responses, strict=True):
         parts = split(rules, prompt, whole, partial(encode.continuation, response))
         head, tail = add_special_tokens(rules, *parts, encode.is_blank)
-        tail = tail if config.append_eos else parts[1]
-        ids = [int(token) for token in [*head, *tail] if token is not None]
+        response_ids = tail if config.append_eos else parts[1]
+        ids = [int(token) for token in [*head, *response_ids] if token is not None]
         made.append((ids[:longest], len(head)))
     return made
 
@@ -204,9 +212,7 @@ def _released(
         return [list(ids) for ids in tokenizer(texts, truncation=True, max_length=longest)["input_ids"]]
 
     wholes = encode([prompt + response for prompt, response in zip(prompts, responses, strict=True)])
-    return [
-        ([*whole, *eos][:longest], len(prompt)) for prompt, whole in zip(encode(prompts), wholes, strict=True)
-    ]
+    return [([*whole, *eos][:longest], len(prompt)) for prompt, whole in zip(encode(prompts), wholes, strict=True)]
 
 
 def _longest(tokenizer: PreTrainedTokenizerBase, config: TokensConfig) -> int:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from reproalign.common.compose import as_word, compose
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, write_json
 from reproalign.common.invocation import Invocation, Verb
 from reproalign.common.launch.start import wait_for
+from reproalign.common.mappings import flatten
 from reproalign.common.records.lineage import RECORD
 from reproalign.common.records.run import Run, check_folder, read_record, same_run
 
@@ -59,6 +61,25 @@ def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str]) 
         parent=str(parent.config["output_dir"]),
     )
     return Child(name, invocation)
+
+
+def given_words(section: str, given: Mapping[str, Any], owned: Sequence[str], *, by: str) -> list[str]:
+    """Return the words for what the user set for a child in a section of its parent.
+
+    Args:
+        section: e.g. ``align``, for keys like ``align.trainer.learning_rate``.
+        given: its content.
+        owned: keys of the child, or sections of them, that the parent sets itself.
+        by: the parent's verb.
+
+    Raises:
+        UserError: for one of these.
+    """
+    flat = flatten(dict(given))
+    for key in flat:
+        if key in owned or key.partition(".")[0] in owned:
+            raise UserError(f"{section}.{key} is set by {by} itself; remove it")
+    return [as_word(key, value) for key, value in flat.items()]
 
 
 def run_child(run: Run, child: Child) -> Path:

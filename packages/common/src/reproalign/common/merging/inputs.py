@@ -13,11 +13,14 @@ from reproalign.common.errors import UserError
 from reproalign.common.merging.adapters import AdaptedCheckpoint, Adapter
 from reproalign.common.merging.checkpoint import Checkpoint
 from reproalign.common.merging.settings import METHODS, Settings
+from reproalign.common.merging.statistics import open_statistics
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.load import model_path
 
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 Model = Checkpoint | AdaptedCheckpoint
+# Methods whose result is a sum of low-rank matrices again.
+AS_ADAPTER = ("linear", "task_arithmetic")
 
 
 @dataclass
@@ -75,10 +78,13 @@ class _Opener:
             settings.output is None and only_adapters and settings.method == "linear"
         )
         if as_adapter:
-            if not only_adapters or settings.method != "linear":
+            if not only_adapters or settings.method not in AS_ADAPTER:
                 raise UserError(
-                    "output=adapter merges adapters by method=linear; for other models or methods set output=model"
+                    f"output=adapter merges adapters by method={' or '.join(AS_ADAPTER)}; for other models or methods "
+                    "set output=model"
                 )
+            if settings.method != "linear" and settings.space == "factor":
+                raise UserError(f"space=factor averages A and B; for method={settings.method} set space=delta")
             for key, default in {"dtype": "auto", "embeddings": "refuse", "tied": "keep", "files_from": None}.items():
                 if getattr(settings, key) != default:
                     raise UserError(
@@ -136,10 +142,7 @@ class _Opener:
         return made
 
     def _statistics(self, name: str) -> Checkpoint:
-        path = Path(name).expanduser()
-        if not path.exists():
-            raise UserError(f"statistics: {name}: no such file")
-        made = Checkpoint(name, path)
+        made = open_statistics(name, "gram" if self.settings.method == "regmean" else "fisher")
         self.stack.callback(made.close)
         self.inputs.files[name] = made.files
         return made

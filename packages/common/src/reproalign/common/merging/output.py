@@ -63,22 +63,33 @@ def copy_files(template: Path, folder: Path) -> None:
                 shutil.copyfile(path, folder / path.name)
 
 
+def made_by(method: str) -> str:
+    """Say how ``reproalign merge`` made a result, for its card."""
+    return f"`reproalign merge` with `method={method}` ({METHODS[method].source})"
+
+
 def write_card(
-    folder: Path, *, title: str, config: Mapping[str, Any], hashes: Mapping[str, Mapping[str, str]], lines: list[str]
+    folder: Path,
+    *,
+    title: str,
+    made_by: str,
+    plan: Mapping[str, Any],
+    hashes: Mapping[str, Mapping[str, str]],
+    lines: list[str],
 ) -> None:
     """Write ``README.md``: what was merged, from which files, how.
 
     Args:
         folder: of the model.
         title: first line.
-        config: the merge, as a plan file.
+        made_by: command, method and its source.
+        plan: the merge, as a plan file.
         hashes: SHA-256 of every input file, by input and file name.
         lines: further sentences.
     """
     import yaml
 
-    method = METHODS[config["method"]]
-    plan = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).rstrip()
+    text_of_plan = yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True).rstrip()
     inputs = "\n".join(
         f"| {label} | {name} | `{digest}` |" for label, files in hashes.items() for name, digest in files.items()
     )
@@ -90,7 +101,7 @@ tags:
 ---
 # {title}
 
-Merged by `reproalign merge` with `method={config["method"]}` ({method.source}).
+Merged by {made_by}.
 
 ## Inputs
 
@@ -101,7 +112,7 @@ Merged by `reproalign merge` with `method={config["method"]}` ({method.source}).
 ## Plan
 
 ```yaml
-{plan}
+{text_of_plan}
 ```
 """
     write_text(folder / "README.md", text + (f"\n## Notes\n\n{notes}\n" if notes else ""))

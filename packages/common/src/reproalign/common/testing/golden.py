@@ -19,8 +19,8 @@ _NON_FINITE |= {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 def load_golden(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Read every ``*.json`` of ``folder``: {function: [{inputs, params, outputs}, …]}, found by the ``function`` field.
 
-    What else a file says holds for all its cases: it is added to their params, with ``folder``, where files lie that the
-    cases name. A file with neither ``function`` nor ``cases`` is one of those.
+    What else a file says holds for all its cases: it is added to their params, with ``folder``, where files lie that
+    the cases name. A file with neither ``function`` nor ``cases`` is one of those.
 
     Raises:
         ValueError: if the folder holds no golden file, or a file has another shape.

@@ -23,7 +23,8 @@ from reproalign.common.merging.blocks import Block, Blocks, check_selector
 from reproalign.common.merging.checkpoint import read_json
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.inputs import Inputs, open_inputs
-from reproalign.common.merging.output import copy_files, verify, write_card, write_files
+from reproalign.common.merging.methods import task_arithmetic_weights
+from reproalign.common.merging.output import copy_files, made_by, verify, write_card, write_files
 from reproalign.common.merging.planning import MergePlan, make_plan, plan_identity
 from reproalign.common.merging.report import adapter_table, as_plan_file, plan_table, print_notes
 from reproalign.common.merging.settings import Settings, normalized_weights, parse_size, resolve
@@ -46,12 +47,20 @@ def merge(config: MergeConfig, invocation: Invocation) -> None:
     settings = resolve(config)
     with open_inputs(settings) as inputs:
         # Whatever can be refused is refused before the folder exists.
-        plan = None if inputs.adapters else make_plan(settings, inputs)
-        with Run.open(invocation) as run, _hashing(inputs.files) as hashes:
-            if plan is None:
-                _write_adapter(run, settings, inputs, hashes)
-            else:
-                _write_model(run, config, plan, inputs, hashes)
+        made = _made(settings, inputs)
+        with Run.open(invocation) as run:
+            _write(run, config, settings, inputs, made)
+
+
+def merge_into(run: Run, config: MergeConfig) -> None:
+    """Merge into the folder of an open run, for verbs that do more than merge.
+
+    Raises:
+        UserError: see :func:`merge`.
+    """
+    settings = resolve(config)
+    with open_inputs(settings) as inputs:
+        _write(run, config, settings, inputs, _made(settings, inputs))
 
 
 def dry_run(config: MergeConfig, invocation: Invocation) -> None:
@@ -69,6 +78,19 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
             console.print(plan_table(plan, [model.label for model in inputs.all_models], workers.count))
         print_notes(console, plan.agreement.notes)
         check_space(Path(config.output_dir), plan.output_bytes)
+
+
+def _made(settings: Settings, inputs: Inputs) -> MergePlan | MergedAdapter:
+    return _merge_adapters(settings, inputs) if inputs.adapters else make_plan(settings, inputs)
+
+
+def _write(run: Run, config: MergeConfig, settings: Settings, inputs: Inputs, made: MergePlan | MergedAdapter) -> None:
+    if isinstance(made, MergedAdapter):
+        Console(highlight=False).print(adapter_table(settings, made))
+        write_adapter(run, made, inputs, plan=as_plan_file(settings), made_by=made_by(settings.method))
+    else:
+        with _hashing(inputs.files) as hashes:
+            _write_model(run, config, made, inputs, hashes)
 
 
 def _write_model(run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs, hashes: Hashes) -> None:
@@ -97,7 +119,8 @@ def _write_model(run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs,
         write_card(
             folder,
             title=f"A merge of {len(inputs.models)} models",
-            config=as_plan_file(plan.settings),
+            made_by=made_by(plan.settings.method),
+            plan=as_plan_file(plan.settings),
             hashes=digests,
             lines=plan.agreement.notes,
         )
@@ -111,27 +134,33 @@ def _write_model(run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs,
     print(f"merged model ({decimal(plan.output_bytes)}, {len(plan.jobs)} tensors, {checked}): {target}")
 
 
-def _write_adapter(run: Run, settings: Settings, inputs: Inputs, hashes: Hashes) -> None:
-    merged = _merge_adapters(settings, inputs)
-    Console(highlight=False).print(adapter_table(settings, merged))
+def write_adapter(run: Run, merged: MergedAdapter, inputs: Inputs, *, plan: Mapping[str, Any], made_by: str) -> None:
+    """Write a merged adapter into the run's folder as ``adapter``, with its record and its card.
+
+    Args:
+        run: open.
+        merged: the adapter.
+        inputs: what it was merged from.
+        plan: the settings, for the card.
+        made_by: command and method, for the card.
+
+    Raises:
+        UserError: for a full disk.
+    """
     print_notes(Console(stderr=True, highlight=False), merged.notes)
     folder = run.dir / PARTIAL
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    digests = _record_inputs(run, hashes)
+    with _hashing(inputs.files) as hashes:
+        digests = _record_inputs(run, hashes)
     with space_needed(f"output_dir={run.dir}"):
         save_file(merged.tensors, folder / WEIGHTS, metadata={"format": "pt"})
         write_json(folder / CONFIG, merged.config)
         if merged.manifest:
             write_json(folder / MANIFEST, merged.manifest)
         copy_files(inputs.adapters[0].folder, folder)
-        write_card(
-            folder,
-            title=f"A merge of {len(inputs.adapters)} adapters",
-            config=as_plan_file(settings),
-            hashes=digests,
-            lines=merged.notes,
-        )
+        title = f"A merge of {len(inputs.adapters)} adapters"
+        write_card(folder, title=title, made_by=made_by, plan=plan, hashes=digests, lines=merged.notes)
     files = {WEIGHTS: sha256_file(folder / WEIGHTS)}
     folder.rename(run.dir / "adapter")
     run.add_fingerprint("weights", "adapter", sha256_json(files), made=True, files=files)
@@ -148,7 +177,10 @@ def _merge_adapters(settings: Settings, inputs: Inputs) -> MergedAdapter:
         block = Block("other") if blocks is None else blocks.block(name)
         layers = 0 if blocks is None else blocks.layers
         given = [evaluate(setting, name, block, layers, "weights") for setting in settings.weights]
-        return normalized_weights(settings, given, name)
+        weights = normalized_weights(settings, given, name)
+        if settings.method == "task_arithmetic":  # what is added to the base is all that an adapter holds
+            return task_arithmetic_weights(weights, settings.scale)[1:]
+        return weights
 
     return merge_adapters(inputs.adapters, weights_of, space=settings.space or "delta", rank=settings.rank, dtype=dtype)
 
