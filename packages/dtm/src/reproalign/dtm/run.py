@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +15,12 @@ from reproalign.common.compose import as_word, section_words
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb
 from reproalign.common.launch.children import Child, given_words, plan_child, run_child
-from reproalign.common.mappings import flatten
-from reproalign.common.records import Run
+from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.records.run import read_record
 from reproalign.common.verbs import EVALUATE_SUITE
 from reproalign.dtm.cli import DISPERSE, EVALUATE, MERGE, TRAIN, TRAIN_EACH
 from reproalign.dtm.config import RunConfig
+from reproalign.dtm.disperse.config import DisperseConfig
 from reproalign.dtm.report import write_report
 
 # Keys of the children that run sets itself.
@@ -31,6 +32,7 @@ OWNED = {
     "benchmarks": ("output_dir", "model"),
 }
 HELD_OUT = "held_out.jsonl"
+RESERVED = ("base", "disperse", "train", "vanilla")  # names of children, and of what they start from
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def run_all(config: RunConfig, invocation: Invocation) -> None:
         run.set_metrics(found)
         for name, folder in plan.models.items():
             if Path(folder).is_relative_to(run.dir):
-                run.add_fingerprint("weights", name, _weights(Path(folder)), made=True, path=folder)
+                run.add_fingerprint("weights", name, fingerprint_folder(Path(folder)), made=True, path=folder)
         write_report(found, run.dir)
         Console().print(f"models, records and report: {run.dir}", highlight=False)
 
@@ -114,7 +116,7 @@ class _Planner:
             if given is not None:
                 child = self._merge(name, given)
                 training.append(child)
-                models[name] = str(self.folder / child.name / _output(child))
+                models[name] = str(self.folder / child.name / child.invocation.config["output"])
         return Plan(training, models, self._evaluations(models))
 
     def _train(self, name: str, verb: Verb, given: Mapping[str, Any], words: list[str]) -> Child:
@@ -129,7 +131,9 @@ class _Planner:
         return self._child(name, verb, words, section if given else "", given, owned="train")
 
     def _merge(self, name: str, given: Mapping[str, Any]) -> Child:
-        words = [*self.common, as_word("models", [str(self.folder / "train")])]
+        stays_adapter = self.config.model.lora.enabled and given.get("method", "average") == "average"
+        output = given.get("output") or ("adapter" if stays_adapter else "model")
+        words = [*self.common, as_word("models", str(self.folder / "train")), as_word("output", output)]
         return self._child(f"merge-{name}", MERGE, words, f"merges.{name}", given, owned="merges")
 
     def _evaluations(self, models: Mapping[str, str]) -> dict[str, dict[str, Child]]:
@@ -170,3 +174,19 @@ class _Planner:
     ) -> Child:
         more = given_words(section, given, OWNED[owned or section], by="run") if given else []
         return plan_child(self.invocation, name, verb, [*words, *more])
+
+
+def _clusters(config: RunConfig) -> int:
+    """The number of clusters that ``disperse`` will make.
+
+    Raises:
+        UserError: if there is more than one way to read the options, or nothing to name a model by.
+    """
+    for section, names in (("beside", config.beside), ("merges", config.merges)):
+        for name in names:
+            if not re.fullmatch(r"[\w.-]+", name) or name in RESERVED:
+                raise UserError(f"{section}.{name}: a folder is named by it; use letters, digits, dots and dashes")
+    both = set(config.beside) & set(config.merges)
+    if both:
+        raise UserError(f"beside.{min(both)} and merges.{min(both)} name two models alike; rename one")
+    return int(config.disperse.get("clusters", DisperseConfig().clusters))
