@@ -97,7 +97,10 @@ def _dispatch(app: App, words: list[str]) -> int:
     if not words or (words[0] == "help"):
         _print_help(app)
         return 0 if "--help" in flags or words else 2
-    name, rest = words[0], words[1:]
+    if "--help" in flags and len(words) == 1 and _kinds(app, words[0]):
+        _print_help(app)
+        return 0
+    name, rest = _whole_name(app, words)
     if name == "recipes":
         from reproalign.common.recipes import recipes_command
 
@@ -114,6 +117,22 @@ def _dispatch(app: App, words: list[str]) -> int:
     if unknown:
         raise UserError(f"unknown flag '{unknown}'; flags are {', '.join(FLAGS)}, everything else is key=value")
     return _run_verb(app, verb, rest, flags)
+
+
+def _kinds(app: App, name: str) -> list[str]:
+    """List the second words of verbs with two, such as ``claims`` of ``study claims``."""
+    return [verb.name.partition(" ")[2] for verb in app.verbs if verb.name.startswith(f"{name} ")]
+
+
+def _whole_name(app: App, words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the verb, of one word or two, and the words after it."""
+    name, rest = words[0], list(words[1:])
+    kinds = _kinds(app, name)
+    if not kinds:
+        return name, rest
+    if not rest or "=" in rest[0]:
+        raise UserError(f"'{app.command} {name}' needs a second word; choose one of: {', '.join(kinds)}")
+    return f"{name} {choose(name, rest[0], kinds)}", rest[1:]
 
 
 def _find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
@@ -149,7 +168,7 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
         print(yaml.safe_dump(composed.config, sort_keys=False, allow_unicode=True), end="")
         return 0
     invocation = Invocation(
-        command=[app.command, verb.name, *overrides],
+        command=[app.command, *verb.name.split(), *overrides],
         package=app.package,
         verb=verb.name,
         schema=verb.schema,

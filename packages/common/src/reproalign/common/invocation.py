@@ -12,7 +12,7 @@ class Verb:
     """One thing a command does.
 
     Attributes:
-        name: as typed.
+        name: as typed: one word, or two (``study claims``).
         help: one line.
         config_name: primary configuration, in the package's ``configs`` or in the core's.
         schema: ``module:class`` of its structured configuration.

@@ -58,12 +58,35 @@ EVALUATE = Verb(
     "reproalign.dtm.study.evaluate:evaluate",
     launchable=True,
 )
-STUDY = Verb(
-    "study",
-    "the paper's pilot study and claims: curves, loss gap, tokens, error sets",
-    "study",
-    "reproalign.dtm.study.config:StudyConfig",
-    "reproalign.dtm.study.verb:study",
+STUDY = (
+    Verb(
+        "study gap",
+        "compute how much faster the loss falls on training rows than on held-out ones, along the training",
+        "study_gap",
+        "reproalign.dtm.study.config:GapConfig",
+        "reproalign.dtm.study.gap:gap",
+    ),
+    Verb(
+        "study tokens",
+        "list the tokens that lose most loss early in the training, and late",
+        "study_tokens",
+        "reproalign.dtm.study.config:TokensStudyConfig",
+        "reproalign.dtm.study.learned:tokens",
+    ),
+    Verb(
+        "study errors",
+        "compare what the sub-models get wrong with what the merged model does",
+        "study_errors",
+        "reproalign.dtm.study.config:ErrorsConfig",
+        "reproalign.dtm.study.errors:errors",
+    ),
+    Verb(
+        "study claims",
+        "check every claim of the paper on its own numbers, and on a set of results",
+        "study_claims",
+        "reproalign.dtm.study.config:ClaimsConfig",
+        "reproalign.dtm.study.claims_verb:claims",
+    ),
 )
 
 APP = App(
@@ -71,7 +94,7 @@ APP = App(
     package="reproalign.dtm",
     distribution="reproalign-dtm",
     title="Disperse-Then-Merge: instruction tuning on clusters, merged (arXiv 2405.13432)",
-    verbs=(DISPERSE, TRAIN, TRAIN_EACH, MERGE, RUN, EVALUATE, EVALUATE_SUITE, STUDY),
+    verbs=(DISPERSE, TRAIN, TRAIN_EACH, MERGE, RUN, EVALUATE, EVALUATE_SUITE, *STUDY),
 )
 
 

@@ -51,7 +51,7 @@ def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str]) 
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     invocation = Invocation(
-        command=[parent.command[0], verb.name, *words],
+        command=[parent.command[0], *verb.name.split(), *words],
         package=parent.package,
         verb=verb.name,
         schema=verb.schema,

@@ -34,7 +34,6 @@ from reproalign.dtm.study.results import RESULTS, ROWS, TOKENS
 from reproalign.dtm.study.summary import OVERALL, Summary, as_csv, as_metrics, summarise, table
 from reproalign.dtm.tokens import TokensConfig, collator, resolved, tokenize
 
-
 _ELSEWHERE = ("num_proc", "cache_dir", "drop_unsupervised")  # options of tokens that change no loss
 
 
@@ -73,7 +72,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
 
     def load() -> Scorer:
         model = load_causal_lm(config.model, trainable=False)
-        model.to(state.device)  # type: ignore[arg-type]
+        model.to(state.device)
         settings = config.logprobs
         install_completion_logps(model, implementation=settings.implementation, chunk_size=settings.chunk_size)
         collate = collator(tokenizer, tokens.padding_side)
@@ -132,11 +131,13 @@ def _check(config: EvaluateConfig) -> TokensConfig:
     if not 0 < config.confidence < 1:
         raise UserError(f"confidence={config.confidence} must be above 0 and below 1")
     if not config.rows:
-        raise UserError("rows=[] names no file; give files of instruction rows, as in rows=[runs/disperse/held_out.jsonl]")
+        raise UserError(
+            "rows=[] names no file; give files of instruction rows, as in rows=[runs/disperse/held_out.jsonl]"
+        )
     if config.launch.strategy not in ("single", "ddp"):
         raise UserError(
-            f"launch.strategy={config.launch.strategy} splits a model that is trained; evaluation shares the rows among "
-            "whole models: use launch=ddp"
+            f"launch.strategy={config.launch.strategy} splits a model that is trained; evaluation shares the rows "
+            "among whole models: use launch=ddp"
         )
     if config.model.lora.enabled:
         raise UserError("model.lora.enabled: evaluation trains nothing; give an adapter's folder as model.name")
@@ -148,10 +149,10 @@ def _check(config: EvaluateConfig) -> TokensConfig:
     return resolved(config.tokens, config.variant)
 
 
-def _report(
-    config: EvaluateConfig, tokens: TokensConfig, held_out: HeldOut, losses: list[RowLoss], run: Run
-) -> None:
-    bad = next((index for index, loss in zip(held_out.indices, losses, strict=True) if not math.isfinite(loss.nll)), None)
+def _report(config: EvaluateConfig, tokens: TokensConfig, held_out: HeldOut, losses: list[RowLoss], run: Run) -> None:
+    bad = next(
+        (index for index, loss in zip(held_out.indices, losses, strict=True) if not math.isfinite(loss.nll)), None
+    )
     if bad is not None:
         raise UserError(
             f"model.name={config.model.name}: the loss of row {bad} is not finite; set model.dtype=float32, or look at "
