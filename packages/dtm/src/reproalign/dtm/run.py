@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,8 @@ class _Planner:
         words = [
             *self.common,
             *section_words("model", self.config.model),
+            # All of them: `dtm train` has adapters where nothing is said.
+            *(as_word(f"model.lora.{key}", value) for key, value in asdict(self.config.model.lora).items()),
             as_word("dispersal", str(self.folder / "disperse")),
             *words,
             *given_words("train", self.config.train, OWNED["train"], by="run"),
