@@ -16,6 +16,7 @@ DISPERSE = Verb(
     "reproalign.dtm.disperse.config:DisperseConfig",
     "reproalign.dtm.disperse.verb:disperse",
     launchable=True,
+    dry_run="reproalign.dtm.disperse.verb:dry_run",
 )
 TRAIN = Verb(
     "train",
