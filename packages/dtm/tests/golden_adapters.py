@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from reproalign.common.merging import adapter_merge, methods
+from reproalign.common.merging.adapters import Factors
 from reproalign.dtm import prompt, rows, tokens
+from reproalign.dtm.merge import released
+from reproalign.dtm.merge.settings import read_weights
 
 Case = dict[str, Any]
 ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
@@ -91,4 +97,177 @@ def row_selection(inputs: Case, params: Case) -> Any:
         "order": [ids[index] for index in order],
         "count_selected_per_file": [int(np.isin(part, clusters).sum()) for part in labels] if counted else None,
         "count_total_per_file": [len(part) for part in labels] if counted else None,
+    }
+
+
+DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
+
+
+def numbers(tensor: torch.Tensor) -> list[Any]:
+    return tensor.detach().double().tolist()
+
+
+def matrix(rows: list[Any], dtype: str = "float64") -> torch.Tensor:
+    return torch.from_numpy(np.array(rows, dtype=np.float64)).to(DTYPES[dtype])  # NumPy reads "nan" and "inf"
+
+
+def state(entries: Case) -> dict[str, torch.Tensor]:
+    return {name: matrix(entry["data"], entry["dtype"]).view(entry["shape"]) for name, entry in entries.items()}
+
+
+def entries(state: dict[str, torch.Tensor]) -> Case:
+    return {
+        name: {
+            "shape": list(tensor.shape),
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "data": numbers(tensor.flatten()),
+        }
+        for name, tensor in state.items()
+    }
+
+
+@adapter("aggregate")
+def aggregate(inputs: Case, params: Case) -> Any:
+    rows = matrix(inputs["T"], params["dtype"]).requires_grad_()
+    signs = inputs["final_signs"] and torch.tensor(inputs["final_signs"], dtype=rows.dtype)
+    found = released.aggregate(rows, params["agg_type"], params["ratio"], signs, dim=params["dim"])
+    steps = torch.arange(1, found.numel() + 1, dtype=found.dtype) / found.numel()
+    (grad,) = torch.autograd.grad((found * steps).sum(), rows)
+    return {
+        "result": numbers(found),
+        "dtype": str(found.dtype).removeprefix("torch."),
+        "shape": list(found.shape),
+        "grad": numbers(grad),
+    }
+
+
+@adapter("statedict2vector / vector2statedict")
+def statedict_vector(inputs: Case, params: Case) -> Any:
+    given, names = state(inputs["state_dict"]), (params["remove_keys"], params["keep_keys"])
+    vector = released.flatten(given, *names)
+    rebuilt = released.unflatten(torch.tensor(inputs["new_vector"], dtype=torch.float64), given, *names)
+    return {
+        "vector": numbers(vector),
+        "vector_dtype": str(vector.dtype).removeprefix("torch."),
+        "keys_left_in_input_dict": released.kept_names(given, *names),  # ours leaves the dict as it is
+        "rebuilt_keys": list(rebuilt),
+        "rebuilt": entries(rebuilt),
+    }
+
+
+@adapter("basic_merging")
+def basic_merging(inputs: Case, params: Case) -> Any:
+    states = [state(entry) for entry in inputs["state_dicts"]]
+    merged = released.basic_merging(params["agg_mode"], states, params["ratio"], params["remove_keys"])
+    return {
+        "keys": list(merged),
+        "merged": entries(merged),
+        "first_input_keys_after": released.kept_names(states[0], params["remove_keys"]),  # likewise
+    }
+
+
+@adapter("merge script: flag parsing and normalisation")
+def mix_ratio(inputs: Case, params: Case) -> Any:
+    paths = inputs["ckpt_paths"].split(",")
+    return {"ckpt_paths": paths, "mix_ratio": released.normalized(read_weights(inputs["mix_ratio"], len(paths)))}
+
+
+@adapter("TIES trimming (author TieMerge repository)")
+def ties_trim(inputs: Case, params: Case) -> Any:
+    values, kept = released.trim(matrix(inputs["T"]), params["threshold"])
+    return {"values": values, "mask": kept.int(), "kept_per_row": kept.sum(1)}
+
+
+@adapter("norm-fraction trimming (author TieMerge repository)")
+def norm_fraction_trim(inputs: Case, params: Case) -> Any:
+    values, kept = released.trim_by_norm(matrix(inputs["T"]), params["normfrac"])
+    return {"values": values, "mask": kept.int(), "kept_fraction": kept.float().mean(1)}
+
+
+@adapter("TIES sign election (author TieMerge repository)")
+def ties_signs(inputs: Case, params: Case) -> Any:
+    rows = matrix(inputs["T"])
+    return {
+        "signs": released.elect_signs(rows),
+        "signs_zero_resolved_to_minority": released.elect_signs(rows, "minority"),
+    }
+
+
+@adapter("TIES disjoint aggregation (author TieMerge repository)")
+def ties_disjoint(inputs: Case, params: Case) -> Any:
+    rows = matrix(inputs["T"]).requires_grad_()
+    signs = None if inputs["signs"] is None else torch.tensor(inputs["signs"], dtype=torch.float64)
+    found = released.disjoint(rows, params["agg_mode"], signs)
+    (grad,) = torch.autograd.grad(found.sum(), rows)
+    return {"result": numbers(found), "grad_of_sum": numbers(grad)}
+
+
+@adapter("TIES merging composed from the author functions")
+def ties_merging(inputs: Case, params: Case) -> Any:
+    base = torch.tensor(inputs["base"], dtype=torch.float64)
+    vectors = matrix(inputs["finetuned"]) - base
+    trimmed, _ = released.trim(vectors, params["density"])
+    merged = released.ties(vectors, density=params["density"], mode=params["merge"])
+    return {
+        "trimmed": trimmed,
+        "signs": released.elect_signs(trimmed),
+        "merged_task_vector": merged,
+        "merged": methods.linear([base, merged], (1.0, params["lambda"])),
+    }
+
+
+@adapter("task arithmetic and DARE")
+def task_arithmetic_and_dare(inputs: Case, params: Case) -> Any:
+    base, scale, density = torch.tensor(inputs["base"], dtype=torch.float64), params["lambda"], 1 - params["drop_p"]
+    models = list(matrix(inputs["finetuned"]))
+    vectors = [model - base for model in models]
+    masks = matrix(inputs["dare_keep_mask"]).bool()
+    sparse = [methods.drop_and_rescale(vector, keep, density) for vector, keep in zip(vectors, masks, strict=True)]
+    ones = [1.0] * len(models)
+    return {
+        "task_vector_sum": methods.linear(vectors, ones),
+        "task_arithmetic": methods.linear([base, *models], methods.task_arithmetic_weights(ones, scale)),
+        "dare_vectors": torch.stack(sparse),
+        "dare_weighted": methods.dare_linear(base, sparse, params["weights"]),
+        "dare_task_arithmetic": methods.dare_linear(base, sparse, ones, scale=scale),
+    }
+
+
+@adapter("Fisher-weighted merge (formula)")
+def fisher(inputs: Case, params: Case) -> Any:
+    models, information = list(matrix(inputs["theta"])), list(matrix(inputs["fisher"]))
+    return {"merged": methods.fisher(models, information, params["coeff"], floor=params["eps"])}
+
+
+@adapter("RegMean merge of a linear layer (formula)")
+def regmean(inputs: Case, params: Case) -> Any:
+    models, grams = [matrix(rows) for rows in inputs["W"]], [matrix(rows) for rows in inputs["gram"]]
+    scale = params["off_diagonal_scale"]
+    return {"merged": methods.regmean(models, grams, [1.0] * len(models), off_diagonal=scale)}
+
+
+@adapter("LoRA adapter merge")
+def lora_merge(inputs: Case, params: Case) -> Any:
+    ratios, scaling = params["mix_ratio"], params["scaling"]
+    weight, x = matrix(inputs["W"]), matrix(inputs["x"])
+    parts = [Factors(matrix(a), matrix(b), scaling, None, False) for a, b in zip(inputs["A"], inputs["B"], strict=True)]
+    states = [{"lora_A": part.a, "lora_B": part.b} for part in parts]
+    merged = released.basic_merging("weighted", states, ratios)
+    factor = adapter_merge.average_factors(parts, ratios, torch.float64)
+    delta = adapter_merge.stack_deltas(parts, ratios, rank=None, dtype=torch.float64)
+    roots = [(ratio * scaling) ** 0.5 for ratio in ratios]  # what PEFT's linear gives both factors
+    linear = replace(adapter_merge.average_factors(parts, roots, torch.float64), scaling=1.0)
+    written = replace(factor, a=merged["lora_A"], b=merged["lora_B"])
+    folded = {name: part.fold(weight, 0) for name, part in {"factor": written, "delta": delta}.items()}
+    return {
+        "merged_A": merged["lora_A"],
+        "merged_B": merged["lora_B"],
+        "merged_A_exact64": factor.a,
+        "merged_B_exact64": factor.b,
+        "full_weight_factor_average": folded["factor"],
+        "full_weight_delta_average": folded["delta"],
+        "y_factor_average": x @ folded["factor"].mT,
+        "y_delta_average": x @ folded["delta"].mT,
+        "frobenius_gap": float(torch.linalg.matrix_norm(folded["factor"] - folded["delta"])),
+        "peft_linear_delta_for_comparison": linear.fold(torch.zeros_like(weight), 0),
     }

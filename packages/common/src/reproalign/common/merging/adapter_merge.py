@@ -40,7 +40,7 @@ class MergedAdapter:
         config: ``adapter_config.json``.
         gap: ‖factor average - delta average‖ / ‖delta average‖ over all modules (Frobenius norms), or None where a
             factor average does not exist.
-        error: ‖what was written - Σ w s B A‖ / ‖Σ w s B A‖, of the space that was chosen.
+        error: ‖what was written - Σ w s B A‖ / ‖Σ w s B A‖, of the space that was chosen; None if it is no average.
         manifest: what the adapters began at, if all say the same.
         notes: for the user.
     """
@@ -48,7 +48,7 @@ class MergedAdapter:
     tensors: dict[str, Tensor]
     config: dict[str, Any]
     gap: float | None
-    error: float
+    error: float | None
     manifest: dict[str, Any]
     notes: list[str]
 

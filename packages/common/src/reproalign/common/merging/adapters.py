@@ -108,7 +108,7 @@ class Adapter:
         self.saved: dict[str, Tensor] = {}
         self.keys: dict[tuple[str, str], str] = {}
         self.file = _weight_file(label, folder, allow_bin)
-        self._sort(_load(self.file))
+        self._sort(load_tensors(self.file))
         if not self.saved and not any(
             factors.scaling and bool(factors.b.any()) and bool(factors.a.any()) for factors in self.modules.values()
         ):
@@ -234,7 +234,12 @@ def _weight_file(label: str, folder: Path, allow_bin: bool) -> Path:
     return pickled
 
 
-def _load(file: Path) -> dict[str, Tensor]:
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """Read the tensors of an adapter as they are stored; pickled ones with ``weights_only=True``.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
     if file.suffix == ".bin":
         try:
             loaded: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)

@@ -52,9 +52,8 @@ def adapter_table(settings: Settings, merged: MergedAdapter) -> Table:
     """Lay out what became of adapters: the space, the ranks, and how far the two spaces are apart."""
     table = Table("adapters", "space", "rank", "factor-delta gap", "error")
     gap = "no factor average" if merged.gap is None else f"{merged.gap:.3g}"
-    table.add_row(
-        ", ".join(settings.models), settings.space or "delta", str(merged.config["r"]), gap, f"{merged.error:.2g}"
-    )
+    error = "no average" if merged.error is None else f"{merged.error:.2g}"
+    table.add_row(", ".join(settings.models), settings.space or "delta", str(merged.config["r"]), gap, error)
     return table
 
 

@@ -40,6 +40,7 @@ class MergeConfig:
     scale: float | None = None  # λ of task vectors; task_arithmetic: must be set; ties, dare: null is 1
     density: float | None = None  # ties: share of each task vector that is kept, in (0, 1]; null: 0.2
     norm_fraction: float | None = None  # released ties, instead of density: keep this share of the squared norm, (0, 1]
+    zero_signs: str | None = None  # released ties: entries whose sum is 0 take the majority's sign (null) | minority
     trim_scope: str | None = None  # paper ties: largest entries of the whole model (null) | of each tensor
     drop: float | None = None  # dare: p, probability that an entry is dropped, in [0, 1); null: 0.9
     normalize: bool | None = None  # dare: weights as shares of one (null: true, an average) | as they are (false)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ READERS = {
     "scale": ("task_arithmetic", "ties", "dare"),
     "density": ("ties",),
     "norm_fraction": ("ties",),
+    "zero_signs": ("ties",),
     "trim_scope": ("ties",),
     "drop": ("dare",),
     "normalize": ("dare",),
@@ -40,7 +42,10 @@ CORE = {
     "ensemble": "ensemble",
 }
 RELEASED = ("average", "task_arithmetic", "ties", "dare")
-ONE_VARIANT = {"aggregation": "released", "norm_fraction": "released", "initial": "released", "trim_scope": "paper"}
+ONE_VARIANT = {
+    **dict.fromkeys(("aggregation", "norm_fraction", "zero_signs", "initial"), "released"),
+    "trim_scope": "paper",
+}
 STAY_ADAPTERS = ("average", "task_arithmetic")  # methods whose delta-space result is an adapter
 AUTO = "auto"
 
@@ -78,10 +83,12 @@ def resolve(config: MergeConfig) -> Plan:
     models = tuple(sub_models(config.models))
     adapters = [adapter_folder(model_path(model, "models")) is not None for model in models]
     space = _space(config, models, adapters)
+    weights = None if config.weights is None else read_weights(config.weights, len(models))
+    _check_weights(config, weights)
     return Plan(
         config=config,
         models=models,
-        weights=None if config.weights is None else tuple(read_weights(config.weights, len(models))),
+        weights=None if weights is None else tuple(weights),
         space=space,
         output=_output(config, space),
         statistics=_statistics(config, models),
@@ -122,7 +129,7 @@ def core_config(plan: Plan, output: str, **given: Any) -> CoreConfig:
         "statistics": list(plan.statistics) if isinstance(plan.statistics, tuple) else None,
         "output": output,
         "space": plan.space if output == "adapter" else None,
-        "allow": [*(config.allow or []), *(["negative"] if config.allow_extrapolation else [])],
+        "allow": _allowed(config),
         **{key: getattr(config, key) for key in ("rank", "scale", "density", "trim_scope", "floor", "off_diagonal")},
         **{key: getattr(config, key) for key in ("seed", "dtype", "accumulate", "shard_size", "threads", "verify")},
     }
@@ -133,15 +140,45 @@ def core_config(plan: Plan, output: str, **given: Any) -> CoreConfig:
     return CoreConfig(**made | given)
 
 
-def _dare(plan: Plan) -> dict[str, Any]:
-    config = plan.config
+def linear_config(plan: Plan, **given: Any) -> CoreConfig:
+    """Return the settings of the core's average of the same models by factors, or others that are ``given``."""
+    keys = ("output_dir", "base", "dtype", "accumulate", "shard_size", "threads", "verify")
+    same = {key: getattr(plan.config, key) for key in keys}
+    average = plan.config.method == "average"
+    made = {
+        "models": list(plan.models),
+        "weights": list(plan.weights) if plan.weights is not None and average else None,
+        "output": "adapter",
+        "space": "factor",
+        "allow": _allowed(plan.config),
+    }
+    return CoreConfig(**(same | made | given))
+
+
+def dropped(config: MergeConfig) -> float:
+    """Return DARE's p.
+
+    Raises:
+        UserError: outside [0, 1).
+    """
     drop = 0.9 if config.drop is None else config.drop
     if not 0 <= drop < 1:
         raise UserError(f"drop={drop} must be at least 0 and below 1")
-    normalize = config.normalize is None or config.normalize
-    if not normalize and config.scale is None:
-        raise UserError("scale is not set; method=dare normalize=false needs the factor λ of its task vectors")
-    return {"density": 1 - drop, "normalize": normalize, "scale": 1.0 if config.scale is None else config.scale}
+    return drop
+
+
+def _allowed(config: MergeConfig) -> list[str]:
+    return [*(config.allow or []), *(["negative"] if config.allow_extrapolation else [])]
+
+
+def _dare(plan: Plan) -> dict[str, Any]:
+    config = plan.config
+    normalize = config.normalize is not False
+    return {
+        "density": 1 - dropped(config),
+        "normalize": normalize,
+        "scale": 1.0 if config.scale is None else config.scale,
+    }
 
 
 def _check_applicable(config: MergeConfig) -> None:
@@ -157,11 +194,25 @@ def _check_applicable(config: MergeConfig) -> None:
     for key, variant in ONE_VARIANT.items():
         if getattr(config, key) is not None and config.variant != variant:
             raise UserError(f"{key} is of variant={variant} alone; set that, or remove {key}")
+    if config.method == "dare" and config.normalize is False and config.scale is None:
+        raise UserError("scale is not set; method=dare normalize=false needs the factor λ of its task vectors")
     if config.method == "task_arithmetic" and config.scale is None:
         raise UserError(
             "scale is not set; method=task_arithmetic needs λ (1/K with equal weights is the average, which the "
             "published row is not)"
         )
+
+
+def _check_weights(config: MergeConfig, weights: Sequence[float] | None) -> None:
+    if weights is None:
+        return
+    if not all(map(math.isfinite, weights)):
+        raise UserError(f"weights={config.weights} must be finite numbers")
+    shares = config.method not in ("task_arithmetic", "ties") and config.normalize is not False
+    if shares and min(weights) < 0 and not config.allow_extrapolation:
+        raise UserError(f"weights={config.weights} holds a negative one; set allow_extrapolation=true to extrapolate")
+    if shares and abs(math.fsum(weights)) < 1e-12:
+        raise UserError(f"weights={config.weights} sum to 0 and cannot be shares")
 
 
 def _space(config: MergeConfig, models: Sequence[str], adapters: Sequence[bool]) -> str:

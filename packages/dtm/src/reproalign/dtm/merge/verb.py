@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from rich.console import Console
+
 from reproalign.common.invocation import Invocation
+from reproalign.common.merging.inputs import open_inputs
+from reproalign.common.merging.report import adapter_table, print_notes
+from reproalign.common.merging.settings import resolve as resolve_core
 from reproalign.common.records import Run
 from reproalign.common.verbs import merge as core
 from reproalign.dtm.merge.config import MergeConfig
-from reproalign.dtm.merge.settings import Plan, core_config, resolve
+from reproalign.dtm.merge.flat import check_released, merge_flat
+from reproalign.dtm.merge.settings import Plan, core_config, linear_config, resolve
 
 
 def merge(config: MergeConfig, invocation: Invocation) -> None:
@@ -16,8 +24,13 @@ def merge(config: MergeConfig, invocation: Invocation) -> None:
         UserError: for settings or sub-models that cannot be merged; nothing is left behind then.
     """
     plan = resolve(config)
-    if plan.space == "factor" and plan.output == "model":
-        _through_adapter(plan, invocation)
+    if config.variant == "released":
+        _merge_released(plan, invocation)
+    elif plan.space == "factor" and plan.output == "model":
+        with Run.open(invocation) as run:
+            if not (run.dir / "adapter").is_dir():
+                core.merge_into(run, core_config(plan, "adapter"))
+            _fold(run, plan)
     else:
         core.merge(core_config(plan, plan.output), invocation)
 
@@ -25,14 +38,41 @@ def merge(config: MergeConfig, invocation: Invocation) -> None:
 def dry_run(config: MergeConfig, invocation: Invocation) -> None:
     """Check everything that :func:`merge` checks before it writes, and print what it would do."""
     plan = resolve(config)
+    if config.variant == "released":
+        check_released(plan)
+        settings = resolve_core(linear_config(plan))
+        with open_inputs(settings) as inputs:
+            merged = merge_flat(plan, inputs)
+        Console(highlight=False).print(adapter_table(settings, merged))
+        print_notes(Console(stderr=True, highlight=False), merged.notes)
+        return
     output = "adapter" if plan.space == "factor" else plan.output
     core.dry_run(core_config(plan, output), invocation)
 
 
-def _through_adapter(plan: Plan, invocation: Invocation) -> None:
-    """Average the factors into an adapter, then fold that: B̄ Ā is no sum of the sub-models' B A."""
-    with Run.open(invocation) as run:
-        adapter = run.dir / "adapter"
-        if not adapter.is_dir():
-            core.merge_into(run, core_config(plan, "adapter"))
-        core.merge_into(run, core_config(plan, "model", method="linear", models=[str(adapter)], weights=None))
+def _merge_released(plan: Plan, invocation: Invocation) -> None:
+    check_released(plan)
+    settings = resolve_core(linear_config(plan))
+    with open_inputs(settings) as inputs:
+        merged = merge_flat(plan, inputs)
+        with Run.open(invocation) as run:
+            if not (run.dir / "adapter").is_dir():
+                Console(highlight=False).print(adapter_table(settings, merged))
+                made_by = f"`dtm merge` with `variant=released method={plan.config.method}`"
+                core.write_adapter(run, merged, inputs, plan=_card(plan), made_by=made_by)
+            if plan.output == "model":
+                _fold(run, plan)
+
+
+def _fold(run: Run, plan: Plan) -> None:
+    """Fold the adapter that was just made into its base: B̄ Ā is no sum of the sub-models' B A."""
+    core.merge_into(
+        run, linear_config(plan, models=[str(run.dir / "adapter")], weights=None, output="model", space=None)
+    )
+
+
+def _card(plan: Plan) -> dict[str, Any]:
+    """Return the keys that were given, as a user would type them."""
+    config, default = plan.config, MergeConfig()
+    changed = {key: value for key, value in vars(config).items() if value != getattr(default, key)}
+    return {**changed, "models": list(plan.models)}

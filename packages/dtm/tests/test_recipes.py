@@ -1,0 +1,75 @@
+"""Every recipe composes, says what it must, and the published ones are the published command."""
+
+from __future__ import annotations
+
+import pytest
+
+from reproalign.common.recipes import REQUIRED, effective_batch, read_headers
+from reproalign.common.records.paper import load_paper
+from reproalign.common.testing import composed
+from reproalign.dtm.cli import APP, main
+
+HEADERS = read_headers("reproalign.dtm")
+PAPER = load_paper("reproalign.dtm")
+PUBLISHED = [name for name in HEADERS if not name.startswith(("smoke", "smollm2"))]
+TRAININGS = [name for name in PUBLISHED if HEADERS[name]["verb"] in ("run", "train")]
+
+
+def training(name):
+    """The recipe's configuration, and its section of keys of ``dtm train``."""
+    verb = HEADERS[name]["verb"]
+    words = [f"experiment={name}", *(["clusters=null"] if name.endswith("-soup") else [])]
+    config = composed(APP, *words, verb=verb)
+    return config, config["train"] if verb == "run" else config
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_recipe_is_complete(name):
+    header = HEADERS[name]
+    assert not [key for key in REQUIRED if not header.get(key)]
+    assert header["command"].startswith(f"dtm {header['verb']} experiment={name}")
+    assert composed(APP, f"experiment={name}", verb=header["verb"])["output_dir"] == f"runs/{name}"
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_published_hyper_parameters(name):
+    config, train = training(name)
+    trainer, lora = train["trainer"], config["model"]["lora"]
+    processes = train["launch"]["processes"]
+    assert (processes, train["launch"]["strategy"]) == (int(HEADERS[name]["processes"]), "ddp")
+    assert effective_batch(train, processes) == int(HEADERS[name]["global_batch"]) == 16
+    assert (config["variant"], config["model"]["dtype"], trainer["fp16"]) == ("released", "float16", True)
+    assert (lora["r"], lora["alpha"], lora["dropout"]) == (16, 16, 0.05)
+    assert lora["target_modules"] == ["gate_proj", "up_proj", "down_proj"]
+    assert (trainer["learning_rate"], trainer["lr_scheduler_type"], trainer["weight_decay"]) == (3e-4, "cosine", 0.0)
+    assert (trainer["adam_beta1"], trainer["adam_beta2"], trainer["adam_epsilon"]) == (0.9, 0.98, 1e-6)
+    assert trainer["max_grad_norm"] == 0.3
+    assert (trainer["num_train_epochs"], trainer["warmup_steps"]) == ((3, 10) if "lima" in name else (1, 100))
+    assert train["tokens"]["max_length"] == 1024
+
+
+def test_every_published_setting_has_a_recipe():
+    bases = {"llama-2-7b", "mistral-7b", "baichuan2-7b"}
+    assert {f"{base}-dtm" for base in bases} <= HEADERS.keys()
+    baselines = {"vanilla", "vanilla-80", "l2", "ewc", "replay", "deita", "soup"}
+    merges = {"fisher", "task-vector", "ties", "dare", "ensemble"}
+    embedded = {f"{model}-{text}" for model in ("minilm", "mpnet") for text in ("instruction", "response", "both")}
+    corpora = {"alpaca-gpt4", "code-alpaca", "baize", "camel", "evol-instruct", "lima"}
+    assert {f"llama-2-7b-{name}" for name in baselines | merges | embedded | corpora} <= HEADERS.keys()
+
+
+@pytest.mark.parametrize("name", ["llama-2-7b-dtm", "llama-2-7b-vanilla", "llama-2-7b-ties", "llama-2-7b-lima"])
+def test_expected_numbers_are_those_of_the_paper(name):
+    setting = "llama-2-7b-lima" if name.endswith("lima") else "llama-2-7b"
+    row = {"dtm": "dtm", "vanilla": "vanilla", "ties": "dtm_ties", "lima": "dtm"}[name.rpartition("-")[2]]
+    for benchmark in PAPER["nine"]:
+        value = PAPER["results"][setting][row].get(benchmark)
+        if value is not None:
+            assert f"{benchmark} {value:.2f}" in HEADERS[name]["expected"]
+
+
+def test_a_recipe_is_shown_with_command_and_bibtex(capsys):
+    assert main(["recipes", "llama-2-7b-dtm"]) == 0
+    printed = capsys.readouterr().out
+    assert "dtm run experiment=llama-2-7b-dtm" in printed
+    assert "@inproceedings{fu2024disperse" in printed
