@@ -67,6 +67,14 @@ EVALUATE = Verb(
 )
 STUDY = (
     Verb(
+        "study curves",
+        "draw scores and held-out loss against the fraction of the data, the published curves beside",
+        "study_curves",
+        "reproalign.dtm.study.config:CurvesConfig",
+        "reproalign.dtm.study.curves:curves",
+        dry_run="reproalign.dtm.study.curves:show_plan",
+    ),
+    Verb(
         "study gap",
         "compute how much faster the loss falls on training rows than on held-out ones, along the training",
         "study_gap",

@@ -82,7 +82,7 @@ def training_curves(rows: Sequence[dict[str, Any]], path: Path, names: Sequence[
 class Curve:
     """One line of a comparison: means over runs at optimiser steps, and the range of the runs."""
 
-    steps: list[int]
+    steps: list[int] | list[float]
     means: list[float]
     lows: list[float]
     highs: list[float]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -80,3 +81,22 @@ class ErrorsConfig:
     )
     threshold: float = 0.5  # of rule=accuracy: share of a row's tokens that greedy decoding hits, in (0, 1]
     base: str | None = None  # folder of the base model's evaluation, for rule=loss
+
+
+@dataclass
+class CurvesConfig:
+    """``study curves``: scores and held-out loss against the fraction of the data that was trained on."""
+
+    output_dir: str = MISSING
+    runs: list[str] | None = None  # folders of `dtm evaluate` (of rows, or suite=dtm); null: train and evaluate here
+    at: list[float] | None = None  # for each of runs the fraction of its model, in [0, 1]; 0: the base model
+    seed: int = 42  # of every child
+    variant: str = "paper"  # paper | released: of every child that knows the two
+    model: ModelConfig = field(default_factory=ModelConfig)  # the base that every training starts from
+    fractions: list[float] = field(default_factory=lambda: [0.2, 0.4, 0.6, 0.8, 1.0])  # ascending, in (0, 1]
+    train: dict[str, Any] = field(default_factory=dict)  # keys of `train`, e.g. train.dispersal=runs/disperse
+    evaluate: dict[str, Any] = field(default_factory=dict)  # keys of `evaluate`; rows: those held out by the dispersal
+    suite: str | None = None  # evaluate on this suite of benchmarks too, e.g. dtm
+    benchmarks: dict[str, Any] = field(
+        default_factory=dict
+    )  # keys of `evaluate suite=…`, e.g. benchmarks.suite.limit=100

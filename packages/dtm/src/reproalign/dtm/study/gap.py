@@ -131,4 +131,4 @@ def _report(run: Run, mode: str, fractions: list[float], losses: dict[str, list[
 
 
 def _curve(steps: list[float], values: list[float]) -> Curve:
-    return Curve(steps, values, values, values)  # type: ignore[arg-type]
+    return Curve(steps, values, values, values)

@@ -84,7 +84,7 @@ def _questions(config: ErrorsConfig, folders: Sequence[str]) -> Items:
         if scores.keys() != first.keys():
             lacking = sorted(first.keys() ^ scores.keys())[0]
             raise UserError(
-                f"{folders[0]} and {folder} have different questions (e.g. {lacking}); give evaluations of the same tasks"
+                f"{folders[0]} and {folder} have different questions (e.g. {lacking}); evaluate both on the same tasks"
             )
     wrong = {
         folder: frozenset(name for name, score in scores.items() if not score) for folder, scores in scored.items()

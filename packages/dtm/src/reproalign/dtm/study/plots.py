@@ -114,10 +114,8 @@ def error_sets(
     own.invert_yaxis()
     own.set(title="errors of one sub-model alone", xlabel="items")
     own.legend(frameon=False, fontsize="small")
-    table = [
-        [1.0 if one == other else jaccard.get((one, other), jaccard.get((other, one))) for other in names]
-        for one in names
-    ]
+    both = {**jaccard, **{(other, one): value for (one, other), value in jaccard.items()}}
+    table = [[both.get((one, other), 1.0) for other in names] for one in names]
     pairs.imshow(table, vmin=0, vmax=1, cmap="Blues")
     for row, values in enumerate(table):
         for column, value in enumerate(values):
