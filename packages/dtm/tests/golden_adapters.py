@@ -13,15 +13,14 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from reproalign.common.logprobs.chunked import chunked_token_logps
+from reproalign.common.logprobs.scoring import token_losses
+from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.merging import adapter_merge, methods
 from reproalign.common.merging.adapters import Factors
 from reproalign.dtm import prompt, rows, tokens
 from reproalign.dtm.merge import released
 from reproalign.dtm.merge.settings import read_weights
-from reproalign.common.logprobs.chunked import chunked_token_logps
-from reproalign.common.logprobs.scoring import token_losses
-from reproalign.common.logprobs.statistics import HeadStates
-from reproalign.dtm import prompt, rows, tokens
 from reproalign.dtm.study import metrics
 from reproalign.dtm.train import loss
 
@@ -276,6 +275,9 @@ def lora_merge(inputs: Case, params: Case) -> Any:
         "y_delta_average": x @ folded["delta"].mT,
         "frobenius_gap": float(torch.linalg.matrix_norm(folded["factor"] - folded["delta"])),
         "peft_linear_delta_for_comparison": linear.fold(torch.zeros_like(weight), 0),
+    }
+
+
 @adapter("SFT objective, both normalisations")
 def sft_objective(inputs: Case, params: Case) -> Any:
     count = len(inputs["micro_batches"])

@@ -72,7 +72,9 @@ def draw_clusters(
     names = [f"PC {number} ({share:.1%} of the variance)" for number, share in enumerate(shares, start=1)]
     sampled = f"{count} of {len(embeddings)} rows" if count < len(embeddings) else f"{count} rows"
     axis.set(xlabel=names[0], ylabel=names[1], title=f"embeddings of {sampled}; rings: centroids")
-    figure.legend(loc="outside right upper", frameon=False, fontsize="small", title="cluster (rows)", ncols=1 + sizes.size // 25)
+    figure.legend(
+        loc="outside right upper", frameon=False, fontsize="small", title="cluster (rows)", ncols=1 + sizes.size // 25
+    )
     _save(figure, path)
 
 
