@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from reproalign.common.compose import as_word, section_words
+from reproalign.common.config import LoraConfig, ModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb
 from reproalign.common.launch.children import Child, given_words, plan_child, run_child
@@ -123,7 +124,7 @@ class _Planner:
         section = f"beside.{name}" if name in self.config.beside else "train"
         words = [
             *self.common,
-            *section_words("model", self.config.model),
+            *section_words("model", _without_adapters(self.config.model)),
             # All of them: `dtm train` has adapters where nothing is said.
             *(as_word(f"model.lora.{key}", value) for key, value in asdict(self.config.model.lora).items()),
             as_word("dispersal", str(self.folder / "disperse")),
@@ -168,14 +169,17 @@ class _Planner:
     def _held(self, path: str) -> list[str]:
         """How a model is held for an evaluation: as the base, without adapters of its own to train."""
         revision = self.config.model.revision if path == self.config.model.name else None
-        plain = replace(self.config.model, name=path, revision=revision, lora=type(self.config.model.lora)())
-        return section_words("model", plain)
+        return section_words("model", replace(_without_adapters(self.config.model), name=path, revision=revision))
 
     def _child(
         self, name: str, verb: Verb, words: Sequence[str], section: str, given: Mapping[str, Any], owned: str = ""
     ) -> Child:
         more = given_words(section, given, OWNED[owned or section], by="run") if given else []
         return plan_child(self.invocation, name, verb, [*words, *more])
+
+
+def _without_adapters(model: ModelConfig) -> ModelConfig:
+    return replace(model, lora=LoraConfig())
 
 
 def _clusters(config: RunConfig) -> int:

@@ -69,9 +69,7 @@ def cluster_embeddings(embeddings: Embeddings, clusters: int, options: KMeansCon
             centroids, facts = CENTROIDS[algorithm](embeddings, clusters, options, iterations, chosen)
             labels = np.concatenate([nearest(chunk, centroids) for _, chunk in embeddings.chunks()])
     measured = measure(embeddings, centroids, labels)
-    return Found(
-        labels, centroids, {"algorithm": algorithm, "iterations": iterations, "seed": chosen, **facts, **measured}
-    )
+    return Found(labels, centroids, {"algorithm": algorithm, "iterations": iterations, "seed": chosen, **facts, **measured})
 
 
 def measure(embeddings: Embeddings, centroids: Centroids, labels: Int[NDArray[np.int64], "rows"]) -> dict[str, Any]:
@@ -137,9 +135,7 @@ def import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise UserError(
-            "faiss is not installed; install reproalign-dtm[faiss], or choose another kmeans option"
-        ) from error
+        raise UserError("faiss is not installed; install reproalign-dtm[faiss], or choose another kmeans option") from error
     return faiss
 
 

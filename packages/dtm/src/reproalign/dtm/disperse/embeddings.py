@@ -158,3 +158,5 @@ def read_manifest(folder: Path, key: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"rows", "shard_size"} <= content.keys():
         raise UserError(f"{key}={folder}: {MANIFEST} is not that of embeddings")
     return content
+
+

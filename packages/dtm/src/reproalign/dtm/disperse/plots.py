@@ -17,7 +17,7 @@ from reproalign.dtm.disperse.summary import Cluster
 
 SAMPLE = 4000  # dots
 SOURCES = 9  # with a colour of their own; the rest share one
-GREY = "#b8b8b8"
+GREY = "#e2e2e2"
 
 
 def draw_sources(clusters: Sequence[Cluster], path: Path) -> None:
@@ -72,9 +72,7 @@ def draw_clusters(
     names = [f"PC {number} ({share:.1%} of the variance)" for number, share in enumerate(shares, start=1)]
     sampled = f"{count} of {len(embeddings)} rows" if count < len(embeddings) else f"{count} rows"
     axis.set(xlabel=names[0], ylabel=names[1], title=f"embeddings of {sampled}; rings: centroids")
-    figure.legend(
-        loc="outside right upper", frameon=False, fontsize="small", title="cluster (rows)", ncols=1 + sizes.size // 25
-    )
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small", title="cluster (rows)", ncols=1 + sizes.size // 25)
     _save(figure, path)
 
 

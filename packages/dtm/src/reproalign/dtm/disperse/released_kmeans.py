@@ -106,7 +106,9 @@ def released_kmeans(
     return Clustering(centroids, done, splits, count)
 
 
-def split_empty(centroids: Float[NDArray[np.float32], "clusters dim"], sizes: NDArray[np.int64], rows: int) -> int:
+def split_empty(
+    centroids: Float[NDArray[np.float32], "clusters dim"], sizes: NDArray[np.int64], rows: int
+) -> int:
     """Refill every empty cluster, in order, with half of another, in place; return how many there were.
 
     The other one is drawn by walking around the clusters: j is taken with probability (size_j − 1) / (n − K). Its

@@ -85,16 +85,20 @@ def nearest_rows(
     labels: Int[NDArray[np.int64], "rows"],
     count: int,
 ) -> list[list[tuple[int, float]]]:
-    """Return of each cluster the ``count`` rows of the least Euclidean distance to its centroid, nearest first."""
+    """Return of each cluster the ``count`` rows of the least Euclidean distance to its centroid, nearest first.
+
+    Of rows at the same distance, to six decimals, the first one stands for all: most often they say the same.
+    """
     found: list[list[tuple[float, int]]] = [[] for _ in centroids]
     for start, chunk in embeddings.chunks():
         own = labels[start : start + len(chunk)]
         distances = np.linalg.norm(chunk - centroids[own], axis=1)
         for cluster in np.unique(own).tolist():
             rows = np.flatnonzero(own == cluster)
-            best = rows[np.argsort(distances[rows], kind="stable")[:count]]
-            here = [(float(distances[row]), start + row) for row in best.tolist()]
-            found[cluster] = sorted(found[cluster] + here)[:count]
+            different, first = np.unique(distances[rows].round(6), return_index=True)
+            here = zip(different[:count].tolist(), (start + rows[first[:count]]).tolist(), strict=True)
+            firsts = {distance: row for distance, row in sorted([*found[cluster], *here], reverse=True)}
+            found[cluster] = sorted(firsts.items())[:count]
     return [[(row, distance) for distance, row in rows] for rows in found]
 
 
