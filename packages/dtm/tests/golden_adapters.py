@@ -297,8 +297,9 @@ def sft_objective(inputs: Case, params: Case) -> Any:
         gradients = torch.autograd.grad(total, logits)
         if name == "mean_of_means":
             found["micro_losses"] = [value.item() for value in micro]
-        found[f"loss_{name}"] = None if name == "token_mean" and not found["n_tokens"] else total.item()
-        found[f"grad_{name}"] = gradients
+        nothing = name == "token_mean" and not found["n_tokens"]  # the original then divides by nothing
+        found[f"loss_{name}"] = None if nothing else total.item()
+        found[f"grad_{name}"] = None if nothing else gradients
     return found
 
 
@@ -312,5 +313,5 @@ def evaluation_metrics(inputs: Case, params: Case) -> Any:
         "argmax": logits.argmax(2),
         "accuracy_released": metrics.released_accuracy(correct, [labels.shape[1]] * len(labels)),
         "accuracy_masked": metrics.masked_accuracy(correct, count) if count else None,
-        "perplexity": metrics.perplexity(inputs["eval_loss"]),
+        "perplexity": metrics.perplexity(float(inputs["eval_loss"])),
     }

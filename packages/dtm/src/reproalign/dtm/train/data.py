@@ -117,7 +117,8 @@ def load(
     if texts is not None:
         counts["replayed"] = len(texts)
         run.add_fingerprint("data", "replay", fingerprint_dataset(texts), rows=len(texts))
-        train = concatenate_datasets([train.remove_columns(["source"]), texts])
+        train = train.remove_columns(["source"])
+        train = concatenate_datasets([train, texts.cast(train.features)])
     counts |= {"trained": len(train), "supervised_tokens": sum(train["supervised"])}
     run.set("rows", counts)
     run.add_fingerprint("data", "train rows", fingerprint_dataset(train), rows=len(train))

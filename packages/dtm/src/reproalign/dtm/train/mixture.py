@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
@@ -65,9 +65,7 @@ def replayed(
     longest = tokens.max_length or tokenizer.model_max_length
     ids = [[*tokenizer(texts[index], verbose=False)["input_ids"], *end][:longest] for index in drawn]
     made = {"input_ids": ids, "labels": ids, "supervised": [max(len(row) - 1, 0) for row in ids]}
-    integers = List(Value("int64"))
-    features = Features({"input_ids": integers, "labels": integers, "supervised": Value("int64")})
-    return Dataset.from_dict(made, features=features)
+    return Dataset.from_dict(made)
 
 
 def good_enough(config: FilterConfig, files: Sequence[str], counts: Sequence[int]) -> NDArray[np.bool_]:
