@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from importlib.resources import files
 from itertools import accumulate
 from typing import Any, get_args, get_origin, get_type_hints
@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.invocation import load_object
+from reproalign.common.mappings import flatten
 
 COMMON_CONFIGS = "reproalign.common.configs"
 
@@ -79,13 +80,16 @@ def groups(package: str) -> list[str]:
 
 
 def options(package: str, group: str) -> list[str]:
-    """List the names that a group (``data``, ``model``, ``launch``, ``experiment``) offers to ``package``."""
+    """List the names that a group (``data``, ``model``, ``launch``, ``experiment``) offers to ``package``.
+
+    A file whose name begins with an underscore is what others of its group build on, and is no choice.
+    """
     names = set()
     for module in (f"{package}.configs", COMMON_CONFIGS):
         folder = files(module).joinpath(group)
         if folder.is_dir():
             names |= {entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")}
-    return sorted(names)
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def as_word(key: str, value: Any) -> str:
@@ -96,6 +100,18 @@ def as_word(key: str, value: Any) -> str:
         value: null, a number, a truth value, text, or a list or mapping of such.
     """
     return f"{key}={_literal(value)}"
+
+
+def section_words(section: str, values: Any) -> list[str]:
+    """Return the words that give a section's keys what differs from the defaults of its class.
+
+    Args:
+        section: e.g. ``model``.
+        values: an object of a structured configuration class, all of whose fields have defaults.
+    """
+    default = flatten(asdict(type(values)()))
+    given = flatten(asdict(values))
+    return [as_word(f"{section}.{key}", value) for key, value in given.items() if value != default.get(key)]
 
 
 def _literal(value: Any) -> str:

@@ -30,14 +30,13 @@ REQUIRED = ("title", "verb", "paper", "command", "hardware", "expected", "proces
 
 
 def read_headers(package: str) -> dict[str, dict[str, str]]:
-    """Read the header of every recipe of ``package``: {name: {key: value}}."""
+    """Read the header of every recipe of ``package``: {name: {key: value}}; ``_family.yaml`` is none."""
     folder = files(f"{package}.configs").joinpath("experiment")
     if not folder.is_dir():
         return {}
-    entries = sorted(
-        (entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name
-    )
-    return {entry.name.removesuffix(".yaml"): parse_header(entry.read_text(encoding="utf-8")) for entry in entries}
+    recipes = {entry.name.removesuffix(".yaml"): entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+    names = sorted(name for name in recipes if not name.startswith("_"))
+    return {name: parse_header(recipes[name].read_text(encoding="utf-8")) for name in names}
 
 
 def parse_header(text: str) -> dict[str, str]:
@@ -114,7 +113,10 @@ def _print_recipe(package: str, name: str, header: dict[str, str], console: Cons
     if targets:
         table = Table("\nmeasure", "\nvalue", "\nsource", box=None, pad_edge=False, header_style="bold")
         for measure, entry in targets.items():
-            table.add_row(measure, str(entry["value"]), str(entry.get("source", "")))
+            if measure != "source":
+                # A bare number has the source that the row states for all of its numbers.
+                value = entry if isinstance(entry, dict) else {"value": entry, "source": targets.get("source", "")}
+                table.add_row(measure, str(value["value"]), str(value.get("source", "")))
         console.print(table)
     console.print("\nCite:", style="bold")
     console.print(str(paper.get("bibtex", "")).strip(), soft_wrap=True, highlight=False, markup=False)

@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.compose import as_word
-from reproalign.common.config import ModelConfig
+from reproalign.common.compose import as_word, section_words
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison
 from reproalign.common.files import sha256_json, write_text
 from reproalign.common.generation.sampling import read_prompts
 from reproalign.common.invocation import Invocation, structured
-from reproalign.common.launch.children import Child, plan_child, run_child
-from reproalign.common.mappings import flatten
+from reproalign.common.launch.children import Child, given_words, plan_child, run_child
 from reproalign.common.models.kind import check_language_model, check_reward_model
 from reproalign.common.records import Run
 from reproalign.common.records.run import read_record
@@ -90,16 +87,12 @@ def _plan(config: RaftConfig, invocation: Invocation) -> Iterator[list[Child]]:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise UserError(f"{name}={value} must be at least 1")
-    for verb, owned in OWNED.items():
-        for key in flatten(getattr(config, verb)):
-            if key in owned or key.partition(".")[0] in owned:
-                raise UserError(f"{verb}.{key} is set by raft itself; remove it")
+    given = {verb: given_words(verb, getattr(config, verb), owned, by="raft") for verb, owned in OWNED.items()}
     folder = Path(config.output_dir)
     model = config.model
     for number in range(1, config.iterations + 1):
         common = [as_word("seed", config.seed + number - 1)]
-        policy = [*common, *_model_words(model)]
-        given = {verb: [as_word(key, value) for key, value in flatten(getattr(config, verb)).items()] for verb in OWNED}
+        policy = [*common, *section_words("model", model)]
         names = {verb: f"{number}-{verb}" for verb in OWNED}
         words = {
             "sample": [as_word("prompts", str(_prompts_file(folder, number))), *policy],
@@ -143,14 +136,6 @@ def _part(count: int, size: int | None, number: int) -> list[int]:
     """Return the indices of an iteration's prompts: the next ``size`` of them, from the front again after the last."""
     size = min(size or count, count)
     return [index % count for index in range((number - 1) * size, number * size)]
-
-
-def _model_words(model: ModelConfig) -> list[str]:
-    """Return the words for what differs from the defaults."""
-    default: dict[str, Any] = flatten(asdict(ModelConfig()))
-    return [
-        as_word(f"model.{key}", value) for key, value in flatten(asdict(model)).items() if value != default.get(key)
-    ]
 
 
 def _report(rewards: list[tuple[float, float]], run_dir: Path) -> None:

@@ -1,0 +1,66 @@
+"""Options of ``dtm disperse``. Paper: arXiv 2405.13432; ``ERRATA.md`` says where ``variant=paper`` and ``released`` differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from reproalign.common.config import LaunchConfig
+
+
+@dataclass
+class RowsConfig:
+    """Which instruction rows, and what becomes of those that do not fit."""
+
+    sets: dict[str, Any] = field(
+        default_factory=dict
+    )  # name: FILE, or {path|name, source, split, revision, config_name, first}; {}: TÜLU-v2 mixture from the Hub
+    system: str = "drop"  # system text of a chat: drop | keep (before the instruction, a blank line between)
+    on_error: str | None = None  # a row that does not fit: skip (listed in rejects.jsonl) | raise; null: by the variant
+    eval_fraction: float = 0.0  # hold out the rows of this share of the distinct prompts, 0 to below 1
+
+
+@dataclass
+class EmbeddingConfig:
+    """Sentence embeddings, for method=kmeans."""
+
+    model: str = "sentence-transformers/all-mpnet-base-v2"  # any sentence-transformers model: Hub id or folder
+    revision: str | None = None  # of the Hub model
+    text: str = "response"  # what is embedded: instruction | response (released) | both (a newline between)
+    batch_size: int = 256  # texts per forward
+    shard_size: int = 8192  # rows per file; an interrupted run embeds at most one of them again (per process)
+    dtype: str = "float32"  # of the stored embeddings: float32 | float16 (half the disk and memory map)
+
+
+@dataclass
+class KMeansConfig:
+    """K-means on the normalised embeddings, for method=kmeans."""
+
+    algorithm: str | None = None  # released | lloyd | minibatch | faiss | balanced; null: released, or paper: lloyd
+    backend: str = "numpy"  # of algorithm=released: numpy | faiss (the library; same result)
+    iterations: int | None = None  # at most; null: 1500 (released, faiss), 300 (lloyd), 100 (minibatch, balanced)
+    restarts: int = 1  # of lloyd, minibatch, faiss, balanced: the start with the least inertia is kept
+    points_per_cluster: int | None = 256  # of algorithm=released: rows per cluster that it sees; null: all rows
+    spherical: bool = False  # of algorithm=released, faiss: centroids scaled to length 1 at every iteration
+    seed: int | None = None  # null: the run's; of algorithm=released: 1234, as faiss has it
+
+
+@dataclass
+class DisperseConfig:
+    """``dtm disperse``: instruction rows in clusters."""
+
+    output_dir: str = MISSING
+    seed: int = 42  # of the held-out prompts and the clusters
+    resume: str = "auto"  # auto: keep the embeddings of an interrupted run | never: refuse its folder
+    variant: str = "paper"  # paper | released
+    method: str | None = None  # random (draws) | random_equal | kmeans | labels; null: random_equal, released: random
+    clusters: int = 4  # K, at least 1
+    labels: str | None = None  # of method=labels: JSON array of one integer in 0..K-1 for each row
+    data: RowsConfig = field(default_factory=RowsConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    embeddings: str | None = None  # folder of an earlier run's embeddings of the same texts: nothing is embedded again
+    kmeans: KMeansConfig = field(default_factory=KMeansConfig)
+    nearest: int = 5  # rows shown for each cluster: the nearest to its centroid
+    launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process embeds its share of the shards

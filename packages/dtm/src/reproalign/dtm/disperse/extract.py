@@ -1,0 +1,172 @@
+"""From public data to ``rows.jsonl``: rows are streamed, misfits listed, prompts held out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from reproalign.common.data.records import RowError
+from reproalign.common.errors import UserError
+from reproalign.common.files import atomic_path
+from reproalign.dtm.disperse.sets import DataSet, open_set
+from reproalign.dtm.disperse.sources import InstructionRow, Rules
+
+ROWS, HELD_OUT, REJECTS = "rows.jsonl", "held_out.jsonl", "rejects.jsonl"
+
+
+@dataclass
+class Extracted:
+    """What became of the original rows.
+
+    Attributes:
+        rows: training rows, those of ``rows.jsonl``.
+        held_out: rows of ``held_out.jsonl``.
+        rejected: rows that did not fit, listed in ``rejects.jsonl``.
+        placeholders: empty objects among the rows (released).
+        sources: names of the rows' sources.
+        source_of: training row -> index in ``sources``.
+        sets: label -> where its rows came from, and how many there were.
+    """
+
+    rows: int = 0
+    held_out: int = 0
+    rejected: int = 0
+    placeholders: int = 0
+    sources: list[str] = field(default_factory=list)
+    source_of: NDArray[np.uint16] = field(default_factory=lambda: np.zeros(0, np.uint16))
+    sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def extract(
+    sets: Sequence[DataSet], folder: Path, *, rules: Rules, on_error: str, eval_fraction: float = 0.0, seed: int = 42
+) -> Extracted:
+    """Write the rows of all data sets, one after another, into ``folder``.
+
+    Args:
+        sets: in order.
+        folder: gets ``rows.jsonl``, ``rejects.jsonl`` and, with ``eval_fraction``, ``held_out.jsonl``.
+        rules: how rows are made.
+        on_error: ``raise`` or ``skip`` a row that does not fit.
+        eval_fraction: share of the distinct prompts (instruction and input) whose rows are held out, rounded up.
+        seed: decides which prompts.
+
+    Raises:
+        UserError: for the first misfit under ``raise``, for data that cannot be read, and if no row is left.
+    """
+    result = Extracted()
+    codes, prompts = array("H"), array("Q")
+    known: dict[str, int] = {}
+    with (
+        atomic_path(folder / ROWS) as rows_path,
+        atomic_path(folder / REJECTS) as rejects_path,
+        rows_path.open("w", encoding="utf-8") as rows,
+        rejects_path.open("w", encoding="utf-8") as rejects,
+    ):
+        for place, row, source, reason in _read(sets, rules, result):
+            if reason:
+                if on_error == "raise":
+                    raise UserError(f"{place}: {reason}; fix the row, or set data.on_error=skip to skip such rows")
+                rejects.write(_line({"place": place, "reason": reason}))
+                result.rejected += 1
+                continue
+            rows.write(_line(row if rules.released else {**row, "source": source}))
+            codes.append(known.setdefault(source, len(known)))
+            prompts.append(prompt_key(row, seed))
+            result.placeholders += not row
+        if not codes:
+            names = ", ".join(data.label for data in sets)
+            raise UserError(f"data.sets ({names}): none of their {result.rejected} rows is usable; see the README")
+    result.rows, result.sources = len(codes), list(known)
+    result.source_of = np.asarray(codes, np.uint16)
+    if eval_fraction:
+        mask = held_out(np.asarray(prompts, np.uint64), eval_fraction)
+        if mask.all():
+            raise UserError(f"data.eval_fraction={eval_fraction:g} of {len(mask)} rows leaves none to train on")
+        _split(folder, mask, [result.sources[code] for code in result.source_of] if rules.released else None)
+        result.held_out, result.rows = int(mask.sum()), int((~mask).sum())
+        result.source_of = result.source_of[~mask]
+    return result
+
+
+def prompt_key(row: InstructionRow, seed: int) -> int:
+    """Return 64 bits of the SHA-256 of seed and prompt (instruction and input), which no order of rows changes."""
+    text = json.dumps([seed, row.get("instruction"), row.get("input")])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def held_out(keys: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
+    """Say which rows are held out: those of the ``ceil(fraction * distinct)`` prompts with the smallest keys."""
+    distinct = np.unique(keys)
+    return keys <= distinct[math.ceil(fraction * len(distinct)) - 1]
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    r"""Yield the lines of a file that :func:`extract` wrote; only ``\n`` ends one."""
+    with path.open(encoding="utf-8", newline="\n") as stream:
+        yield from stream
+
+
+def _read(
+    sets: Sequence[DataSet], rules: Rules, result: Extracted
+) -> Iterator[tuple[str, InstructionRow, str, str | None]]:
+    """Yield place, row, source and reason of rejection of all original rows."""
+    for data in sets:
+        rows, source, facts = open_set(data)
+        read = 0
+        console = Console(stderr=True)
+        for original in track(rows, description=f"reading {data.label}", console=console, transient=True):
+            read += 1
+            try:
+                if original.problem:
+                    raise RowError(original.problem)
+                row = source.to_row(original.values, rules)
+                if not rules.released:
+                    _check(row)
+            except RowError as error:
+                yield original.place, {}, "", str(error)
+                continue
+            yield original.place, row, _source_of(original.values, data.label), None
+        result.sets[data.label] = {**facts, "rows_read": read}
+
+
+def _check(row: InstructionRow) -> None:
+    for name in ("instruction", "input", "output"):
+        if not isinstance(row[name], str):
+            raise RowError(f"the {name} is not text")
+        if name != "input" and not row[name].strip():
+            raise RowError(f"the {name} is empty")
+
+
+def _source_of(values: dict[str, Any], label: str) -> str:
+    named = next((values[key] for key in ("source", "dataset") if isinstance(values.get(key), str)), "")
+    return named or label
+
+
+def _split(folder: Path, mask: NDArray[np.bool_], sources: list[str] | None) -> None:
+    """Move the held-out lines to a file of their own, with their sources if the lines themselves name none."""
+    with (
+        atomic_path(folder / ROWS) as rows_path,
+        atomic_path(folder / HELD_OUT) as held_path,
+        rows_path.open("w", encoding="utf-8") as rows,
+        held_path.open("w", encoding="utf-8") as held,
+    ):
+        for number, line in enumerate(read_lines(folder / ROWS)):
+            if not mask[number]:
+                rows.write(line)
+            else:
+                held.write(line if sources is None else _line({**json.loads(line), "source": sources[number]}))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -1,0 +1,172 @@
+"""The verb ``run``: from instruction rows to the merged model and its evaluation, each step a run of its own."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from reproalign.common.compose import as_word, section_words
+from reproalign.common.errors import UserError
+from reproalign.common.invocation import Invocation, Verb
+from reproalign.common.launch.children import Child, given_words, plan_child, run_child
+from reproalign.common.mappings import flatten
+from reproalign.common.records import Run
+from reproalign.common.records.run import read_record
+from reproalign.common.verbs import EVALUATE_SUITE
+from reproalign.dtm.cli import DISPERSE, EVALUATE, MERGE, TRAIN, TRAIN_EACH
+from reproalign.dtm.config import RunConfig
+from reproalign.dtm.report import write_report
+
+# Keys of the children that run sets itself.
+OWNED = {
+    "disperse": ("output_dir", "seed", "variant"),
+    "train": ("output_dir", "seed", "variant", "model.name", "dispersal", "cluster", "clusters"),
+    "merges": ("output_dir", "seed", "variant", "models", "base"),
+    "evaluate": ("output_dir", "seed", "variant", "model", "rows"),
+    "benchmarks": ("output_dir", "model"),
+}
+HELD_OUT = "held_out.jsonl"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The children, in the order they are run.
+
+    Attributes:
+        training: what makes models.
+        models: name -> folder, in the order of the report.
+        evaluations: kind (``losses``, ``benchmarks``) -> model -> child.
+    """
+
+    training: list[Child]
+    models: dict[str, str]
+    evaluations: dict[str, dict[str, Child]]
+
+    @property
+    def children(self) -> list[Child]:
+        """All of them."""
+        return [*self.training, *(child for part in self.evaluations.values() for child in part.values())]
+
+
+def run_all(config: RunConfig, invocation: Invocation) -> None:
+    """Disperse, train a model on each cluster and on all rows, merge, evaluate; resume where it was stopped.
+
+    Raises:
+        UserError: for a mistake in the options, those of the children included, before anything is run.
+        ReportedError: if a child failed; the same command goes on from it.
+    """
+    plan = make_plan(config, invocation)
+    with Run.open(invocation) as run:
+        for child in plan.children:
+            run_child(run, child)
+        found = {
+            kind: {model: read_record(run.dir / child.name)["metrics"] for model, child in part.items()}
+            for kind, part in plan.evaluations.items()
+        }
+        run.set_metrics(found)
+        for name, folder in plan.models.items():
+            if Path(folder).is_relative_to(run.dir):
+                run.add_fingerprint("weights", name, _weights(Path(folder)), made=True, path=folder)
+        write_report(found, run.dir)
+        Console().print(f"models, records and report: {run.dir}", highlight=False)
+
+
+def show_plan(config: RunConfig, invocation: Invocation) -> None:
+    """Print the command lines of the child runs."""
+    for child in make_plan(config, invocation).children:
+        print(shlex.join(child.invocation.command))
+
+
+def make_plan(config: RunConfig, invocation: Invocation) -> Plan:
+    """Compose every child.
+
+    Raises:
+        UserError: naming the child, for anything wrong in its words.
+    """
+    return _Planner(config, invocation).plan()
+
+
+class _Planner:
+    def __init__(self, config: RunConfig, invocation: Invocation) -> None:
+        self.config = config
+        self.invocation = invocation
+        self.folder = Path(config.output_dir)
+        self.common = [as_word("seed", config.seed), as_word("variant", config.variant)]
+        self.clusters = _clusters(config)
+
+    def plan(self) -> Plan:
+        models = {"base": self.config.model.name}
+        training = [self._child("disperse", DISPERSE, self.common, "disperse", self.config.disperse)]
+        training.append(self._train("train", TRAIN_EACH, {}, [as_word("clusters", "all")]))
+        subs = {f"cluster-{index}": str(self.folder / f"train/cluster-{index}/model") for index in range(self.clusters)}
+        if self.config.sub_models:
+            models |= subs
+        beside: dict[str, Any] = {"vanilla": {}} if self.config.vanilla else {}
+        for name, given in (beside | self.config.beside).items():
+            training.append(self._train(name, TRAIN, given or {}, []))
+            models[name] = str(self.folder / name / "model")
+        for name, given in self.config.merges.items():
+            if given is not None:
+                child = self._merge(name, given)
+                training.append(child)
+                models[name] = str(self.folder / child.name / _output(child))
+        return Plan(training, models, self._evaluations(models))
+
+    def _train(self, name: str, verb: Verb, given: Mapping[str, Any], words: list[str]) -> Child:
+        section = f"beside.{name}" if name in self.config.beside else "train"
+        words = [
+            *self.common,
+            *section_words("model", self.config.model),
+            as_word("dispersal", str(self.folder / "disperse")),
+            *words,
+            *given_words("train", self.config.train, OWNED["train"], by="run"),
+        ]
+        return self._child(name, verb, words, section if given else "", given, owned="train")
+
+    def _merge(self, name: str, given: Mapping[str, Any]) -> Child:
+        words = [*self.common, as_word("models", [str(self.folder / "train")])]
+        return self._child(f"merge-{name}", MERGE, words, f"merges.{name}", given, owned="merges")
+
+    def _evaluations(self, models: Mapping[str, str]) -> dict[str, dict[str, Child]]:
+        made: dict[str, dict[str, Child]] = {}
+        if self.config.disperse.get("data", {}).get("eval_fraction"):
+            rows = as_word("rows", [str(self.folder / "disperse" / HELD_OUT)])
+            made["losses"] = {
+                name: self._child(
+                    f"evaluate-{name}",
+                    EVALUATE,
+                    [*self.common, rows, *self._held(path)],
+                    "evaluate",
+                    self.config.evaluate,
+                )
+                for name, path in models.items()
+            }
+        if self.config.suite:
+            made["benchmarks"] = {
+                name: self._child(
+                    f"benchmarks-{name}",
+                    EVALUATE_SUITE,
+                    [as_word("suite", self.config.suite), *self._held(path)],
+                    "benchmarks",
+                    self.config.benchmarks,
+                )
+                for name, path in models.items()
+            }
+        return made
+
+    def _held(self, path: str) -> list[str]:
+        """How a model is held for an evaluation: as the base, without adapters of its own to train."""
+        revision = self.config.model.revision if path == self.config.model.name else None
+        plain = replace(self.config.model, name=path, revision=revision, lora=type(self.config.model.lora)())
+        return section_words("model", plain)
+
+    def _child(
+        self, name: str, verb: Verb, words: Sequence[str], section: str, given: Mapping[str, Any], owned: str = ""
+    ) -> Child:
+        more = given_words(section, given, OWNED[owned or section], by="run") if given else []
+        return plan_child(self.invocation, name, verb, [*words, *more])
