@@ -105,6 +105,44 @@ def row_selection(inputs: Case, params: Case) -> Any:
     }
 
 
+@adapter("SFT objective, both normalisations")
+def sft_objective(inputs: Case, params: Case) -> Any:
+    count = len(inputs["micro_batches"])
+    supervised = [(np.array(batch["labels"])[:, 1:] != tokens.IGNORED).sum() for batch in inputs["micro_batches"]]
+    share = loss.token_share(int(sum(supervised)), params["grad_accum"], params["ranks"])
+    found: Case = {"n_tokens": int(sum(supervised))}
+    for name in ("mean_of_means", "token_mean"):
+        logits = [torch.tensor(b["logits"], dtype=torch.float64, requires_grad=True) for b in inputs["micro_batches"]]
+        micro = []
+        for values, batch in zip(logits, inputs["micro_batches"], strict=True):
+            labels = torch.tensor(batch["labels"])[:, 1:]
+            scored = labels != tokens.IGNORED
+            head = torch.eye(values.shape[2], dtype=torch.float64)  # logits are hidden states of this head
+            losses = -chunked_token_logps(values[:, :-1][scored], head, labels[scored])
+            micro.append(loss.micro_batch_mean(losses) if name == "mean_of_means" else loss.token_mean(losses, share))
+        total = torch.stack(micro).sum() / count  # what accumulation and data parallelism make of them
+        gradients = torch.autograd.grad(total, logits)
+        if name == "mean_of_means":
+            found["micro_losses"] = [value.item() for value in micro]
+        found[f"loss_{name}"] = None if name == "token_mean" and not found["n_tokens"] else total.item()
+        found[f"grad_{name}"] = gradients
+    return found
+
+
+@adapter("evaluation accuracy and perplexity")
+def evaluation_metrics(inputs: Case, params: Case) -> Any:
+    logits, labels = torch.tensor(inputs["logits"], dtype=torch.float64), torch.tensor(inputs["labels"])
+    scored = labels[:, 1:] != tokens.IGNORED
+    _, hits = token_losses(HeadStates(logits=logits[:, :-1][scored]), labels[:, 1:][scored])
+    count, correct = int(scored.sum()), int(hits.sum())
+    return {
+        "argmax": logits.argmax(2),
+        "accuracy_released": metrics.released_accuracy(correct, [labels.shape[1]] * len(labels)),
+        "accuracy_masked": metrics.masked_accuracy(correct, count) if count else None,
+        "perplexity": metrics.perplexity(inputs["eval_loss"]),
+    }
+
+
 DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 
 
@@ -275,43 +313,4 @@ def lora_merge(inputs: Case, params: Case) -> Any:
         "y_delta_average": x @ folded["delta"].mT,
         "frobenius_gap": float(torch.linalg.matrix_norm(folded["factor"] - folded["delta"])),
         "peft_linear_delta_for_comparison": linear.fold(torch.zeros_like(weight), 0),
-    }
-
-
-@adapter("SFT objective, both normalisations")
-def sft_objective(inputs: Case, params: Case) -> Any:
-    count = len(inputs["micro_batches"])
-    supervised = [(np.array(batch["labels"])[:, 1:] != tokens.IGNORED).sum() for batch in inputs["micro_batches"]]
-    share = loss.token_share(int(sum(supervised)), params["grad_accum"], params["ranks"])
-    found: Case = {"n_tokens": int(sum(supervised))}
-    for name in ("mean_of_means", "token_mean"):
-        logits = [torch.tensor(b["logits"], dtype=torch.float64, requires_grad=True) for b in inputs["micro_batches"]]
-        micro = []
-        for values, batch in zip(logits, inputs["micro_batches"], strict=True):
-            labels = torch.tensor(batch["labels"])[:, 1:]
-            scored = labels != tokens.IGNORED
-            head = torch.eye(values.shape[2], dtype=torch.float64)  # logits are hidden states of this head
-            losses = -chunked_token_logps(values[:, :-1][scored], head, labels[scored])
-            micro.append(loss.micro_batch_mean(losses) if name == "mean_of_means" else loss.token_mean(losses, share))
-        total = torch.stack(micro).sum() / count  # what accumulation and data parallelism make of them
-        gradients = torch.autograd.grad(total, logits)
-        if name == "mean_of_means":
-            found["micro_losses"] = [value.item() for value in micro]
-        nothing = name == "token_mean" and not found["n_tokens"]  # the original then divides by nothing
-        found[f"loss_{name}"] = None if nothing else total.item()
-        found[f"grad_{name}"] = None if nothing else gradients
-    return found
-
-
-@adapter("evaluation accuracy and perplexity")
-def evaluation_metrics(inputs: Case, params: Case) -> Any:
-    logits, labels = torch.tensor(inputs["logits"], dtype=torch.float64), torch.tensor(inputs["labels"])
-    scored = labels[:, 1:] != tokens.IGNORED
-    _, hits = token_losses(HeadStates(logits=logits[:, :-1][scored]), labels[:, 1:][scored])
-    count, correct = int(scored.sum()), int(hits.sum())
-    return {
-        "argmax": logits.argmax(2),
-        "accuracy_released": metrics.released_accuracy(correct, [labels.shape[1]] * len(labels)),
-        "accuracy_masked": metrics.masked_accuracy(correct, count) if count else None,
-        "perplexity": metrics.perplexity(float(inputs["eval_loss"])),
     }
