@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from reproalign.dtm.study.claims import CLEAR, Finding
+from reproalign.dtm.study.findings import CLEAR, Finding
 from reproalign.dtm.study.scores import ANY, Scores, mean_score
 
 

@@ -14,7 +14,7 @@ from reproalign.common.files import sha256_json, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
-from reproalign.dtm.study.claims import Curve, check_claim, published_curves
+from reproalign.dtm.study.claims import check_claim
 from reproalign.dtm.study.claims_report import (
     Checked,
     base_rows,
@@ -28,6 +28,7 @@ from reproalign.dtm.study.claims_report import (
     verdict,
 )
 from reproalign.dtm.study.config import ClaimsConfig
+from reproalign.dtm.study.findings import Curve, published_curves
 from reproalign.dtm.study.plots import effects
 from reproalign.dtm.study.scores import Scores, merged, published_scores, read_runs, read_table
 

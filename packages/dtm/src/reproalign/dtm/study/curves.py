@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from rich.console import Console
@@ -22,66 +24,12 @@ from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
 from reproalign.dtm.study.claims_verb import CURVES, PACKAGE
 from reproalign.dtm.study.config import CurvesConfig
+from reproalign.dtm.study.course import Course, course
 from reproalign.dtm.study.results import RESULTS, Evaluation, check_same_rows, read_evaluation
 from reproalign.dtm.study.scores import Score, suite_row
 
 LOSS = "loss"
 Points = dict[str, dict[float, Score]]  # measure -> fraction -> score
-
-
-@dataclass(frozen=True)
-class Course:
-    """One measure along the fractions, and how it ends.
-
-    Attributes:
-        fractions: ascending; 0 is the base model.
-        values: of the measure.
-        stderr: their standard errors, None where they are not known.
-        base: value at fraction 0; None without.
-        peak: the best value after training: the highest, of the loss the lowest.
-        peak_at: its fraction, the first of equals.
-        final: the last value.
-        final_minus_peak: the last value minus the best one.
-        final_minus_base: the last value minus the base model's; None without.
-    """
-
-    fractions: list[float]
-    values: list[float]
-    stderr: list[float | None]
-    base: float | None
-    peak: float
-    peak_at: float
-    final: float
-    final_minus_peak: float
-    final_minus_base: float | None
-
-
-def course(points: Mapping[float, Score], *, lower_is_better: bool = False) -> Course:
-    """Return a measure's course over the fractions of ``points``, of which one at least is above 0.
-
-    Args:
-        points: fraction -> score.
-        lower_is_better: for losses.
-    """
-    fractions = sorted(points)
-    values = [points[fraction].value for fraction in fractions]
-    trained = {fraction: points[fraction].value for fraction in fractions if fraction > 0}
-    pick = min if lower_is_better else max
-    peak_at = pick(trained, key=lambda fraction: trained[fraction])
-    base = points[0.0].value if 0.0 in points else None
-    final = values[-1]
-    errors = [points[fraction].stderr for fraction in fractions]
-    return Course(
-        fractions,
-        values,
-        errors,
-        base,
-        trained[peak_at],
-        peak_at,
-        final,
-        final - trained[peak_at],
-        None if base is None else final - base,
-    )
 
 
 def curves(config: CurvesConfig, invocation: Invocation) -> None:
@@ -102,7 +50,7 @@ def curves(config: CurvesConfig, invocation: Invocation) -> None:
         plan = make_plan(config, invocation)
         with Run.open(invocation) as run:
             folders, at = run_plan(plan, run)
-            _finish(folders, at, run)
+            _report(read_points(folders, at), run)
         return
     _check_given(config)
     points = read_points(config.runs, config.at or [])
@@ -114,8 +62,6 @@ def curves(config: CurvesConfig, invocation: Invocation) -> None:
 
 def show_plan(config: CurvesConfig, invocation: Invocation) -> None:
     """Print the command lines of the child runs, or that the given runs can be read."""
-    import shlex
-
     from reproalign.dtm.study.curves_plan import check_plan, make_plan
 
     if config.runs is not None:
@@ -172,8 +118,6 @@ def _is_suite(folder: str) -> bool:
 
 def _loss(evaluation: Evaluation) -> Score:
     """Return the loss; its interval's half width stands for as many standard errors as a normal one would have."""
-    from statistics import NormalDist
-
     overall, interval = evaluation.results["measures"][0], evaluation.results["interval"]
     if overall["low"] is None:
         return Score(evaluation.loss)
@@ -195,10 +139,6 @@ def _check_given(config: CurvesConfig) -> None:
             raise UserError(f"{name} is for trainings that this command starts; with runs leave it out")
     if config.model.name:
         raise UserError("model.name is for trainings that this command starts; with runs leave it out")
-
-
-def _finish(folders: Sequence[str], at: Sequence[float], run: Run) -> None:
-    _report(read_points(folders, at), run)
 
 
 def _report(points: Points, run: Run) -> None:

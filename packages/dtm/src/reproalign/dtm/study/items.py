@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,4 @@ def _score(scores: Mapping[str, object], metric: str | None) -> float | None:
 
 def _digest(sample: Mapping[str, str]) -> str:
     """Return what tells one question from another at the same place: a part of the SHA-256 of its prompt."""
-    import hashlib
-
     return hashlib.sha256(sample["prompt"].encode()).hexdigest()[:8]
