@@ -21,10 +21,6 @@ from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.merging import adapter_merge, methods
 from reproalign.common.merging.adapters import Factors
 from reproalign.dtm import prompt, rows, tokens
-from reproalign.dtm.merge import released
-from reproalign.dtm.merge.settings import read_weights
-from reproalign.dtm.study import metrics
-from reproalign.dtm.train import loss
 from reproalign.dtm.disperse.clustering import cluster_embeddings
 from reproalign.dtm.disperse.config import DisperseConfig, EmbeddingConfig, KMeansConfig, RowsConfig
 from reproalign.dtm.disperse.embed import embed_shards, read_texts
@@ -33,6 +29,10 @@ from reproalign.dtm.disperse.random_split import random_labels
 from reproalign.dtm.disperse.released_files import write_released_labels
 from reproalign.dtm.disperse.settings import resolve
 from reproalign.dtm.disperse.verb import assign, extract_rows
+from reproalign.dtm.merge import released
+from reproalign.dtm.merge.settings import read_weights
+from reproalign.dtm.study import metrics
+from reproalign.dtm.train import loss
 
 Case = dict[str, Any]
 ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
@@ -324,6 +324,8 @@ def evaluation_metrics(inputs: Case, params: Case) -> Any:
         "accuracy_masked": metrics.masked_accuracy(correct, count) if count else None,
         "perplexity": metrics.perplexity(inputs["eval_loss"]),
     }
+
+
 def extracted(folder: Path, files: dict[str, list[Any]], **options: Any) -> tuple[Any, Any]:
     """Write the original rows into files, and let the command's own function read them."""
     for name, content in files.items():
