@@ -20,7 +20,7 @@ ENOUGH = 1e-6  # relative gap at which no cycle is looked for
 ZERO = -1e-12  # a cycle that costs less than this is an improvement, and no rounding
 
 Costs = Float[NDArray[np.float64], "rows clusters"]
-Labels = Int[NDArray[np.int64], "rows"]
+Labels = Int[NDArray[np.int64], " rows"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ def capacity_of(rows: int, clusters: int) -> int:
 def balanced_assignment(costs: Costs) -> Assignment:
     """Assign each row to a cluster at the least total cost, with at most ⌈n / K⌉ rows in each.
 
-    Prices p ≥ 0 on the clusters make the problem separate: max_p Σ_i min_k (c[i, k] + p_k) − capacity Σ_k p_k bounds the
-    cost from below, and rows take their cheapest cluster at these prices. Each price in turn is set to the least one at
-    which no more than the capacity want its cluster (as in the auction algorithm, Bertsekas 1988). What is still above
-    the capacity moves where it costs least. While the gap to the bound is above 10⁻⁶, rows are exchanged around cycles
-    of clusters; without such a cycle that lowers the cost, the labels are optimal.
+    Prices p ≥ 0 on the clusters make the problem separate: max_p Σ_i min_k (c[i, k] + p_k) − capacity Σ_k p_k bounds
+    the cost from below, and rows take their cheapest cluster at these prices. Each price in turn is set to the least
+    one at which no more than the capacity want its cluster (as in the auction algorithm, Bertsekas 1988). What is still
+    above the capacity moves where it costs least. While the gap to the bound is above 10⁻⁶, rows are exchanged around
+    cycles of clusters; without such a cycle that lowers the cost, the labels are optimal.
 
     Args:
         costs: c, e.g. squared distances.
@@ -84,8 +84,8 @@ def _total(costs: Costs, labels: Labels) -> float:
 
 
 def _prices(
-    costs: Costs, capacity: float, start: Float[NDArray[np.float64], "clusters"], sweeps: int
-) -> Float[NDArray[np.float64], "clusters"]:
+    costs: Costs, capacity: float, start: Float[NDArray[np.float64], " clusters"], sweeps: int
+) -> Float[NDArray[np.float64], " clusters"]:
     rows, clusters = costs.shape
     prices, kept = start.copy(), int(capacity)
     if rows <= kept:

@@ -34,7 +34,7 @@ class Found:
         facts: how it was found, for the record.
     """
 
-    labels: Int[NDArray[np.int64], "rows"]
+    labels: Int[NDArray[np.int64], " rows"]
     centroids: Centroids
     facts: dict[str, Any]
 
@@ -69,10 +69,12 @@ def cluster_embeddings(embeddings: Embeddings, clusters: int, options: KMeansCon
             centroids, facts = CENTROIDS[algorithm](embeddings, clusters, options, iterations, chosen)
             labels = np.concatenate([nearest(chunk, centroids) for _, chunk in embeddings.chunks()])
     measured = measure(embeddings, centroids, labels)
-    return Found(labels, centroids, {"algorithm": algorithm, "iterations": iterations, "seed": chosen, **facts, **measured})
+    return Found(
+        labels, centroids, {"algorithm": algorithm, "iterations": iterations, "seed": chosen, **facts, **measured}
+    )
 
 
-def measure(embeddings: Embeddings, centroids: Centroids, labels: Int[NDArray[np.int64], "rows"]) -> dict[str, Any]:
+def measure(embeddings: Embeddings, centroids: Centroids, labels: Int[NDArray[np.int64], " rows"]) -> dict[str, Any]:
     """Return the inertia, Σ_i ‖x_i − c‖² with each row's own centroid c, and how many rows another rule would move.
 
     The paper speaks of cosine distance, the release computes Euclidean ones to centroids that are no unit vectors:
@@ -135,7 +137,9 @@ def import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise UserError("faiss is not installed; install reproalign-dtm[faiss], or choose another kmeans option") from error
+        raise UserError(
+            "faiss is not installed; install reproalign-dtm[faiss], or choose another kmeans option"
+        ) from error
     return faiss
 
 
@@ -167,11 +171,12 @@ def _minibatch(
 
 def _balanced(
     embeddings: Embeddings, clusters: int, options: KMeansConfig, iterations: int, seed: int
-) -> tuple[Int[NDArray[np.int64], "rows"], Centroids, dict[str, Any]]:
-    """Alternate between the best assignment within the capacities and the means of its clusters, from Lloyd's result."""
+) -> tuple[Int[NDArray[np.int64], " rows"], Centroids, dict[str, Any]]:
+    """Alternate between the best assignment within the capacities and the means of its clusters, from Lloyd's."""
     centroids, _ = _lloyd(embeddings, clusters, options, ITERATIONS["lloyd"], seed)
     labels, done, gap = np.full(len(embeddings), -1), 0, 0.0
-    for done in range(1, iterations + 1):
+    while done < iterations:
+        done += 1
         costs = np.concatenate([squared_distances(chunk, centroids) for _, chunk in embeddings.chunks()])
         before, (labels, gap) = labels, _assigned(costs + 1.0)  # rows are unit vectors: ‖x − c‖² = 1 + ‖c‖² − 2 x·c
         centroids = streamed_means(embeddings, labels, clusters)
@@ -180,12 +185,12 @@ def _balanced(
     return labels, centroids, {"seen": len(embeddings), "iterations_done": done, "optimality_gap": gap}
 
 
-def _assigned(costs: Float[NDArray[Any], "rows clusters"]) -> tuple[Int[NDArray[np.int64], "rows"], float]:
+def _assigned(costs: Float[NDArray[Any], "rows clusters"]) -> tuple[Int[NDArray[np.int64], " rows"], float]:
     found = balanced_assignment(costs.astype(np.float64))
     return found.labels, found.gap
 
 
-def streamed_means(embeddings: Embeddings, labels: Int[NDArray[np.int64], "rows"], clusters: int) -> Centroids:
+def streamed_means(embeddings: Embeddings, labels: Int[NDArray[np.int64], " rows"], clusters: int) -> Centroids:
     """Return the mean of each cluster, which has rows, with the memory of one shard."""
     total = np.zeros((clusters, embeddings.dim))
     for start, chunk in embeddings.chunks():

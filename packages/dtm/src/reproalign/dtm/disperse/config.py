@@ -1,4 +1,4 @@
-"""Options of ``dtm disperse``. Paper: arXiv 2405.13432; ``ERRATA.md`` says where ``variant=paper`` and ``released`` differ."""
+"""Options of ``dtm disperse``; ``ERRATA.md`` says where ``variant=paper`` and ``released`` differ."""
 
 from __future__ import annotations
 

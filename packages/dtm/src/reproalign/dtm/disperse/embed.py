@@ -1,4 +1,4 @@
-"""From rows to embeddings: each process embeds its share of the shards, an interrupted run goes on with the missing ones."""
+"""From rows to embeddings: each process embeds its share of the shards, and a resumed run those that are missing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def text_of(row: dict[str, Any], which: str, place: str) -> str:
                 f"{place}: no {name} to embed; variant=paper leaves such rows out, or choose another embedding.text"
             )
     question = "\n".join(part for part in (row.get("instruction"), row.get("input")) if part)
-    return {"instruction": question, "response": row.get("output"), "both": f"{question}\n{row.get('output')}"}[which]
+    answer = str(row.get("output"))
+    return {"instruction": question, "response": answer, "both": f"{question}\n{answer}"}[which]
 
 
 def read_texts(path: Path, which: str) -> Iterator[str]:

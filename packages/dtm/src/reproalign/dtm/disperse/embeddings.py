@@ -46,7 +46,7 @@ class Embeddings:
         for number, start in enumerate(self._starts[:-1].tolist()):
             yield start, normalise(self._read(number), start)
 
-    def take(self, rows: Int[NDArray[np.int64], "taken"]) -> Float[NDArray[np.float32], "taken dim"]:
+    def take(self, rows: Int[NDArray[np.int64], " taken"]) -> Float[NDArray[np.float32], "taken dim"]:
         """Return some rows, normalised, in the order of ``rows``."""
         taken = np.empty((len(rows), self.dim), np.float32)
         places = np.searchsorted(self._starts, rows, side="right") - 1
@@ -85,10 +85,11 @@ def normalise(rows: NDArray[Any], places: NDArray[np.int64] | int) -> Vectors:
         row = (places + bad[0]) if isinstance(places, int) else places[bad[0]]
         kind = "zero" if lengths[bad[0]] == 0 else "not finite"
         raise UserError(
-            f"row {row + 1} of rows.jsonl: its embedding is {kind} and has no direction; leave the row out of the data, "
+            f"rows.jsonl line {row + 1}: the embedding is {kind} and has no direction; leave the row out of the data, "
             "or choose another embedding.model or embedding.text"
         )
-    return vectors / lengths
+    unit: Vectors = vectors / lengths
+    return unit
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -115,14 +116,14 @@ def open_embeddings(folder: Path, expected: dict[str, Any], key: str) -> Embeddi
     """
     manifest = read_manifest(folder, key)
     check_manifest(folder, manifest, expected, key)
-    count = -(-manifest["rows"] // manifest["shard_size"])
+    count = -(-manifest[" rows"] // manifest["shard_size"])
     missing = [number for number in range(count) if not shard_path(folder, number).is_file()]
     if missing:
         raise UserError(
             f"{key}={folder}: {len(missing)} of {count} shards are missing; let the run that makes them finish first"
         )
     found = Embeddings([shard_path(folder, number) for number in range(count)])
-    if len(found) != manifest["rows"]:
+    if len(found) != manifest[" rows"]:
         raise UserError(f"{key}={folder}: its shards hold {len(found)} rows, not {manifest['rows']}; make them again")
     return found
 
@@ -158,5 +159,3 @@ def read_manifest(folder: Path, key: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"rows", "shard_size"} <= content.keys():
         raise UserError(f"{key}={folder}: {MANIFEST} is not that of embeddings")
     return content
-
-

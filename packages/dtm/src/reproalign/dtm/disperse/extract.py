@@ -119,7 +119,8 @@ def prompt_key(row: InstructionRow, seed: int) -> int:
 def held_out(keys: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
     """Say which rows are held out: those of the ``ceil(fraction * distinct)`` prompts with the smallest keys."""
     distinct = np.unique(keys)
-    return keys <= distinct[math.ceil(fraction * len(distinct)) - 1]
+    mask: NDArray[np.bool_] = keys <= distinct[math.ceil(fraction * len(distinct)) - 1]
+    return mask
 
 
 def read_lines(path: Path) -> Iterator[str]:

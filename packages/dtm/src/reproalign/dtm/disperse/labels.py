@@ -22,7 +22,7 @@ def given_labels(path: str, rows: int, clusters: int) -> NDArray[np.int64]:
     """Read the labels that a user gives for ``rows`` rows.
 
     Raises:
-        UserError: if the file is no JSON array of ``rows`` integers in 0..K-1 (see :func:`reproalign.dtm.rows.read_labels`).
+        UserError: if the file is no JSON array of ``rows`` integers in 0..K-1.
     """
     labels = read_labels(path, rows)
     beyond = np.flatnonzero(labels >= clusters)

@@ -45,7 +45,7 @@ def draw_sources(clusters: Sequence[Cluster], path: Path) -> None:
 
 def draw_clusters(
     embeddings: Embeddings,
-    labels: Int[NDArray[np.int64], "rows"],
+    labels: Int[NDArray[np.int64], " rows"],
     centroids: Float[NDArray[np.float32], "clusters dim"],
     path: Path,
     *,
@@ -64,7 +64,7 @@ def draw_clusters(
     axis = figure.subplots()
     order = np.random.default_rng(seed).permutation(count)  # so that no cluster hides the others
     colours = np.array([_colour(cluster, len(centroids)) for cluster in range(len(centroids))])
-    axis.scatter(*dots[order].T, c=colours[labels[rows][order]], s=7, alpha=0.6, linewidths=0)
+    axis.scatter(dots[order, 0], dots[order, 1], c=colours[labels[rows][order]], s=7, alpha=0.6, linewidths=0)
     sizes = np.bincount(labels, minlength=len(centroids))
     for cluster, (x, y) in enumerate(middles):
         label = f"{cluster} ({sizes[cluster]})"
@@ -72,7 +72,9 @@ def draw_clusters(
     names = [f"PC {number} ({share:.1%} of the variance)" for number, share in enumerate(shares, start=1)]
     sampled = f"{count} of {len(embeddings)} rows" if count < len(embeddings) else f"{count} rows"
     axis.set(xlabel=names[0], ylabel=names[1], title=f"embeddings of {sampled}; rings: centroids")
-    figure.legend(loc="outside right upper", frameon=False, fontsize="small", title="cluster (rows)", ncols=1 + sizes.size // 25)
+    figure.legend(
+        loc="outside right upper", frameon=False, fontsize="small", title="cluster (rows)", ncols=1 + sizes.size // 25
+    )
     _save(figure, path)
 
 

@@ -94,7 +94,8 @@ def released_kmeans(
         return Clustering(rows.copy(), 0, 0, count)
     centroids = _scaled(rows[sample_order(count, seed + 1, clusters)], spherical)
     labels, splits, done = np.full(count, -1), 0, 0
-    for done in range(1, iterations + 1):
+    while done < iterations:
+        done += 1
         before, labels = labels, nearest(rows, centroids)
         centroids, sizes = means(rows, labels, clusters)
         refilled = split_empty(centroids, sizes, count)
@@ -106,9 +107,7 @@ def released_kmeans(
     return Clustering(centroids, done, splits, count)
 
 
-def split_empty(
-    centroids: Float[NDArray[np.float32], "clusters dim"], sizes: NDArray[np.int64], rows: int
-) -> int:
+def split_empty(centroids: Float[NDArray[np.float32], "clusters dim"], sizes: NDArray[np.int64], rows: int) -> int:
     """Refill every empty cluster, in order, with half of another, in place; return how many there were.
 
     The other one is drawn by walking around the clusters: j is taken with probability (size_j − 1) / (n − K). Its
@@ -140,4 +139,5 @@ def _draw(generator: np.random.RandomState) -> np.float32:
 def _scaled(centroids: Float[NDArray[np.float32], "clusters dim"], spherical: bool) -> NDArray[np.float32]:
     if not spherical:
         return centroids
-    return (centroids / np.linalg.norm(centroids, axis=1, keepdims=True)).astype(np.float32)
+    scaled: NDArray[np.float32] = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+    return scaled

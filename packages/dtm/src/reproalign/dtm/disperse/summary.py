@@ -39,7 +39,7 @@ class Cluster:
 
 def summarise(
     path: Path,
-    labels: Int[NDArray[np.int64], "rows"],
+    labels: Int[NDArray[np.int64], " rows"],
     source_of: NDArray[np.uint16],
     sources: Sequence[str],
     clusters: int,
@@ -72,17 +72,17 @@ def summarise(
                 cluster, distance = shown[number]
                 facts = {"instruction": first_words(question), "output": first_words(answer)}
                 made[cluster].nearest.append({"row": number, "distance": distance, **facts})
-    for cluster, (asked, answered) in zip(made, words, strict=True):
-        cluster.instruction_words = float(asked / max(cluster.rows, 1))
-        cluster.output_words = float(answered / max(cluster.rows, 1))
-        cluster.nearest.sort(key=lambda entry: (entry["distance"], entry["row"]))
+    for described, (asked, answered) in zip(made, words, strict=True):
+        described.instruction_words = float(asked / max(described.rows, 1))
+        described.output_words = float(answered / max(described.rows, 1))
+        described.nearest.sort(key=lambda entry: (entry["distance"], entry["row"]))
     return made
 
 
 def nearest_rows(
     embeddings: Embeddings,
     centroids: Float[NDArray[np.float32], "clusters dim"],
-    labels: Int[NDArray[np.int64], "rows"],
+    labels: Int[NDArray[np.int64], " rows"],
     count: int,
 ) -> list[list[tuple[int, float]]]:
     """Return of each cluster the ``count`` rows of the least Euclidean distance to its centroid, nearest first.

@@ -141,9 +141,7 @@ def _finish(settings: Settings, run: Run, extracted: Extracted, embeddings: Embe
         draw_clusters(embeddings, labels, centroids, run.dir / "plots" / "clusters.png", seed=config.seed)
     if found:
         facts["kmeans"] = found.facts
-    clusters = summarise(
-        run.dir / ROWS, labels, extracted.source_of, extracted.sources, config.clusters, nearest
-    )
+    clusters = summarise(run.dir / ROWS, labels, extracted.source_of, extracted.sources, config.clusters, nearest)
     draw_sources(clusters, run.dir / "plots" / "sources.png")
     write_report(run.dir, facts, clusters)
     write_json(run.dir / DISPERSAL, facts)
