@@ -134,8 +134,9 @@ def sft_objective(inputs: Case, params: Case) -> Any:
         gradients = torch.autograd.grad(total, logits)
         if name == "mean_of_means":
             found["micro_losses"] = [value.item() for value in micro]
-        found[f"loss_{name}"] = None if name == "token_mean" and not found["n_tokens"] else total.item()
-        found[f"grad_{name}"] = gradients
+        undefined = name == "token_mean" and not found["n_tokens"]  # in the record; here 0, with a gradient of 0
+        found[f"loss_{name}"] = None if undefined else total.item()
+        found[f"grad_{name}"] = None if undefined else gradients
     return found
 
 
@@ -149,7 +150,7 @@ def evaluation_metrics(inputs: Case, params: Case) -> Any:
         "argmax": logits.argmax(2),
         "accuracy_released": metrics.released_accuracy(correct, [labels.shape[1]] * len(labels)),
         "accuracy_masked": metrics.masked_accuracy(correct, count) if count else None,
-        "perplexity": metrics.perplexity(inputs["eval_loss"]),
+        "perplexity": metrics.perplexity(float(inputs["eval_loss"])),
     }
 
 
