@@ -100,7 +100,11 @@ class _Planner:
         self.invocation = invocation
         self.folder = Path(config.output_dir)
         self.common = [as_word("seed", config.seed), as_word("variant", config.variant)]
-        self.clusters = _clusters(config)
+        _check(config)
+        self.clusters = config.disperse.get("clusters", DisperseConfig().clusters)
+        self.held_out = bool((config.disperse.get("data") or {}).get("eval_fraction"))
+        if config.evaluate and not self.held_out:
+            raise UserError("evaluate.*: no rows are held out; set disperse.data.eval_fraction=0.05, or remove it")
 
     def plan(self) -> Plan:
         models = {"base": self.config.model.name}
@@ -141,7 +145,7 @@ class _Planner:
 
     def _evaluations(self, models: Mapping[str, str]) -> dict[str, dict[str, Child]]:
         made: dict[str, dict[str, Child]] = {}
-        if self.config.disperse.get("data", {}).get("eval_fraction"):
+        if self.held_out:
             rows = as_word("rows", [str(self.folder / "disperse" / HELD_OUT)])
             made["losses"] = {
                 name: self._child(
@@ -153,12 +157,12 @@ class _Planner:
                 )
                 for name, path in models.items()
             }
-        if self.config.suite:
+        if self.config.evaluate_on:
             made["benchmarks"] = {
                 name: self._child(
                     f"benchmarks-{name}",
                     EVALUATE_SUITE,
-                    [as_word("suite", self.config.suite), *self._held(path)],
+                    [as_word("suite", self.config.evaluate_on), *self._held(path)],
                     "benchmarks",
                     self.config.benchmarks,
                 )
@@ -182,17 +186,20 @@ def _without_adapters(model: ModelConfig) -> ModelConfig:
     return replace(model, lora=LoraConfig())
 
 
-def _clusters(config: RunConfig) -> int:
-    """The number of clusters that ``disperse`` will make.
+def _check(config: RunConfig) -> None:
+    """Refuse names that cannot be folders or are taken, and options without a reader.
 
     Raises:
-        UserError: if there is more than one way to read the options, or nothing to name a model by.
+        UserError: naming the key.
     """
     for section, names in (("beside", config.beside), ("merges", config.merges)):
         for name in names:
-            if not re.fullmatch(r"[\w.-]+", name) or name in RESERVED:
+            if not re.fullmatch(r"\w[\w.-]*", name):
                 raise UserError(f"{section}.{name}: a folder is named by it; use letters, digits, dots and dashes")
-    both = set(config.beside) & set(config.merges)
+            if name in RESERVED:
+                raise UserError(f"{section}.{name}: there is a '{name}' already; choose another name")
+    both = sorted(set(config.beside) & set(config.merges))
     if both:
-        raise UserError(f"beside.{min(both)} and merges.{min(both)} name two models alike; rename one")
-    return int(config.disperse.get("clusters", DisperseConfig().clusters))
+        raise UserError(f"beside.{both[0]} and merges.{both[0]} name two models alike; rename one")
+    if config.benchmarks and not config.evaluate_on:
+        raise UserError("benchmarks.*: there is no suite to evaluate on; set evaluate_on=dtm, or remove it")
