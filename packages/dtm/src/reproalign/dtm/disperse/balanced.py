@@ -63,7 +63,7 @@ def balanced_assignment(costs: Costs) -> Assignment:
     rows, clusters = costs.shape
     capacity = capacity_of(rows, clusters)
     sample = costs[:: max(1, rows // SAMPLE)]
-    prices = _prices(sample, capacity * len(sample) / rows, np.zeros(clusters), SWEEPS)
+    prices = _prices(sample, capacity * len(sample) // rows, np.zeros(clusters), SWEEPS)
     prices = _prices(costs, capacity, prices, FULL_SWEEPS if len(sample) < rows else 0)
     priced = costs + prices
     bound = float(priced.min(axis=1).sum() - capacity * prices.sum())
@@ -84,11 +84,11 @@ def _total(costs: Costs, labels: Labels) -> float:
 
 
 def _prices(
-    costs: Costs, capacity: float, start: Float[NDArray[np.float64], " clusters"], sweeps: int
+    costs: Costs, capacity: int, start: Float[NDArray[np.float64], " clusters"], sweeps: int
 ) -> Float[NDArray[np.float64], " clusters"]:
     rows, clusters = costs.shape
-    prices, kept = start.copy(), int(capacity)
-    if rows <= kept:
+    prices = start.copy()
+    if rows <= capacity:
         return prices
     for _ in range(sweeps):
         before = prices.copy()
@@ -97,7 +97,7 @@ def _prices(
             priced[:, cluster] = np.inf
             # By how much a row prefers the cluster to its next best: it wants it at any price below that.
             preference = priced.min(axis=1) - costs[:, cluster]
-            prices[cluster] = max(0.0, np.partition(preference, rows - kept - 1)[rows - kept - 1])
+            prices[cluster] = max(0.0, np.partition(preference, rows - capacity - 1)[rows - capacity - 1])
         if np.array_equal(prices, before):
             break
     return prices

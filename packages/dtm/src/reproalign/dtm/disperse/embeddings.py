@@ -116,14 +116,14 @@ def open_embeddings(folder: Path, expected: dict[str, Any], key: str) -> Embeddi
     """
     manifest = read_manifest(folder, key)
     check_manifest(folder, manifest, expected, key)
-    count = -(-manifest[" rows"] // manifest["shard_size"])
+    count = -(-manifest["rows"] // manifest["shard_size"])
     missing = [number for number in range(count) if not shard_path(folder, number).is_file()]
     if missing:
         raise UserError(
             f"{key}={folder}: {len(missing)} of {count} shards are missing; let the run that makes them finish first"
         )
     found = Embeddings([shard_path(folder, number) for number in range(count)])
-    if len(found) != manifest[" rows"]:
+    if len(found) != manifest["rows"]:
         raise UserError(f"{key}={folder}: its shards hold {len(found)} rows, not {manifest['rows']}; make them again")
     return found
 

@@ -81,7 +81,7 @@ def _embed(settings: Settings, run: Run, state: PartialState, folder: Path, expe
         read_texts(run.dir / ROWS, options.text),
         folder,
         embedder.load,
-        rows=read_manifest(folder, "output_dir")[" rows"],
+        rows=read_manifest(folder, "output_dir")["rows"],
         shard_size=options.shard_size,
         batch_size=options.batch_size,
         dtype=options.dtype,
