@@ -157,15 +157,15 @@ def resolve(config: MergeConfig) -> Settings:
     return settings
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, key: str = "shard_size") -> int:
     """Return the bytes of ``5GB``, ``500MB`` …
 
     Raises:
-        UserError: for anything else.
+        UserError: for anything else, naming the ``key``.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
     if not found or float(found[1]) == 0:
-        raise UserError(f"shard_size={text} is no size; write e.g. 5GB or 500MB")
+        raise UserError(f"{key}={text} is no size; write e.g. 5GB or 500MB")
     return int(float(found[1]) * UNITS[found[2]])
 
 
