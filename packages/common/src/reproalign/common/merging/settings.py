@@ -62,7 +62,7 @@ METHODS = {
     "regmean": Method(
         "arXiv 2212.09849, Eq. 2", frozenset({"weights", "parts", "statistics", "off_diagonal"}), average=True
     ),
-    "ensemble": Method("arXiv 2405.13432, Section 5", frozenset({"weights"}), average=True),
+    "ensemble": Method("arXiv 2405.13432", frozenset({"weights"}), average=True),
 }
 METHOD_KEYS = frozenset().union(*(method.keys for method in METHODS.values())) - {"seed"}
 
