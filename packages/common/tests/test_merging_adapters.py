@@ -10,17 +10,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reproalign.common.app import main
-from reproalign.common.merging.adapter_merge import product_norm, recompress, stack_deltas
+from reproalign.common.merging.adapter_merge import average_factors, product_norm, recompress, stack_deltas
 from reproalign.common.merging.adapters import Factors
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
-from reproalign.common.testing.checkpoints import save_random, tensors_of
+from reproalign.common.testing.checkpoints import ARCHITECTURES, save_random, tensors_of
+from reproalign.common.testing.checkpoints import save_random_adapter as save_adapter
 
 PLAIN = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]}
 KINDS = {
@@ -36,21 +37,6 @@ KINDS = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     return save_random(tmp_path_factory.mktemp("base") / "model", seed=0, dtype=torch.float32)
-
-
-def save_adapter(folder: Path, base: Path, seed: int, *, shared: bool = False, **config) -> Path:
-    """Save an adapter with random factors; ``shared``: the A of seed 0, as adapters that began together have."""
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **(PLAIN | config))
-    )
-    generators = {False: torch.Generator().manual_seed(seed), True: torch.Generator().manual_seed(0)}
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                own = generators[shared and "lora_A" in name]
-                parameter.copy_(parameter + 0.3 * torch.randn(parameter.shape, generator=own))
-    model.save_pretrained(folder)
-    return folder
 
 
 def merge(folder: Path, *words: object) -> int:
@@ -267,3 +253,83 @@ def test_factors_of_different_starts_are_refused(tmp_path, base, capsys):
         (adapter / "adapter_manifest.json").write_text(json.dumps({"initial_a_sha256": start}))
     words = ["merge", f"models=[{adapters[0]},{adapters[1]}]", "space=factor", f"output_dir={tmp_path / 'run'}"]
     assert "began at different A" in refusal("reproalign", main, words, capsys, untouched=tmp_path)
+
+
+TARGETS = {
+    "llama": ["q_proj", "down_proj"],
+    "gemma2": ["v_proj", "gate_proj"],
+    "gpt2": ["c_attn", "c_fc"],
+    "gpt_neox": ["query_key_value", "dense_h_to_4h"],
+    "qwen2": ["k_proj", "up_proj"],
+}
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_the_delta_average_of_adapters_is_the_average_of_the_full_checkpoints(tmp_path, kind):
+    base = save_random(tmp_path / "base", kind, seed=0, dtype=torch.float64)
+    more = {"target_modules": TARGETS[kind], "fan_in_fan_out": kind == "gpt2"}
+    adapters = [save_adapter(tmp_path / str(seed), base, seed, **more) for seed in (1, 2)]
+    words = ("weights=[1,3]", "accumulate=float64", "output=model")
+    assert merge(tmp_path / "delta", f"models=[{adapters[0]},{adapters[1]}]", *words) == 0
+    full = []
+    for index, adapter in enumerate(adapters):
+        assert merge(tmp_path / f"full{index}", f"models=[{adapter}]", *words[1:]) == 0
+        full.append(tmp_path / f"full{index}" / "model")
+    assert merge(tmp_path / "average", f"models=[{full[0]},{full[1]}]", *words[:2]) == 0
+    expected = tensors_of(tmp_path / "average" / "model")
+    for name, tensor in tensors_of(tmp_path / "delta" / "model").items():
+        assert torch.allclose(tensor, expected[name], rtol=1e-12, atol=1e-12), name
+
+
+def test_factor_and_delta_average_are_one_where_all_adapters_have_the_same_a(tmp_path, base):
+    adapters = [save_adapter(tmp_path / str(seed), base, seed, shared=True) for seed in (1, 2, 3)]
+    models = f"models=[{','.join(map(str, adapters))}]"
+    assert merge(tmp_path / "factor", models, "space=factor") == 0
+    assert merge(tmp_path / "delta", models, "space=delta") == 0
+    record = json.loads((tmp_path / "factor" / "run.json").read_text())
+    assert record["metrics"]["factor_delta_gap"] < 1e-6
+    found = [deltas(tmp_path / space / "adapter", base) for space in ("factor", "delta")]
+    for name, delta in found[0].items():
+        assert torch.allclose(delta, found[1][name], atol=1e-6), name
+
+
+@given(st.integers(0, 1000), st.lists(st.floats(0.01, 1), min_size=2, max_size=5))
+def test_delta_minus_factor_average_is_the_weighted_covariance_of_b_and_a(seed, raw):
+    generator = torch.Generator().manual_seed(seed)
+    parts = [factors(generator, 3) for _ in raw]
+    weights = [weight / sum(raw) for weight in raw]
+    factor = average_factors(parts, weights, torch.float64)
+    delta = stack_deltas(parts, weights, rank=None, dtype=torch.float64)
+    covariance = sum(w * (part.b - factor.b) @ (part.a - factor.a) for w, part in zip(weights, parts, strict=True))
+    assert torch.allclose(delta.b @ delta.a - factor.b @ factor.a, covariance, atol=1e-12)
+
+
+def test_peft_agrees_where_it_computes_the_same(tmp_path, base):
+    """Its ``linear`` takes square roots of weights, so that squares give the factor average; ``cat`` stacks."""
+    adapters = [save_adapter(tmp_path / str(seed), base, seed) for seed in (1, 2)]
+    weights = (0.3, 0.7)
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64), adapters[0], adapter_name="0"
+    )
+    model.load_adapter(str(adapters[1]), "1")
+    model = model.double()
+    model.add_weighted_adapter(["0", "1"], [w * w for w in weights], "factor", combination_type="linear")
+    model.add_weighted_adapter(["0", "1"], list(weights), "delta", combination_type="cat")
+    for space in ("factor", "delta"):
+        folder = tmp_path / space
+        assert merge(folder, f"models=[{adapters[0]},{adapters[1]}]", "weights=[0.3,0.7]", f"space={space}") == 0
+        for name, delta in deltas(folder / "adapter", base).items():
+            module = model.get_base_model().get_submodule(name.removesuffix(".weight"))
+            if hasattr(module, "lora_A"):
+                assert torch.allclose(module.get_delta_weight(space), delta, atol=1e-5), name
+
+
+def test_task_arithmetic_of_adapters_is_an_adapter_again(tmp_path, base, capsys):
+    adapters = [save_adapter(tmp_path / str(seed), base, seed) for seed in (1, 2)]
+    words = [f"models=[{adapters[0]},{adapters[1]}]", "method=task_arithmetic", "scale=0.4", "output=adapter"]
+    assert merge(tmp_path / "run", *words) == 0
+    parts = [deltas(adapter, base) for adapter in adapters]
+    for name, delta in deltas(tmp_path / "run" / "adapter", base).items():
+        assert torch.allclose(delta, 0.4 * (parts[0][name] + parts[1][name]), atol=1e-5), name
+    line = ["merge", *words, "space=factor", f"output_dir={tmp_path / 'no'}"]
+    assert "set space=delta" in refusal("reproalign", main, line, capsys, untouched=tmp_path)

@@ -49,6 +49,13 @@ MERGE = Verb(
     positional="models",
     dry_run="reproalign.dtm.merge.verb:dry_run",
 )
+STATISTICS = Verb(
+    "statistics",
+    "measure a model's Fisher information or Gram matrices on instruction rows, for Fisher merging, RegMean and EWC",
+    "statistics",
+    "reproalign.dtm.merge.config:StatisticsConfig",
+    "reproalign.dtm.merge.statistics:statistics",
+)
 RUN = Verb(
     "run",
     "disperse, train, merge and evaluate in one command, with the vanilla model beside",
@@ -109,7 +116,7 @@ APP = App(
     package="reproalign.dtm",
     distribution="reproalign-dtm",
     title="Disperse-Then-Merge: instruction tuning on clusters, merged (arXiv 2405.13432)",
-    verbs=(DISPERSE, TRAIN, TRAIN_EACH, TRAIN_SOUP, MERGE, RUN, EVALUATE, EVALUATE_SUITE, *STUDY),
+    verbs=(DISPERSE, TRAIN, TRAIN_EACH, TRAIN_SOUP, MERGE, STATISTICS, RUN, EVALUATE, EVALUATE_SUITE, *STUDY),
 )
 
 

@@ -156,7 +156,7 @@ class _Group:
 
 
 def _processes(child: Child) -> int:
-    return int(child.invocation.config["launch"]["processes"])
+    return int((child.invocation.config.get("launch") or {}).get("processes", 1))
 
 
 def _progress() -> Progress:

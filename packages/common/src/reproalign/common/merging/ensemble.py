@@ -88,7 +88,7 @@ def verify_ensemble(folder: Path, how: str) -> str:
     if how == "headers":
         return "not loaded"
     model = load_causal_lm(ModelConfig(name=str(folder)), trainable=False)
-    ids = torch.arange(3, 7)[None] % model.get_input_embeddings().num_embeddings
+    ids = torch.arange(3, 7)[None] % int(model.config.get_text_config().vocab_size)
     with torch.no_grad():
         logits = model(input_ids=ids).logits
     if not bool(logits.isfinite().all()):

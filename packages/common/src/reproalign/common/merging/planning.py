@@ -13,6 +13,7 @@ import torch
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.merging import methods
+from reproalign.common.merging.adapters import AdaptedCheckpoint
 from reproalign.common.merging.blocks import Block, Blocks, check_selector
 from reproalign.common.merging.checkpoint import Source
 from reproalign.common.merging.compatibility import Agreement, Fit, agree
@@ -210,6 +211,8 @@ class _Planner:
         extra = tuple((entry, name) for entry in self.inputs.statistics if name in entry.tensors)
         alone = sum(weight != 0 for weight in weights) == 1  # then the average is that model, bit for bit
         if settings.method == "fisher":
+            if not extra:
+                return Same(self._unmeasured(name)), (), "not measured, same in all"
             self._check_statistics(name, fit)
             return (Linear(weights), (), numbers) if alone else (Fisher(weights, settings.floor), extra, numbers)
         if not extra:
@@ -235,6 +238,15 @@ class _Planner:
             return Linear(methods.task_arithmetic_weights(weights, settings.scale)), (), numbers
         elect = settings.method == "dare_ties"
         return Dare(weights, densities, settings.scale, settings.seed, elect, settings.normalize), (), numbers
+
+    def _unmeasured(self, name: str) -> str:
+        """Return what to say if a tensor without Fisher information is not the same in all models after all."""
+        reason = f"no statistics hold its Fisher information; measure '{name}' too"
+        for model in self.inputs.models:
+            adapter = model.adapter if isinstance(model, AdaptedCheckpoint) else None
+            if adapter and (name in adapter.modules or name in adapter.saved):
+                raise UserError(f"tensor '{name}' is changed by '{model.label}' and {reason}")
+        return reason
 
     def _check_statistics(self, name: str, fit: Fit) -> None:
         for entry in self.inputs.statistics:

@@ -293,8 +293,13 @@ class RegMean:
 
 @dataclass(frozen=True)
 class Same:
-    """What cannot be averaged (integers, masks): copied, and refused where the models differ."""
+    """What cannot be averaged (integers, masks, tensors without statistics): copied, refused where the models differ.
 
+    Attributes:
+        reason: what to say then, after "differs between the models and"; None: that its dtype cannot be averaged.
+    """
+
+    reason: str | None = None
     whole = False
     passes = 1
 
@@ -304,10 +309,9 @@ class Same:
         def kernel(start: int, stop: int) -> Tensor:
             first, *others = (operands.stored(model, start, stop) for model in range(len(operands.sources)))
             if any(not torch.equal(first, other) for other in others):
-                raise UserError(
-                    f"tensor '{operands.name}' ({str(first.dtype).removeprefix('torch.')}) differs between the models "
-                    "and cannot be averaged; dequantise the models first"
-                )
+                dtype = str(first.dtype).removeprefix("torch.")
+                reason = self.reason or "cannot be averaged; dequantise the models first"
+                raise UserError(f"tensor '{operands.name}' ({dtype}) differs between the models and {reason}")
             return first
 
         return kernel

@@ -62,7 +62,7 @@ METHODS = {
     "regmean": Method(
         "arXiv 2212.09849, Eq. 2", frozenset({"weights", "parts", "statistics", "off_diagonal"}), average=True
     ),
-    "ensemble": Method("arXiv 2405.13432, Section 5", frozenset({"weights"}), average=True),
+    "ensemble": Method("arXiv 2405.13432", frozenset({"weights"}), average=True),
 }
 METHOD_KEYS = frozenset().union(*(method.keys for method in METHODS.values())) - {"seed"}
 
@@ -157,15 +157,15 @@ def resolve(config: MergeConfig) -> Settings:
     return settings
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, key: str = "shard_size") -> int:
     """Return the bytes of ``5GB``, ``500MB`` …
 
     Raises:
-        UserError: for anything else.
+        UserError: for anything else, naming the ``key``.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
     if not found or float(found[1]) == 0:
-        raise UserError(f"shard_size={text} is no size; write e.g. 5GB or 500MB")
+        raise UserError(f"{key}={text} is no size; write e.g. 5GB or 500MB")
     return int(float(found[1]) * UNITS[found[2]])
 
 

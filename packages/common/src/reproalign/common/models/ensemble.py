@@ -1,4 +1,4 @@
-"""A logit ensemble as one causal language model: z = Σ_j α_j z_j at every decoding step (arXiv 2405.13432, Section 5).
+"""A logit ensemble as one causal language model: z = Σ_j α_j z_j at every decoding step (arXiv 2405.13432).
 
 Adapters of one base share it: the base is held once, with one PEFT adapter for each member, which are switched from
 forward to forward. Other members are held each by itself. The configuration counts the layers of all members, so that
@@ -89,7 +89,8 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
             total = wide * weight if total is None else total.add_(wide, alpha=weight)
             first += layers
         assert total is not None
-        loss = None if labels is None else self.loss_function(total, labels, vocab_size=total.shape[-1])
+        measure: Any = self.loss_function
+        loss = None if labels is None else measure(total, labels, vocab_size=total.shape[-1])
         return CausalLMOutputWithPast(loss=loss, logits=total, past_key_values=past_key_values if cached else None)
 
     def _each(self) -> Iterator[Any]:

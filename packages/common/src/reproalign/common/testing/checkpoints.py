@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -71,6 +72,31 @@ def save_random(
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     if tokenizer:
         tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_random_adapter(folder: Path, base: Path, seed: int, *, shared: bool = False, **config: Any) -> Path:
+    """Save a LoRA adapter with random factors.
+
+    Args:
+        folder: to be made.
+        base: model folder.
+        seed: of the factors.
+        shared: take A of seed 0, as adapters have that began together and froze it.
+        **config: of :class:`peft.LoraConfig`; rank 4 on ``q_proj`` and ``down_proj`` if it says nothing else.
+    """
+    plain = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]}
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **(plain | config))
+    )
+    generators = {False: torch.Generator().manual_seed(seed), True: torch.Generator().manual_seed(0)}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                own = generators[shared and "lora_A" in name]
+                start = 0.0 if shared and "lora_A" in name else parameter  # PEFT's own A is random
+                parameter.copy_(start + 0.3 * torch.randn(parameter.shape, generator=own))
+    model.save_pretrained(folder)
     return folder
 
 

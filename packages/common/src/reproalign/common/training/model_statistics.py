@@ -195,7 +195,8 @@ def gram_matrices(
         advance: is told of every row.
     """
     layers = _linear_layers(model)
-    sums = {name: _zeros(layers[name][0].weight, (layers[name][1],) * 2) for name in names}
+    weights = dict(model.named_parameters())
+    sums = {name: _zeros(weights[name], (layers[name][1],) * 2) for name in names}
     hooks = [layers[name][0].register_forward_pre_hook(_outer_adder(total)) for name, total in sums.items()]
     tokens = 0
     try:
@@ -216,7 +217,8 @@ def _log_likelihood(model: PreTrainedModel, ids: Tensor, mask: Tensor, labels: s
         return found
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1][mask[:, 1:]]
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    return wide.log_softmax(-1).amax(-1).sum()
+    likeliest: Tensor = wide.log_softmax(-1).amax(-1).sum()
+    return likeliest
 
 
 def _adder(total: Tensor) -> Callable[[Tensor], None]:

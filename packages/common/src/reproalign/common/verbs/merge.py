@@ -38,6 +38,7 @@ from reproalign.common.models.load import model_path
 from reproalign.common.records import Run
 
 PARTIAL = ".partial"  # where a model is written before it is whole
+Made = MergePlan | MergedAdapter | EnsemblePlan
 Hashes = Mapping[str, Mapping[str, Future[str]]]  # SHA-256 of the files of each input
 
 
@@ -86,16 +87,13 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
         check_space(Path(config.output_dir), plan.output_bytes)
 
 
-Made = MergePlan | MergedAdapter | EnsemblePlan
-
-
 def _made(settings: Settings, inputs: Inputs) -> Made:
     if settings.method == "ensemble":
         return plan_ensemble(settings)
     return _merge_adapters(settings, inputs) if inputs.adapters else make_plan(settings, inputs)
 
 
-def _write(run: Run, config: MergeConfig, settings: Settings, inputs: Inputs, made: MergePlan | MergedAdapter) -> None:
+def _write(run: Run, config: MergeConfig, settings: Settings, inputs: Inputs, made: Made) -> None:
     if isinstance(made, MergedAdapter):
         Console(highlight=False).print(adapter_table(settings, made))
         write_adapter(run, made, inputs, plan=as_plan_file(settings), made_by=made_by(settings.method))

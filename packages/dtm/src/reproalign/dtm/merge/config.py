@@ -1,11 +1,14 @@
-"""The keys of ``dtm merge``. ``null`` means "not set"; what it stands for is said with the key."""
+"""The keys of ``dtm merge`` and ``dtm statistics``. ``null``: not set; what it stands for is said with the key."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
+
+from reproalign.common.config import ModelConfig
+from reproalign.dtm.tokens import TokensConfig
 
 
 @dataclass
@@ -56,3 +59,25 @@ class MergeConfig:
     threads: int | None = None  # null: one for each core, 16 at most
     verify: str = "auto"  # of a merged model: headers | load (from_pretrained on the CPU) | auto: load below 4 GB
     resume: str = "auto"  # auto: keep the finished files of an interrupted run | never: refuse its folder
+
+
+@dataclass
+class StatisticsConfig:
+    """``dtm statistics``: what Fisher merging, RegMean and EWC read, measured for one model on instruction rows."""
+
+    output_dir: str = MISSING
+    seed: int = 42  # of the shuffle, of which the first rows are taken
+    resume: str = "auto"  # auto: go on with an interrupted run, from its last finished file | never: refuse its folder
+    kind: str = "fisher"  # fisher (mean squared gradients of log p) | gram (x xᵀ of the inputs of linear layers)
+    model: ModelConfig = field(default_factory=ModelConfig)  # adapters are folded in
+    variant: str = "paper"  # paper | released: of the tokens
+    dispersal: str | None = None  # folder of a `dtm disperse` run
+    rows: list[str] = field(default_factory=list)  # or files of instruction rows
+    labels: list[str] = field(default_factory=list)  # their label files; not needed without cluster
+    cluster: str | None = None  # id of the cluster, or several: "0+2"; null: all rows
+    data_ratio: float = 1.0  # share of the selected, shuffled rows that counts, in (0, 1]
+    max_rows: int | None = 1000  # the first so many of them; null: all
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+    targets: str = "data"  # fisher: y is the row's own (data) | the model's likeliest tokens (model)
+    tensors: list[str] | None = None  # patterns of names, e.g. [*.mlp.*]; null: what the adapter changes, or all
+    memory: str = "8GB"  # of sums at once; with less than they need, the rows are read several times

@@ -9,6 +9,7 @@ from typing import Any
 from reproalign.common.errors import UserError
 from reproalign.common.merging.checkpoint import read_json
 from reproalign.common.records.lineage import RECORD, read_plain
+from reproalign.dtm.rows import parse_clusters
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 RESULTS = ("model", "adapter")  # what a run leaves, the first that is there
@@ -26,36 +27,12 @@ def sub_models(models: Any) -> list[str]:
     """
     if isinstance(models, str):
         folder = Path(models).expanduser()
-        if any(folder.glob("cluster-*")):
-            return [str(path) for path in clusters(folder)]
+        if any(folder.glob("cluster-*")) or any(folder.glob("variation-*")):
+            return [_child(folder, name) for name in _children(folder)]
         models = [models] if folder.exists() else models.split(",")
     if not isinstance(models, list) or not models or not all(isinstance(entry, str) and entry for entry in models):
         raise UserError(f"models={models}: give the folder of a `dtm train clusters=all` run, or a list of models")
     return [_model(entry.strip()) for entry in models]
-
-
-def clusters(folder: Path) -> list[Path]:
-    """Return the model folders of the sub-models in ``folder``, by cluster.
-
-    Raises:
-        UserError: if one is missing or unfinished.
-    """
-    found = {int(path.name[8:]) for path in folder.glob("cluster-*") if re.fullmatch(r"cluster-\d+", path.name)}
-    record = read_plain(folder) or {}
-    count = max(_expected(record), 1 + max(found, default=-1))
-    again = f"; give the command of {folder} again, which trains what is missing"
-    made = []
-    for cluster in range(count):
-        run = folder / f"cluster-{cluster}"
-        if not run.is_dir():
-            raise UserError(f"models={folder}: the sub-model cluster-{cluster} of {count} is missing{again}")
-        status = (read_plain(run) or {}).get("status")
-        if status != "finished":
-            raise UserError(f"models={folder}: the sub-model cluster-{cluster} is {status or 'not begun'}{again}")
-        made.append(Path(_model(str(run))))
-    if record.get("status", "finished") != "finished":
-        raise UserError(f"models={folder}: the run is {record['status']}{again}")
-    return made
 
 
 def run_of(model: str) -> tuple[Path, dict[str, Any]] | None:
@@ -68,11 +45,31 @@ def run_of(model: str) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def _expected(record: dict[str, Any]) -> int:
-    """Return how many clusters the dispersal of a run has; 0 if it does not say."""
-    dispersal = (record.get("config") or {}).get("dispersal")
-    facts = Path(str(dispersal)).expanduser() / "dispersal.json"
-    return int(read_json(facts).get("clusters", 0)) if dispersal and facts.is_file() else 0
+def _children(folder: Path) -> list[str]:
+    """Return the names of the runs that ``dtm train clusters=…`` or ``variations=…`` makes in its folder.
+
+    A folder without a record has those that are there, without a gap.
+    """
+    config = (read_plain(folder) or {}).get("config") or {}
+    if config.get("variations"):
+        return [f"variation-{number}" for number in range(len(config["variations"]))]
+    if config.get("clusters") not in (None, "all"):
+        return [f"cluster-{cluster}" for cluster in parse_clusters(config["clusters"]) or []]
+    kind = "cluster" if any(folder.glob("cluster-*")) else "variation"
+    found = [int(name[1]) for path in folder.iterdir() if (name := re.fullmatch(rf"{kind}-(\d+)", path.name))]
+    facts = Path(str(config.get("dispersal"))).expanduser() / "dispersal.json"
+    expected = int(read_json(facts).get("clusters", 0)) if facts.is_file() else 0
+    return [f"{kind}-{number}" for number in range(max(expected, 1 + max(found, default=-1)))]
+
+
+def _child(folder: Path, name: str) -> str:
+    again = f"; give the command of {folder} again, which trains what is missing"
+    if not (folder / name).is_dir():
+        raise UserError(f"models={folder}: the sub-model {name} is missing{again}")
+    status = (read_plain(folder / name) or {}).get("status")
+    if status != "finished":
+        raise UserError(f"models={folder}: the sub-model {name} is {status or 'not begun'}{again}")
+    return _model(str(folder / name))
 
 
 def _model(name: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from rich.console import Console
 
 from reproalign.common.invocation import Invocation
+from reproalign.common.launch.children import Child
+from reproalign.common.launch.together import run_children
 from reproalign.common.merging.inputs import open_inputs
 from reproalign.common.merging.report import adapter_table, print_notes
 from reproalign.common.merging.settings import resolve as resolve_core
@@ -14,7 +17,8 @@ from reproalign.common.records import Run
 from reproalign.common.verbs import merge as core
 from reproalign.dtm.merge.config import MergeConfig
 from reproalign.dtm.merge.flat import check_released, merge_flat
-from reproalign.dtm.merge.settings import Plan, core_config, linear_config, resolve
+from reproalign.dtm.merge.settings import AUTO, Plan, core_config, linear_config, resolve
+from reproalign.dtm.merge.statistics import plan_statistics
 
 
 def merge(config: MergeConfig, invocation: Invocation) -> None:
@@ -31,6 +35,8 @@ def merge(config: MergeConfig, invocation: Invocation) -> None:
             if not (run.dir / "adapter").is_dir():
                 core.merge_into(run, core_config(plan, "adapter"))
             _fold(run, plan)
+    elif plan.statistics == AUTO:
+        _measure_and_merge(plan, invocation)
     else:
         core.merge(core_config(plan, plan.output), invocation)
 
@@ -46,8 +52,27 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
         Console(highlight=False).print(adapter_table(settings, merged))
         print_notes(Console(stderr=True, highlight=False), merged.notes)
         return
+    if plan.statistics == AUTO:
+        for child in _statistics(plan, invocation):
+            print(shlex.join(child.invocation.command))
+        return
     output = "adapter" if plan.space == "factor" else plan.output
     core.dry_run(core_config(plan, output), invocation)
+
+
+def _measure_and_merge(plan: Plan, invocation: Invocation) -> None:
+    """Measure every sub-model on the rows it was trained on, each a run of its own, then merge."""
+    children = _statistics(plan, invocation)
+    resolve_core(core_config(plan, plan.output, statistics=list(plan.models)))  # refuses what is wrong before the work
+    with Run.open(invocation) as run:
+        folders = run_children(run, children)
+        core.merge_into(run, core_config(plan, plan.output, statistics=[str(folder) for folder in folders]))
+
+
+def _statistics(plan: Plan, invocation: Invocation) -> list[Child]:
+    kind = "gram" if plan.config.method == "regmean" else "fisher"
+    rows = plan.config.statistics_rows
+    return [plan_statistics(invocation, model, number, kind, rows) for number, model in enumerate(plan.models)]
 
 
 def _merge_released(plan: Plan, invocation: Invocation) -> None:
