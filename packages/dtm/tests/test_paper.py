@@ -179,7 +179,9 @@ def test_the_suite_has_every_benchmark_and_its_mean_is_over_the_nine():
 def test_mmlu_categories_are_hendrycks():
     """57 subjects in all; anatomy counts to the others, not to STEM as in lm-eval."""
     suite = SuiteConfig(**composed_suite())
-    members = {name: suite.average(f"mmlu_{name}").members for name in ("stem", "humanities", "social_sciences", "other")}
+    members = {
+        name: suite.average(f"mmlu_{name}").members for name in ("stem", "humanities", "social_sciences", "other")
+    }
     assert {name: len(subjects) for name, subjects in members.items()} == {
         "stem": 18,
         "humanities": 13,
