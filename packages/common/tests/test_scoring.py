@@ -1,4 +1,4 @@
-"""Losses of tokens for evaluation equal the plain formula, whatever the chunks; greedy hits are those of the arg-max."""
+"""Losses of tokens for evaluation equal the plain formula, whatever the chunks; hits are those of the arg-max."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ COUNT, LENGTH = 11, 160
 
 def write(path: Path, count: int = COUNT) -> Path:
     draw = random.Random(3)
-    words = "the cat sat on a mat and saw two red dogs run home".split()
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "red", "dogs", "run", "home"]
     rows = [
         {
             "instruction": f"say {index}: {' '.join(draw.choices(words, k=draw.randint(1, 6)))}",

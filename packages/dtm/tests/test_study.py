@@ -350,7 +350,7 @@ def fails(tmp_path, capsys, monkeypatch):
         ("curves runs=[in/a,in/b] at=[1,1]", "in/b is a second value of loss at the fraction 1"),
         ("curves runs=[in/a,in/other] at=[0,1]", "measured different rows"),
         ("curves runs=[in/a] at=[0]", "loss is known of the base model alone"),
-        ("curves runs=[in/a] at=[1] suite=dtm", "suite is for trainings that this command starts"),
+        ("curves runs=[in/a] at=[1] evaluate_on=dtm", "evaluate_on is for trainings that this command starts"),
         ("curves runs=[in/a] at=[1] model.name=tiny:llama", "model.name is for trainings"),
         ("curves runs=[in/nothing] at=[1]", "its suite has none of the paper's benchmarks"),
         ("curves model.name=tiny:llama", "train names no rows"),
