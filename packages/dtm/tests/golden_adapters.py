@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -13,11 +15,24 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from reproalign.common.logprobs.chunked import chunked_token_logps
+from reproalign.common.logprobs.scoring import token_losses
+from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.merging import adapter_merge, methods
 from reproalign.common.merging.adapters import Factors
 from reproalign.dtm import prompt, rows, tokens
+from reproalign.dtm.disperse.clustering import cluster_embeddings
+from reproalign.dtm.disperse.config import DisperseConfig, EmbeddingConfig, KMeansConfig, RowsConfig
+from reproalign.dtm.disperse.embed import embed_shards, read_texts
+from reproalign.dtm.disperse.embeddings import Embeddings
+from reproalign.dtm.disperse.random_split import random_labels
+from reproalign.dtm.disperse.released_files import write_released_labels
+from reproalign.dtm.disperse.settings import resolve
+from reproalign.dtm.disperse.verb import assign, extract_rows
 from reproalign.dtm.merge import released
 from reproalign.dtm.merge.settings import read_weights
+from reproalign.dtm.study import metrics
+from reproalign.dtm.train import loss
 
 Case = dict[str, Any]
 ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
@@ -97,6 +112,45 @@ def row_selection(inputs: Case, params: Case) -> Any:
         "order": [ids[index] for index in order],
         "count_selected_per_file": [int(np.isin(part, clusters).sum()) for part in labels] if counted else None,
         "count_total_per_file": [len(part) for part in labels] if counted else None,
+    }
+
+
+@adapter("SFT objective, both normalisations")
+def sft_objective(inputs: Case, params: Case) -> Any:
+    count = len(inputs["micro_batches"])
+    supervised = [(np.array(batch["labels"])[:, 1:] != tokens.IGNORED).sum() for batch in inputs["micro_batches"]]
+    share = loss.token_share(int(sum(supervised)), params["grad_accum"], params["ranks"])
+    found: Case = {"n_tokens": int(sum(supervised))}
+    for name in ("mean_of_means", "token_mean"):
+        logits = [torch.tensor(b["logits"], dtype=torch.float64, requires_grad=True) for b in inputs["micro_batches"]]
+        micro = []
+        for values, batch in zip(logits, inputs["micro_batches"], strict=True):
+            labels = torch.tensor(batch["labels"])[:, 1:]
+            scored = labels != tokens.IGNORED
+            head = torch.eye(values.shape[2], dtype=torch.float64)  # logits are hidden states of this head
+            losses = -chunked_token_logps(values[:, :-1][scored], head, labels[scored])
+            micro.append(loss.micro_batch_mean(losses) if name == "mean_of_means" else loss.token_mean(losses, share))
+        total = torch.stack(micro).sum() / count  # what accumulation and data parallelism make of them
+        gradients = torch.autograd.grad(total, logits)
+        if name == "mean_of_means":
+            found["micro_losses"] = [value.item() for value in micro]
+        undefined = name == "token_mean" and not found["n_tokens"]  # in the record; here 0, with a gradient of 0
+        found[f"loss_{name}"] = None if undefined else total.item()
+        found[f"grad_{name}"] = None if undefined else gradients
+    return found
+
+
+@adapter("evaluation accuracy and perplexity")
+def evaluation_metrics(inputs: Case, params: Case) -> Any:
+    logits, labels = torch.tensor(inputs["logits"], dtype=torch.float64), torch.tensor(inputs["labels"])
+    scored = labels[:, 1:] != tokens.IGNORED
+    _, hits = token_losses(HeadStates(logits=logits[:, :-1][scored]), labels[:, 1:][scored])
+    count, correct = int(scored.sum()), int(hits.sum())
+    return {
+        "argmax": logits.argmax(2),
+        "accuracy_released": metrics.released_accuracy(correct, [labels.shape[1]] * len(labels)),
+        "accuracy_masked": metrics.masked_accuracy(correct, count) if count else None,
+        "perplexity": metrics.perplexity(float(inputs["eval_loss"])),
     }
 
 
@@ -271,3 +325,83 @@ def lora_merge(inputs: Case, params: Case) -> Any:
         "frobenius_gap": float(torch.linalg.matrix_norm(folded["factor"] - folded["delta"])),
         "peft_linear_delta_for_comparison": linear.fold(torch.zeros_like(weight), 0),
     }
+
+
+def extracted(folder: Path, files: dict[str, list[Any]], **options: Any) -> tuple[Any, Any]:
+    """Write the original rows into files, and let the command's own function read them."""
+    for name, content in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    names = options.pop("names", list(files))
+    data = RowsConfig(sets={name: str(folder / f"{name}.jsonl") for name in names})
+    settings = resolve(DisperseConfig(output_dir=str(folder), variant="released", data=data, **options))
+    return settings, extract_rows(settings, folder)
+
+
+@adapter("preprocess: first-turn extraction")
+def preprocess_row(inputs: Case, params: Case) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        extracted(Path(folder), {"records": [inputs["record"]]}, clusters=1)
+        line = (Path(folder) / rows.ROWS).read_text(encoding="utf-8")
+    return {"json_line": line.removesuffix("\n"), "row": json.loads(line)}
+
+
+@adapter("preprocess.py end to end")
+def preprocess_file(inputs: Case, params: Case) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        _, found = extracted(Path(folder), {"records": inputs["records"]}, clusters=1)
+        lines = (Path(folder) / rows.ROWS).read_bytes().decode().split("\n")[:-1]
+    labels = random_labels(found.rows, params["n_cluster"], params["python_random_seed"])
+    return {"lines": lines, "repaired_assignment": labels.tolist()}
+
+
+@adapter("random dispersal (repaired)")
+def random_dispersal(inputs: Case, params: Case) -> Any:
+    labels = random_labels(inputs["n"], params["n_cluster"], params["seed"])
+    return {"assignment": labels.tolist(), "counts": np.bincount(labels, minlength=params["n_cluster"]).tolist()}
+
+
+@adapter("k-means clustering of embeddings")
+def kmeans(inputs: Case, params: Case) -> Any:
+    embeddings = np.array(inputs["embeddings"], np.float32)
+    options = KMeansConfig(
+        algorithm="released",
+        iterations=params["num_iters"],
+        seed=params["seed"],
+        points_per_cluster=params["max_points_per_centroid"],
+    )
+    found = cluster_embeddings(Embeddings([embeddings]), params["num_clusters"], options, seed=0)
+    groups = [found.labels[(embeddings == row).all(axis=1)] for row in np.unique(embeddings, axis=0)]
+    distinct = len(groups)
+    return {
+        "assignment": found.labels.tolist(),
+        "centroids": found.centroids,
+        "counts": np.bincount(found.labels, minlength=params["num_clusters"]).tolist(),
+        "n_empty_splits": found.facts["splits"],
+        "n_rows_where_cosine_argmax_differs": found.facts["cosine_differs"],
+        "exact_match_expected": distinct >= params["num_clusters"],
+        "identical_rows_share_label": all(len(set(group.tolist())) == 1 for group in groups),
+    }
+
+
+@adapter("data_clustering.py end to end with a stub embedder")
+def data_clustering(inputs: Case, params: Case) -> Any:
+    vectors = inputs["embeddings_by_text"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings, found = extracted(
+            folder,
+            inputs["files"],
+            names=params["dataset_name"].split(","),
+            method="kmeans",
+            clusters=params["num_clusters"],
+            embedding=EmbeddingConfig(model=params["model_name_or_path"]),
+            kmeans=KMeansConfig(iterations=params["num_iters"]),
+        )
+        texts = read_texts(folder / rows.ROWS, settings.config.embedding.text)
+        stub = lambda: lambda part: np.array([vectors[text] for text in part], np.float32)  # noqa: E731
+        embed_shards(texts, folder, stub, rows=found.rows, shard_size=4, batch_size=3)
+        labels, _ = assign(settings, found.rows, Embeddings(sorted(folder.glob("shard-*.npy"))))
+        files = write_released_labels(
+            folder, params["model_name_or_path"], labels, found.set_sizes, params["num_clusters"]
+        )
+        return {"files_written": {file.relative_to(folder).as_posix(): json.loads(file.read_text()) for file in files}}

@@ -28,7 +28,7 @@ def planned(*words: str):
 
 
 def test_the_plan_is_the_paper_from_rows_to_benchmarks():
-    plan = planned("disperse.data.eval_fraction=0.1", "suite=dtm", "sub_models=true", "disperse.clusters=2")
+    plan = planned("disperse.data.eval_fraction=0.1", "evaluate_on=dtm", "sub_models=true", "disperse.clusters=2")
     assert [child.name for child in plan.training] == ["disperse", "train", "vanilla", "merge-dtm"]
     models = ["base", "cluster-0", "cluster-1", "vanilla", "dtm"]
     assert list(plan.models) == models
@@ -77,8 +77,10 @@ def test_the_variant_is_that_of_every_child():
         (["merges.dtm.method=averge"], "average"),
         (["beside.base={}"], "beside.base"),
         (["beside.a={}", "merges.a={}"], "two models alike"),
-        (["evaluate.rows=[x]"], "evaluate.rows is set by run itself"),
-        (["suite=dmt"], "did you mean 'dtm'"),
+        (["evaluate.batch_size=4"], "evaluate.*: no rows are held out"),
+        (["benchmarks.suite.limit=4"], "benchmarks.*: there is no suite to evaluate on"),
+        (["disperse.data.eval_fraction=0.1", "evaluate.rows=[x]"], "evaluate.rows is set by run itself"),
+        (["evaluate_on=dmt"], "did you mean 'dtm'"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_run(words, said, tmp_path, capsys):

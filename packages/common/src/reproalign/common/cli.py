@@ -108,7 +108,7 @@ def _dispatch(app: App, words: list[str]) -> int:
     for other, _, target in app.more:
         if name == other:
             return int(load_object(target)([*rest, *(["--help"] if "--help" in flags else [])]))
-    verb = _find_verb(app, name, rest)
+    verb = find_verb(app, name, rest)
     rest = [_with_key(word, verb.positional) for word in rest]
     if "--help" in flags:
         _print_verb_help(app, verb)
@@ -135,13 +135,17 @@ def _whole_name(app: App, words: Sequence[str]) -> tuple[str, list[str]]:
     return f"{name} {choose(name, rest[0], kinds)}", rest[1:]
 
 
-def _find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
-    """Return the verb called ``name``; of several the one whose ``when`` is a key among ``words``, if there is."""
-    from reproalign.common.recipes import read_headers
+def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
+    """Return the verb called ``name``; of several the one whose ``when`` is a key among ``words``, or of their recipe.
+
+    Raises:
+        UserError: for a name that the command does not know.
+    """
+    from reproalign.common.recipes import read_headers, recipe_keys
 
     recipes = ["recipes"] if read_headers(app.package) else []
     choose("verb", name, [*(verb.name for verb in app.verbs), *recipes, *(other for other, _, _ in app.more)])
-    keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words}
+    keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words} | recipe_keys(app.package, words)
     named = [verb for verb in app.verbs if verb.name == name]
     meant = [verb for verb in named if verb.when in keys] or [verb for verb in named if not verb.when] or named
     return meant[0]

@@ -39,6 +39,15 @@ def read_headers(package: str) -> dict[str, dict[str, str]]:
     return {name: parse_header(recipes[name].read_text(encoding="utf-8")) for name in names}
 
 
+def recipe_keys(package: str, words: Sequence[str]) -> set[str]:
+    """Return the keys that the recipe among ``words`` sets itself; none if there is no such recipe."""
+    import yaml
+
+    names = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+    recipes = [files(f"{package}.configs").joinpath("experiment", f"{name}.yaml") for name in names]
+    return {str(key) for file in recipes if file.is_file() for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
+
+
 def parse_header(text: str) -> dict[str, str]:
     """Parse the comment block at the head of a recipe."""
     header: dict[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from reproalign.common.cli import App, run
 from reproalign.common.invocation import Verb
@@ -15,6 +16,7 @@ DISPERSE = Verb(
     "reproalign.dtm.disperse.config:DisperseConfig",
     "reproalign.dtm.disperse.verb:disperse",
     launchable=True,
+    dry_run="reproalign.dtm.disperse.verb:dry_run",
 )
 TRAIN = Verb(
     "train",
@@ -32,6 +34,11 @@ TRAIN_EACH = Verb(
     "reproalign.dtm.train.each:train_each",
     when="clusters",
     dry_run="reproalign.dtm.train.each:show_plan",
+)
+TRAIN_SOUP = replace(
+    TRAIN_EACH,
+    help="train a model with each of several settings, each a run of its own: the ingredients of a uniform soup",
+    when="variations",
 )
 MERGE = Verb(
     "merge",
@@ -102,7 +109,7 @@ APP = App(
     package="reproalign.dtm",
     distribution="reproalign-dtm",
     title="Disperse-Then-Merge: instruction tuning on clusters, merged (arXiv 2405.13432)",
-    verbs=(DISPERSE, TRAIN, TRAIN_EACH, MERGE, RUN, EVALUATE, EVALUATE_SUITE, *STUDY),
+    verbs=(DISPERSE, TRAIN, TRAIN_EACH, TRAIN_SOUP, MERGE, RUN, EVALUATE, EVALUATE_SUITE, *STUDY),
 )
 
 

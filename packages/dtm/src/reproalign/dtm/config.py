@@ -27,9 +27,9 @@ class RunConfig:
     merges: dict[str, Any] = field(
         default_factory=lambda: {"dtm": {}}
     )  # name -> keys of `merge`, e.g. merges.ties={method: ties}; merges.dtm=null leaves the average out
-    evaluate: dict[str, Any] = field(default_factory=dict)  # keys of `evaluate`: the loss on held-out rows
-    sub_models: bool = False  # evaluate each sub-model too
-    suite: str | None = None  # evaluate on this suite of benchmarks too, e.g. dtm
-    benchmarks: dict[str, Any] = field(
+    evaluate: dict[str, Any] = field(
         default_factory=dict
-    )  # keys of `evaluate suite=…`, e.g. benchmarks.suite.limit=100
+    )  # keys of `evaluate`: the loss on held-out rows, if there are
+    sub_models: bool = False  # evaluate each sub-model too
+    evaluate_on: str | None = None  # a suite of benchmarks to evaluate on too: dtm, or any that `evaluate suite=` knows
+    benchmarks: dict[str, Any] = field(default_factory=dict)  # keys of that verb, e.g. benchmarks.suite.limit=100

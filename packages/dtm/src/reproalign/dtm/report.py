@@ -19,7 +19,7 @@ Scores = dict[str, dict[str, float]]  # model -> column -> number
 
 
 def write_report(found: Mapping[str, Mapping[str, Mapping[str, Any]]], folder: Path) -> None:
-    """Print a table of each kind of evaluation, and write ``results.json``, ``losses.csv`` … and ``plots/losses.png`` ….
+    """Print a table of each kind of evaluation, and write ``results.json``, ``losses.csv``, ``plots/losses.png`` …
 
     Args:
         found: ``losses`` and ``benchmarks`` -> model -> metrics of its run.

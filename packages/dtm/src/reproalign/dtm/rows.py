@@ -117,12 +117,12 @@ def is_placeholder(row: dict[str, Any]) -> bool:
     return row["instruction"] is None or row["output"] is None
 
 
-def read_labels(path: str | Path, count: int) -> NDArray[np.int64]:
+def read_labels(path: str | Path, count: int | None = None) -> NDArray[np.int64]:
     """Read a label file: a JSON array with the cluster of each row, ``[3, 0, 0, 2]``.
 
     Args:
         path: of the file.
-        count: of the rows it belongs to.
+        count: of the rows it belongs to; None: not known.
 
     Raises:
         UserError: for a file that cannot be read, is no array, has another length, or labels that are not whole numbers
@@ -136,7 +136,8 @@ def read_labels(path: str | Path, count: int) -> NDArray[np.int64]:
         raise UserError(f"labels: {path}: not valid JSON ({error}); a JSON array of cluster ids is needed") from error
     if not isinstance(content, list):
         raise UserError(f"labels: {path}: a JSON array of cluster ids is needed, one for each row")
-    check_length(content, count, str(path))
+    if count is not None:
+        check_length(content, count, str(path))
     for index, label in enumerate(content):
         if type(label) is not int or label < 0:
             raise UserError(
@@ -145,17 +146,17 @@ def read_labels(path: str | Path, count: int) -> NDArray[np.int64]:
     return np.array(content, dtype=np.int64)
 
 
-def check_length(labels: Sequence[Any], count: int, place: str) -> None:
-    """Refuse labels of other rows than the ``count`` ones they are to belong to.
+def check_length(values: Sequence[Any], count: int, place: str, *, key: str = "labels", what: str = "labels") -> None:
+    """Refuse ``values``, called ``what`` and read from ``place``, that do not belong to ``count`` rows.
 
     Raises:
-        UserError: naming their ``place`` and both numbers.
+        UserError: naming the place and both numbers.
     """
-    if len(labels) != count:
-        raise UserError(f"labels: {place} has {len(labels)} labels for {count} rows; it belongs to other rows")
+    if len(values) != count:
+        raise UserError(f"{key}: {place} has {len(values)} {what} for {count} rows; it belongs to other rows")
 
 
-def check_clusters(labels: NDArray[np.int64], clusters: Sequence[int] | None) -> None:
+def check_clusters(labels: NDArray[np.int64], clusters: Sequence[int] | None, *, key: str = "cluster") -> None:
     """Refuse clusters that no row has.
 
     Raises:
@@ -168,7 +169,7 @@ def check_clusters(labels: NDArray[np.int64], clusters: Sequence[int] | None) ->
     if missing or not clusters:
         known = ", ".join(map(str, there))
         raise UserError(
-            f"cluster={'+'.join(map(str, clusters))}: no row has {missing or 'such an id'}; there are {known}"
+            f"{key}={'+'.join(map(str, clusters))}: no row has {missing or 'such an id'}; there are {known}"
         )
 
 

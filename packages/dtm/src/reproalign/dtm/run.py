@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from reproalign.common.compose import as_word, section_words
+from reproalign.common.config import LoraConfig, ModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb
 from reproalign.common.launch.children import Child, given_words, plan_child, run_child
@@ -99,7 +100,11 @@ class _Planner:
         self.invocation = invocation
         self.folder = Path(config.output_dir)
         self.common = [as_word("seed", config.seed), as_word("variant", config.variant)]
-        self.clusters = _clusters(config)
+        _check(config)
+        self.clusters = config.disperse.get("clusters", DisperseConfig().clusters)
+        self.held_out = bool((config.disperse.get("data") or {}).get("eval_fraction"))
+        if config.evaluate and not self.held_out:
+            raise UserError("evaluate.*: no rows are held out; set disperse.data.eval_fraction=0.05, or remove it")
 
     def plan(self) -> Plan:
         models = {"base": self.config.model.name}
@@ -123,7 +128,9 @@ class _Planner:
         section = f"beside.{name}" if name in self.config.beside else "train"
         words = [
             *self.common,
-            *section_words("model", self.config.model),
+            *section_words("model", _without_adapters(self.config.model)),
+            # All of them: `dtm train` has adapters where nothing is said.
+            *(as_word(f"model.lora.{key}", value) for key, value in asdict(self.config.model.lora).items()),
             as_word("dispersal", str(self.folder / "disperse")),
             *words,
             *given_words("train", self.config.train, OWNED["train"], by="run"),
@@ -138,7 +145,7 @@ class _Planner:
 
     def _evaluations(self, models: Mapping[str, str]) -> dict[str, dict[str, Child]]:
         made: dict[str, dict[str, Child]] = {}
-        if self.config.disperse.get("data", {}).get("eval_fraction"):
+        if self.held_out:
             rows = as_word("rows", [str(self.folder / "disperse" / HELD_OUT)])
             made["losses"] = {
                 name: self._child(
@@ -150,12 +157,12 @@ class _Planner:
                 )
                 for name, path in models.items()
             }
-        if self.config.suite:
+        if self.config.evaluate_on:
             made["benchmarks"] = {
                 name: self._child(
                     f"benchmarks-{name}",
                     EVALUATE_SUITE,
-                    [as_word("suite", self.config.suite), *self._held(path)],
+                    [as_word("suite", self.config.evaluate_on), *self._held(path)],
                     "benchmarks",
                     self.config.benchmarks,
                 )
@@ -166,8 +173,7 @@ class _Planner:
     def _held(self, path: str) -> list[str]:
         """How a model is held for an evaluation: as the base, without adapters of its own to train."""
         revision = self.config.model.revision if path == self.config.model.name else None
-        plain = replace(self.config.model, name=path, revision=revision, lora=type(self.config.model.lora)())
-        return section_words("model", plain)
+        return section_words("model", replace(_without_adapters(self.config.model), name=path, revision=revision))
 
     def _child(
         self, name: str, verb: Verb, words: Sequence[str], section: str, given: Mapping[str, Any], owned: str = ""
@@ -176,17 +182,24 @@ class _Planner:
         return plan_child(self.invocation, name, verb, [*words, *more])
 
 
-def _clusters(config: RunConfig) -> int:
-    """The number of clusters that ``disperse`` will make.
+def _without_adapters(model: ModelConfig) -> ModelConfig:
+    return replace(model, lora=LoraConfig())
+
+
+def _check(config: RunConfig) -> None:
+    """Refuse names that cannot be folders or are taken, and options without a reader.
 
     Raises:
-        UserError: if there is more than one way to read the options, or nothing to name a model by.
+        UserError: naming the key.
     """
     for section, names in (("beside", config.beside), ("merges", config.merges)):
         for name in names:
-            if not re.fullmatch(r"[\w.-]+", name) or name in RESERVED:
+            if not re.fullmatch(r"\w[\w.-]*", name):
                 raise UserError(f"{section}.{name}: a folder is named by it; use letters, digits, dots and dashes")
-    both = set(config.beside) & set(config.merges)
+            if name in RESERVED:
+                raise UserError(f"{section}.{name}: there is a '{name}' already; choose another name")
+    both = sorted(set(config.beside) & set(config.merges))
     if both:
-        raise UserError(f"beside.{min(both)} and merges.{min(both)} name two models alike; rename one")
-    return int(config.disperse.get("clusters", DisperseConfig().clusters))
+        raise UserError(f"beside.{both[0]} and merges.{both[0]} name two models alike; rename one")
+    if config.benchmarks and not config.evaluate_on:
+        raise UserError("benchmarks.*: there is no suite to evaluate on; set evaluate_on=dtm, or remove it")

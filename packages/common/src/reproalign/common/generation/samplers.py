@@ -23,6 +23,7 @@ from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, choose
 from reproalign.common.generation.sampling import Sampler, SamplingRules
 from reproalign.common.launch.plan import check_in_force
+from reproalign.common.models.ensemble_file import is_ensemble
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     """Load ``model`` into vLLM.
 
     Raises:
-        UserError: if vLLM is not installed.
+        UserError: if vLLM is not installed, or the model is an ensemble.
     """
     try:
         from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
@@ -74,6 +75,8 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
         raise UserError(
             "backend=vllm needs vLLM, which is not installed; pip install vllm, or set backend=transformers"
         ) from error
+    if is_ensemble(model_path(model.name)):
+        raise UserError(f"backend=vllm: {model.name} is an ensemble, which vLLM cannot run; set backend=transformers")
     tokenizer = asking_tokenizer(model, rules.layout)
     stop = rules.stop if rules.stop is not None else turn_end(tokenizer, rules.layout)
     engine = LLM(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def given_words(section: str, given: Mapping[str, Any], owned: Sequence[str], *,
     return [as_word(key, value) for key, value in flat.items()]
 
 
-def run_child(run: Run, child: Child) -> Path:
+def run_child(run: Run, child: Child, environment: Mapping[str, str] | None = None) -> Path:
     """Run ``child`` in a process of its own, resume it if it was interrupted, skip it if it is finished.
 
     The parent's record names it, with its status and the SHA-256 of its record.
@@ -90,6 +91,7 @@ def run_child(run: Run, child: Child) -> Path:
     Args:
         run: the parent's open record.
         child: what to run.
+        environment: added to this process's.
 
     Returns:
         The child's folder.
@@ -99,41 +101,54 @@ def run_child(run: Run, child: Child) -> Path:
         ReportedError: if the child failed. What is finished is kept either way.
     """
     folder = run.dir / child.name
-    record = same_run(folder, child.invocation)
-    if record is not None and record["status"] == "finished":
-        print(f"{child.name}: finished before, kept", file=sys.stderr)
-        _note(run, child.name, folder, "finished")
+    if is_finished(run, child):
         return folder
-    check_folder(folder, child.invocation)
     print(f"{child.name}: {shlex.join(child.invocation.command)}", file=sys.stderr)
-    _note(run, child.name, folder, "running")
+    note_child(run, child, "running")
     try:
-        code = _start(run.dir, child)
+        with handed_over(run, child) as (command, error):
+            code = wait_for(command, dict(environment or {}), error)
     finally:
-        _note(run, child.name, folder, _status(folder))
+        note_child(run, child)
     if code:
         raise ReportedError(f"{child.name} failed (its record: {folder}); the same command goes on from it")
     return folder
 
 
-def _start(parent: Path, child: Child) -> int:
-    """Start the child's process and wait for it; a mistake of the user's that it found becomes ours."""
-    path = parent / f".{child.name}.invocation.json"
+def is_finished(run: Run, child: Child) -> bool:
+    """Say whether ``child`` was finished before; if not, whether it may be run is checked.
+
+    Raises:
+        UserError: if its folder holds something else.
+    """
+    folder = run.dir / child.name
+    record = same_run(folder, child.invocation)
+    if record is not None and record["status"] == "finished":
+        print(f"{child.name}: finished before, kept", file=sys.stderr)
+        note_child(run, child)
+        return True
+    check_folder(folder, child.invocation)
+    return False
+
+
+@contextmanager
+def handed_over(run: Run, child: Child) -> Iterator[tuple[list[str], Path]]:
+    """Yield the command of the child's process, and the file it writes a user's mistake to; both are of this block."""
+    path = run.dir / f".{child.name}.invocation.json"
     write_json(path, asdict(child.invocation))
     error = path.with_suffix(".error")
     try:
-        return wait_for([sys.executable, "-m", "reproalign.common.launch.child", str(path)], {}, error)
+        yield [sys.executable, "-m", "reproalign.common.launch.child", str(path)], error
     finally:
         path.unlink(missing_ok=True)
         error.unlink(missing_ok=True)
 
 
-def _status(folder: Path) -> str:
-    return str(read_record(folder)["status"]) if (folder / RECORD).is_file() else "not started"
-
-
-def _note(run: Run, name: str, folder: Path, status: str) -> None:
+def note_child(run: Run, child: Child, status: str | None = None) -> None:
+    """Note a child in the parent's record, with ``status``, or with what its own record says."""
+    folder = run.dir / child.name
+    status = status or (str(read_record(folder)["status"]) if (folder / RECORD).is_file() else "not started")
     entry = {"run": str(folder), "status": status}
     if status == "finished":
         entry["record_sha256"] = sha256_file(folder / RECORD)
-    run.set("children", {**run.record["children"], name: entry})
+    run.set("children", {**run.record["children"], child.name: entry})

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import IO
 
 from reproalign.common.config import LaunchConfig
 from reproalign.common.errors import UserError
@@ -19,6 +20,8 @@ from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
 from reproalign.common.records.run import check_folder
 
+AT_ONCE = "at_once"  # a run with this key starts others, whose launch its section is
+
 
 def start(invocation: Invocation, *, dry_run: bool) -> int:
     """Run ``invocation`` as its ``launch`` section says, without one in this process, and return the exit code.
@@ -26,7 +29,7 @@ def start(invocation: Invocation, *, dry_run: bool) -> int:
     The configuration is composed once, by the caller; workers read it from a file. Everything that can be refused
     without a model is refused here, before any process is started or file written.
     """
-    if "launch" not in invocation.config:
+    if "launch" not in invocation.config or AT_ONCE in invocation.config:
         carry_out(invocation)
         return 0
     config = LaunchConfig(**invocation.config["launch"])
@@ -74,7 +77,7 @@ def wait_for(command: list[str], environment: dict[str, str], error: Path) -> in
     Raises:
         UserError: the mistake.
     """
-    process = subprocess.Popen(command, env={**os.environ, **environment, "REPROALIGN_ERROR_FILE": str(error)})
+    process = open_process(command, environment, error)
     try:
         code = process.wait()
     except KeyboardInterrupt:
@@ -84,3 +87,11 @@ def wait_for(command: list[str], environment: dict[str, str], error: Path) -> in
     if code and error.is_file():
         raise UserError(error.read_text(encoding="utf-8"))
     return 1 if code else 0
+
+
+def open_process(
+    command: list[str], environment: dict[str, str], error: Path, output: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start ``command``, as :func:`wait_for` does; what it prints goes to ``output``, or where ours goes."""
+    everything = {**os.environ, **environment, "REPROALIGN_ERROR_FILE": str(error)}
+    return subprocess.Popen(command, env=everything, stdout=output, stderr=output)

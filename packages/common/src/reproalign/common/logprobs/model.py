@@ -162,11 +162,14 @@ def uninstall_completion_logps(model: nn.Module) -> None:
     """Give ``model`` its own forward back; nothing happens if none was installed."""
     base = unwrap_peft(model)
     for module in (base, base.get_output_embeddings()):
-        restore_forward(module, _LOGPS)
+        if module is not None:
+            restore_forward(module, _LOGPS)
 
 
 def _choose_way(base: PreTrainedModel, head: Head) -> tuple[str, str | None]:
     module = base.get_output_embeddings()
+    if module is None:
+        return "plain", f"a {type(base).__name__} has no head of its own"
     # Quantised and adapted heads compute something else than x Wᵀ + b; a class that FSDP made of nn.Linear does not.
     if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
         return "module", f"the head is a {type(module).__name__}, not a plain linear layer"

@@ -15,7 +15,8 @@ class MergeConfig:
     output_dir: str = MISSING
     plan: str | None = None  # YAML file of the keys below, or mergekit's; keys of the command line go first
     method: str | None = (
-        None  # linear (default) | slerp | task_arithmetic | ties | dare_linear | dare_ties | fisher | regmean
+        # linear (default) | slerp | task_arithmetic | ties | dare_linear | dare_ties | fisher | regmean | ensemble (of
+        None  # logits: a folder that names the models)
     )
     models: list[str] | None = None  # folders or Hub ids, full models or LoRA adapters; MODEL+ADAPTER folds one in
     base: str | None = None  # θ_0 of task vectors, and what adapters are folded into (default: what they name)

@@ -15,6 +15,7 @@ from reproalign.common.merging.checkpoint import Checkpoint
 from reproalign.common.merging.settings import METHODS, Settings
 from reproalign.common.merging.statistics import open_statistics
 from reproalign.common.models.adapters import adapter_folder
+from reproalign.common.models.ensemble_file import is_ensemble
 from reproalign.common.models.load import model_path
 
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -72,6 +73,8 @@ class _Opener:
     def open(self) -> Inputs:
         """Open the models, the base and the statistics."""
         settings, inputs = self.settings, self.inputs
+        if settings.method == "ensemble":
+            return inputs  # its models are read when it is loaded
         folders = [self._folder("models", name) for name in settings.models if not self._composed(name)]
         only_adapters = len(folders) == len(settings.models) and all(map(_is_adapter, folders))
         as_adapter = settings.output == "adapter" or (
@@ -153,17 +156,27 @@ class _Opener:
         return self.inputs.all_models[0].folder
 
     def _folder(self, key: str, name: str) -> Path:
-        path = Path(model_path(name, key))
-        if path.is_dir():
-            return path
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        return local_folder(name, key, allow_bin="bin" in self.settings.allow)
 
-        patterns = [*PATTERNS, *(["*.bin"] if "bin" in self.settings.allow else [])]
-        try:
-            return Path(snapshot_download(name, allow_patterns=patterns))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise UserError(f"{key}: '{name}' is neither a folder nor a model that can be downloaded") from error
+
+def local_folder(name: str, key: str, *, allow_bin: bool = False) -> Path:
+    """Return the folder of a model, downloaded from the Hub if it is no folder here.
+
+    Raises:
+        UserError: if there is no such model, naming the ``key``; or if it is an ensemble, which has no weights.
+    """
+    path = Path(model_path(name, key))
+    if is_ensemble(path):
+        raise UserError(f"{key}: '{name}' is an ensemble of logits, which has no weights to merge; give its members")
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*PATTERNS, *(["*.bin"] if allow_bin else [])]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(f"{key}: '{name}' is neither a folder nor a model that can be downloaded") from error
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -62,6 +62,7 @@ METHODS = {
     "regmean": Method(
         "arXiv 2212.09849, Eq. 2", frozenset({"weights", "parts", "statistics", "off_diagonal"}), average=True
     ),
+    "ensemble": Method("arXiv 2405.13432, Section 5", frozenset({"weights"}), average=True),
 }
 METHOD_KEYS = frozenset().union(*(method.keys for method in METHODS.values())) - {"seed"}
 
@@ -212,6 +213,10 @@ def _check_applicable(method: str, given: dict[str, Any]) -> None:
         raise UserError(f"{key} has no meaning for method={method} (only for {', '.join(readers)}); remove it")
     if "space" in given and given.get("output") == "model":
         raise UserError("space says how adapters become an adapter; remove it, or set output=adapter")
+    if method == "ensemble":
+        silent = sorted({"output", "space", "rank", "dtype", "accumulate", "embeddings", "tied"} & given.keys())
+        if silent and (silent != ["output"] or given["output"] != "model"):
+            raise UserError(f"{silent[0]} has no meaning for method=ensemble, which writes no weights; remove it")
     if "rank" in given and given.get("space") != "delta":
         raise UserError("rank is for space=delta (recompression); set that, or remove rank")
 

@@ -11,6 +11,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from reproalign.common.config import ModelConfig
 from reproalign.common.files import sha256_json
 from reproalign.common.models.adapters import adapter_folder
+from reproalign.common.models.ensemble_file import is_ensemble, read_ensemble
 from reproalign.common.models.load import model_path
 from reproalign.common.records import fingerprint_folder
 
@@ -26,9 +27,14 @@ def identify_computation(config: ModelConfig, name: str, revision: str | None) -
 def identify_weights(name: str, revision: str | None) -> str:
     """Return what identifies weights: the fingerprint of a folder, or a Hub id with the commit of its revision.
 
-    Of a folder with an adapter alone, its settings (rank, scale) and its base are part of it.
+    Of a folder with an adapter alone, its settings (rank, scale) and its base are part of it; of an ensemble its
+    members and weights.
     """
     path = Path(model_path(name))
+    if is_ensemble(path):
+        spec = read_ensemble(path)
+        base = spec.base and identify_weights(spec.base, None)
+        return sha256_json(["ensemble", [identify_weights(one, None) for one in spec.members], spec.weights, base])
     if adapter_folder(str(path)):
         return _identify_adapter(path, revision)
     return fingerprint_folder(path) if path.is_dir() else f"{name}@{hub_commit(name, revision)}"
@@ -41,6 +47,8 @@ def identify_settings(name: str) -> str | None:
     in the folder. Weights on the Hub are identified with theirs, by the commit.
     """
     folder = Path(model_path(name))
+    if is_ensemble(folder):
+        return sha256_json([identify_settings(member) for member in read_ensemble(folder).members])
     base = adapter_folder(str(folder))
     if base:
         return identify_settings(str(_adapter_settings(base).get("base_model_name_or_path")))

@@ -9,6 +9,7 @@ from transformers import AutoConfig
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.errors import UserError, first_line
+from reproalign.common.models.ensemble_file import is_ensemble
 from reproalign.common.models.load import model_path
 
 
@@ -23,6 +24,8 @@ def model_kind(config: ModelConfig, key: str = "model.name") -> tuple[str, int]:
         UserError: if its configuration cannot be read.
     """
     path = model_path(config.name, key)
+    if is_ensemble(path):
+        return "language", 0
     try:
         adapter = Path(path) / "adapter_config.json"
         if adapter.is_file():

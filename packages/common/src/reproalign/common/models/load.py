@@ -21,6 +21,7 @@ from transformers import (
 from reproalign.common.config import ModelConfig, ReferenceConfig
 from reproalign.common.errors import UserError, choose, first_line
 from reproalign.common.models.adapters import Model, adapter_folder, make_trainable
+from reproalign.common.models.ensemble_file import ENSEMBLE, is_ensemble, read_ensemble
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -56,7 +57,7 @@ def model_path(name: str, key: str = "model.name") -> str:
 
 def check_model_folder(folder: Path, key: str = "model.name") -> None:
     """Refuse a folder that ``from_pretrained`` could not read, before anything heavy is imported or written."""
-    names = ("config.json", "adapter_config.json")
+    names = ("config.json", "adapter_config.json", ENSEMBLE)
     config = next((folder / name for name in names if (folder / name).is_file()), None)
     if config is None:
         raise UserError(f"{key}={folder}: not a model folder (no config.json); give a folder saved by save_pretrained")
@@ -93,6 +94,9 @@ def load_causal_lm(
     Raises:
         UserError: if the weights cannot be read.
     """
+    folder = Path(model_path(name or config.name))
+    if is_ensemble(folder) and not trainable:
+        return _load_ensemble(config, folder)
     model = _load(AutoModelForCausalLM, config, name or config.name)
     if trainable:
         return make_trainable(model, config, TaskType.CAUSAL_LM, adapter_dropout=adapter_dropout)
@@ -157,6 +161,11 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
     if config.quantization:
         options["quantization_config"] = _quantization(config)
         options["device_map"] = {"": torch.accelerator.current_device_index()}
+    if is_ensemble(model_path(name)):
+        raise UserError(
+            f"{name} is an ensemble of several models' logits, which is no model to train, merge or score with; give "
+            "one of its members, or merge them"
+        )
     adapter = adapter_folder(model_path(name))
     if adapter:
         if config.quantization:
@@ -174,6 +183,15 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
     except Exception as error:  # safetensors, OS, JSON and config errors all mean the same to the user
         raise UserError(f"cannot load the model '{name}': {first_line(error)}") from error
     return model
+
+
+def _load_ensemble(config: ModelConfig, folder: Path) -> PreTrainedModel:
+    from reproalign.common.models.ensemble import load_ensemble
+
+    if config.quantization:
+        raise UserError(f"model.quantization={config.quantization}: an ensemble is not quantised; remove it")
+    plain = replace(config, lora=replace(config.lora, enabled=False))
+    return load_ensemble(read_ensemble(folder), folder, lambda name: _load(AutoModelForCausalLM, plain, name))
 
 
 def _quantization(config: ModelConfig) -> BitsAndBytesConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reproalign.common.cli import App
+from reproalign.common.cli import App, find_verb
 from reproalign.common.compose import compose
 from reproalign.common.recipes import read_headers
 
@@ -16,5 +16,5 @@ def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:
         for key, _, value in (word.partition("=") for word in words)
         if key == "experiment"
     )
-    found = next(entry for entry in app.verbs if entry.name == name)
+    found = find_verb(app, name, words)
     return compose(app.package, found.config_name, found.schema, words).config

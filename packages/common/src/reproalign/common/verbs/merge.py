@@ -22,6 +22,8 @@ from reproalign.common.merging.adapters import CONFIG, WEIGHTS
 from reproalign.common.merging.blocks import Block, Blocks, check_selector
 from reproalign.common.merging.checkpoint import read_json
 from reproalign.common.merging.config import MergeConfig
+from reproalign.common.merging.ensemble import EnsemblePlan, plan_ensemble, verify_ensemble
+from reproalign.common.merging.ensemble import write_files as write_ensemble_files
 from reproalign.common.merging.inputs import Inputs, open_inputs
 from reproalign.common.merging.methods import task_arithmetic_weights
 from reproalign.common.merging.output import copy_files, made_by, verify, write_card, write_files
@@ -31,6 +33,7 @@ from reproalign.common.merging.settings import Settings, normalized_weights, par
 from reproalign.common.merging.stream import JOURNAL, threads, write_model
 from reproalign.common.merging.values import evaluate, selectors
 from reproalign.common.merging.writer import check_space
+from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.load import model_path
 from reproalign.common.records import Run
 
@@ -73,6 +76,9 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
             console.print(adapter_table(settings, merged))
             print_notes(console, merged.notes)
             return
+        if settings.method == "ensemble":
+            print_notes(console, plan_ensemble(settings).notes)
+            return
         plan = make_plan(settings, inputs)
         with threads(config.threads) as workers:
             console.print(plan_table(plan, [model.label for model in inputs.all_models], workers.count))
@@ -80,7 +86,12 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
         check_space(Path(config.output_dir), plan.output_bytes)
 
 
-def _made(settings: Settings, inputs: Inputs) -> MergePlan | MergedAdapter:
+Made = MergePlan | MergedAdapter | EnsemblePlan
+
+
+def _made(settings: Settings, inputs: Inputs) -> Made:
+    if settings.method == "ensemble":
+        return plan_ensemble(settings)
     return _merge_adapters(settings, inputs) if inputs.adapters else make_plan(settings, inputs)
 
 
@@ -88,9 +99,33 @@ def _write(run: Run, config: MergeConfig, settings: Settings, inputs: Inputs, ma
     if isinstance(made, MergedAdapter):
         Console(highlight=False).print(adapter_table(settings, made))
         write_adapter(run, made, inputs, plan=as_plan_file(settings), made_by=made_by(settings.method))
+    elif isinstance(made, EnsemblePlan):
+        _write_ensemble(run, config, settings, made)
     else:
         with _hashing(inputs.files) as hashes:
             _write_model(run, config, made, inputs, hashes)
+
+
+def _write_ensemble(run: Run, config: MergeConfig, settings: Settings, plan: EnsemblePlan) -> None:
+    print_notes(Console(stderr=True, highlight=False), plan.notes)
+    folder = run.dir / PARTIAL
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    digests = {name: identify_weights(name, None) for name in plan.members}
+    for name, digest in digests.items():
+        run.add_fingerprint("weights", name, digest)
+    with space_needed(f"output_dir={run.dir}"):
+        write_ensemble_files(folder, plan)
+        title = f"An ensemble of {len(plan.members)} models"
+        hashes = {name: {"weights": digest} for name, digest in digests.items()}
+        card = as_plan_file(settings)
+        write_card(folder, title=title, made_by=made_by("ensemble"), plan=card, hashes=hashes, lines=plan.notes)
+    checked = verify_ensemble(folder, config.verify)
+    folder.rename(run.dir / "model")
+    run.add_fingerprint("weights", "model", identify_weights(str(run.dir / "model"), None), made=True)
+    run.set("verified", checked)
+    run.set("notes", plan.notes)
+    print(f"ensemble of {len(plan.members)} models ({checked}): {run.dir / 'model'}")
 
 
 def _write_model(run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs, hashes: Hashes) -> None:

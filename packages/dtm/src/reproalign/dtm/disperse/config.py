@@ -1,4 +1,4 @@
-"""Options of ``dtm disperse``. Paper: arXiv 2405.13432; ``ERRATA.md`` says where ``variant=paper`` and ``released`` differ."""
+"""Options of ``dtm disperse``; ``ERRATA.md`` says where ``variant=paper`` and ``released`` differ."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EmbeddingConfig:
     revision: str | None = None  # of the Hub model
     text: str = "response"  # what is embedded: instruction | response (released) | both (a newline between)
     batch_size: int = 256  # texts per forward
-    shard_size: int = 8192  # rows per file; an interrupted run embeds at most one of them again (per process)
+    shard_size: int = 4096  # rows per file; an interrupted run embeds at most one of them again (per process)
     dtype: str = "float32"  # of the stored embeddings: float32 | float16 (half the disk and memory map)
 
 
@@ -42,9 +42,9 @@ class KMeansConfig:
     backend: str = "numpy"  # of algorithm=released: numpy | faiss (the library; same result)
     iterations: int | None = None  # at most; null: 1500 (released, faiss), 300 (lloyd), 100 (minibatch, balanced)
     restarts: int = 1  # of lloyd, minibatch, faiss, balanced: the start with the least inertia is kept
-    points_per_cluster: int | None = 256  # of algorithm=released: rows per cluster that it sees; null: all rows
+    points_per_cluster: int | None = None  # of algorithm=released: rows per cluster that it sees; null: 256, as faiss
     spherical: bool = False  # of algorithm=released, faiss: centroids scaled to length 1 at every iteration
-    seed: int | None = None  # null: the run's; of algorithm=released: 1234, as faiss has it
+    seed: int | None = None  # null: the run's; of algorithm=released: 1234, as in faiss
 
 
 @dataclass

@@ -8,6 +8,7 @@ import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path
 from reproalign.dtm.disperse.sets import DataSet, open_set
 from reproalign.dtm.disperse.sources import InstructionRow, Rules
+from reproalign.dtm.rows import ROWS
 
-ROWS, HELD_OUT, REJECTS = "rows.jsonl", "held_out.jsonl", "rejects.jsonl"
+HELD_OUT, REJECTS = "held_out.jsonl", "rejects.jsonl"
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Extracted:
         sources: names of the rows' sources.
         source_of: training row -> index in ``sources``.
         sets: label -> where its rows came from, and how many there were.
+        set_sizes: label -> training rows of it.
     """
 
     rows: int = 0
@@ -46,6 +49,7 @@ class Extracted:
     sources: list[str] = field(default_factory=list)
     source_of: NDArray[np.uint16] = field(default_factory=lambda: np.zeros(0, np.uint16))
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    set_sizes: dict[str, int] = field(default_factory=dict)
 
 
 def extract(
@@ -65,7 +69,7 @@ def extract(
         UserError: for the first misfit under ``raise``, for data that cannot be read, and if no row is left.
     """
     result = Extracted()
-    codes, prompts = array("H"), array("Q")
+    codes, prompts, ends = array("H"), array("Q"), [0]
     known: dict[str, int] = {}
     with (
         atomic_path(folder / ROWS) as rows_path,
@@ -73,29 +77,36 @@ def extract(
         rows_path.open("w", encoding="utf-8") as rows,
         rejects_path.open("w", encoding="utf-8") as rejects,
     ):
-        for place, row, source, reason in _read(sets, rules, result):
-            if reason:
-                if on_error == "raise":
-                    raise UserError(f"{place}: {reason}; fix the row, or set data.on_error=skip to skip such rows")
-                rejects.write(_line({"place": place, "reason": reason}))
-                result.rejected += 1
-                continue
-            rows.write(_line(row if rules.released else {**row, "source": source}))
-            codes.append(known.setdefault(source, len(known)))
-            prompts.append(prompt_key(row, seed))
-            result.placeholders += not row
+        for data in sets:
+            for place, row, source, reason in _read(data, rules, result):
+                if reason:
+                    if on_error == "raise":
+                        raise UserError(f"{place}: {reason}; fix the row, or set data.on_error=skip to skip such rows")
+                    rejects.write(_line({"place": place, "reason": reason}))
+                    result.rejected += 1
+                    continue
+                rows.write(_line(row if rules.released else {**row, "source": source}))
+                codes.append(known.setdefault(source, len(known)))
+                prompts.append(prompt_key(row, seed))
+                result.placeholders += not row
+            ends.append(len(codes))
         if not codes:
             names = ", ".join(data.label for data in sets)
-            raise UserError(f"data.sets ({names}): none of their {result.rejected} rows is usable; see the README")
-    result.rows, result.sources = len(codes), list(known)
-    result.source_of = np.asarray(codes, np.uint16)
+            raise UserError(
+                f"data.sets ({names}): none of {result.rejected} rows is usable; data.on_error=raise names the first"
+            )
+    kept = np.ones(len(codes), np.bool_)
+    result.sources, result.source_of = list(known), np.asarray(codes, np.uint16)
     if eval_fraction:
-        mask = held_out(np.asarray(prompts, np.uint64), eval_fraction)
-        if mask.all():
-            raise UserError(f"data.eval_fraction={eval_fraction:g} of {len(mask)} rows leaves none to train on")
-        _split(folder, mask, [result.sources[code] for code in result.source_of] if rules.released else None)
-        result.held_out, result.rows = int(mask.sum()), int((~mask).sum())
-        result.source_of = result.source_of[~mask]
+        kept = ~held_out(np.asarray(prompts, np.uint64), eval_fraction)
+        if not kept.any():
+            raise UserError(f"data.eval_fraction={eval_fraction:g} of {len(kept)} rows leaves none to train on")
+        _split(folder, kept, [result.sources[code] for code in result.source_of] if rules.released else None)
+    result.rows, result.held_out = int(kept.sum()), int((~kept).sum())
+    result.source_of = result.source_of[kept]
+    result.set_sizes = {
+        data.label: int(kept[start:end].sum()) for data, (start, end) in zip(sets, pairwise(ends), strict=True)
+    }
     return result
 
 
@@ -108,7 +119,8 @@ def prompt_key(row: InstructionRow, seed: int) -> int:
 def held_out(keys: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
     """Say which rows are held out: those of the ``ceil(fraction * distinct)`` prompts with the smallest keys."""
     distinct = np.unique(keys)
-    return keys <= distinct[math.ceil(fraction * len(distinct)) - 1]
+    mask: NDArray[np.bool_] = keys <= distinct[math.ceil(fraction * len(distinct)) - 1]
+    return mask
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -117,27 +129,24 @@ def read_lines(path: Path) -> Iterator[str]:
         yield from stream
 
 
-def _read(
-    sets: Sequence[DataSet], rules: Rules, result: Extracted
-) -> Iterator[tuple[str, InstructionRow, str, str | None]]:
-    """Yield place, row, source and reason of rejection of all original rows."""
-    for data in sets:
-        rows, source, facts = open_set(data)
-        read = 0
-        console = Console(stderr=True)
-        for original in track(rows, description=f"reading {data.label}", console=console, transient=True):
-            read += 1
-            try:
-                if original.problem:
-                    raise RowError(original.problem)
-                row = source.to_row(original.values, rules)
-                if not rules.released:
-                    _check(row)
-            except RowError as error:
-                yield original.place, {}, "", str(error)
-                continue
-            yield original.place, row, _source_of(original.values, data.label), None
-        result.sets[data.label] = {**facts, "rows_read": read}
+def _read(data: DataSet, rules: Rules, result: Extracted) -> Iterator[tuple[str, InstructionRow, str, str | None]]:
+    """Yield place, row, source and reason of rejection of a data set's original rows."""
+    rows, source, facts = open_set(data)
+    read = 0
+    console = Console(stderr=True)
+    for original in track(rows, description=f"reading {data.label}", console=console, transient=True):
+        read += 1
+        try:
+            if original.problem:
+                raise RowError(original.problem)
+            row = source.to_row(original.values, rules)
+            if not rules.released:
+                _check(row)
+        except RowError as error:
+            yield original.place, {}, "", str(error)
+            continue
+        yield original.place, row, _source_of(original.values, data.label), None
+    result.sets[data.label] = {**facts, "rows_read": read}
 
 
 def _check(row: InstructionRow) -> None:
@@ -153,7 +162,7 @@ def _source_of(values: dict[str, Any], label: str) -> str:
     return named or label
 
 
-def _split(folder: Path, mask: NDArray[np.bool_], sources: list[str] | None) -> None:
+def _split(folder: Path, kept: NDArray[np.bool_], sources: list[str] | None) -> None:
     """Move the held-out lines to a file of their own, with their sources if the lines themselves name none."""
     with (
         atomic_path(folder / ROWS) as rows_path,
@@ -162,7 +171,7 @@ def _split(folder: Path, mask: NDArray[np.bool_], sources: list[str] | None) -> 
         held_path.open("w", encoding="utf-8") as held,
     ):
         for number, line in enumerate(read_lines(folder / ROWS)):
-            if not mask[number]:
+            if kept[number]:
                 rows.write(line)
             else:
                 held.write(line if sources is None else _line({**json.loads(line), "source": sources[number]}))

@@ -60,7 +60,9 @@ def _parse(label: str, entry: Any) -> DataSet:
     if not isinstance(values, dict):
         raise UserError(f"data.sets.{label}={entry!r}: give a file, or a mapping such as {{name: org/data}}")
     for key, value in values.items():
-        choose(f"key of data.sets.{label}", str(key), [field.name for field in fields(DataSet) if field.name != "label"])
+        choose(
+            f"key of data.sets.{label}", str(key), [field.name for field in fields(DataSet) if field.name != "label"]
+        )
         wanted: type = int if key == "first" else str
         if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
             raise UserError(f"data.sets.{label}.{key}={value!r} must be {'an integer' if wanted is int else 'text'}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reproalign.common.errors import UserError, choose
-from reproalign.dtm.disperse.config import DisperseConfig
+from reproalign.dtm.disperse.config import DisperseConfig, EmbeddingConfig, KMeansConfig
 from reproalign.dtm.disperse.sets import DataSet, parse_sets
 
 METHODS = ("random", "random_equal", "kmeans", "labels")
+ALGORITHMS = ("released", "lloyd", "minibatch", "faiss", "balanced")
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Settings:
     """What a dispersal does.
 
     Attributes:
-        config: the options as given.
+        config: the options; ``kmeans.algorithm`` is set.
         sets: what is read.
         method: one of METHODS.
         on_error: ``skip`` or ``raise``.
@@ -33,6 +34,11 @@ class Settings:
         """Whether the released scripts are followed."""
         return self.config.variant == "released"
 
+    @property
+    def embeds(self) -> bool:
+        """Whether embeddings are needed: for the clusters, or given for the report."""
+        return self.method == "kmeans" or self.config.embeddings is not None
+
 
 def resolve(config: DisperseConfig) -> Settings:
     """Check every option that can be checked without data or model.
@@ -41,17 +47,24 @@ def resolve(config: DisperseConfig) -> Settings:
         UserError: naming the key, its value and what is allowed.
     """
     released = choose("variant", config.variant, ["paper", "released"]) == "released"
-    method = config.method or ("random" if released else "random_equal")
-    choose("method", method, METHODS)
-    if config.clusters < 1:
-        raise UserError(f"clusters={config.clusters} must be at least 1")
+    method = choose("method", config.method or ("random" if released else "random_equal"), METHODS)
+    _at_least(1, clusters=config.clusters, nearest=config.nearest)
+    choose("resume", config.resume, ["auto", "never"])
+    if config.launch.strategy not in ("single", "auto", "ddp"):
+        raise UserError(f"launch.strategy={config.launch.strategy} is for training; disperse with launch=single or ddp")
     _check_data(config, released)
-    if (method == "labels") != (config.labels is not None):
-        raise UserError("method=labels and labels=FILE go together; give both or neither")
-    if config.labels is not None and not Path(config.labels).expanduser().is_file():
-        raise UserError(f"labels={config.labels}: no such file; check the path")
+    _check_labels(config, method)
     on_error = config.data.on_error or ("raise" if released else "skip")
-    return Settings(config, parse_sets(config.data.sets), method, on_error)
+    kmeans = _check_kmeans(config.kmeans, method, released)
+    made = Settings(replace(config, kmeans=kmeans), parse_sets(config.data.sets), method, on_error)
+    _check_embedding(made)
+    return made
+
+
+def _at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise UserError(f"{name.replace('__', '.')}={value} must be at least {least}")
 
 
 def _check_data(config: DisperseConfig, released: bool) -> None:
@@ -63,3 +76,52 @@ def _check_data(config: DisperseConfig, released: bool) -> None:
         choose("data.on_error", data.on_error, ["skip", "raise"])
     if not 0 <= data.eval_fraction < 1:
         raise UserError(f"data.eval_fraction={data.eval_fraction} must be at least 0 and below 1")
+
+
+def _check_labels(config: DisperseConfig, method: str) -> None:
+    if (method == "labels") != (config.labels is not None):
+        raise UserError("method=labels and labels=FILE go together; give both or neither")
+    if config.labels is not None and not Path(config.labels).expanduser().is_file():
+        raise UserError(f"labels={config.labels}: no such file; check the path")
+
+
+def _check_kmeans(options: KMeansConfig, method: str, released: bool) -> KMeansConfig:
+    if method != "kmeans":
+        if options != KMeansConfig():
+            raise UserError(f"kmeans.*: method={method} clusters nothing; set method=kmeans, or leave these keys out")
+        return options
+    algorithm = options.algorithm or ("released" if released else "lloyd")
+    choose("kmeans.algorithm", algorithm, ALGORITHMS)
+    choose("kmeans.backend", options.backend, ["numpy", "faiss"])
+    _at_least(1, kmeans__restarts=options.restarts)
+    if options.iterations is not None:
+        _at_least(1, kmeans__iterations=options.iterations)
+    if options.points_per_cluster is not None:
+        _at_least(1, kmeans__points_per_cluster=options.points_per_cluster)
+    if options.seed is not None and not 0 <= options.seed < 2**31:
+        raise UserError(f"kmeans.seed={options.seed} must be from 0 to 2147483647")
+    read_by = {
+        "backend": (options.backend != "numpy", ("released",)),
+        "points_per_cluster": (options.points_per_cluster is not None, ("released",)),
+        "spherical": (options.spherical, ("released", "faiss")),
+        "restarts": (options.restarts > 1, ("lloyd", "minibatch", "faiss", "balanced")),
+    }
+    for name, (given, readers) in read_by.items():
+        if given and algorithm not in readers:
+            raise UserError(
+                f"kmeans.{name} has no meaning for kmeans.algorithm={algorithm}; it is read by {', '.join(readers)}"
+            )
+    return replace(options, algorithm=algorithm)
+
+
+def _check_embedding(settings: Settings) -> None:
+    options = settings.config.embedding
+    if not settings.embeds:
+        if options != EmbeddingConfig():
+            raise UserError(
+                f"embedding.*: method={settings.method} embeds nothing; set method=kmeans, or leave these keys out"
+            )
+        return
+    choose("embedding.text", options.text, ["instruction", "response", "both"])
+    choose("embedding.dtype", options.dtype, ["float32", "float16"])
+    _at_least(1, embedding__batch_size=options.batch_size, embedding__shard_size=options.shard_size)

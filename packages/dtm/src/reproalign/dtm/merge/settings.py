@@ -133,11 +133,20 @@ def core_config(plan: Plan, output: str, **given: Any) -> CoreConfig:
         **{key: getattr(config, key) for key in ("rank", "scale", "density", "trim_scope", "floor", "off_diagonal")},
         **{key: getattr(config, key) for key in ("seed", "dtype", "accumulate", "shard_size", "threads", "verify")},
     }
+    if config.method == "ensemble":
+        _check_ensemble(config)
+        made["output"] = None
     if config.method == "ties":
         made["trim_scope"] = config.trim_scope or "model"
     if config.method == "dare":
         made |= _dare(plan)
     return CoreConfig(**made | given)
+
+
+def _check_ensemble(config: MergeConfig) -> None:
+    for key in ("space", "output", "rank", "dtype", "accumulate"):
+        if getattr(config, key) is not None and (key, getattr(config, key)) != ("output", "model"):
+            raise UserError(f"{key} has no meaning for method=ensemble, which writes no weights; remove it")
 
 
 def linear_config(plan: Plan, **given: Any) -> CoreConfig:

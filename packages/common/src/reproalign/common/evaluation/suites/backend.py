@@ -14,6 +14,7 @@ from reproalign.common.config import ModelConfig
 from reproalign.common.data.templates import TEMPLATES, set_template
 from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.evaluation.suites.config import SuiteConfig
+from reproalign.common.models.ensemble_file import is_ensemble
 from reproalign.common.models.load import model_path
 
 OWN = "tokenizer"
@@ -128,10 +129,12 @@ def vllm_backend(model: ModelConfig, path: str, suite: SuiteConfig, template: st
     """Return lm-eval's vLLM model of a Hub id or a folder with whole weights; ``template`` is its chat template.
 
     Raises:
-        UserError: for a folder that holds an adapter alone.
+        UserError: for a folder that holds an adapter alone, or an ensemble.
     """
     from lm_eval.api.registry import get_model
 
+    if is_ensemble(path):
+        raise UserError(f"suite.backend=vllm: {path} is an ensemble, which vLLM cannot run; set suite.backend=hf")
     if (Path(path) / "adapter_config.json").is_file() and not (Path(path) / "config.json").is_file():
         raise UserError(f"suite.backend=vllm: {path} holds an adapter alone; merge it into its base first")
     arguments = {

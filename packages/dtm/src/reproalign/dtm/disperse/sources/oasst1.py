@@ -20,9 +20,7 @@ def as_trees(rows: Iterable[Row]) -> Iterator[Row]:
             yield from found
             continue
         roots = [row.values for row in found if row.values.get("parent_id") is None]
-        replies = [
-            row.values for row in found if roots and row.values.get("parent_id") == roots[0].get("message_id")
-        ]
+        replies = [row.values for row in found if roots and row.values.get("parent_id") == roots[0].get("message_id")]
         prompt = {**roots[0], "replies": replies} if len(roots) == 1 else None
         yield Row(found[0].place, {"message_tree_id": tree, "prompt": prompt})
 

@@ -1,0 +1,122 @@
+"""The trainer of DTM: supervised fine-tuning with either average of the loss, and maybe a penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from reproalign.common.config import LogprobsConfig
+from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.logprobs.scoring import token_losses
+from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
+from reproalign.dtm.study.metrics import masked_accuracy, perplexity, released_accuracy, token_mean
+from reproalign.dtm.tokens import IGNORED
+from reproalign.dtm.train import loss
+from reproalign.dtm.train.regularizer import Regularizer
+
+
+class SupervisedTrainer(CollectingTrainer):
+    """Trains on rows of ``input_ids`` and ``labels``, batches from :class:`reproalign.dtm.tokens.RowCollator`.
+
+    Logits of all tokens never exist at once. Beside the loss that is minimised every log has ``token_loss``, the mean
+    over supervised tokens since the last log. Rows are drawn by the Trainer's own sampler, seeded; with any number of
+    processes and accumulation steps, step s of the optimiser takes rows sb .. sb + b - 1 of its permutation, b being
+    the global batch (the one thing about the release's order that is certain, ERRATA M1).
+
+    Args:
+        normalisation: of :mod:`reproalign.dtm.train.loss`.
+        regularizer: added to the loss of every step, or None.
+        variant: ``released`` evaluations have the release's accuracy and loss (ERRATA Q11).
+        logprobs: how log-probabilities are computed.
+        **kwargs: passed on to ``transformers.Trainer``.
+    """
+
+    def __init__(
+        self,
+        *,
+        normalisation: str,
+        regularizer: Regularizer | None,
+        variant: str,
+        logprobs: LogprobsConfig,
+        **kwargs: Any,
+    ) -> None:
+        install_completion_logps(
+            kwargs["model"], implementation=logprobs.implementation, chunk_size=logprobs.chunk_size
+        )
+        super().__init__(**kwargs)
+        self.normalisation, self.regularizer, self.variant = normalisation, regularizer, variant
+        self.chunk_size = logprobs.chunk_size
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """Take the micro-batches of a step; for ``token_mean`` each is told what a token of the step weighs."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.normalisation == "token_mean" and batches:
+            local = torch.stack([(batch["labels"][:, 1:] != IGNORED).sum() for batch in batches]).sum()
+            tokens = int(self.accelerator.reduce(local.to(device), reduction="sum"))
+            share = loss.token_share(tokens, len(batches), self.accelerator.num_processes)
+            batches = [{**batch, "share": share.float()} for batch in batches]
+        return batches, items
+
+    def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
+        """Compute the loss of the micro-batch; in evaluations what :meth:`measure` makes its metrics of."""
+        inputs = dict(inputs)
+        labels, share = inputs.pop("labels"), inputs.pop("share", None)
+        supervised = labels != IGNORED
+        if not bool(inputs["attention_mask"][:, 0].all()):  # padded on the left, where no position is counted
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
+        if not model.training:
+            return self._measured(model, inputs, labels, supervised)
+        answer = model(**inputs, completion_mask=supervised, use_cache=False)
+        losses = -answer["per_token"]
+        total = loss.micro_batch_mean(losses) if share is None else loss.token_mean(losses, share)
+        metrics: dict[str, Any] = {"token_loss": (losses.sum(), torch.tensor(float(len(losses))))}
+        if self.regularizer is not None:
+            penalty = self.regularizer()
+            total = total + penalty
+            metrics["penalty"] = penalty
+        return MicroBatch(total[None], metrics, losses[:0], losses[:0])
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measure the held-out rows and log ``eval_loss``, ``eval_perplexity`` and ``eval_accuracy``."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        found = {f"{metric_key_prefix}_{name}": value for name, value in self.measure(rows).items()}
+        self.log(found)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
+    def measure(self, rows: Dataset) -> dict[str, float]:
+        """Return loss (nats), perplexity and token accuracy of ``rows``; all processes take part.
+
+        ``paper``: means over supervised tokens. ``released``: the loss is the mean over rows of their batches' means,
+        and the accuracy counts prompt and padding positions (ERRATA Q11).
+        """
+        values, _ = self.rewards(rows)
+        sums, tokens, correct, widths, means = values.T
+        if self.variant == "released":
+            mean = float(np.mean(means))
+            accuracy = released_accuracy(int(correct.sum()), widths.astype(int).tolist())
+        else:
+            mean, accuracy = token_mean(sums, tokens), masked_accuracy(int(correct.sum()), int(tokens.sum()))
+        return {"loss": mean, "perplexity": perplexity(mean), "accuracy": accuracy}
+
+    def _measured(self, model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, supervised: Tensor) -> MicroBatch:
+        """Return of every row the sum of its losses, its tokens, those greedy decoding hits, width, batch mean."""
+        states = model(**inputs, completion_mask=supervised, head_states=True, use_cache=False)
+        scored = supervised[:, 1:]
+        losses, hits = token_losses(states, labels[:, 1:][scored], chunk_size=self.chunk_size)
+        by_row = losses.new_zeros(2, *scored.shape, dtype=torch.float64)
+        for layer, values in zip(by_row, (losses, hits), strict=True):
+            layer.masked_scatter_(scored, values.double())
+        sums, correct = by_row.sum(2)
+        width, mean = torch.full_like(sums, labels.shape[1]), losses.double().mean().expand_as(sums)
+        rows = torch.stack([sums, scored.sum(1).double(), correct, width, mean], dim=1)
+        return MicroBatch(losses.mean()[None], {}, rows, rows[:, :0])
