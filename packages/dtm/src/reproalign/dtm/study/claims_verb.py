@@ -30,7 +30,7 @@ from reproalign.dtm.study.claims_report import (
 from reproalign.dtm.study.config import ClaimsConfig
 from reproalign.dtm.study.findings import Curve, published_curves
 from reproalign.dtm.study.plots import effects
-from reproalign.dtm.study.scores import Scores, merged, published_scores, read_runs, read_table
+from reproalign.dtm.study.scores import ANY, Scores, merged, published_scores, read_runs, read_table
 
 PACKAGE = "reproalign.dtm"
 CURVES = "curves.json"
@@ -121,6 +121,8 @@ def _report(config: ClaimsConfig, checked: list[Checked], paper: Mapping[str, An
     strange = sorted({method for rows in scores.values() for method in rows} - known)
     if strange:
         console.print(f"- no claim is about {', '.join(strange)}", highlight=False, markup=False)
+    if ANY in scores:
+        console.print("- rows without a setting stand for the setting of every claim", highlight=False)
     console.print(claims_table(checked))
     write_json(
         run.dir / "claims.json",

@@ -96,7 +96,7 @@ class CurvesConfig:
     fractions: list[float] = field(default_factory=lambda: [0.2, 0.4, 0.6, 0.8, 1.0])  # ascending, in (0, 1]
     train: dict[str, Any] = field(default_factory=dict)  # keys of `train`, e.g. train.dispersal=runs/disperse
     evaluate: dict[str, Any] = field(default_factory=dict)  # keys of `evaluate`; rows: those held out by the dispersal
-    suite: str | None = None  # evaluate on this suite of benchmarks too, e.g. dtm
+    evaluate_on: str | None = None  # a suite of benchmarks to evaluate on too: dtm, or any that `evaluate suite=` knows
     benchmarks: dict[str, Any] = field(
         default_factory=dict
     )  # keys of `evaluate suite=…`, e.g. benchmarks.suite.limit=100

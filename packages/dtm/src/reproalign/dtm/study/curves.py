@@ -134,7 +134,7 @@ def _check_given(config: CurvesConfig) -> None:
     for fraction in at:
         if not 0 <= fraction <= 1:
             raise UserError(f"at: {fraction:g} is not in [0, 1]")
-    for name in ("train", "evaluate", "benchmarks", "suite"):
+    for name in ("train", "evaluate", "benchmarks", "evaluate_on"):
         if getattr(config, name):
             raise UserError(f"{name} is for trainings that this command starts; with runs leave it out")
     if config.model.name:

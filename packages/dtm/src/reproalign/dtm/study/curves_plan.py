@@ -58,8 +58,8 @@ def check_plan(config: CurvesConfig) -> None:
                 "evaluate.rows is not set, and train.dispersal has no held_out.jsonl; set evaluate.rows=[FILES], or "
                 "disperse with data.eval_fraction"
             )
-    if config.benchmarks and not config.suite:
-        raise UserError("benchmarks is for suite=NAME, e.g. suite=dtm; set it, or leave benchmarks out")
+    if config.benchmarks and not config.evaluate_on:
+        raise UserError("benchmarks is for evaluate_on=NAME, e.g. dtm; set it, or leave benchmarks out")
 
 
 def make_plan(config: CurvesConfig, invocation: Invocation) -> Plan:
@@ -99,8 +99,8 @@ def _evaluations(
     rows = [] if "rows" in config.evaluate else [as_word("rows", [str(Path(config.train["dispersal"]) / HELD_OUT)])]
     given = given_words("evaluate", config.evaluate, OWNED["evaluate"], by="study curves")
     made = [plan_child(invocation, f"evaluate-{name}", EVALUATE, [*common, *held, *rows, *given])]
-    if config.suite:
+    if config.evaluate_on:
         given = given_words("benchmarks", config.benchmarks, OWNED["benchmarks"], by="study curves")
-        words = [as_word("suite", config.suite), *held, *given]
+        words = [as_word("suite", config.evaluate_on), *held, *given]
         made.append(plan_child(invocation, f"benchmarks-{name}", EVALUATE_SUITE, words))
     return made

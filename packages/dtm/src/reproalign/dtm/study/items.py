@@ -103,7 +103,7 @@ def _scores(folder: str, config: ErrorsConfig) -> dict[str, float]:
             sample = json.loads(line)
             score = _score(sample["scores"], config.metric)
             if score is not None:
-                found.setdefault(f"{task}:{sample['question']}:{_digest(sample)}", score)
+                found.setdefault(f"{task}:{sample['question']}:{_digest(sample['prompt'])}", score)
         if not found and config.tasks:
             raise UserError(f"{folder}: task {task} has no metric {config.metric or ' or '.join(METRICS)}")
         scores |= found
@@ -120,6 +120,6 @@ def _score(scores: Mapping[str, object], metric: str | None) -> float | None:
     return None
 
 
-def _digest(sample: Mapping[str, str]) -> str:
+def _digest(prompt: str) -> str:
     """Return what tells one question from another at the same place: a part of the SHA-256 of its prompt."""
-    return hashlib.sha256(sample["prompt"].encode()).hexdigest()[:8]
+    return hashlib.sha256(prompt.encode()).hexdigest()[:8]
