@@ -34,6 +34,8 @@ QUICK = [
     "trainer.save_steps=2",
     "trainer.learning_rate=0.01",
     "trainer.logging_steps=1",
+    "trainer.eval_strategy=steps",
+    "trainer.eval_steps=5",
 ]
 
 
@@ -151,7 +153,18 @@ def test_another_init_seed_begins_elsewhere_and_another_seed_does_not(tmp_path, 
 
 def test_vanilla_takes_all_rows_and_a_share_takes_the_first_of_the_shuffled(tmp_path, data, words) -> None:
     whole = [*(word for word in words if not word.startswith("dispersal=")), f"rows=[{data / 'rows.jsonl'}]"]
-    assert main([*whole, "trainer.max_steps=1", "data_ratio=0.8", f"output_dir={tmp_path / 'part'}"]) == 0
+    assert (
+        main(
+            [
+                *whole,
+                "trainer.max_steps=1",
+                "trainer.eval_strategy=no",
+                "data_ratio=0.8",
+                f"output_dir={tmp_path / 'part'}",
+            ]
+        )
+        == 0
+    )
     found = record(tmp_path / "part")
     assert (found["rows"]["of_clusters"], found["rows"]["trained"]) == (40, 32)
     assert found["metrics"] == {}

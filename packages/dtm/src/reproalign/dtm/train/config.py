@@ -50,7 +50,9 @@ class TrainConfig(BaseRunConfig):
     labels: list[str] = field(default_factory=list)  # their label files, JSON arrays; not needed without cluster
     cluster: str | None = None  # id of the cluster, or several: "0+2"; null: all rows (vanilla)
     data_ratio: float = 1.0  # share of the selected, shuffled rows that is trained on, in (0, 1]
-    held_out: list[str] = field(default_factory=list)  # rows for evaluations; none: those of the dispersal
+    held_out: list[str] = field(
+        default_factory=list
+    )  # rows that are measured at the end; none: those of the dispersal if trainer.eval_strategy is set
     init_seed: int = 42  # of the adapters' first weights: one for all sub-models, so that their factors can be averaged
     normalisation: str | None = None  # of the loss: micro_batch_mean (released) | token_mean (paper); null: by variant
     tokens: TokensConfig = field(default_factory=TokensConfig)

@@ -81,7 +81,9 @@ def find_sources(config: TrainConfig) -> Sources:
                 f"dispersal={config.dispersal}: there is no {name}; give the folder of a finished 'dtm disperse' run"
             )
     _check_facts(folder)
-    held_out = list(config.held_out) or [str(path) for path in [folder / HELD_OUT] if path.is_file()]
+    held_out = list(config.held_out)
+    if not held_out and str(config.trainer.get("eval_strategy", "no")) != "no" and (folder / HELD_OUT).is_file():
+        held_out = [str(folder / HELD_OUT)]
     clusters = parse_clusters(config.cluster)
     return Sources(Selection([str(folder / ROWS)], [str(folder / LABELS)], clusters), held_out)
 
