@@ -12,11 +12,12 @@ from reproalign.common import app as reproalign
 from reproalign.common.compose import options
 from reproalign.common.data.templates import TEMPLATES
 from reproalign.common.launch.plan import STRATEGIES
+from reproalign.dtm import cli as dtm
 from reproalign.mmpo import cli as mmpo
 from reproalign.more import cli as more
 from reproalign.radpo import cli as radpo
 
-PAPERS = [mmpo, more, radpo]
+PAPERS = [mmpo, more, radpo, dtm]
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("packages/*/*.md"))]
 

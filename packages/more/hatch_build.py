@@ -1,9 +1,9 @@
 """What this package depends on: the shared core, and what ``requires`` in pyproject.toml adds.
 
-In a checkout the core is the folder beside this one, so that ``pip install packages/mmpo`` works by itself. Where there
-is no such folder, or with ``REPROALIGN_NO_SIBLINGS`` set, it is the version range on the package index. Set the variable
-for several editable installs in one command (pip sees a conflict otherwise), and for what is to be published: an sdist
-keeps what it was built with.
+In a checkout the core is the folder beside this one, so that ``pip install packages/mmpo`` works by itself. Where
+there is no such folder, or with ``REPROALIGN_NO_SIBLINGS`` set, it is the version range on the package index. Set the
+variable for several editable installs in one command (pip sees a conflict otherwise), and for what is to be published:
+an sdist keeps what it was built with.
 """
 
 import os
