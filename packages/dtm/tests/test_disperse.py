@@ -298,6 +298,18 @@ def test_a_model_that_is_no_sentence_transformers_model(refused, kmeans, embedde
     assert "broken: cannot be loaded with sentence-transformers" in refused(*kmeans, "embedding.model=broken")
 
 
+def test_embeddings_outlive_a_clustering_that_fails(tmp_path, kmeans, capsys):
+    """Of equal responses there is one cluster; what was embedded serves a run with fewer."""
+    same = tmp_path / "same.jsonl"
+    same.write_text("".join(json.dumps({"instruction": str(n), "output": "one answer"}) + "\n" for n in range(9)))
+    words = [f"data.sets.chats={same}" if word.startswith("data.sets") else word for word in kmeans]
+    assert main(["disperse", *words, f"output_dir={tmp_path / 'run'}"]) == 1
+    printed = capsys.readouterr().err
+    assert "no row is in cluster 1, 2 of clusters=3; set a lower number of clusters; the embeddings" in printed
+    assert not (tmp_path / "run" / "labels.json").exists()
+    disperse(tmp_path / "again", *words, "clusters=1", f"embeddings={tmp_path / 'run'}")
+
+
 def test_embeddings_of_other_rows(refused, kmeans, rows, tmp_path):
     disperse(tmp_path / "first", *kmeans)
     less = f"data.sets.chats={{path: {rows}, first: 40}}"

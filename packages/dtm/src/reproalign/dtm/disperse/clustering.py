@@ -53,7 +53,7 @@ def cluster_embeddings(embeddings: Embeddings, clusters: int, options: KMeansCon
         seed: of the start, unless the options have one.
 
     Raises:
-        UserError: for fewer rows than clusters, embeddings without direction, or a library that is not installed.
+        UserError: for fewer rows than clusters, and for embeddings without direction.
     """
     if len(embeddings) < clusters:
         raise UserError(
@@ -110,7 +110,7 @@ def _faiss(
 def _faiss_centroids(
     rows: Float[NDArray[np.float32], "rows dim"], clusters: int, options: KMeansConfig, iterations: int, seed: int
 ) -> Centroids:
-    faiss = import_faiss()
+    import faiss
     from threadpoolctl import threadpool_limits
 
     kmeans = faiss.Kmeans(
@@ -126,21 +126,6 @@ def _faiss_centroids(
     with threadpool_limits(1):
         kmeans.train(rows)
     return np.asarray(kmeans.centroids, np.float32)
-
-
-def import_faiss() -> Any:
-    """Import faiss.
-
-    Raises:
-        UserError: if it is not installed.
-    """
-    try:
-        import faiss
-    except ImportError as error:
-        raise UserError(
-            "faiss is not installed; install reproalign-dtm[faiss], or choose another kmeans option"
-        ) from error
-    return faiss
 
 
 def _lloyd(

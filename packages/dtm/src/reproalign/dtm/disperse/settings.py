@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,6 +112,8 @@ def _check_kmeans(options: KMeansConfig, method: str, released: bool) -> KMeansC
             raise UserError(
                 f"kmeans.{name} has no meaning for kmeans.algorithm={algorithm}; it is read by {', '.join(readers)}"
             )
+    if "faiss" in (algorithm, options.backend) and importlib.util.find_spec("faiss") is None:
+        raise UserError("kmeans: faiss is not installed; install reproalign-dtm[faiss], or choose another algorithm")
     return replace(options, algorithm=algorithm)
 
 

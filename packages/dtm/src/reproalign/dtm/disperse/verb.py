@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.errors import UserError
+from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, sha256_json, write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.plan import check_in_force
@@ -128,7 +128,12 @@ def assign(settings: Settings, rows: int, embeddings: Embeddings | None) -> tupl
 
 def _finish(settings: Settings, run: Run, extracted: Extracted, embeddings: Embeddings | None) -> None:
     config = settings.config
-    labels, found = assign(settings, extracted.rows, embeddings)
+    try:
+        labels, found = assign(settings, extracted.rows, embeddings)
+    except UserError as error:
+        if embeddings and not config.embeddings:  # what took long is not thrown away with the run
+            raise ReportedError(f"{error}; the embeddings are kept, for runs with embeddings={run.dir}") from error
+        raise
     write_labels(run.dir / LABELS, labels)
     if settings.released and settings.method == "kmeans":
         write_released_labels(run.dir, config.embedding.model, labels, extracted.set_sizes, config.clusters)
