@@ -149,8 +149,8 @@ def _check_evaluation(arguments: TrainingArguments, data: Data) -> None:
     assert isinstance(arguments.eval_strategy, IntervalStrategy)  # made of the word that was given
     if arguments.eval_strategy != IntervalStrategy.NO and data.held_out is None:
         raise UserError(
-            f"trainer.eval_strategy={arguments.eval_strategy.value} needs held-out rows; set held_out=[FILE], or disperse "
-            "with data.eval_fraction"
+            f"trainer.eval_strategy={arguments.eval_strategy.value} needs held-out rows; set held_out=[FILE], or "
+            "disperse with data.eval_fraction"
         )
 
 
