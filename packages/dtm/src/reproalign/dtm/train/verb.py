@@ -13,7 +13,7 @@ from accelerate import PartialState
 from peft import PeftModel, get_peft_model_state_dict
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import IntervalStrategy, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.plots import training_curves
@@ -146,10 +146,11 @@ def _model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
 
 
 def _check_evaluation(arguments: TrainingArguments, data: Data) -> None:
-    if arguments.eval_strategy != "no" and data.held_out is None:
+    assert isinstance(arguments.eval_strategy, IntervalStrategy)  # made of the word that was given
+    if arguments.eval_strategy != IntervalStrategy.NO and data.held_out is None:
         raise UserError(
-            f"trainer.eval_strategy={arguments.eval_strategy!s} needs held-out rows; set held_out=[FILE], or disperse "
-            "with data.eval_fraction"
+            f"trainer.eval_strategy={arguments.eval_strategy.value} needs held-out rows; set held_out=[FILE], or "
+            "disperse with data.eval_fraction"
         )
 
 
