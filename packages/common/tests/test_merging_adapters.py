@@ -288,6 +288,10 @@ def test_factor_and_delta_average_are_one_where_all_adapters_have_the_same_a(tmp
     assert merge(tmp_path / "delta", models, "space=delta") == 0
     record = json.loads((tmp_path / "factor" / "run.json").read_text())
     assert record["metrics"]["factor_delta_gap"] < 1e-6
+    assert merge(tmp_path / "model", models, "output=model") == 0
+    (note,) = json.loads((tmp_path / "model" / "run.json").read_text())["notes"]
+    assert note.startswith("space: delta")
+    assert float(note.rpartition("factor-delta gap of their average ")[2]) < 1e-6
     found = [deltas(tmp_path / space / "adapter", base) for space in ("factor", "delta")]
     for name, delta in found[0].items():
         assert torch.allclose(delta, found[1][name], atol=1e-6), name

@@ -93,6 +93,15 @@ def merge_adapters(
     return MergedAdapter(tensors, _config(adapters, merged), gap, error, shared, notes)
 
 
+def factor_delta_gap(adapters: Sequence[Adapter], weights: Sequence[float]) -> float | None:
+    """Return ‖factor average - delta average‖ / ‖delta average‖; None with DoRA, or if there is no factor average."""
+    if any(adapter.config.get("use_dora") for adapter in adapters):
+        return None
+    names = sorted({name for adapter in adapters for name in adapter.modules})
+    columns = {name: [adapter.modules.get(name) for adapter in adapters] for name in names}
+    return _gap(adapters, columns, lambda _: weights)
+
+
 def average_factors(parts: Sequence[Factors], weights: Sequence[float], dtype: torch.dtype) -> Factors:
     """Average A and B each on its own (DTM's ``basic_merge.py``); all have the same scaling."""
     a = methods.linear([part.a.to(dtype) for part in parts], weights)

@@ -68,9 +68,13 @@ def check_model_folder(folder: Path, key: str = "model.name") -> None:
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of ``config`` (its own, or the model's)."""
+    """Load the tokenizer of ``config`` (its own, or the model's; of an adapter saved without one, its base's)."""
     name = config.tokenizer or config.name
     path = model_path(name, "model.tokenizer" if config.tokenizer else "model.name")
+    adapter = adapter_folder(path)
+    if adapter and not (adapter / "tokenizer_config.json").is_file():
+        base = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+        path = model_path(base, f"base_model_name_or_path of the adapter in {adapter}")
     try:
         return AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:

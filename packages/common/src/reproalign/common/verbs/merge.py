@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from reproalign.common.files import sha256_file, sha256_json, space_needed, write_json
 from reproalign.common.invocation import Invocation
-from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter, merge_adapters
-from reproalign.common.merging.adapters import CONFIG, WEIGHTS
+from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter, factor_delta_gap, merge_adapters
+from reproalign.common.merging.adapters import CONFIG, WEIGHTS, AdaptedCheckpoint
 from reproalign.common.merging.blocks import Block, Blocks, check_selector
 from reproalign.common.merging.checkpoint import read_json
 from reproalign.common.merging.config import MergeConfig
@@ -81,6 +81,7 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
             print_notes(console, plan_ensemble(settings).notes)
             return
         plan = make_plan(settings, inputs)
+        plan.agreement.notes += _spaces(settings, inputs)
         with threads(config.threads) as workers:
             console.print(plan_table(plan, [model.label for model in inputs.all_models], workers.count))
         print_notes(console, plan.agreement.notes)
@@ -90,7 +91,24 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
 def _made(settings: Settings, inputs: Inputs) -> Made:
     if settings.method == "ensemble":
         return plan_ensemble(settings)
-    return _merge_adapters(settings, inputs) if inputs.adapters else make_plan(settings, inputs)
+    if inputs.adapters:
+        return _merge_adapters(settings, inputs)
+    plan = make_plan(settings, inputs)
+    plan.agreement.notes += _spaces(settings, inputs)
+    return plan
+
+
+def _spaces(settings: Settings, inputs: Inputs) -> list[str]:
+    """Say of adapters that become a model in which space that is, and how far the other one would be."""
+    adapters = [model.adapter for model in inputs.models if isinstance(model, AdaptedCheckpoint)]
+    if len(adapters) < 2 or len(adapters) < len(inputs.models):
+        return []
+    weights = [weight for weight in settings.weights if isinstance(weight, float)]
+    if settings.method != "linear" or len(weights) < len(adapters):
+        weights = [1 / len(adapters)] * len(adapters)
+    gap = factor_delta_gap(adapters, normalized_weights(settings, weights, "the adapters"))
+    found = "they have no factor average" if gap is None else f"factor-delta gap of their average {gap:.3g}"
+    return [f"space: delta (adapters folded into their base); {found}"]
 
 
 def _write(run: Run, config: MergeConfig, settings: Settings, inputs: Inputs, made: Made) -> None:
