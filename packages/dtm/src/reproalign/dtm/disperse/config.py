@@ -26,7 +26,9 @@ class RowsConfig:
 class EmbeddingConfig:
     """Sentence embeddings, for method=kmeans."""
 
-    model: str = "sentence-transformers/all-mpnet-base-v2"  # any sentence-transformers model: Hub id or folder
+    model: str = (
+        "sentence-transformers/all-mpnet-base-v2"  # of sentence-transformers: Hub id, folder, demo:all-minilm-l6-v2
+    )
     revision: str | None = None  # of the Hub model
     text: str = "response"  # what is embedded: instruction | response (released) | both (a newline between)
     batch_size: int = 256  # texts per forward

