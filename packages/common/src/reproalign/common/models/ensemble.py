@@ -55,7 +55,7 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         self.adapters = tuple(adapters)
         self.layers = [config.get_text_config().num_hidden_layers for config in configs * (len(adapters) or 1)]
         self.requires_grad_(False)
-        self.eval()
+        nn.Module.eval(self)
 
     def forward(
         self,
@@ -104,7 +104,8 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
 
     def get_input_embeddings(self) -> nn.Module:
         """Return those of the first member."""
-        embeddings: nn.Module = self.members[0].get_input_embeddings()
+        first: Any = self.members[0]
+        embeddings: nn.Module = first.get_input_embeddings()
         return embeddings
 
     def get_output_embeddings(self) -> None:

@@ -85,7 +85,7 @@ def save_random_adapter(folder: Path, base: Path, seed: int, *, shared: bool = F
         shared: take A of seed 0, as adapters have that began together and froze it.
         **config: of :class:`peft.LoraConfig`; rank 4 on ``q_proj`` and ``down_proj`` if it says nothing else.
     """
-    plain = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]}
+    plain: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]}
     model = get_peft_model(
         AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **(plain | config))
     )
@@ -96,7 +96,7 @@ def save_random_adapter(folder: Path, base: Path, seed: int, *, shared: bool = F
                 own = generators[shared and "lora_A" in name]
                 start = 0.0 if shared and "lora_A" in name else parameter  # PEFT's own A is random
                 parameter.copy_(start + 0.3 * torch.randn(parameter.shape, generator=own))
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     return folder
 
 
