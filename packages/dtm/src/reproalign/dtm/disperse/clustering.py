@@ -134,7 +134,8 @@ def _lloyd(
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    made = KMeans(clusters, n_init=options.restarts, max_iter=iterations, random_state=seed, copy_x=False)
+    # tol=0: until labels repeat; for any other tolerance scikit-learn copies all rows to take their variance.
+    made = KMeans(clusters, n_init=options.restarts, max_iter=iterations, tol=0, random_state=seed, copy_x=False)
     with threadpool_limits(1):
         made.fit(embeddings.load())
     facts = {"seen": len(embeddings), "iterations_done": int(made.n_iter_)}
