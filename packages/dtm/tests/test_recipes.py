@@ -12,14 +12,13 @@ from reproalign.dtm.cli import APP, main
 HEADERS = read_headers("reproalign.dtm")
 PAPER = load_paper("reproalign.dtm")
 PUBLISHED = [name for name in HEADERS if not name.startswith(("smoke", "smollm2"))]
-TRAININGS = [name for name in PUBLISHED if HEADERS[name]["verb"] in ("run", "train")]
+TRAININGS = [name for name in PUBLISHED if HEADERS[name]["verb"] in ("run", "train", "study curves")]
 
 
 def training(name):
     """The recipe's configuration, and its section of keys of ``dtm train``."""
-    verb = HEADERS[name]["verb"]
     config = composed(APP, f"experiment={name}")
-    return config, config["train"] if verb == "run" else config
+    return config, config if HEADERS[name]["verb"] == "train" else config["train"]
 
 
 @pytest.mark.parametrize("name", HEADERS)
@@ -33,13 +32,11 @@ def test_a_recipe_is_complete(name):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_published_hyper_parameters(name):
     config, train = training(name)
-    trainer, lora = train["trainer"], config["model"]["lora"]
+    trainer = train["trainer"]
     processes = train["launch"]["processes"]
     assert (processes, train["launch"]["strategy"]) == (int(HEADERS[name]["processes"]), "ddp")
     assert effective_batch(train, processes) == int(HEADERS[name]["global_batch"]) == 16
     assert (config["variant"], config["model"]["dtype"], trainer["fp16"]) == ("released", "float16", True)
-    assert (lora["r"], lora["alpha"], lora["dropout"]) == (16, 16, 0.05)
-    assert lora["target_modules"] == ["gate_proj", "up_proj", "down_proj"]
     assert (trainer["learning_rate"], trainer["lr_scheduler_type"], trainer["weight_decay"]) == (3e-4, "cosine", 0.0)
     assert (trainer["adam_beta1"], trainer["adam_beta2"], trainer["adam_epsilon"]) == (0.9, 0.98, 1e-6)
     assert trainer["max_grad_norm"] == 0.3
@@ -47,9 +44,19 @@ def test_published_hyper_parameters(name):
     assert train["tokens"]["max_length"] == 1024
 
 
+def test_the_adapters_of_every_training_are_the_published_ones():
+    plain = composed(APP, "output_dir=x", "model=tiny", verb="train")
+    run = composed(APP, "output_dir=x", "model=tiny", verb="run")
+    for lora in (plain["model"]["lora"], run["model"]["lora"]):
+        assert (lora["enabled"], lora["r"], lora["alpha"], lora["dropout"]) == (True, 16, 16, 0.05)
+        assert lora["target_modules"] == ["gate_proj", "up_proj", "down_proj"]
+
+
 def test_every_published_setting_has_a_recipe():
     bases = {"llama-2-7b", "mistral-7b", "baichuan2-7b"}
-    assert {f"{base}-dtm" for base in bases} <= HEADERS.keys()
+    assert {f"{base}-{row}" for base in bases for row in ("base", "dtm")} <= HEADERS.keys()
+    curves = {"llama-2-7b", "llama-2-13b", "llama-2-7b-quality", "llama-2-7b-replay"}
+    assert {f"{name}-curves" for name in curves} <= HEADERS.keys()
     baselines = {"vanilla", "vanilla-80", "l2", "ewc", "replay", "deita", "soup"}
     merges = {"fisher", "task-vector", "ties", "dare", "ensemble"}
     embedded = {f"{model}-{text}" for model in ("minilm", "mpnet") for text in ("instruction", "response", "both")}
@@ -57,14 +64,14 @@ def test_every_published_setting_has_a_recipe():
     assert {f"llama-2-7b-{name}" for name in baselines | merges | embedded | corpora} <= HEADERS.keys()
 
 
-@pytest.mark.parametrize("name", ["llama-2-7b-dtm", "llama-2-7b-vanilla", "llama-2-7b-ties", "llama-2-7b-lima"])
+@pytest.mark.parametrize("name", ["dtm", "vanilla", "ties", "base", "lima"])
 def test_expected_numbers_are_those_of_the_paper(name):
-    setting = "llama-2-7b-lima" if name.endswith("lima") else "llama-2-7b"
-    row = {"dtm": "dtm", "vanilla": "vanilla", "ties": "dtm_ties", "lima": "dtm"}[name.rpartition("-")[2]]
+    setting = "llama-2-7b-lima" if name == "lima" else "llama-2-7b"
+    row = {"ties": "dtm_ties", "lima": "dtm"}.get(name, name)
     for benchmark in PAPER["nine"]:
         value = PAPER["results"][setting][row].get(benchmark)
         if value is not None:
-            assert f"{benchmark} {value:.2f}" in HEADERS[name]["expected"]
+            assert f"{benchmark} {value:.2f}" in HEADERS[f"llama-2-7b-{name}"]["expected"]
 
 
 def test_a_recipe_is_shown_with_command_and_bibtex(capsys):
