@@ -24,9 +24,10 @@ class SupervisedTrainer(CollectingTrainer):
     """Trains on rows of ``input_ids`` and ``labels``, batches from :class:`reproalign.dtm.tokens.RowCollator`.
 
     Logits of all tokens never exist at once. Beside the loss that is minimised every log has ``token_loss``, the mean
-    over supervised tokens since the last log. Rows are drawn by the Trainer's own sampler, seeded; with any number of
-    processes and accumulation steps, step s of the optimiser takes rows sb .. sb + b - 1 of its permutation, b being
-    the global batch (the one thing about the release's order that is certain, ERRATA M1).
+    over supervised tokens since the last log. Rows are drawn by the Trainer's own sampler, seeded, or come in the order
+    of :class:`reproalign.dtm.train.order.ReleasedOrder`; with any number of processes and accumulation steps, step s of
+    the optimiser takes rows sb .. sb + b - 1 of the epoch's order, b being the global batch (the one thing about the
+    release's order that is certain, ERRATA M1).
 
     Args:
         normalisation: of :mod:`reproalign.dtm.train.loss`.

@@ -32,8 +32,11 @@ from reproalign.dtm.train.config import TrainConfig
 from reproalign.dtm.train.data import Data, Sources, find_sources, load
 from reproalign.dtm.train.loss import NORMALISATIONS
 from reproalign.dtm.train.mixture import check_mixture
+from reproalign.dtm.train.order import ReleasedOrder
 from reproalign.dtm.train.regularizer import check_regularizer, make_regularizer
 from reproalign.dtm.train.trainer import SupervisedTrainer
+
+SAMPLING = "train_sampling_strategy"  # key of trainer.*: who sets it wants another order than the variant's
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +66,10 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     """
     checked = check_train(config)
     config = usable_precision(config)
-    arguments = training_arguments(config, Path(config.output_dir))
+    released_order = config.variant == "released" and SAMPLING not in config.trainer
+    arguments = training_arguments(
+        config, Path(config.output_dir), **({SAMPLING: "sequential"} if released_order else {})
+    )
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         run.set("precision", {"dtype": config.model.dtype, "fp16": arguments.fp16, "bf16": arguments.bf16})
         tokenizer = load_tokenizer(config.model)
@@ -87,7 +93,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             logprobs=config.logprobs,
             model=model,
             args=arguments,
-            train_dataset=data.train,
+            train_dataset=ReleasedOrder(data.train) if released_order else data.train,
             eval_dataset=data.held_out,
             data_collator=collator(tokenizer, checked.tokens.padding_side),
             processing_class=tokenizer,
