@@ -202,6 +202,7 @@ def refused(tmp_path, capsys, monkeypatch):
         (["variant=both"], "unknown variant 'both'"),
         (["clusters=0"], "clusters=0 must be at least 1"),
         (["clusters=91"], "clusters=91, but there are only 88 training rows; set a lower number"),
+        (["seed=-1"], "seed=-1 must be from 0 to 4294967295"),
         (["nearest=0"], "nearest=0 must be at least 1"),
         (["data.eval_fraction=1"], "data.eval_fraction=1.0 must be at least 0 and below 1"),
         (["data.eval_fraction=-0.1"], "data.eval_fraction=-0.1 must be at least 0 and below 1"),

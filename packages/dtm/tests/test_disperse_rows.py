@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reproalign.common.data.records import RowError
@@ -182,6 +183,11 @@ def test_several_sets_stay_in_order_and_keep_their_sources(tmp_path):
     assert found.sets["mine"]["rows_read"] == 2
 
 
+def share(fraction: float, count: int) -> int:
+    """Rounded up, of the number as it is written."""
+    return int((Decimal(str(fraction)) * count).to_integral_value(ROUND_CEILING))
+
+
 @given(
     prompts=st.lists(st.integers(0, 30), min_size=2, max_size=60).filter(lambda found: len(set(found)) > 1),
     fraction=st.floats(0.01, 0.6),
@@ -192,22 +198,23 @@ def test_held_out_prompts_are_no_training_prompts(tmp_path_factory, prompts, fra
     rows = [{"instruction": f"question {prompt}", "output": str(place)} for place, prompt in enumerate(prompts)]
     sets = parse_sets({"s": write(folder / "a.jsonl", *rows)})
     distinct = len(set(prompts))
-    if np.ceil(fraction * distinct) == distinct:
+    if share(fraction, distinct) == distinct:
         return
     found = extract(sets, folder, rules=PAPER, on_error="raise", eval_fraction=fraction, seed=seed)
     training, held = read(folder / ROWS), read(folder / HELD_OUT)
     asked = [{row["instruction"] for row in part} for part in (training, held)]
     assert not asked[0] & asked[1]
-    assert len(asked[1]) == np.ceil(fraction * distinct)
+    assert len(asked[1]) == share(fraction, distinct)
     assert (found.rows, found.held_out) == (len(training), len(held))
     assert [int(row["output"]) for row in training] == sorted(int(row["output"]) for row in training)
     assert {int(row["output"]) for row in training + held} == set(range(len(prompts)))
 
 
+@example(keys=list(range(100)), fraction=0.07)
 @given(keys=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=50), fraction=st.floats(0.001, 1))
 def test_held_out_share(keys, fraction):
     mask = held_out(np.array(keys, np.uint64), fraction)
-    assert len({key for key, held in zip(keys, mask, strict=True) if held}) == np.ceil(fraction * len(set(keys)))
+    assert len({key for key, held in zip(keys, mask, strict=True) if held}) == share(fraction, len(set(keys)))
 
 
 def test_other_seeds_hold_out_other_prompts():
@@ -224,6 +231,26 @@ def test_released_held_out_rows_name_their_source(tmp_path):
     extract(parse_sets({"s": path}), tmp_path, rules=RELEASED, on_error="raise", eval_fraction=0.5)
     assert all(row.keys() == {"instruction", "input", "output"} for row in read(tmp_path / ROWS))
     assert all(row["source"] == f"d{int(row['instruction']) % 2}" for row in read(tmp_path / HELD_OUT))
+
+
+def test_empty_objects_of_the_release_are_not_held_out(tmp_path):
+    """They have no prompt, and a held-out file with them could not be measured."""
+    rows = [{"messages": chat("user", "user" if n % 2 else "assistant")} for n in range(8)]
+    for number, row in enumerate(rows):
+        row["messages"][0]["content"] = str(number)
+    path = write(tmp_path / "a.jsonl", *rows)
+    found = extract(parse_sets({"s": path}), tmp_path, rules=RELEASED, on_error="raise", eval_fraction=0.75)
+    assert (found.rows, found.held_out, found.placeholders) == (5, 3, 4)
+    assert sum(row == {} for row in read(tmp_path / ROWS)) == 4
+    assert all(row["instruction"] for row in read(tmp_path / HELD_OUT))
+
+
+def test_every_row_may_have_a_source_of_its_own(tmp_path):
+    """As where the source is an address; there are more of them than 16 bits count."""
+    rows = [{"instruction": "a", "output": "b", "source": str(number)} for number in range(2**16 + 1)]
+    found = extract(parse_sets({"s": write(tmp_path / "a.jsonl", *rows)}), tmp_path, rules=PAPER, on_error="raise")
+    assert len(found.sources) == len(rows)
+    assert found.source_of[-1] == 2**16
 
 
 @pytest.mark.parametrize(

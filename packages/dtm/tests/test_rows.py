@@ -68,6 +68,7 @@ def test_other_rows_are_refused_with_their_place(tmp_path, line, message):
         ("[0, 1, 1.0]", "label 2 is 1.0"),
         ("[true, 1, 1]", "label 0 is true"),
         ("[0, -1, 1]", "label 1 is -1"),
+        (f"[0, {2**63}, 1]", "label 1 is 9223372036854775808; cluster ids are whole numbers from 0 on, below 2^63"),
         ("{}", "a JSON array of cluster ids is needed"),
         ("[0,", "not valid JSON"),
     ],

@@ -43,6 +43,8 @@ def fails(tmp_path, capsys, monkeypatch):
         (["dispersal=disperse", "data_ratio=1.2"], "data_ratio=1.2 must be above 0 and at most 1"),
         (["dispersal=disperse", "data_ratio=0.1"], "no row is left to train on"),
         (["dispersal=disperse", "tokens.max_length=20"], "none of the 6 selected rows has a token to train on"),
+        (["dispersal=disperse", "seed=-1"], "seed=-1 must be from 0 to 4294967295"),
+        (["dispersal=disperse", "init_seed=4294967296"], "init_seed=4294967296 must be from 0 to 4294967295"),
         (["dispersal=disperse", "variant=both"], "unknown variant 'both'"),
         (["dispersal=disperse", "normalisation=mean"], "unknown normalisation 'mean'"),
         (["dispersal=disperse", "regularizer.name=l2"], "needs regularizer.weight, its λ, which is not published"),
@@ -91,6 +93,12 @@ def test_settings(fails, words, message):
 def test_label_files(fails, tmp_path, labels, message, words):
     (tmp_path / "disperse" / "labels.json").write_text(labels)
     assert message in fails("dispersal=disperse", *words)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"sha256": 1}'])
+def test_facts_of_a_dispersal_that_are_none(fails, tmp_path, content):
+    (tmp_path / "disperse" / "dispersal.json").write_text(content)
+    assert "not what 'dtm disperse' wrote" in fails("dispersal=disperse")
 
 
 def test_rows_that_changed_since_they_were_dispersed(fails, tmp_path):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("instruction", "input", "output", "source")
 ROWS, LABELS = "rows.jsonl", "labels.json"  # in the folder of `dtm disperse`
+LABEL_LIMIT = 2**63  # labels are kept as int64
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,14 @@ def read_rows(paths: Sequence[str | Path], *, key: str = "rows", cache_dir: str 
             except DatasetGenerationError as error:
                 raise (error.__cause__ if isinstance(error.__cause__, UserError) else error) from None
 
-        return cached(cache_folder(cache_dir), ["dtm rows", *map(_digest, files)], build)
+        return cached(cache_folder(cache_dir), ["dtm rows", *map(digest, files)], build)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file of rows, or of a ``save_to_disk`` folder: over names and contents of its files."""
+    if path.is_dir():
+        return sha256_json([[file.name, sha256_file(file)] for file in sorted(path.rglob("*")) if file.is_file()])
+    return sha256_file(path)
 
 
 def is_placeholder(row: dict[str, Any]) -> bool:
@@ -139,9 +147,10 @@ def read_labels(path: str | Path, count: int | None = None) -> NDArray[np.int64]
     if count is not None:
         check_length(content, count, str(path))
     for index, label in enumerate(content):
-        if type(label) is not int or label < 0:
+        if type(label) is not int or not 0 <= label < LABEL_LIMIT:
             raise UserError(
-                f"labels: {path}: label {index} is {json.dumps(label)}; cluster ids are whole numbers from 0 on"
+                f"labels: {path}: label {index} is {json.dumps(label)}; cluster ids are whole numbers from 0 on, below "
+                "2^63"
             )
     return np.array(content, dtype=np.int64)
 
@@ -192,12 +201,6 @@ def selected_order(labels: NDArray[Any], clusters: Sequence[int] | None, seed: i
 
 def _split(entries: Sequence[str]) -> list[str]:
     return [part for entry in entries for part in ([entry] if Path(entry).exists() else entry.split(","))]
-
-
-def _digest(file: Path) -> str:
-    if file.is_dir():
-        return sha256_json([[path.name, sha256_file(path)] for path in sorted(file.rglob("*")) if path.is_file()])
-    return sha256_file(file)
 
 
 def _instruction_rows(files: Sequence[Path]) -> Iterator[dict[str, str | None]]:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from reproalign.common.config import BaseRunConfig
-from reproalign.common.errors import UserError, did_you_mean
+from reproalign.common.errors import UserError, check_seed, did_you_mean
 from reproalign.common.launch.plan import deepspeed_config
 
 # Set elsewhere in the configuration, so that one fact has one name.
@@ -56,12 +56,13 @@ def training_arguments(
     while they are read only once these arguments exist.
 
     Raises:
-        UserError: for unknown keys and for values that ``kind`` refuses.
+        UserError: for unknown keys, a seed out of its range, and values that ``kind`` refuses.
     """
     import torch
 
     given = dict(config.trainer)
     check_trainer_keys(given, kind)
+    check_seed(seed=config.seed)
     on_cpu = not torch.accelerator.is_available()
     values: dict[str, Any] = {**DEFAULTS, "use_cpu": on_cpu, **defaults, **given}
     if on_cpu and "bf16" not in given:

@@ -8,6 +8,7 @@ import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class Extracted:
     rejected: int = 0
     placeholders: int = 0
     sources: list[str] = field(default_factory=list)
-    source_of: NDArray[np.uint16] = field(default_factory=lambda: np.zeros(0, np.uint16))
+    source_of: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)
     set_sizes: dict[str, int] = field(default_factory=dict)
 
@@ -69,7 +70,7 @@ def extract(
         UserError: for the first misfit under ``raise``, for data that cannot be read, and if no row is left.
     """
     result = Extracted()
-    codes, prompts, ends = array("H"), array("Q"), [0]
+    codes, prompts, fits, ends = array("L"), array("Q"), array("b"), [0]
     known: dict[str, int] = {}
     with (
         atomic_path(folder / ROWS) as rows_path,
@@ -88,6 +89,7 @@ def extract(
                 rows.write(_line(row if rules.released else {**row, "source": source}))
                 codes.append(known.setdefault(source, len(known)))
                 prompts.append(prompt_key(row, seed))
+                fits.append(bool(row))
                 result.placeholders += not row
             ends.append(len(codes))
         if not codes:
@@ -96,10 +98,11 @@ def extract(
                 f"data.sets ({names}): none of {result.rejected} rows is usable; data.on_error=raise names the first"
             )
     kept = np.ones(len(codes), np.bool_)
-    result.sources, result.source_of = list(known), np.asarray(codes, np.uint16)
-    if eval_fraction:
-        kept = ~held_out(np.asarray(prompts, np.uint64), eval_fraction)
-        if not kept.any():
+    result.sources, result.source_of = list(known), np.asarray(codes, np.uint32)
+    usable = np.asarray(fits, np.bool_)
+    if eval_fraction and usable.any():  # an empty object has no prompt, and nothing to measure
+        kept[usable] = ~held_out(np.asarray(prompts, np.uint64)[usable], eval_fraction)
+        if not kept[usable].any():
             raise UserError(f"data.eval_fraction={eval_fraction:g} of {len(kept)} rows leaves none to train on")
         _split(folder, kept, [result.sources[code] for code in result.source_of] if rules.released else None)
     result.rows, result.held_out = int(kept.sum()), int((~kept).sum())
@@ -119,7 +122,8 @@ def prompt_key(row: InstructionRow, seed: int) -> int:
 def held_out(keys: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
     """Say which rows are held out: those of the ``ceil(fraction * distinct)`` prompts with the smallest keys."""
     distinct = np.unique(keys)
-    mask: NDArray[np.bool_] = keys <= distinct[math.ceil(fraction * len(distinct)) - 1]
+    share = Fraction(str(fraction))  # as it was typed: the float 0.07 times 100 is a little above 7
+    mask: NDArray[np.bool_] = keys <= distinct[math.ceil(share * len(distinct)) - 1]
     return mask
 
 

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.dtm.disperse.config import DisperseConfig, EmbeddingConfig, KMeansConfig
 from reproalign.dtm.disperse.sets import DataSet, parse_sets
 
@@ -50,6 +50,7 @@ def resolve(config: DisperseConfig) -> Settings:
     released = choose("variant", config.variant, ["paper", "released"]) == "released"
     method = choose("method", config.method or ("random" if released else "random_equal"), METHODS)
     _at_least(1, clusters=config.clusters, nearest=config.nearest)
+    check_seed(seed=config.seed)
     choose("resume", config.resume, ["auto", "never"])
     if config.launch.strategy not in ("single", "auto", "ddp"):
         raise UserError(f"launch.strategy={config.launch.strategy} is for training; disperse with launch=single or ddp")

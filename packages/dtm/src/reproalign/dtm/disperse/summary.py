@@ -40,7 +40,7 @@ class Cluster:
 def summarise(
     path: Path,
     labels: Int[NDArray[np.int64], " rows"],
-    source_of: NDArray[np.uint16],
+    source_of: NDArray[np.uint32],
     sources: Sequence[str],
     clusters: int,
     nearest: Sequence[Sequence[tuple[int, float]]] = (),

@@ -16,13 +16,14 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.data.reading import local_path
 from reproalign.common.errors import UserError
-from reproalign.common.files import sha256_file, sha256_json
+from reproalign.common.files import sha256_file
 from reproalign.common.records import Run
 from reproalign.dtm.rows import (
     LABELS,
     ROWS,
     Selection,
     check_clusters,
+    digest,
     is_placeholder,
     parse_clusters,
     parse_selection,
@@ -105,7 +106,7 @@ def load(
     """
     rows, order, counts = select(config, sources.selection)
     for name, path in _named_files(sources, config.filter):
-        run.add_fingerprint("data", name, _digest(path), path=str(path))
+        run.add_fingerprint("data", name, digest(path), path=str(path))
     train = tokenize(rows.select(order), tokenizer, tokens)
     counts["unsupervised"] = sum(count == 0 for count in train["supervised"])
     if counts["unsupervised"] == len(train):
@@ -194,17 +195,16 @@ def _named_files(sources: Sources, filtering: FilterConfig) -> Iterator[tuple[st
             yield (name if len(files) == 1 else f"{name} {number}"), local_path(path, key=name)
 
 
-def _digest(path: Path) -> str:
-    if path.is_dir():
-        return sha256_json([sha256_file(file) for file in sorted(path.rglob("*")) if file.is_file()])
-    return sha256_file(path)
-
-
 def _check_facts(folder: Path) -> None:
     """Refuse rows or labels that are not what the dispersal wrote."""
     path = folder / FACTS
     if not path.is_file():
         return
-    for name, digest in json.loads(path.read_text(encoding="utf-8")).get("sha256", {}).items():
-        if (folder / name).is_file() and sha256_file(folder / name) != digest:
-            raise UserError(f"dispersal={folder}: {name} was changed since it was written; disperse again")
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        expected = [(folder / name, sha256) for name, sha256 in written.items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not what 'dtm disperse' wrote; disperse again, or remove the file") from error
+    for file, sha256 in expected:
+        if file.is_file() and sha256_file(file) != sha256:
+            raise UserError(f"dispersal={folder}: {file.name} was changed since it was written; disperse again")

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import IntervalStrategy, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.invocation import Invocation
 from reproalign.common.merging.adapter_merge import MANIFEST
@@ -116,6 +116,7 @@ def check_train(config: TrainConfig) -> Checked:
     normalisation = choose("normalisation", config.normalisation or default, NORMALISATIONS)
     if not 0 < config.data_ratio <= 1:
         raise UserError(f"data_ratio={config.data_ratio} must be above 0 and at most 1")
+    check_seed(seed=config.seed, init_seed=config.init_seed)
     check_trainer_keys(config.trainer)
     check_regularizer(config.regularizer, config.launch.strategy)
     check_mixture(config.replay, config.filter)
