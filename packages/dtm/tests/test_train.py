@@ -204,6 +204,11 @@ def test_replay_mixes_as_many_texts_as_rows_and_filtering_leaves_rows_out(tmp_pa
     assert main([*words, *more, f"output_dir={tmp_path / 'mixed'}"]) == 0
     rows = record(tmp_path / "mixed")["rows"]
     assert (rows["filtered"], rows["selected"], rows["replayed"], rows["trained"]) == (20, 20, 20, 40)
+    more[2:] = ["filter.column=score", "filter.above=1.95", "seed=7"]
+    assert main([*words, *more, f"output_dir={tmp_path / 'other'}"]) == 0
+    prints = [record(tmp_path / name)["fingerprints"]["data"]["replay"] for name in ("mixed", "other")]
+    assert prints[0]["sha256"] != prints[1]["sha256"], "another seed draws other texts"
+    assert prints[1]["rows"] == 20
     scores = tmp_path / "scores.json"
     scores.write_text(json.dumps([row["score"] for row in ROWS[:40]]))
     more = ["trainer.max_steps=1", f"filter.scores=[{scores}]", "filter.above=1.95", "cluster=1"]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.errors import UserError
-from reproalign.dtm.rows import check_length
+from reproalign.dtm.rows import check_length, digest
 from reproalign.dtm.tokens import TokensConfig
 from reproalign.dtm.train.config import FilterConfig, ReplayConfig
 
@@ -48,24 +51,27 @@ def replayed(
     """
     if config.path is None and config.name is None:
         return None
-    if config.path is not None:
-        source: Iterator[Row] = read_local(local_path(config.path, key="replay.path"))
-    else:
-        assert config.name is not None
-        source, _ = read_hub(config.name, config.config_name, config.split, config.revision, key="replay.path")
-    texts = [_text(row, config.column) for row in source]
+    source, identity = _texts(config)
     count = int(rows * config.ratio)
-    if not 0 < count <= len(texts):
-        raise UserError(
-            f"replay: {len(texts)} texts for {rows} rows, of which replay.ratio={config.ratio} needs {count}; give "
-            "more texts, or another ratio"
+    with tempfile.TemporaryDirectory(prefix="reproalign-") as temporary:
+        texts = cached(
+            cache_folder(tokens.cache_dir),
+            ["dtm replay", identity, config.column, count, rows, config.ratio, seed],
+            lambda: _draw(config, source, count, rows, seed, temporary),
         )
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(texts))[:count])
     end = [tokenizer.eos_token_id] if tokens.append_eos else []
     longest = tokens.max_length or tokenizer.model_max_length
-    ids = [[*tokenizer(texts[index], verbose=False)["input_ids"], *end][:longest] for index in drawn]
-    made = {"input_ids": ids, "labels": ids, "supervised": [max(len(row) - 1, 0) for row in ids]}
-    return Dataset.from_dict(made)
+    made = [fingerprint_dataset(texts), fingerprint_tokenizer(tokenizer), longest, end]
+    return map_cached(
+        texts,
+        partial(_whole, tokenizer, end, longest),
+        ["dtm replay tokens", *made],
+        cache_dir=tokens.cache_dir,
+        num_proc=tokens.num_proc,
+        desc="tokenising texts",
+        batched=True,
+        remove_columns=["text"],
+    )
 
 
 def good_enough(config: FilterConfig, files: Sequence[str], counts: Sequence[int]) -> NDArray[np.bool_]:
@@ -112,6 +118,44 @@ def read_scores(path: str, count: int) -> NDArray[np.float64]:
         raise UserError(f"filter.scores: {path}: a JSON array of scores is needed, one for each row")
     check_length(content, count, path, key="filter.scores", what="scores")
     return np.array([_score(value, f"filter.scores: {path}: score {n}") for n, value in enumerate(content)])
+
+
+def _texts(config: ReplayConfig) -> tuple[Callable[[], Iterator[Row]], list[str | None]]:
+    """Return what opens the texts anew each time, and what identifies them."""
+    if config.path is not None:
+        path = local_path(config.path, key="replay.path")
+        return partial(read_local, path), [digest(path)]
+    assert config.name is not None
+    where = (config.name, config.config_name, config.split, config.revision)
+    _, commit = read_hub(*where, key="replay.path")
+    return lambda: read_hub(*where, key="replay.path")[0], [*where, commit]
+
+
+def _draw(
+    config: ReplayConfig, source: Callable[[], Iterator[Row]], count: int, rows: int, seed: int, folder: str
+) -> Dataset:
+    """Return the drawn texts in their own order; they are read twice, so that never all of them are in memory."""
+    total = sum(1 for row in source() if _text(row, config.column) is not None)
+    if not 0 < count <= total:
+        raise UserError(
+            f"replay: {total} texts for {rows} rows, of which replay.ratio={config.ratio} needs {count}; give more "
+            "texts, or another ratio"
+        )
+    drawn = np.zeros(total, dtype=bool)
+    drawn[np.random.default_rng(seed).permutation(total)[:count]] = True
+    with (Path(folder) / "texts.jsonl").open("w", encoding="utf-8") as file:
+        for row, wanted in zip(source(), drawn, strict=True):
+            if wanted:
+                file.write(json.dumps({"text": row.values[config.column]}) + "\n")
+    found = Dataset.from_json(file.name, cache_dir=folder, features=Features({"text": Value("string")}))
+    return cast(Dataset, found)
+
+
+def _whole(
+    tokenizer: PreTrainedTokenizerBase, end: list[int], longest: int, batch: Mapping[str, list[str]]
+) -> dict[str, list[Any]]:
+    ids = [[*row, *end][:longest] for row in tokenizer(batch["text"], verbose=False)["input_ids"]]
+    return {"input_ids": ids, "labels": ids, "supervised": [max(len(row) - 1, 0) for row in ids]}
 
 
 def _score(value: Any, place: str) -> float:
