@@ -36,6 +36,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["dispersal=disperse", "rows=[a]"], "dispersal has rows and labels of its own"),
         (["rows=[disperse/rows.jsonl]", "cluster=0"], "cluster=0 needs labels"),
         (["rows=[disperse/rows.jsonl]", "labels=[a,b]"], "labels: 2 file(s) for 1 file(s) of rows"),
+        (["rows=disperse/rows.jsonl"], "rows is a list; write rows=[A] or rows=[A,B]"),
         (["rows=[none.jsonl]"], "rows=none.jsonl: no such file"),
         (["dispersal=disperse", "cluster=2"], "cluster=2: no row has [2]; there are 0, 1, 3"),
         (["dispersal=disperse", "cluster=x"], "cluster=x: give an id"),

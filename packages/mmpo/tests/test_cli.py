@@ -180,7 +180,7 @@ def test_a_dry_run_writes_nothing(prints, tmp_path, monkeypatch, verb):
     [
         (["seed=${nothing}"], "Interpolation key 'nothing' not found"),
         (["~seed=42"], "'~seed=42' is not of the form key=value"),
-        (["data.mix=3"], "data.mix: Cannot assign int"),
+        (["data.mix=3"], "data.mix is a mapping; write data.mix.NAME=VALUE"),
     ],
 )
 def test_hydra_syntax_that_cannot_work_is_a_users_mistake(words, message):

@@ -210,4 +210,8 @@ def _explain(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), None)
     first = (lines or [type(error).__name__])[0]
+    if key and "is not a ListConfig, list or tuple" in first:
+        return f"{key} is a list; write {key}=[A] or {key}=[A,B]"
+    if key and first.startswith("Cannot assign") and "to Dict[" in first:
+        return f"{key} is a mapping; write {key}.NAME=VALUE"
     return f"{key}: {first}" if key and key not in first else first
