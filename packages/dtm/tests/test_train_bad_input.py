@@ -61,6 +61,11 @@ def fails(tmp_path, capsys, monkeypatch):
         ),
         (["dispersal=disperse", "filter.column=score"], "filter.column=score is None; a number is needed"),
         (["dispersal=disperse", "filter.scores=[disperse/labels.json]", "filter.above=9"], "6 are filtered"),
+        (["dispersal=disperse", "filter.above=3"], "filter.above has no meaning without scores"),
+        (["dispersal=disperse", "replay.column=x"], "without replay.path or replay.name nothing is mixed in"),
+        (["dispersal=disperse", "replay.path=x", "replay.split=test"], "are of a Hub data set"),
+        (["dispersal=disperse", "trainer.learning_rate=fast"], "trainer.learning_rate=fast must be a number"),
+        (["dispersal=disperse", "logprobs.chunk_size=0"], "logprobs.chunk_size=0 must be at least 1"),
         (["dispersal=disperse", "filter.scores=[none.json]"], "filter.scores: none.json: cannot be read"),
         (["dispersal=disperse", "trainer.eval_strategy=epoch"], "needs held-out rows"),
         (["dispersal=disperse", "trainer.sed=1"], "unknown key 'trainer.sed'"),
@@ -90,7 +95,7 @@ def test_settings(fails, words, message):
         ("nonsense", "not valid JSON"),
     ],
 )
-@pytest.mark.parametrize("words", [["cluster=0"], ["clusters=all"]])
+@pytest.mark.parametrize("words", [[], ["cluster=0"], ["clusters=all"]])
 def test_label_files(fails, tmp_path, labels, message, words):
     (tmp_path / "disperse" / "labels.json").write_text(labels)
     assert message in fails("dispersal=disperse", *words)

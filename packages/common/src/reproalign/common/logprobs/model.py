@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from reproalign.common.errors import choose
+from reproalign.common.errors import UserError, choose
 from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.chunks import default_chunk_size
 from reproalign.common.logprobs.plain import token_statistics
@@ -113,9 +113,11 @@ def install_completion_logps(
         adapted and quantised heads), or ``plain``. A fallback is also logged as a warning.
 
     Raises:
-        UserError: for an unknown implementation.
+        UserError: for an unknown implementation, or a chunk of no token.
     """
     choose("logprobs.implementation", implementation, ["chunked", "plain"])
+    if chunk_size is not None and chunk_size < 1:
+        raise UserError(f"logprobs.chunk_size={chunk_size} must be at least 1")
     base = unwrap_peft(model)
     uninstall_completion_logps(model)
     head = Head(

@@ -35,15 +35,20 @@ def check_trainer_keys(given: dict[str, Any], kind: type[TrainingArguments] = Tr
     """Check the keys of ``trainer.*`` against the fields of ``kind``.
 
     Raises:
-        UserError: for a key that ``kind`` lacks, or one that is set elsewhere in the configuration.
+        UserError: for a key that ``kind`` lacks, one that is set elsewhere in the configuration, or a word in place of a
+            number.
     """
-    known = {field.name for field in dataclasses.fields(kind) if field.init}
-    for key in given:
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    known = fields.keys()
+    for key, value in given.items():
         if key in OWNED:
             raise UserError(f"trainer.{key} is set through {OWNED[key]}; remove it from trainer.*")
         if key not in known:
             hint = did_you_mean(f"trainer.{key}", (f"trainer.{name}" for name in known))
             raise UserError(f"unknown key 'trainer.{key}'{hint}; it must be a field of {kind.__name__}")
+        default = fields[key].default
+        if isinstance(value, str) and isinstance(default, int | float) and not isinstance(default, bool):
+            raise UserError(f"trainer.{key}={value} must be a number")
 
 
 def training_arguments(

@@ -141,7 +141,7 @@ def select(config: TrainConfig, selection: Selection) -> tuple[Dataset, NDArray[
     tables = [read_rows([path], cache_dir=config.tokens.cache_dir) for path in selection.rows]
     rows = concatenate_datasets(tables) if len(tables) > 1 else tables[0]
     labels = np.zeros(len(rows), dtype=np.int64)
-    if selection.clusters is not None:
+    if selection.labels:
         parts = zip(selection.labels, tables, strict=True)
         labels = np.concatenate([read_labels(path, len(table)) for path, table in parts])
         check_clusters(labels, selection.clusters)
@@ -184,10 +184,9 @@ def _held_out(files: Sequence[str], tokens: TokensConfig, tokenizer: PreTrainedT
 
 def _named_files(sources: Sources, filtering: FilterConfig) -> Iterator[tuple[str, Path]]:
     selection = sources.selection
-    labels = selection.labels if selection.clusters is not None else []
     for name, files in (
         ("rows", selection.rows),
-        ("labels", labels),
+        ("labels", selection.labels),
         ("held-out", sources.held_out),
         ("scores", filtering.scores),
     ):
