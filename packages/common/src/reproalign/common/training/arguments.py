@@ -35,8 +35,8 @@ def check_trainer_keys(given: dict[str, Any], kind: type[TrainingArguments] = Tr
     """Check the keys of ``trainer.*`` against the fields of ``kind``.
 
     Raises:
-        UserError: for a key that ``kind`` lacks, one that is set elsewhere in the configuration, or a word in place of a
-            number.
+        UserError: for a key that ``kind`` lacks, one that is set elsewhere in the configuration, or a word in place of
+            a number.
     """
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     known = fields.keys()
