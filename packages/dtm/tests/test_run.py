@@ -21,6 +21,10 @@ from reproalign.dtm.cli import APP, RUN, main
 from reproalign.dtm.run import make_plan
 
 
+BENCHMARKS = ["evaluate_on=dtm", "benchmarks.suite.run_code=true"]
+HELD_OUT = "disperse.data.eval_fraction=0.1"
+
+
 def planned(*words: str):
     composed = compose(APP.package, RUN.config_name, RUN.schema, ["model=tiny", "output_dir=runs/x", *words])
     invocation = Invocation(["dtm", "run"], APP.package, "run", RUN.schema, RUN.target, composed.config)
@@ -28,7 +32,7 @@ def planned(*words: str):
 
 
 def test_the_plan_is_the_paper_from_rows_to_benchmarks():
-    plan = planned("disperse.data.eval_fraction=0.1", "evaluate_on=dtm", "sub_models=true", "disperse.clusters=2")
+    plan = planned("disperse.data.eval_fraction=0.1", *BENCHMARKS, "sub_models=true", "disperse.clusters=2")
     assert [child.name for child in plan.training] == ["disperse", "train", "vanilla", "merge-dtm"]
     models = ["base", "cluster-0", "cluster-1", "vanilla", "dtm"]
     assert list(plan.models) == models
@@ -62,6 +66,12 @@ def test_full_fine_tuning_is_merged_into_a_model():
     assert plan.models["dtm"] == "runs/x/merge-dtm/model"
 
 
+def test_a_merge_of_adapters_is_what_its_method_and_space_make():
+    plan = planned("merges={f: {space: factor}, w: {space: full}, e: {method: ensemble}}")
+    made = {name: folder.rpartition("/")[2] for name, folder in plan.models.items() if "/merge-" in folder}
+    assert made == {"dtm": "adapter", "f": "adapter", "w": "model", "e": "model"}
+
+
 def test_the_variant_is_that_of_every_child():
     plan = planned("variant=released", "disperse.data.eval_fraction=0.1")
     assert {child.invocation.config["variant"] for child in plan.children} == {"released"}
@@ -73,7 +83,24 @@ def test_the_variant_is_that_of_every_child():
         (["train.clusters=all"], "train.clusters is set by run itself"),
         (["train.trainer.learning_rat=1"], "train: "),
         (["disperse.clusterz=3"], "disperse: unknown key 'clusterz'"),
-        (["disperse.clusters=0"], "disperse.clusters=0"),
+        (["disperse.clusters=0"], "disperse: clusters=0 must be at least 1"),
+        (["disperse.method=kmeens"], "disperse: unknown method 'kmeens' (did you mean 'kmeans'?)"),
+        (["disperse.data=5"], "disperse: "),
+        (["train.trainer.learning_rate=fast"], "train: trainer.learning_rate=fast must be a number"),
+        (["train.trainer.lr_scheduler_type=cosin"], "train: unknown trainer.lr_scheduler_type 'cosin'"),
+        (["train.data_ratio=2"], "train: data_ratio=2.0 must be above 0 and at most 1"),
+        (["train.launch.slurm=true"], "train: launch.slurm"),
+        (["train.launch.strategy=dpp"], "train: unknown launch.strategy 'dpp'"),
+        (["beside.l2={regularizer: {name: l2}}"], "l2: regularizer.name=l2 needs regularizer.weight"),
+        (["merges.ties={method: ties, density: 2}"], "merge-ties: density=2"),
+        (["merges.dtm.verify=maybe"], "merge-dtm: unknown verify 'maybe'"),
+        (["merges.dtm.weights=[1,1,1]"], "merge-dtm: weights=[1, 1, 1]: 3 numbers for 4 models"),
+        (["merges.f={method: fisher}"], "merge-f: statistics is not set"),
+        (["merges.f={method: fisher, statistics: auto, floor: 0}"], "merge-f: floor=0"),
+        (["variant=released", "merges.d={method: dare, drop: 1}"], "merge-d: drop=1.0 must be at least 0"),
+        ([HELD_OUT, "evaluate.batch_size=0"], "evaluate-base: batch_size=0 must be at least 1"),
+        (["evaluate_on=dtm"], "humaneval, mbpp: programs that the model writes would be run here"),
+        ([*BENCHMARKS, "benchmarks.suite.tasks=[arc_challnge]"], "suite.tasks: "),
         (["merges.dtm.method=averge"], "average"),
         (["beside.base={}"], "beside.base"),
         (["beside.a={}", "merges.a={}"], "two models alike"),

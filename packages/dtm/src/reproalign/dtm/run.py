@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,24 @@ from typing import Any
 from rich.console import Console
 
 from reproalign.common.compose import as_word, section_words
-from reproalign.common.config import LoraConfig, ModelConfig
+from reproalign.common.config import LaunchConfig, LoraConfig, ModelConfig
 from reproalign.common.errors import UserError
-from reproalign.common.invocation import Invocation, Verb
+from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, given_words, plan_child, run_child
+from reproalign.common.launch.plan import Hardware
+from reproalign.common.launch.plan import check as check_launch
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.records.run import read_record
 from reproalign.common.verbs import EVALUATE_SUITE
+from reproalign.common.verbs.evaluate import check_options as check_suite
 from reproalign.dtm.cli import DISPERSE, EVALUATE, MERGE, TRAIN, TRAIN_EACH
 from reproalign.dtm.config import RunConfig
 from reproalign.dtm.disperse.config import DisperseConfig
+from reproalign.dtm.disperse.settings import resolve as check_disperse
+from reproalign.dtm.merge.verb import check_options as check_merge
 from reproalign.dtm.report import write_report
+from reproalign.dtm.study.evaluate import check_options as check_evaluate
+from reproalign.dtm.train.verb import check_options as check_train
 
 # Keys of the children that run sets itself.
 OWNED = {
@@ -31,6 +39,14 @@ OWNED = {
     "merges": ("output_dir", "seed", "variant", "models", "base"),
     "evaluate": ("output_dir", "seed", "variant", "model", "rows"),
     "benchmarks": ("output_dir", "model"),
+}
+# What can be refused before there are rows and models; merges are checked with the sub-models' names.
+OPTION_CHECKS: dict[Verb, Callable[[Any], object]] = {
+    DISPERSE: check_disperse,
+    TRAIN: check_train,
+    TRAIN_EACH: check_train,
+    EVALUATE: check_evaluate,
+    EVALUATE_SUITE: check_suite,
 }
 HELD_OUT = "held_out.jsonl"
 RESERVED = ("base", "disperse", "train", "vanilla")  # names of children, and of what they start from
@@ -64,6 +80,9 @@ def run_all(config: RunConfig, invocation: Invocation) -> None:
         ReportedError: if a child failed; the same command goes on from it.
     """
     plan = make_plan(config, invocation)
+    for child in plan.children:
+        with _named(child):
+            _check_launch(child.invocation)
     with Run.open(invocation) as run:
         for child in plan.children:
             run_child(run, child)
@@ -101,15 +120,16 @@ class _Planner:
         self.folder = Path(config.output_dir)
         self.common = [as_word("seed", config.seed), as_word("variant", config.variant)]
         _check(config)
-        self.clusters = config.disperse.get("clusters", DisperseConfig().clusters)
-        self.held_out = bool((config.disperse.get("data") or {}).get("eval_fraction"))
+        self.disperse = self._child("disperse", DISPERSE, self.common, "disperse", config.disperse)
+        dispersal: DisperseConfig = structured(self.disperse.invocation)
+        self.clusters = dispersal.clusters
+        self.held_out = dispersal.data.eval_fraction > 0
         if config.evaluate and not self.held_out:
             raise UserError("evaluate.*: no rows are held out; set disperse.data.eval_fraction=0.05, or remove it")
 
     def plan(self) -> Plan:
         models = {"base": self.config.model.name}
-        training = [self._child("disperse", DISPERSE, self.common, "disperse", self.config.disperse)]
-        training.append(self._train("train", TRAIN_EACH, {}, [as_word("clusters", "all")]))
+        training = [self.disperse, self._train("train", TRAIN_EACH, {}, [as_word("clusters", "all")])]
         subs = {f"cluster-{index}": str(self.folder / f"train/cluster-{index}/model") for index in range(self.clusters)}
         if self.config.sub_models:
             models |= subs
@@ -119,9 +139,8 @@ class _Planner:
             models[name] = str(self.folder / name / "model")
         for name, given in self.config.merges.items():
             if given is not None:
-                child = self._merge(name, given)
+                child, models[name] = self._merge(name, given, list(subs.values()))
                 training.append(child)
-                models[name] = str(self.folder / child.name / child.invocation.config["output"])
         return Plan(training, models, self._evaluations(models))
 
     def _train(self, name: str, verb: Verb, given: Mapping[str, Any], words: list[str]) -> Child:
@@ -137,11 +156,15 @@ class _Planner:
         ]
         return self._child(name, verb, words, section if given else "", given, owned="train")
 
-    def _merge(self, name: str, given: Mapping[str, Any]) -> Child:
-        stays_adapter = self.config.model.lora.enabled and given.get("method", "average") == "average"
-        output = given.get("output") or ("adapter" if stays_adapter else "model")
-        words = [*self.common, as_word("models", str(self.folder / "train")), as_word("output", output)]
-        return self._child(f"merge-{name}", MERGE, words, f"merges.{name}", given, owned="merges")
+    def _merge(self, name: str, given: Mapping[str, Any], models: Sequence[str]) -> tuple[Child, str]:
+        """Return the run of a merge, and the folder of what it makes."""
+        words = [*self.common, as_word("models", str(self.folder / "train"))]
+        child = self._child(f"merge-{name}", MERGE, words, f"merges.{name}", given, owned="merges")
+        with _named(child):
+            made = check_merge(structured(child.invocation), models, adapters=self.config.model.lora.enabled)
+        words.append(as_word("output", made.output))
+        child = self._child(child.name, MERGE, words, f"merges.{name}", given, owned="merges")
+        return child, str(self.folder / child.name / made.output)
 
     def _evaluations(self, models: Mapping[str, str]) -> dict[str, dict[str, Child]]:
         made: dict[str, dict[str, Child]] = {}
@@ -179,7 +202,30 @@ class _Planner:
         self, name: str, verb: Verb, words: Sequence[str], section: str, given: Mapping[str, Any], owned: str = ""
     ) -> Child:
         more = given_words(section, given, OWNED[owned or section], by="run") if given else []
-        return plan_child(self.invocation, name, verb, [*words, *more])
+        child = plan_child(self.invocation, name, verb, [*words, *more])
+        with _named(child):
+            if verb in OPTION_CHECKS:
+                OPTION_CHECKS[verb](structured(child.invocation))
+        return child
+
+
+def _check_launch(invocation: Invocation) -> None:
+    """Check a child's launch against this machine."""
+    if "launch" not in invocation.config:
+        return
+    launch = LaunchConfig(**invocation.config["launch"])
+    if launch.slurm:
+        raise UserError("launch.slurm prints a script, and the next step needs what it would make; remove it")
+    check_launch(launch, Hardware.detect())
+
+
+@contextmanager
+def _named(child: Child) -> Iterator[None]:
+    """Name the child in what is refused."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{child.name}: {error}") from error
 
 
 def _without_adapters(model: ModelConfig) -> ModelConfig:

@@ -25,7 +25,7 @@ from reproalign.common.evaluation.suites.backend import (
 )
 from reproalign.common.evaluation.suites.config import EvaluateSuiteConfig
 from reproalign.common.evaluation.suites.experiment import Seeds, Subject
-from reproalign.common.evaluation.suites.prepare import prepare
+from reproalign.common.evaluation.suites.prepare import check_suite, prepare
 from reproalign.common.evaluation.suites.report import Row, as_csv, as_json, notes, rows_of, table
 from reproalign.common.evaluation.suites.run import Result, copy_samples, is_complete, plan, run_suite
 from reproalign.common.evaluation.suites.samples import show
@@ -81,10 +81,8 @@ def evaluate_suite(config: EvaluateSuiteConfig, invocation: Invocation) -> None:
 
 def preview_suite(config: EvaluateSuiteConfig, _: Invocation) -> None:
     """Check suite, data and tokenizer as a run would, and print what it would evaluate and what the cache has."""
-    if config.launch.strategy != AUTO:
-        _check_strategy(config.launch.strategy)
+    check_options(config)
     state = PartialState(cpu=not torch.accelerator.is_available())
-    check_backend(config.suite, config.model, config.launch.processes)
     model_path(config.model.name)
     prepared = prepare(config.suite)
     subject = _subject(config, load_tokenizer(config.model), state)
@@ -94,6 +92,18 @@ def preview_suite(config: EvaluateSuiteConfig, _: Invocation) -> None:
         there = "yes" if is_complete(folder, samples=config.suite.samples) else "no"
         drawn.add_row(name, str(facts["shots"]), str(facts["data"]["rows"]), there)
     Console().print(drawn)
+
+
+def check_options(config: EvaluateSuiteConfig) -> None:
+    """Check the options alone, for a model and data that need not be there yet.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if config.launch.strategy != AUTO:
+        _check_strategy(config.launch.strategy)
+    check_backend(config.suite, config.model, config.launch.processes)
+    check_suite(config.suite)
 
 
 def _check_strategy(strategy: str) -> None:

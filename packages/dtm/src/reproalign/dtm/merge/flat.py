@@ -53,6 +53,8 @@ def check_released(plan: Plan) -> None:
         value = getattr(config, key)
         if value is not None and not 0 < value <= 1:
             raise UserError(f"{key}={value} must be above 0 and at most 1")
+    if config.method == "dare":
+        dropped(config)
     if config.density is not None and config.norm_fraction is not None:
         raise UserError("density and norm_fraction both say what TIES keeps; remove one")
 

@@ -77,17 +77,29 @@ def resolve(config: MergeConfig) -> Plan:
     Raises:
         UserError: for a sub-model that is missing, or a key that is wrong or has no meaning here.
     """
-    choose("variant", config.variant, ["paper", "released"])
-    choose("method", config.method, CORE)
     _check_applicable(config)
-    models = tuple(sub_models(config.models))
-    adapters = [adapter_folder(model_path(model, "models")) is not None for model in models]
+    models = sub_models(config.models)
+    return planned(config, models, [_is_adapter(model) for model in models])
+
+
+def planned(config: MergeConfig, models: Sequence[str], adapters: Sequence[bool]) -> Plan:
+    """Check every key for sub-models that need not be there yet.
+
+    Args:
+        config: of the merge.
+        models: names of the sub-models.
+        adapters: of each, whether it is an adapter or a full model.
+
+    Raises:
+        UserError: for a key that is wrong or has no meaning here.
+    """
+    _check_applicable(config)
     space = _space(config, models, adapters)
     weights = None if config.weights is None else read_weights(config.weights, len(models))
     _check_weights(config, weights)
     return Plan(
         config=config,
-        models=models,
+        models=tuple(models),
         weights=None if weights is None else tuple(weights),
         space=space,
         output=_output(config, space),
@@ -176,6 +188,13 @@ def dropped(config: MergeConfig) -> float:
     return drop
 
 
+def _is_adapter(model: str) -> bool:
+    path = model_path(model, "models")
+    if not Path(path).is_dir() and path.count("/") != 1:  # a Hub id is owner/name
+        raise UserError(f"models: '{model}': no such folder")
+    return adapter_folder(path) is not None
+
+
 def _allowed(config: MergeConfig) -> list[str]:
     return [*(config.allow or []), *(["negative"] if config.allow_extrapolation else [])]
 
@@ -191,6 +210,8 @@ def _dare(plan: Plan) -> dict[str, Any]:
 
 
 def _check_applicable(config: MergeConfig) -> None:
+    choose("variant", config.variant, ["paper", "released"])
+    choose("method", config.method, CORE)
     if config.variant == "released" and config.method not in RELEASED:
         raise UserError(
             f"method={config.method} is none of the authors' scripts ({', '.join(RELEASED)}); set variant=paper"
@@ -266,6 +287,8 @@ def _statistics(config: MergeConfig, models: Sequence[str]) -> tuple[str, ...] |
             f"statistics is not set; method={config.method} needs a folder of `dtm statistics` for each model, or "
             "statistics=auto"
         )
+    if config.statistics_rows is not None and config.statistics_rows < 1:
+        raise UserError(f"statistics_rows={config.statistics_rows} must be at least 1")
     if value == AUTO:
         return AUTO
     if config.statistics_rows is not None:

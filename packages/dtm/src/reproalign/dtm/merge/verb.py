@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,12 +13,13 @@ from reproalign.common.launch.children import Child
 from reproalign.common.launch.together import run_children
 from reproalign.common.merging.inputs import open_inputs
 from reproalign.common.merging.report import adapter_table, print_notes
+from reproalign.common.merging.settings import Settings
 from reproalign.common.merging.settings import resolve as resolve_core
 from reproalign.common.records import Run
 from reproalign.common.verbs import merge as core
 from reproalign.dtm.merge.config import MergeConfig
 from reproalign.dtm.merge.flat import check_released, merge_flat
-from reproalign.dtm.merge.settings import AUTO, Plan, core_config, linear_config, resolve
+from reproalign.dtm.merge.settings import AUTO, Plan, core_config, linear_config, planned, resolve
 from reproalign.dtm.merge.statistics import plan_statistics
 
 
@@ -41,12 +43,27 @@ def merge(config: MergeConfig, invocation: Invocation) -> None:
         core.merge(core_config(plan, plan.output), invocation)
 
 
+def check_options(config: MergeConfig, models: Sequence[str], *, adapters: bool) -> Plan:
+    """Check the options alone, for sub-models that need not be there yet.
+
+    Args:
+        config: of the merge; its ``models`` are not read.
+        models: names of the sub-models.
+        adapters: they are adapters, not full models.
+
+    Raises:
+        UserError: naming the key.
+    """
+    plan = planned(config, models, [adapters] * len(models))
+    _core_settings(plan)
+    return plan
+
+
 def dry_run(config: MergeConfig, invocation: Invocation) -> None:
     """Check everything that :func:`merge` checks before it writes, and print what it would do."""
     plan = resolve(config)
     if config.variant == "released":
-        check_released(plan)
-        settings = resolve_core(linear_config(plan))
+        settings = _core_settings(plan)
         with open_inputs(settings) as inputs:
             merged = merge_flat(plan, inputs)
         Console(highlight=False).print(adapter_table(settings, merged))
@@ -63,10 +80,24 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
 def _measure_and_merge(plan: Plan, invocation: Invocation) -> None:
     """Measure every sub-model on the rows it was trained on, each a run of its own, then merge."""
     children = _statistics(plan, invocation)
-    resolve_core(core_config(plan, plan.output, statistics=list(plan.models)))  # refuses what is wrong before the work
+    _core_settings(plan)  # refuses what is wrong before the work
     with Run.open(invocation) as run:
         folders = run_children(run, children)
         core.merge_into(run, core_config(plan, plan.output, statistics=[str(folder) for folder in folders]))
+
+
+def _core_settings(plan: Plan) -> Settings:
+    """Return the checked settings of the core's merge that comes first.
+
+    Raises:
+        UserError: for a value that the core, or the release, does not take.
+    """
+    if plan.config.variant == "released":
+        check_released(plan)
+        return resolve_core(linear_config(plan))
+    if plan.statistics == AUTO:  # the sub-models stand for the statistics that are not measured yet
+        return resolve_core(core_config(plan, plan.output, statistics=list(plan.models)))
+    return resolve_core(core_config(plan, "adapter" if plan.space == "factor" else plan.output))
 
 
 def _statistics(plan: Plan, invocation: Invocation) -> list[Child]:
@@ -76,8 +107,7 @@ def _statistics(plan: Plan, invocation: Invocation) -> list[Child]:
 
 
 def _merge_released(plan: Plan, invocation: Invocation) -> None:
-    check_released(plan)
-    settings = resolve_core(linear_config(plan))
+    settings = _core_settings(plan)
     with open_inputs(settings) as inputs:
         merged = merge_flat(plan, inputs)
         with Run.open(invocation) as run:

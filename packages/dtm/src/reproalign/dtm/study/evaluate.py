@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     Raises:
         UserError: for a mistake in the options, rows or model, before a model is loaded where that is possible.
     """
-    tokens = _check(config)
+    tokens = check_options(config)
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_in_force(config.launch.strategy, state.distributed_type.value)
     model_path(config.model.name)
@@ -122,8 +122,12 @@ def prepare(config: EvaluateConfig, tokens: TokensConfig, tokenizer: PreTrainedT
     return HeldOut(measured, chosen[kept].tolist(), facts)
 
 
-def _check(config: EvaluateConfig) -> TokensConfig:
-    """Check what can be checked without rows and model; return the options of the tokens with nothing left open."""
+def check_options(config: EvaluateConfig) -> TokensConfig:
+    """Check the options alone, for files that need not be there yet; return those of the tokens, nothing left open.
+
+    Raises:
+        UserError: naming the key.
+    """
     for name, least in (("batch_size", 1), ("resamples", 100), ("sample", 1)):
         value = getattr(config, name)
         if value is not None and value < least:

@@ -106,10 +106,23 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
 
 
 def check_train(config: TrainConfig) -> Checked:
-    """Check what can be checked without rows and model.
+    """Check what can be checked without rows and model: the options, then the files that they name.
 
     Raises:
         UserError: naming the key, or the file.
+    """
+    tokens, normalisation = check_options(config)
+    return Checked(find_sources(config), tokens, normalisation)
+
+
+def check_options(config: TrainConfig) -> tuple[TokensConfig, str]:
+    """Check the options alone, for files that need not be there yet.
+
+    Returns:
+        How rows become token ids, and the normalisation of the loss, with nothing left open.
+
+    Raises:
+        UserError: naming the key.
     """
     tokens = resolved(config.tokens, config.variant)
     default = "micro_batch_mean" if config.variant == "released" else "token_mean"
@@ -125,7 +138,7 @@ def check_train(config: TrainConfig) -> Checked:
             "model.dtype=float16 cannot be trained itself (its gradients cannot be unscaled); set model.dtype=float32 "
             "or bfloat16, or model.lora.enabled=true, whose adapters are float32"
         )
-    return Checked(find_sources(config), tokens, normalisation)
+    return tokens, normalisation
 
 
 def usable_precision(config: TrainConfig) -> TrainConfig:

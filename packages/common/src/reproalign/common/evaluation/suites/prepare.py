@@ -75,14 +75,10 @@ def prepare(suite: SuiteConfig) -> Prepared:
         UserError: for an unknown task, metric or split, a file or column that is missing, rows that a task cannot read,
             data that the Hub does not give, or programs of a model that may not be run.
     """
-    lm_eval_version()
-    suite.check()
-    names = _names(suite)
-    _check_code(suite, names)
     benchmarks: list[Benchmark] = []
     evaluations: dict[str, Evaluation] = {}
     made: list[tuple[Recipe, str]] = []  # two metrics of one task share its evaluation
-    for name in names:
+    for name in check_suite(suite):
         config = suite.benchmark(name)
         recipes, known, weighted = _recipes(suite, name, config)
         used = []
@@ -95,6 +91,19 @@ def prepare(suite: SuiteConfig) -> Prepared:
             used.append(shared)
         benchmarks.append(Benchmark(name, config, tuple(used), known, weighted))
     return Prepared(tuple(benchmarks), evaluations)
+
+
+def check_suite(suite: SuiteConfig) -> list[str]:
+    """Check what can be checked without data, and return the names of the tasks.
+
+    Raises:
+        UserError: for a wrong option, an unknown task, or programs of a model that may not be run.
+    """
+    lm_eval_version()
+    suite.check()
+    names = _names(suite)
+    _check_code(suite, names)
+    return names
 
 
 def _names(suite: SuiteConfig) -> list[str]:
