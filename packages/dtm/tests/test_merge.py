@@ -257,6 +257,13 @@ def test_what_has_no_meaning_is_refused_in_one_sentence(tmp_path, adapters, caps
     assert message in refusal("dtm", main, line, capsys, untouched=tmp_path)
 
 
+def test_a_folder_that_is_not_there_is_no_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for variant in ("paper", "released"):
+        words = ["merge", "models=runs/none/train", f"variant={variant}", "output_dir=out"]
+        assert "models: 'runs/none/train': no such folder" in refusal("dtm", main, words, capsys, untouched=tmp_path)
+
+
 def test_models_that_do_not_belong_together_are_refused(tmp_path, base, adapters, capsys):
     def refused(models: list[Path], *words: str) -> str:
         line = ["merge", f"models=[{','.join(map(str, models))}]", *words, f"output_dir={tmp_path / 'run'}"]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from reproalign.common.cli import find_verb
+from reproalign.common.invocation import Invocation, structured
 from reproalign.common.recipes import REQUIRED, effective_batch, read_headers
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed
 from reproalign.dtm.cli import APP, main
+from reproalign.dtm.merge.verb import check_options as check_merge
+from reproalign.dtm.run import make_plan
+from reproalign.dtm.train.verb import check_options as check_train
 
 HEADERS = read_headers("reproalign.dtm")
 PAPER = load_paper("reproalign.dtm")
@@ -50,6 +57,22 @@ def test_the_adapters_of_every_training_are_the_published_ones():
     for lora in (plain["model"]["lora"], run["model"]["lora"]):
         assert (lora["enabled"], lora["r"], lora["alpha"], lora["dropout"]) == (True, 16, 16, 0.05)
         assert lora["target_modules"] == ["gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.mark.parametrize("name", [name for name in HEADERS if HEADERS[name]["verb"] in ("run", "train", "merge")])
+def test_a_recipes_options_are_accepted(name, tmp_path, monkeypatch):
+    verb, config = HEADERS[name]["verb"], composed(APP, f"experiment={name}")
+    monkeypatch.chdir(tmp_path)
+    Path("baize.jsonl").touch()  # which users make themselves
+    meant = find_verb(APP, verb, [f"experiment={name}"])
+    invocation = Invocation(["dtm", verb], APP.package, verb, meant.schema, meant.target, config)
+    options = structured(invocation)
+    if verb == "run":
+        make_plan(options, invocation)
+    elif verb == "train":
+        check_train(options)
+    else:
+        check_merge(options, ["a", "b", "c", "d"], adapters=True)
 
 
 def test_every_published_setting_has_a_recipe():

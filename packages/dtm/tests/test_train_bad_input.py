@@ -48,6 +48,11 @@ def fails(tmp_path, capsys, monkeypatch):
         (["dispersal=disperse", "init_seed=4294967296"], "init_seed=4294967296 must be from 0 to 4294967295"),
         (["dispersal=disperse", "variant=both"], "unknown variant 'both'"),
         (["dispersal=disperse", "normalisation=mean"], "unknown normalisation 'mean'"),
+        (["dispersal=disperse", "trainer.learning_rate=fast"], "trainer.learning_rate=fast must be a number"),
+        (["dispersal=disperse", "trainer.max_steps=1.5"], "trainer.max_steps=1.5 must be a whole number"),
+        (["dispersal=disperse", "trainer.bf16=maybe"], "trainer.bf16=maybe must be true or false"),
+        (["dispersal=disperse", "trainer.per_device_train_batch_size=0"], "must be at least 1"),
+        (["dispersal=disperse", "trainer.lr_scheduler_type=cosin"], "unknown trainer.lr_scheduler_type 'cosin'"),
         (["dispersal=disperse", "regularizer.name=l2"], "needs regularizer.weight, its λ, which is not published"),
         (
             ["dispersal=disperse", "regularizer.name=ewc", "regularizer.weight=1", "regularizer.fisher=no.safetensors"],

@@ -190,7 +190,7 @@ def dropped(config: MergeConfig) -> float:
 
 def _is_adapter(model: str) -> bool:
     path = model_path(model, "models")
-    if not Path(path).is_dir() and path.count("/") != 1:  # a Hub id is owner/name
+    if not Path(path).is_dir() and path.count("/") > 1:  # a Hub id is name or owner/name
         raise UserError(f"models: '{model}': no such folder")
     return adapter_folder(path) is not None
 
