@@ -67,9 +67,8 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     checked = check_train(config)
     config = usable_precision(config)
     released_order = config.variant == "released" and SAMPLING not in config.trainer
-    arguments = training_arguments(
-        config, Path(config.output_dir), **({SAMPLING: "sequential"} if released_order else {})
-    )
+    defaults: dict[str, Any] = {SAMPLING: "sequential"} if released_order else {}
+    arguments = training_arguments(config, Path(config.output_dir), **defaults)
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         run.set("precision", {"dtype": config.model.dtype, "fp16": arguments.fp16, "bf16": arguments.bf16})
         tokenizer = load_tokenizer(config.model)
