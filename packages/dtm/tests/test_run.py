@@ -20,7 +20,6 @@ from reproalign.common.testing import refusal, run_command
 from reproalign.dtm.cli import APP, RUN, main
 from reproalign.dtm.run import make_plan
 
-
 BENCHMARKS = ["evaluate_on=dtm", "benchmarks.suite.run_code=true"]
 HELD_OUT = "disperse.data.eval_fraction=0.1"
 

@@ -69,7 +69,6 @@ def fails(tmp_path, capsys, monkeypatch):
         (["dispersal=disperse", "filter.above=3"], "filter.above has no meaning without scores"),
         (["dispersal=disperse", "replay.column=x"], "without replay.path or replay.name nothing is mixed in"),
         (["dispersal=disperse", "replay.path=x", "replay.split=test"], "are of a Hub data set"),
-        (["dispersal=disperse", "trainer.learning_rate=fast"], "trainer.learning_rate=fast must be a number"),
         (["dispersal=disperse", "logprobs.chunk_size=0"], "logprobs.chunk_size=0 must be at least 1"),
         (["dispersal=disperse", "filter.scores=[none.json]"], "filter.scores: none.json: cannot be read"),
         (["dispersal=disperse", "trainer.eval_strategy=epoch"], "needs held-out rows"),
