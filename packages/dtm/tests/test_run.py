@@ -76,6 +76,11 @@ def test_the_variant_is_that_of_every_child():
     assert {child.invocation.config["variant"] for child in plan.children} == {"released"}
 
 
+def test_a_merge_that_the_release_has_not_may_be_had_beside():
+    merge = planned("variant=released", "merges.whole={method: ensemble, variant: paper}").training[-1]
+    assert (merge.name, merge.invocation.config["variant"]) == ("merge-whole", "paper")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -36,7 +36,7 @@ from reproalign.dtm.train.verb import check_options as check_train
 OWNED = {
     "disperse": ("output_dir", "seed", "variant"),
     "train": ("output_dir", "seed", "variant", "model.name", "dispersal", "cluster", "clusters"),
-    "merges": ("output_dir", "seed", "variant", "models", "base"),
+    "merges": ("output_dir", "seed", "models", "base"),
     "evaluate": ("output_dir", "seed", "variant", "model", "rows"),
     "benchmarks": ("output_dir", "model"),
 }
