@@ -98,6 +98,11 @@ def test_a_measurement_in_parts_is_the_same_and_goes_on_where_it_stopped(tmp_pat
     facts = json.loads((tmp_path / "stopped" / "statistics.json").read_text())
     assert facts == {"format": 1, "kind": "fisher", "rows": 3, "tokens": 7, "labels": "data", "model": "m"}
 
+    Interrupted.reads = 1  # another measurement in the same folder: what says that it is whole goes first
+    with pytest.raises(KeyboardInterrupt):
+        write_model_statistics(tmp_path / "stopped", model, Interrupted(ROWS[:2]), NAMES, small, named="m")
+    assert not (tmp_path / "stopped" / "statistics.json").exists()
+
 
 def test_tensors_are_named_by_patterns():
     known = measurable(tiny_model("llama"), "gram")

@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json, write_json
 from reproalign.common.logprobs.model import install_completion_logps
-from reproalign.common.merging.statistics import KINDS, write_facts, write_statistics
+from reproalign.common.merging.statistics import FACTS, KINDS, write_facts, write_statistics
 
 LABELS = ("data", "model")
 JOURNAL = "progress.json"
@@ -271,8 +271,8 @@ def _finished(folder: Path, identity: str) -> dict[str, Any]:
         left = {}
     if left.get("identity") == identity:
         return left
-    for path in folder.glob("*.safetensors"):
-        path.unlink()
+    for path in (*folder.glob("*.safetensors"), folder / FACTS):  # which would call the folder whole
+        path.unlink(missing_ok=True)
     return {"identity": identity, "files": []}
 
 
