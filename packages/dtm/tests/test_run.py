@@ -18,6 +18,7 @@ from reproalign.common.files import sha256_file
 from reproalign.common.invocation import Invocation, structured
 from reproalign.common.testing import refusal, run_command
 from reproalign.dtm.cli import APP, RUN, main
+from reproalign.dtm.report import write_report
 from reproalign.dtm.run import make_plan
 
 BENCHMARKS = ["evaluate_on=dtm", "benchmarks.suite.run_code=true"]
@@ -117,6 +118,18 @@ def test_a_merge_that_the_release_has_not_may_be_had_beside():
 def test_mistakes_are_found_before_anything_is_run(words, said, tmp_path, capsys):
     words = ["run", "model=tiny", f"output_dir={tmp_path / 'run'}", *words]
     assert said in refusal("dtm", main, words, capsys, untouched=tmp_path)
+
+
+def test_a_report_of_many_columns_is_several_tables_that_fit(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    sources = {f"source_number_{index}": {"loss": index / 7} for index in range(9)}
+    measured = {"loss": 2.0, "low": 1.5, "high": 2.5, "sources": sources}
+    write_report({"losses": dict.fromkeys(("base", "vanilla"), measured)}, tmp_path)
+    printed = capsys.readouterr().out
+    assert all(printed.count(name) == 1 for name in sources)
+    assert max(map(len, printed.splitlines())) <= 80
+    with (tmp_path / "losses.csv").open() as stream:
+        assert [len(row) for row in csv.reader(stream)] == [11, 11, 11]
 
 
 def smoke(folder: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from rich.table import Table
 
 from reproalign.common.evaluation.plots import categories
 from reproalign.common.files import write_json, write_text
+from reproalign.dtm.study.plots import intervals
 
 ALL = "all"
+LOSS = "loss of held-out responses, nats per token"
 Scores = dict[str, dict[str, float]]  # model -> column -> number
 
 
@@ -25,18 +27,24 @@ def write_report(found: Mapping[str, Mapping[str, Mapping[str, Any]]], folder: P
         found: ``losses`` and ``benchmarks`` -> model -> metrics of its run.
         folder: of the run.
     """
-    made = {
-        "losses": ({model: _losses(metrics) for model, metrics in found.get("losses", {}).items()}, 4),
-        "benchmarks": ({model: _benchmarks(metrics) for model, metrics in found.get("benchmarks", {}).items()}, 2),
-    }
-    write_json(folder / "results.json", {kind: dict(found.get(kind, {})) for kind in made})
-    titles = {"losses": "loss of held-out responses, nats per token", "benchmarks": "benchmarks"}
-    for kind, (scores, digits) in made.items():
-        if scores:
-            Console().print(_table(scores, titles[kind], digits))
-            write_text(folder / f"{kind}.csv", _as_csv(scores))
-            points = {model: {name: [value] for name, value in row.items()} for model, row in scores.items()}
-            categories({titles[kind]: points}, folder / "plots" / f"{kind}.png")
+    losses, benchmarks = found.get("losses", {}), found.get("benchmarks", {})
+    write_json(folder / "results.json", {"losses": dict(losses), "benchmarks": dict(benchmarks)})
+    if losses:
+        _write({model: _losses(entry) for model, entry in losses.items()}, "losses", LOSS, 4, folder)
+        overall = [(model, entry["loss"], entry["low"], entry["high"]) for model, entry in losses.items()]
+        intervals(overall, folder / "plots" / "losses.png", measured=LOSS)
+    if benchmarks:
+        scores = {model: _benchmarks(entry) for model, entry in benchmarks.items()}
+        _write(scores, "benchmarks", "benchmarks", 2, folder)
+        points = {model: {name: [value] for name, value in row.items()} for model, row in scores.items()}
+        categories({"benchmarks": points}, folder / "plots" / "benchmarks.png")
+
+
+def _write(scores: Scores, name: str, title: str, digits: int, folder: Path) -> None:
+    console = Console()
+    for part in parts_that_fit(_columns(scores), console.width - max(map(len, ["model", *scores])) - 4, digits):
+        console.print(_table(scores, part, title, digits))
+    write_text(folder / f"{name}.csv", _as_csv(scores))
 
 
 def _losses(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -51,12 +59,26 @@ def _columns(scores: Scores) -> list[str]:
     return list(dict.fromkeys(name for row in scores.values() for name in row))
 
 
-def _table(scores: Scores, title: str, digits: int) -> Table:
+def parts_that_fit(columns: Sequence[str], width: int, digits: int) -> list[list[str]]:
+    """Divide columns, in order, among tables that are no wider than ``width`` characters; each has one at least."""
+    parts: list[list[str]] = []
+    left = 0
+    for name in columns:
+        needed = max(len(name), digits + 3) + 3
+        if not parts or needed > left:
+            parts.append([])
+            left = width
+        parts[-1].append(name)
+        left -= needed
+    return parts
+
+
+def _table(scores: Scores, columns: Sequence[str], title: str, digits: int) -> Table:
     table = Table("model", title=title, title_style="bold", header_style="bold")
-    for name in _columns(scores):
+    for name in columns:
         table.add_column(name, justify="right", overflow="fold")
     for model, row in scores.items():
-        table.add_row(model, *(f"{row[name]:.{digits}f}" if name in row else "" for name in _columns(scores)))
+        table.add_row(model, *(f"{row[name]:.{digits}f}" if name in row else "" for name in columns))
     return table
 
 
