@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from reproalign.common.invocation import Invocation, structured
 from reproalign.common.models.tiny import tiny_folder
-from reproalign.common.testing import refusal
-from reproalign.dtm.cli import main
+from reproalign.common.testing import composed, refusal
+from reproalign.dtm.cli import APP, STUDY, main
 from reproalign.dtm.study.course import course
+from reproalign.dtm.study.curves_plan import make_plan
 from reproalign.dtm.study.errors import compare_errors
 from reproalign.dtm.study.gap import loss_gap
 from reproalign.dtm.study.learned import learned_tokens
@@ -227,6 +229,20 @@ def suite_run(folder: Path, **values: float) -> str:
     rows = [{"name": name, "value": value, "stderr": 0.4} for name, value in values.items()]
     (folder / "results.json").write_text(json.dumps({"suite": "dtm", "rows": rows}))
     return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"), [("model.lora.enabled=false", "enabled", False), ("model.lora.alpha=32", "alpha", 32)]
+)
+def test_study_curves_trains_the_adapters_it_is_told(tmp_path, word, key, value):
+    words = ["model=tiny", f"output_dir={tmp_path}", "train.rows=[r.jsonl]", "evaluate.rows=[h.jsonl]"]
+    config = composed(APP, *words, word, verb="study curves")
+    invocation = Invocation(
+        ["dtm", "study", "curves"], APP.package, "study curves", STUDY[0].schema, STUDY[0].target, config
+    )
+    training = make_plan(structured(invocation), invocation).children[1].invocation.config["model"]["lora"]
+    assert training == config["model"]["lora"]
+    assert (training["r"], training[key]) == (16, value)
 
 
 def test_study_curves_of_given_evaluations_and_the_claim_about_them(tmp_path):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 COLUMNS = ("instruction", "input", "output", "source")
-ROWS, LABELS = "rows.jsonl", "labels.json"  # in the folder of `dtm disperse`
+# In the folder of `dtm disperse`.
+ROWS, LABELS, HELD_OUT, DISPERSAL = "rows.jsonl", "labels.json", "held_out.jsonl", "dispersal.json"
 LABEL_LIMIT = 2**63  # labels are kept as int64
 
 

@@ -6,14 +6,14 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from reproalign.common.compose import as_word, section_words
-from reproalign.common.config import LaunchConfig, LoraConfig, ModelConfig
+from reproalign.common.compose import as_word
+from reproalign.common.config import LaunchConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, given_words, plan_child, run_child
@@ -23,12 +23,14 @@ from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.records.run import read_record
 from reproalign.common.verbs import EVALUATE_SUITE
 from reproalign.common.verbs.evaluate import check_options as check_suite
+from reproalign.dtm.children import evaluation_words, training_words
 from reproalign.dtm.cli import DISPERSE, EVALUATE, MERGE, TRAIN, TRAIN_EACH
 from reproalign.dtm.config import RunConfig
 from reproalign.dtm.disperse.config import DisperseConfig
 from reproalign.dtm.disperse.settings import resolve as check_disperse
 from reproalign.dtm.merge.verb import check_options as check_merge
 from reproalign.dtm.report import write_report
+from reproalign.dtm.rows import HELD_OUT
 from reproalign.dtm.study.evaluate import check_options as check_evaluate
 from reproalign.dtm.train.verb import check_options as check_train
 
@@ -48,7 +50,6 @@ OPTION_CHECKS: dict[Verb, Callable[[Any], object]] = {
     EVALUATE: check_evaluate,
     EVALUATE_SUITE: check_suite,
 }
-HELD_OUT = "held_out.jsonl"
 RESERVED = ("base", "disperse", "train", "vanilla")  # names of children, and of what they start from
 
 
@@ -80,9 +81,10 @@ def run_all(config: RunConfig, invocation: Invocation) -> None:
         ReportedError: if a child failed; the same command goes on from it.
     """
     plan = make_plan(config, invocation)
+    hardware = Hardware.detect()
     for child in plan.children:
         with _named(child):
-            _check_launch(child.invocation)
+            _check_launch(child.invocation, hardware)
     with Run.open(invocation) as run:
         for child in plan.children:
             run_child(run, child)
@@ -147,9 +149,7 @@ class _Planner:
         section = f"beside.{name}" if name in self.config.beside else "train"
         words = [
             *self.common,
-            *section_words("model", _without_adapters(self.config.model)),
-            # All of them: `dtm train` has adapters where nothing is said.
-            *(as_word(f"model.lora.{key}", value) for key, value in asdict(self.config.model.lora).items()),
+            *training_words(self.config.model),
             as_word("dispersal", str(self.folder / "disperse")),
             *words,
             *given_words("train", self.config.train, OWNED["train"], by="run"),
@@ -162,8 +162,6 @@ class _Planner:
         child = self._child(f"merge-{name}", MERGE, words, f"merges.{name}", given, owned="merges")
         with _named(child):
             made = check_merge(structured(child.invocation), models, adapters=self.config.model.lora.enabled)
-        words.append(as_word("output", made.output))
-        child = self._child(child.name, MERGE, words, f"merges.{name}", given, owned="merges")
         return child, str(self.folder / child.name / made.output)
 
     def _evaluations(self, models: Mapping[str, str]) -> dict[str, dict[str, Child]]:
@@ -174,7 +172,7 @@ class _Planner:
                 name: self._child(
                     f"evaluate-{name}",
                     EVALUATE,
-                    [*self.common, rows, *self._held(path)],
+                    [*self.common, rows, *evaluation_words(self.config.model, path)],
                     "evaluate",
                     self.config.evaluate,
                 )
@@ -185,18 +183,13 @@ class _Planner:
                 name: self._child(
                     f"benchmarks-{name}",
                     EVALUATE_SUITE,
-                    [as_word("suite", self.config.evaluate_on), *self._held(path)],
+                    [as_word("suite", self.config.evaluate_on), *evaluation_words(self.config.model, path)],
                     "benchmarks",
                     self.config.benchmarks,
                 )
                 for name, path in models.items()
             }
         return made
-
-    def _held(self, path: str) -> list[str]:
-        """How a model is held for an evaluation: as the base, without adapters of its own to train."""
-        revision = self.config.model.revision if path == self.config.model.name else None
-        return section_words("model", replace(_without_adapters(self.config.model), name=path, revision=revision))
 
     def _child(
         self, name: str, verb: Verb, words: Sequence[str], section: str, given: Mapping[str, Any], owned: str = ""
@@ -209,14 +202,14 @@ class _Planner:
         return child
 
 
-def _check_launch(invocation: Invocation) -> None:
+def _check_launch(invocation: Invocation, hardware: Hardware) -> None:
     """Check a child's launch against this machine."""
     if "launch" not in invocation.config:
         return
     launch = LaunchConfig(**invocation.config["launch"])
     if launch.slurm:
         raise UserError("launch.slurm prints a script, and the next step needs what it would make; remove it")
-    check_launch(launch, Hardware.detect())
+    check_launch(launch, hardware)
 
 
 @contextmanager
@@ -226,10 +219,6 @@ def _named(child: Child) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{child.name}: {error}") from error
-
-
-def _without_adapters(model: ModelConfig) -> ModelConfig:
-    return replace(model, lora=LoraConfig())
 
 
 def _check(config: RunConfig) -> None:

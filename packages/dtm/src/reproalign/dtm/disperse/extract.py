@@ -23,9 +23,9 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path
 from reproalign.dtm.disperse.sets import DataSet, open_set
 from reproalign.dtm.disperse.sources import InstructionRow, Rules
-from reproalign.dtm.rows import ROWS
+from reproalign.dtm.rows import HELD_OUT, ROWS
 
-HELD_OUT, REJECTS = "held_out.jsonl", "rejects.jsonl"
+REJECTS = "rejects.jsonl"
 
 
 @dataclass

@@ -33,9 +33,7 @@ from reproalign.dtm.disperse.settings import Settings, resolve
 from reproalign.dtm.disperse.sources import Rules
 from reproalign.dtm.disperse.stored import embeddings_of, manifest_of
 from reproalign.dtm.disperse.summary import nearest_rows, summarise
-from reproalign.dtm.rows import LABELS, ROWS
-
-DISPERSAL = "dispersal.json"
+from reproalign.dtm.rows import DISPERSAL, LABELS, ROWS
 
 
 def disperse(config: DisperseConfig, invocation: Invocation) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from reproalign.common.errors import UserError
 from reproalign.common.merging.checkpoint import read_json
 from reproalign.common.records.lineage import RECORD, read_plain
-from reproalign.dtm.rows import parse_clusters
+from reproalign.dtm.rows import DISPERSAL, parse_clusters
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 RESULTS = ("model", "adapter")  # what a run leaves, the first that is there
@@ -57,7 +57,7 @@ def _children(folder: Path) -> list[str]:
         return [f"cluster-{cluster}" for cluster in parse_clusters(config["clusters"]) or []]
     kind = "cluster" if any(folder.glob("cluster-*")) else "variation"
     found = [int(name[1]) for path in folder.iterdir() if (name := re.fullmatch(rf"{kind}-(\d+)", path.name))]
-    facts = Path(str(config.get("dispersal"))).expanduser() / "dispersal.json"
+    facts = Path(str(config.get("dispersal"))).expanduser() / DISPERSAL
     expected = int(read_json(facts).get("clusters", 0)) if facts.is_file() else 0
     return [f"{kind}-{number}" for number in range(max(expected, 1 + max(found, default=-1)))]
 

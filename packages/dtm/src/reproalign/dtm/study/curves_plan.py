@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from reproalign.common.compose import as_word, section_words
-from reproalign.common.config import LoraConfig
+from reproalign.common.compose import as_word
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child, given_words, plan_child, run_child
 from reproalign.common.models.load import model_path
 from reproalign.common.records import Run
 from reproalign.common.verbs import EVALUATE_SUITE
+from reproalign.dtm.children import evaluation_words, training_words
 from reproalign.dtm.cli import EVALUATE, TRAIN
+from reproalign.dtm.rows import HELD_OUT
 from reproalign.dtm.study.config import CurvesConfig
 from reproalign.dtm.study.gap import check_fractions
 
@@ -24,7 +25,6 @@ OWNED = {
     "evaluate": ("output_dir", "seed", "variant", "model"),
     "benchmarks": ("output_dir", "model"),
 }
-HELD_OUT = "held_out.jsonl"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def make_plan(config: CurvesConfig, invocation: Invocation) -> Plan:
         name, model = "base", config.model.name
         if fraction:
             name = f"{fraction:g}"
-            words = [*common, *section_words("model", config.model), as_word("data_ratio", fraction)]
+            words = [*common, *training_words(config.model), as_word("data_ratio", fraction)]
             words += given_words("train", config.train, OWNED["train"], by="study curves")
             children.append(plan_child(invocation, f"train-{name}", TRAIN, words))
             model = str(Path(config.output_dir) / f"train-{name}" / "model")
@@ -94,8 +94,7 @@ def run_plan(plan: Plan, run: Run) -> tuple[list[str], list[float]]:
 def _evaluations(
     config: CurvesConfig, invocation: Invocation, name: str, model: str, common: Sequence[str]
 ) -> list[Child]:
-    revision = config.model.revision if name == "base" else None
-    held = section_words("model", replace(config.model, name=model, revision=revision, lora=LoraConfig()))
+    held = evaluation_words(config.model, model)
     rows = [] if "rows" in config.evaluate else [as_word("rows", [str(Path(config.train["dispersal"]) / HELD_OUT)])]
     given = given_words("evaluate", config.evaluate, OWNED["evaluate"], by="study curves")
     made = [plan_child(invocation, f"evaluate-{name}", EVALUATE, [*common, *held, *rows, *given])]

@@ -19,6 +19,8 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
 from reproalign.common.records import Run
 from reproalign.dtm.rows import (
+    DISPERSAL,
+    HELD_OUT,
     LABELS,
     ROWS,
     Selection,
@@ -34,9 +36,6 @@ from reproalign.dtm.rows import (
 from reproalign.dtm.tokens import TokensConfig, supervised_only, tokenize
 from reproalign.dtm.train.config import FilterConfig, TrainConfig
 from reproalign.dtm.train.mixture import good_enough, replayed
-
-HELD_OUT = "held_out.jsonl"  # in the folder of `dtm disperse`
-FACTS = "dispersal.json"
 
 
 @dataclass(frozen=True)
@@ -196,7 +195,7 @@ def _named_files(sources: Sources, filtering: FilterConfig) -> Iterator[tuple[st
 
 def _check_facts(folder: Path) -> None:
     """Refuse rows or labels that are not what the dispersal wrote."""
-    path = folder / FACTS
+    path = folder / DISPERSAL
     if not path.is_file():
         return
     try:
