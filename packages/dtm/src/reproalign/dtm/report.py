@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reproalign.common.evaluation.plots import categories
-from reproalign.common.files import write_json, write_text
+from reproalign.common.files import csv_text, write_json, write_text
 from reproalign.dtm.study.plots import intervals
 
 ALL = "all"
@@ -83,8 +81,5 @@ def _table(scores: Scores, columns: Sequence[str], title: str, digits: int) -> T
 
 
 def _as_csv(scores: Scores) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, ["model", *_columns(scores)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({"model": model, **row} for model, row in scores.items())
-    return stream.getvalue()
+    columns = _columns(scores)
+    return csv_text(["model", *columns], ([model, *map(row.get, columns)] for model, row in scores.items()))

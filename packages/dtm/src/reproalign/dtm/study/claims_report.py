@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Column, Table
 
+from reproalign.common.files import csv_text
 from reproalign.dtm.study.findings import CLEAR, Finding
 from reproalign.dtm.study.scores import ANY, Scores, mean_score
 
@@ -100,16 +99,14 @@ def claims_json(checked: Sequence[Checked]) -> list[dict[str, Any]]:
 
 def claims_csv(checked: Sequence[Checked]) -> str:
     """Return one line for each instance of a claim, with a header; of the paper's numbers and of ours."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["claim", "numbers", "instance", "difference", "standard_errors", "met"])
+    rows = []
     for entry in checked:
         for whose, finding in (("paper", entry.paper), ("ours", entry.ours)):
             for effect in finding.effects if finding else ():
                 value = "" if effect.value is None else f"{effect.value:.6g}"
                 z = "" if effect.z is None else f"{effect.z:.6g}"
-                writer.writerow([entry.name, whose, effect.label, value, z, str(effect.met).lower()])
-    return stream.getvalue()
+                rows.append([entry.name, whose, effect.label, value, z, str(effect.met).lower()])
+    return csv_text(["claim", "numbers", "instance", "difference", "standard_errors", "met"], rows)
 
 
 def means(scores: Scores, paper: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,7 +16,7 @@ from rich.table import Table
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve as Line
 from reproalign.common.evaluation.plots import comparison
-from reproalign.common.files import sha256_file, write_json, write_text
+from reproalign.common.files import csv_text, sha256_file, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
@@ -212,10 +210,9 @@ def _cells(entry: Course, digits: int) -> list[str]:
 
 
 def _csv(found: Mapping[str, Course]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["measure", "fraction", "value", "stderr"])
-    for name, entry in found.items():
-        for fraction, value, error in zip(entry.fractions, entry.values, entry.stderr, strict=True):
-            writer.writerow([name, fraction, repr(value), "" if error is None else repr(error)])
-    return stream.getvalue()
+    rows = [
+        (name, fraction, repr(value), "" if error is None else repr(error))
+        for name, entry in found.items()
+        for fraction, value, error in zip(entry.fractions, entry.values, entry.stderr, strict=True)
+    ]
+    return csv_text(["measure", "fraction", "value", "stderr"], rows)

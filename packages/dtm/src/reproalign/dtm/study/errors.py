@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
@@ -14,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reproalign.common.errors import UserError
-from reproalign.common.files import sha256_json, write_json, write_text
+from reproalign.common.files import csv_text, sha256_json, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.dtm.study.config import ErrorsConfig
@@ -156,9 +154,5 @@ def _share(part: int, whole: int) -> str:
 
 
 def _csv(found: ErrorSets) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["model", "errors", "unique", "corrected"])
-    for name, size in found.sizes.items():
-        writer.writerow([name, size, found.unique[name], found.corrected[name]])
-    return stream.getvalue()
+    rows = [(name, size, found.unique[name], found.corrected[name]) for name, size in found.sizes.items()]
+    return csv_text(["model", "errors", "unique", "corrected"], rows)

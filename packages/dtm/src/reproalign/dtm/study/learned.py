@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -16,7 +14,7 @@ from rich.table import Table
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.errors import UserError
-from reproalign.common.files import write_json, write_text
+from reproalign.common.files import csv_text, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.load import load_tokenizer
 from reproalign.common.records import Run
@@ -132,10 +130,9 @@ def _cells(entries: Sequence[Learned], place: int, write: Callable[[int], str]) 
 
 
 def _csv(lists: dict[str, list[Learned]], write: Callable[[int], str]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["stage", "rank", "id", "token", "delta", "count"])
-    for name, entries in lists.items():
-        for place, entry in enumerate(entries, start=1):
-            writer.writerow([name, place, entry.id, write(entry.id), repr(entry.delta), entry.count])
-    return stream.getvalue()
+    rows = [
+        (name, place, entry.id, write(entry.id), repr(entry.delta), entry.count)
+        for name, entries in lists.items()
+        for place, entry in enumerate(entries, start=1)
+    ]
+    return csv_text(["stage", "rank", "id", "token", "delta", "count"], rows)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Column, Table
 
+from reproalign.common.files import csv_text
 from reproalign.dtm.study.losses import RowLoss
 from reproalign.dtm.study.metrics import bootstrap_token_mean, masked_accuracy, perplexity, released_accuracy
 
@@ -114,11 +113,7 @@ def table(summaries: Sequence[Summary], title: str, confidence: float) -> Table:
 
 def as_csv(summaries: Sequence[Summary]) -> str:
     """Return the summaries as CSV with a header."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(Summary.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(entry) for entry in summaries)
-    return stream.getvalue()
+    return csv_text(list(Summary.__dataclass_fields__), [list(asdict(entry).values()) for entry in summaries])
 
 
 def as_metrics(summaries: Sequence[Summary]) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +13,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.evaluation.suites.config import AverageConfig, SuiteConfig
 from reproalign.common.evaluation.suites.prepare import Benchmark, Prepared
 from reproalign.common.evaluation.suites.run import Result
+from reproalign.common.files import csv_text
 
 
 @dataclass(frozen=True)
@@ -227,11 +226,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 def as_csv(rows: Sequence[Row]) -> str:
     """Return the rows as CSV with a header."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(Row.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return stream.getvalue()
+    return csv_text(list(Row.__dataclass_fields__), [list(asdict(entry).values()) for entry in rows])
 
 
 def as_json(suite: SuiteConfig, model: Mapping[str, Any], rows: Sequence[Row], results: Mapping[str, Result]) -> Any:
