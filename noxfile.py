@@ -15,7 +15,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
-PAPERS = ["mmpo", "more", "radpo", "dtm"]
+PAPERS = ["mmpo", "more", "radpo", "dtm", "ama"]
 CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
 NO_SIBLINGS = {"REPROALIGN_NO_SIBLINGS": "1"}  # see packages/*/hatch_build.py
 BENCHMARKS = ("more_step", "preference_step", "token_statistics", "merging", "disperse")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reproalign.ama import cli as ama
 from reproalign.common import app as reproalign
 from reproalign.common.compose import options
 from reproalign.common.data.templates import TEMPLATES
@@ -17,7 +18,7 @@ from reproalign.mmpo import cli as mmpo
 from reproalign.more import cli as more
 from reproalign.radpo import cli as radpo
 
-PAPERS = [mmpo, more, radpo, dtm]
+PAPERS = [mmpo, more, radpo, dtm, ama]
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("packages/*/*.md"))]
 

@@ -1,0 +1,1 @@
+"""Learning the ratios: data, objective, gradient, solvers."""

@@ -1,0 +1,1 @@
+"""RLHF and its baselines: fine-tuning with penalties, RAFT, DPO, PPO; the reward model."""

@@ -1,0 +1,1 @@
+"""Averaging the weights before and after RLHF: uniformly, by parts, or with learned ratios."""
