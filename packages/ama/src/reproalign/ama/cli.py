@@ -13,7 +13,7 @@ DATA = Verb(
     "data",
     "write HH-RLHF (or rows like it) as prompts, dialogues and pairs, divided as the paper's data are",
     "data",
-    "reproalign.ama.align.config:DataConfig",
+    "reproalign.ama.align.raft_config:DataConfig",
     "reproalign.ama.align.data:data",
 )
 REWARD = Verb(
@@ -36,7 +36,7 @@ RAFT = Verb(
     "align raft",
     "align by rejection sampling: sample, score, select and fine-tune, iteration by iteration",
     "align_raft",
-    "reproalign.ama.align.config:RaftConfig",
+    "reproalign.ama.align.raft_config:RaftConfig",
     "reproalign.ama.align.raft:raft",
     dry_run="reproalign.ama.align.raft:show_plan",
 )
@@ -60,7 +60,7 @@ COLLECT = Verb(
     "collect",
     "collect D_θ: responses of the aligned model to training prompts, the best-rewarded, a seeded draw of them",
     "collect",
-    "reproalign.ama.adapt.config:CollectConfig",
+    "reproalign.ama.adapt.collect_config:CollectConfig",
     "reproalign.ama.adapt.collect:collect",
     dry_run="reproalign.ama.adapt.collect:show_plan",
 )
