@@ -13,7 +13,7 @@ from reproalign.common.errors import UserError
 
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 MEASURE = st.builds(Measure, NUMBER, st.none() | st.floats(0, 1e9))
-TEXT = st.text("abcé,\"α| =", min_size=1, max_size=8).map(str.strip)
+TEXT = st.text('abcé,"α| =', min_size=1, max_size=8).map(str.strip)
 POINT = st.builds(
     Point,
     series=TEXT.filter(bool),

@@ -49,9 +49,7 @@ def test_dominated_points_add_no_hypervolume(points: list[tuple[int, int]]) -> N
 
 
 @given(GRID.filter(bool), st.floats(-4, 7))
-def test_the_value_of_a_line_is_the_highest_place_at_equal_or_higher_x(
-    points: list[tuple[int, int]], x: float
-) -> None:
+def test_the_value_of_a_line_is_the_highest_place_at_equal_or_higher_x(points: list[tuple[int, int]], x: float) -> None:
     line = array(points)
     shares = np.linspace(0, 1, 401)[:, None]
     dense = [line, *(start + shares * (end - start) for start, end in itertools.pairwise(line))]

@@ -3,7 +3,7 @@
 One row is one model that was evaluated: which sweep it belongs to (``series``), how it was aligned (``algorithm``), what
 was done to it (``method``, ``part``, ``alpha``, ``parameter`` and ``value``), its reward, and a column for each task's
 metric, with ``<metric>_stderr`` where the standard error is known. Rows of a series stand in the order in which they are
-joined. The published series have the same columns, and ``figure``, ``source`` and ``note`` besides.
+joined. Columns that say more in words (:data:`NOTES`) are optional. The published series have the same form.
 """
 
 from __future__ import annotations
@@ -39,7 +39,14 @@ METHODS = {
 }
 PARTS = ("input", "middle", "output")
 KEYS = ("series", "algorithm", "method", "part", "alpha", "parameter", "value", "reward", "reward_stderr")
-NOTES = ("figure", "source", "note", "rewards")
+NOTES = {
+    "rule": "which tensors were averaged: released_ma, linear_head_pre or linear_head_post; empty for what is no average",
+    "measure": "what the column reward holds: empty for a reward model's mean, pairrm or alpacaeval for a win rate",
+    "rewards": "a JSON-lines file of id and reward by prompt, for paired intervals; relative paths start at the table",
+    "figure": "figure or table of the paper",
+    "source": "P printed, D digitised, C computed",
+    "note": "what else is to be known",
+}
 _REQUIRED = ("series", "method", "reward")
 _STDERR = "_stderr"
 
@@ -69,10 +76,11 @@ class Point:
         part: which part a sweep of one part averages: input, middle or output, or a group's number from 1 on.
         alpha: mean ratio, which multiplies the weights before alignment; in [0, 1] but for extrapolation; None for
             methods without one.
-        parameter: name of what else the sweep varies, such as ``lambda`` or ``iteration``.
-        value: of that parameter, as text.
+        parameter: name of what else the sweep varies: ``K`` (groups) for learned ratios, ``ratios`` for patterns,
+            ``lambda`` for penalties and replay, ``kl``, ``iteration``, …
+        value: of that parameter, as text, such as ``3``, ``0.3|0.2|0.2`` or ``0.04``.
         metrics: task metric -> number: ``reading``, ``common_sense``, ``bleu``, ``drop``, ``perplexity``, …
-        notes: of :data:`NOTES`: where the point is from; ``rewards`` is a file of rewards by prompt.
+        notes: of :data:`NOTES`, those that are not empty.
     """
 
     series: str
