@@ -67,5 +67,5 @@ def test_what_is_no_point_is_refused_in_one_sentence(text: str, message: str) ->
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read; give a points.csv, or the folder of a run"):
+    with pytest.raises(UserError, match=r"cannot be read; give a points\.csv, or the folder of a run"):
         read_points(tmp_path / "none.csv")

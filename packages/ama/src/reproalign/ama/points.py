@@ -1,9 +1,9 @@
 """A point of a reward-tax front, and the CSV that fronts are kept in.
 
-One row is one model that was evaluated: which sweep it belongs to (``series``), how it was aligned (``algorithm``), what
-was done to it (``method``, ``part``, ``alpha``, ``parameter`` and ``value``), its reward, and a column for each task's
-metric, with ``<metric>_stderr`` where the standard error is known. Rows of a series stand in the order in which they are
-joined. Columns that say more in words (:data:`NOTES`) are optional. The published series have the same form.
+One row is one model that was evaluated: which sweep it belongs to (``series``), how it was aligned (``algorithm``),
+what was done to it (``method``, ``part``, ``alpha``, ``parameter`` and ``value``), its reward, and a column for each
+task's metric, with ``<metric>_stderr`` where the standard error is known. Rows of a series stand in the order in which
+they are joined. Columns that say more in words (:data:`NOTES`) are optional. The published series have the same form.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ METHODS = {
 PARTS = ("input", "middle", "output")
 KEYS = ("series", "algorithm", "method", "part", "alpha", "parameter", "value", "reward", "reward_stderr")
 NOTES = {
-    "rule": "which tensors were averaged: released_ma, linear_head_pre or linear_head_post; empty for what is no average",
+    "rule": "which tensors were averaged: released_ma, linear_head_pre or linear_head_post; empty for other methods",
     "measure": "what the column reward holds: empty for a reward model's mean, pairrm or alpacaeval for a win rate",
     "rewards": "a JSON-lines file of id and reward by prompt, for paired intervals; relative paths start at the table",
     "figure": "figure or table of the paper",

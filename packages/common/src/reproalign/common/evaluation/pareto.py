@@ -1,13 +1,15 @@
 """Fronts of two measures that are both to be high: non-dominated points, hypervolume, margins, bootstrap intervals.
 
-A point is a pair (x, y); in a reward-tax front x is the reward (or a win rate) and y a task's score. A line is a sequence
-of points in the order in which they are joined, such as a sweep of a ratio from 0 to 1. It need not be monotone in x.
+A point is a pair (x, y); in a reward-tax front x is the reward (or a win rate) and y a task's score. A line is a
+sequence of points in the order in which they are joined, such as a sweep of a ratio from 0 to 1. It need not be monotone
+in x.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -88,7 +90,7 @@ def line_value(line: Float[np.ndarray, "points 2"], x: float) -> float | None:
     if len(line) == 0:
         raise ValueError("a line needs at least one point")
     candidates = [float(y) for vertex, y in line if vertex >= x]
-    for (left, low), (right, high) in zip(line[:-1], line[1:], strict=True):
+    for (left, low), (right, high) in pairwise(line):
         if min(left, right) < x < max(left, right):
             candidates.append(float(low + (x - left) / (right - left) * (high - low)))
     return max(candidates, default=None)
