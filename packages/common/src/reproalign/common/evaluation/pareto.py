@@ -1,8 +1,8 @@
 """Fronts of two measures that are both to be high: non-dominated points, hypervolume, margins, bootstrap intervals.
 
 A point is a pair (x, y); in a reward-tax front x is the reward (or a win rate) and y a task's score. A line is a
-sequence of points in the order in which they are joined, such as a sweep of a ratio from 0 to 1. It need not be monotone
-in x.
+sequence of points in the order in which they are joined, such as a sweep of a ratio from 0 to 1. It need not
+be monotone in x.
 """
 
 from __future__ import annotations
