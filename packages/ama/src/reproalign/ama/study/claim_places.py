@@ -80,7 +80,7 @@ def at_ratio(check: Check) -> Finding:
 
 def best(check: Check) -> Finding:
     """Compare the highest value of two algorithms' MA sweeps."""
-    metric = check.entry["metric"]
+    metric, names = check.entry["metric"], check.entry["algorithms"]
     found = two_sweeps(check, metric)
     if isinstance(found, str):
         return Finding(missing=[found])
@@ -90,14 +90,10 @@ def best(check: Check) -> Finding:
     def difference(values: Values) -> float:
         return float(values[one, column].max() - values[other, column].max())
 
-    tops = [check.results.values[sweep, column].max() for sweep in found]
     label = f"best {metric}"
-    return Finding(
-        [check.effect(label, metric, difference, "above")],
-        notes=[
-            f"{label}: {', '.join(f'{name} {top:.5g}' for name, top in zip(check.entry['algorithms'], tops, strict=True))}"
-        ],
-    )
+    tops = {name: check.results.values[sweep, column].max() for name, sweep in zip(names, found, strict=True)}
+    note = f"{label}: {', '.join(f'{name} {top:.5g}' for name, top in tops.items())}"
+    return Finding([check.effect(label, metric, difference, "above")], notes=[note])
 
 
 def posts(check: Check) -> Finding:

@@ -56,6 +56,6 @@ class PropositionConfig:
     seed: int = 42  # of the draws
     samples: int = 200000  # draws for each setting, at least 1000
     classes: list[int] = field(default_factory=lambda: [3])  # K of the proposition, each at least 2
-    flip: list[float] = field(default_factory=lambda: [0.8])  # p, with which a spurious feature is of another class
-    features: list[int] = field(default_factory=lambda: [20])  # n, features that each model has learned, at least 1
-    overlap: list[int] = field(default_factory=lambda: [5, 15])  # n_o, those that both have; above n is left out
+    p: list[float] = field(default_factory=lambda: [0.8])  # chance that a feature shows a random class, in (0, 1]
+    features: list[int] = field(default_factory=lambda: [20])  # n: features that each model has learned, at least 1
+    overlap: list[int] = field(default_factory=lambda: [0, 5, 10, 15, 20])  # n_o: learned by both; at most n

@@ -94,7 +94,7 @@ def draw_claims(checked: Sequence[Checked], path: Path) -> None:
             text = f"{finding.met}/{len(finding.effects)}" if finding.effects else "–"
             axis.text(spot, 1.02, text, ha="center", fontsize="x-small", rotation=90, va="bottom")
     axis.set_xticks(range(len(names)), names)
-    axis.set(ylabel="share of instances borne out", ylim=(0, 1.35))
+    axis.set(ylabel="share of instances borne out", ylim=(0, 1.35), yticks=np.arange(0, 1.01, 0.25))
     axis.legend(frameon=False, fontsize="small", loc="upper right", ncols=2)
     _save(figure, path)
 

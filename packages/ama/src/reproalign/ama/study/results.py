@@ -68,8 +68,8 @@ class Results:
     def post(self, algorithm: str) -> int | None:
         """Return the aligned model θ of an algorithm: a point of its own, or the end α = 0 of a sweep."""
         found = self.find(method="post", algorithm=algorithm)
-        sweeps = self.find(method=("ma", "hma", "part"), algorithm=algorithm)
-        found += [index for index in sweeps if self._at(index, 0.0)]
+        for method in ("ma", "hma", "part"):
+            found += [index for index in self.find(method=method, algorithm=algorithm) if self._at(index, 0.0)]
         return found[0] if found else None
 
     def pre(self, algorithm: str) -> int | None:
