@@ -11,7 +11,7 @@ shared, and the averages weigh a feature (up to a common factor)
     weight    weights and feature masks are averaged (Definition F.2): 4 on the shared ones, 1 on the others
     disjoint  weight averaging, for a task that the other model has not learned: 2 on the shared ones, 1 on its others
 
-With d_k the score of the right class less that of class k, a feature of weight 1 has E d_k = 1 - p and the covariance M,
+With d_k the score of the right class less that of class k, a feature of weight 1 has E d_k = 1 - p and covariance M,
 
     M_kk = p (K + 2 - p K) / K,    M_jk = p (K + 1 - p K) / K,
 
