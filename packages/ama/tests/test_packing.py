@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.ama.align.packing import IGNORED, effective_block_size, group_texts, pack, tokenize_texts
+from reproalign.ama.align.packing import check_packing, effective_block_size, group_texts, pack, tokenize_texts
+from reproalign.common.data.collate import IGNORED
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import BOS, tiny_tokenizer
 
@@ -77,6 +78,6 @@ def test_every_group_drops_its_own_remainder(tokenizer: PreTrainedTokenizerBase)
 
 
 @pytest.mark.parametrize(("size", "group"), [(1, 1000), (8, 0)])
-def test_sizes_that_cannot_be_are_refused(tokenizer: PreTrainedTokenizerBase, size: int, group: int) -> None:
+def test_sizes_that_cannot_be_are_refused(size: int, group: int) -> None:
     with pytest.raises(UserError, match="must be at least"):
-        pack(["some text"], tokenizer, size, group_size=group)
+        check_packing(size, group)

@@ -9,22 +9,27 @@ between texts, and attention looks across their borders.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, Value
 from datasets import Sequence as SequenceFeature
+from numpy.typing import NDArray
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
+from reproalign.common.data.collate import IGNORED
 from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError
 
-IGNORED = -100
 GROUP = 1000  # texts joined at a time; LMFlow's group_texts_batch_size, 1 with its disable_group_texts
 LONGEST_DEFAULT = 1024  # tokens of a block where none are asked for
 
+FEATURES = Features({name: SequenceFeature(Value("int32")) for name in ("input_ids", "labels")})
+
+Block = dict[str, NDArray[np.int32]]
 Text = str | tuple[str, str]  # a text, all of which is learned; or a prompt and the response that is learned
 
 
@@ -76,6 +81,33 @@ def tokenize_texts(texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase) ->
     return columns
 
 
+def blocks(
+    texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, block_size: int, *, group_size: int = GROUP
+) -> Iterator[Block]:
+    """Tokenise texts and yield their blocks (``input_ids`` and ``labels``) as they fill up, in the order of the texts.
+
+    Args:
+        texts: whole texts, or prompts with their responses.
+        tokenizer: of the model.
+        block_size: tokens of a block.
+        group_size: texts that are joined at a time; the end of each such group that fills no block is dropped.
+    """
+    starts = range(0, len(texts), group_size)
+    for start in track(starts, description="packing", disable=len(texts) <= GROUP, transient=True):
+        made = group_texts(tokenize_texts(texts[start : start + group_size], tokenizer), block_size)
+        for ids, labels in zip(made["input_ids"], made["labels"], strict=True):
+            yield {"input_ids": np.array(ids, dtype=np.int32), "labels": np.array(labels, dtype=np.int32)}
+
+
+def to_dataset(rows: Iterable[Mapping[str, Any]]) -> Dataset:
+    """Return rows of ``input_ids`` and ``labels`` as a data set; there may be none."""
+    columns: dict[str, list[Any]] = {"input_ids": [], "labels": []}
+    for row in rows:
+        for name, values in columns.items():
+            values.append(row[name])
+    return Dataset.from_dict(columns, features=FEATURES)
+
+
 def pack(
     texts: Sequence[Text],
     tokenizer: PreTrainedTokenizerBase,
@@ -90,32 +122,33 @@ def pack(
         texts: whole texts, or prompts with their responses.
         tokenizer: of the model.
         block_size: as :func:`effective_block_size` takes it, from 2.
-        group_size: texts that are joined at a time; the end of each such group that fills no block is dropped.
+        group_size: texts that are joined at a time, at least 1.
         key: where the texts came from; the error names it.
 
     Returns:
-        Rows of ``input_ids`` and ``labels``, each ``block_size`` long, in the order of the texts.
+        Rows of ``input_ids`` and ``labels``, each of the same length, in the order of the texts.
 
     Raises:
-        UserError: if all texts together do not fill one block, or the block is too short to predict a token.
+        UserError: if all texts together do not fill one block.
     """
     size = effective_block_size(block_size, tokenizer.model_max_length)
-    if size < 2:
-        raise UserError(f"block_size={size} must be at least 2, so that there is a token to predict")
-    if group_size < 1:
-        raise UserError(f"group_size={group_size} must be at least 1")
-    columns: dict[str, list[np.ndarray[tuple[int], np.dtype[np.int32]]]] = {"input_ids": [], "labels": []}
-    tokens = 0
-    starts = range(0, len(texts), group_size)
-    for start in track(starts, description="packing", disable=len(texts) <= GROUP, transient=True):
-        rows = tokenize_texts(texts[start : start + group_size], tokenizer)
-        tokens += sum(map(len, rows["input_ids"]))
-        for name, blocks in group_texts(rows, size).items():
-            columns[name] += [np.array(block, dtype=np.int32) for block in blocks]
-    if not columns["input_ids"]:
+    made = to_dataset(blocks(texts, tokenizer, size, group_size=group_size))
+    if not len(made):
+        tokens = sum(map(len, tokenize_texts(texts, tokenizer)["input_ids"]))
         raise UserError(
             f"{key}: {len(texts)} texts of {tokens} tokens fill no block of {size} tokens; set a smaller block_size or "
             "packing=none, or give more rows"
         )
-    kind = SequenceFeature(Value("int32"))
-    return Dataset.from_dict(columns, features=Features({name: kind for name in columns}))
+    return made
+
+
+def check_packing(block_size: int | None, group_size: int) -> None:
+    """Refuse sizes that no block can have.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if block_size is not None and block_size < 2:
+        raise UserError(f"block_size={block_size} must be at least 2, so that there is a token to predict")
+    if group_size < 1:
+        raise UserError(f"group_size={group_size} must be at least 1")
