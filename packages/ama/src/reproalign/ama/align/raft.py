@@ -13,7 +13,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from reproalign.ama.align.sft_options import check_options
 from rich.console import Console
 from rich.progress import track
 
@@ -22,6 +21,7 @@ from reproalign.ama.align.raft_config import RaftConfig
 from reproalign.ama.align.raft_files import POOL, RECORD_FILE, SAMPLES, TRAJECTORY, pool_rows, trajectory_text
 from reproalign.ama.align.raft_options import ITERATIONS, Rules, child_words, resolve
 from reproalign.ama.align.reward_record import record_line, reward_record
+from reproalign.ama.align.sft_options import check_options
 from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
