@@ -76,21 +76,20 @@ def _text_filters(inputs: Case, params: Case) -> Any:
 )
 def _best_of_n(inputs: Case, params: Case) -> Any:
     from reproalign.ama.align.reward_record import RELEASED_RULES, reward_record
-    from reproalign.common.generation.samples import Sampled
     from reproalign.common.generation.select import select_row
 
     rules = RELEASED_RULES[params["variant"]]
     by_rank = zip(inputs["prompts_by_rank"], inputs["responses_by_rank"], inputs["rewards_by_rank"], strict=True)
-    ranks = [
-        [
-            Sampled(number, [{"role": "user", "content": row[0]}], *row[1:])
-            for number, row in enumerate(zip(*parts, strict=True))
-        ]
-        for parts in by_rank
-    ]
+    ranks = [[_sampled(*row) for row in zip(*parts, strict=True)] for parts in by_rank]
     stored = [kept for rows in ranks for row in rows if (kept := select_row(row, rules.selection)) is not None]
     record = reward_record(ranks, rules.selection, rules.record)
     return {"stored": {"type": "text_only", "instances": [_instance(row) for row in stored]}, "reward_record": record}
+
+
+def _sampled(prompt: str, responses: list[str], rewards: list[float]) -> Any:
+    from reproalign.common.generation.samples import Sampled
+
+    return Sampled(prompt, [{"role": "user", "content": prompt}], responses, rewards)
 
 
 def _instance(row: Case) -> Case:
