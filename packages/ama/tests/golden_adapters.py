@@ -99,3 +99,41 @@ def _instance(row: Case) -> Case:
 
 
 # Judging.
+
+
+@adapter("tokenize_pair in run_eval_rate_pairrm.py")
+def _tokenize_pair(inputs: Case, params: Case) -> Any:
+    from reproalign.common.judging.pairrm import PairFormat, padded
+
+    class Characters:
+        """The golden file's tokenizer: a character is its code point."""
+
+        def encode(self, text: str, *, max_length: int, truncation: bool) -> list[int]:
+            return [ord(character) for character in text][:max_length]
+
+    source, candidate = params["source_max_length"], params["candidate_max_length"]
+    form = PairFormat(*params["prefixes"], source_length=source, candidate_length=candidate)
+    texts = zip(inputs["sources"], inputs["candidate1s"], inputs["candidate2s"], strict=True)
+    ids, mask = padded([form.encode(Characters(), *row) for row in texts], 0, source + 2 * candidate)
+    return {"input_ids": ids.tolist(), "attention_mask": mask.tolist()}
+
+
+@adapter("evaluate() in run_eval_rate_pairrm.py (batching and win-rate arithmetic)")
+def _pairrm_win_rate(inputs: Case, params: Case) -> Any:
+    from reproalign.common.judging.pairwise import batch_sizes, logit_verdict
+    from reproalign.common.judging.verdict import one_order_rate
+
+    logits = inputs["logits"]
+    result = one_order_rate([logit_verdict(logit, "loss") for logit in logits])
+    return {"win_rate": result.win_rate, "batch_sizes": batch_sizes(len(logits), params["batch_size"])}
+
+
+@adapter("HHRLHFData.get_data and the output extraction in text_generation.py")
+def _pairrm_prompt_and_output(inputs: Case, params: Case) -> Any:
+    from reproalign.common.data.prompts import one_user_turn
+    from reproalign.common.evaluation.alpacaeval import after_last
+
+    if params["kind"] == "extract_output":
+        return {"output": after_last(inputs["generated"], "\n<|assistant|>\n")}
+    turns = one_user_turn(inputs["text"], "You are a helpful, honest and respectful chatbot.")
+    return {"user_content": turns[-1]["content"], "roles": [t["role"] for t in turns], "add_generation_prompt": True}

@@ -20,6 +20,20 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], layou
     return transcript(prompt, layout) + turn_header("assistant", layout)
 
 
+def one_user_turn(text: str, system: str | None = None) -> list[Message]:
+    """Return a dialogue as one user turn: its text in LMFlow's layout with the marks of its turns deleted.
+
+    That is how AMA's release asks a chat model for answers to HH-RLHF dialogues: ``###Human: `` and ``###Assistant:``
+    are deleted wherever they stand, so that the turns run into each other; a mark without its blank stays.
+
+    Args:
+        text: of the dialogue, as :func:`prompt_text` renders it with layout ``lmflow``.
+        system: of a turn before it; None: there is none.
+    """
+    turn: Message = {"role": "user", "content": text.replace("###Human: ", "").replace("###Assistant:", "")}
+    return [turn] if system is None else [{"role": "system", "content": system}, turn]
+
+
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, layout: str) -> list[int]:
     """Return the ids of a rendered prompt; a chat template has put BOS into the text itself where it belongs."""
     ids = Encoder(tokenizer)(text)

@@ -20,6 +20,8 @@ class SampleConfig:
     prompts: str = MISSING  # rows with `prompt` (text or messages) or `instruction`, or `chosen` (a transcript)
     max_prompts: int | None = None
     layout: str = "chat"  # how the model is asked: chat (template) | transcript (\n\nHuman: …) | lmflow (###Human: …)
+    system: str | None = None  # of a turn before every prompt that has none; layout=chat
+    one_turn: bool = False  # a dialogue becomes one user turn, its marks deleted (AMA's release); layout=chat
     n: int = 4  # responses per prompt
     max_prompt_length: int = 512  # tokens; a longer prompt loses its beginning
     max_new_tokens: int = 256
