@@ -24,7 +24,7 @@ from reproalign.common.judging.config import JudgeConfig, PairRMConfig
 from reproalign.common.judging.endpoint import EndpointConfig
 from reproalign.common.judging.pairrm import PairFormat, PairRM
 from reproalign.common.judging.pairrm_files import load_pairrm
-from reproalign.common.judging.pairwise import PairwiseJudge, read_logits
+from reproalign.common.judging.pairwise import PairwiseJudge, batch_sizes, read_logits
 from reproalign.common.testing.pairrm import save_tiny_pairrm, tiny_pairrm_tokenizer
 from reproalign.common.verbs.judge import judge
 
@@ -227,7 +227,7 @@ def test_exchanging_the_models_negates_the_mean_logit(folders, tmp_path):
     means, results = [], []
     for name, bouts in (("one", BOUTS), ("other", exchanged)):
         logits = loaded(folders["hf"]).collect_logits(bouts, tmp_path / f"{name}-judgments")
-        results.append(read_logits(logits, bouts, tmp_path / name, 0.9))
+        results.append(read_logits(logits, bouts, tmp_path / name, 0.9, PairRMConfig()))
         means.append([json.loads(line)["mean_logit"] for line in (tmp_path / name).read_text().splitlines()])
     assert means[0] == pytest.approx([-mean for mean in means[1]], abs=1e-6)
     assert means[0][2] == 0  # equal responses
@@ -240,7 +240,7 @@ def test_the_two_win_rates_by_hand(tmp_path):
     """First wins in both orders; wins more clearly than it loses; never; and equal."""
     by_hand = [(1.0, -2.0), (3.0, 1.0), (-1.0, 0.5), (0.0, 0.0)]
     logits = {(n, side): value for n, pair in enumerate(by_hand) for side, value in zip(SIDES, pair, strict=True)}
-    by_order, by_mean = read_logits(logits, BOUTS, tmp_path / "verdicts", 0.95)
+    by_order, by_mean = read_logits(logits, BOUTS, tmp_path / "verdicts", 0.95, PairRMConfig())
     assert (by_order.wins, by_order.ties, by_order.losses, by_order.win_rate) == (1, 2, 1, 0.5)
     assert by_order.consistent == 0.75  # a tie in both orders is the same verdict
     assert by_order.shown_first == (1 + 0 + 1 + 1 + 0 + 1 + 0.5 + 0.5) / 8
@@ -339,3 +339,75 @@ def test_mistakes_leave_nothing(run, tmp_path, copy):
     with pytest.raises(UserError, match=r"first\.json"):
         run()
     assert not (tmp_path / "out").exists()
+
+
+# One order, and files of other makers
+
+
+def test_one_order_compares_every_instruction_once(run, folders):
+    _, rows = judged(run, folders)
+    metrics, once = judged(run, folders, orders="one")
+    assert [row["logit"] for row in once] == pytest.approx([row["logits"][0] for row in rows], abs=1e-5)
+    assert metrics["mean_logit"] is None
+    assert metrics["consistent"] is None
+    assert metrics["win_rate"] == sum(row["logits"][0] > 0 for row in rows) / len(BOUTS)
+
+
+def judged(run: Callable[..., Path], folders: dict[str, Path], **settings: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """Judge, and give the metrics and verdicts; the folder is free again."""
+    folder = run(pairrm=PairRMConfig(model=str(folders["hf"]), **settings))
+    rows = [json.loads(line) for line in (folder / "verdicts.jsonl").read_text().splitlines()]
+    metrics = json.loads((folder / "run.json").read_text())["metrics"]
+    compared = (folder / "judgments.jsonl").read_text().splitlines()
+    assert len(compared) == len(BOUTS) * (1 if settings else 2)
+    shutil.rmtree(folder)
+    return metrics, rows
+
+
+@pytest.mark.parametrize("ties,expected", [("half", (2, 1, 1, 0.625)), ("loss", (2, 0, 2, 0.5))])
+def test_a_tie_in_one_order_counts_half_or_nothing(tmp_path, ties, expected):
+    logits = {(n, SIDES[0]): value for n, value in enumerate((1.0, 0.0, -2.0, 0.5))}
+    config = PairRMConfig(orders="one", ties=ties)
+    result, by_mean = read_logits(logits, BOUTS, tmp_path / "verdicts", 0.95, config)
+    assert (result.wins, result.ties, result.losses, result.win_rate) == expected
+    assert by_mean is None
+
+
+@given(st.integers(0, 500), st.integers(1, 40))
+def test_batches_differ_by_one_at_most_and_are_none_too_large(count, most):
+    sizes = batch_sizes(count, most)
+    assert sum(sizes) == count
+    assert len(sizes) == count // most + 1
+    assert max(sizes) <= most
+    assert max(sizes) - min(sizes) <= 1
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_wrong_order_or_tie_is_refused(run):
+    for message, settings in (
+        (r"unknown pairrm\.orders 'three'", {"model": "x", "orders": "three"}),
+        (r"pairrm\.ties=loss is for one order", {"model": "x", "ties": "loss"}),
+        (r"pairrm\.orders is given without pairrm\.model", {"orders": "one"}),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(pairrm=PairRMConfig(**settings))
+
+
+def test_samples_are_judged_as_they_are_and_outputs_from_a_marker_on(run, tmp_path):
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": BOUTS[0].instruction}]
+    sampled = tmp_path / "sampled"
+    sampled.mkdir()
+    row = {"id": 0, "prompt": prompt, "responses": ["an animal", "not this one"]}
+    (sampled / "responses.jsonl").write_text(json.dumps(row) + "\n")
+    other = [
+        {
+            "instruction": BOUTS[0].instruction,
+            "output": f"<|user|>\n?\n<|assistant|>\n{BOUTS[0].first}",
+            "generator": "x",
+        }
+    ]
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    folder = run(first=str(sampled), second=str(tmp_path / "other.json"), output_marker="\n<|assistant|>\n")
+    (verdict,) = [json.loads(line) for line in (folder / "verdicts.jsonl").read_text().splitlines()]
+    assert verdict["instruction"] == BOUTS[0].instruction
+    assert verdict["mean_logit"] == 0  # the marker cut away, both responses are the same

@@ -15,11 +15,13 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from reproalign.common.data.collate import RowCollator
 from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.scoring import token_losses
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.merging import adapter_merge, methods
 from reproalign.common.merging.adapters import Factors
+from reproalign.common.training import token_average as loss
 from reproalign.dtm import prompt, rows, tokens
 from reproalign.dtm.disperse.clustering import cluster_embeddings
 from reproalign.dtm.disperse.config import DisperseConfig, EmbeddingConfig, KMeansConfig, RowsConfig
@@ -32,7 +34,6 @@ from reproalign.dtm.disperse.verb import assign, extract_rows
 from reproalign.dtm.merge import released
 from reproalign.dtm.merge.settings import read_weights
 from reproalign.dtm.study import metrics
-from reproalign.dtm.train import loss
 
 Case = dict[str, Any]
 ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
@@ -83,7 +84,7 @@ def preprocess_function(inputs: Case, params: Case) -> Any:
 
 @adapter("collator as configured by the original")
 def collate(inputs: Case, params: Case) -> Any:
-    collator = tokens.RowCollator(params["pad_token_id"], params["padding_side"], params["pad_to_multiple_of"])
+    collator = RowCollator(params["pad_token_id"], params["padding_side"], params["pad_to_multiple_of"])
     return collator(inputs["features"])
 
 

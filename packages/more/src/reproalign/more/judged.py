@@ -94,7 +94,7 @@ def _compare_pairwise(
     config: EvaluateConfig, judge: PairwiseJudge, bouts: Sequence[Bout], folder: Path, suffix: str, name: str
 ) -> dict[str, Any]:
     logits = judge.collect_logits(bouts, folder / f"judgments-{suffix}.jsonl")
-    won, by_mean = read_logits(logits, bouts, folder / f"verdicts-{suffix}.jsonl", config.confidence)
+    won, by_mean = read_logits(logits, bouts, folder / f"verdicts-{suffix}.jsonl", config.confidence, config.pairrm)
     _print_judged(pairwise_table(won, by_mean, f"{name}, judged (PairRM)", len(bouts), config.confidence), won)
     return {**asdict(won), **outcome_rates(won), "mean_logit": mean_logit_metrics(by_mean)}
 

@@ -5,23 +5,37 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.records import Message
-from reproalign.common.data.templates import SPEAKERS, render, transcript
+from reproalign.common.data.templates import TURN_MARKS, render, transcript, turn_header
 from reproalign.common.data.tokenize import Encoder, begins_with_bos
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], layout: str) -> str:
-    r"""Render a prompt with the header of the answer, ``"\n\nAssistant:"`` in a transcript.
+    r"""Render a prompt with the header of the answer, ``"\n\nAssistant:"`` or ``"###Assistant:"`` in a transcript.
 
     Raises:
         UserError: for a turn in a transcript that is neither the user's nor the assistant's.
     """
     if layout == "chat":
         return render(tokenizer, prompt, generation=True)
-    return f"{transcript(prompt)}\n\n{SPEAKERS['assistant']}:"
+    return transcript(prompt, layout) + turn_header("assistant", layout)
+
+
+def one_user_turn(text: str, system: str | None = None) -> list[Message]:
+    """Return a dialogue as one user turn: its text in LMFlow's layout with the marks of its turns deleted.
+
+    That is how AMA's release asks a chat model for answers to HH-RLHF dialogues: ``###Human: `` and ``###Assistant:``
+    are deleted wherever they stand, so that the turns run into each other; a mark without its blank stays.
+
+    Args:
+        text: of the dialogue, as :func:`prompt_text` renders it with layout ``lmflow``.
+        system: of a turn before it; None: there is none.
+    """
+    turn: Message = {"role": "user", "content": text.replace("###Human: ", "").replace("###Assistant:", "")}
+    return [turn] if system is None else [{"role": "system", "content": system}, turn]
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, layout: str) -> list[int]:
     """Return the ids of a rendered prompt; a chat template has put BOS into the text itself where it belongs."""
     ids = Encoder(tokenizer)(text)
     bos = tokenizer.bos_token_id
-    return [int(bos), *ids] if layout == "transcript" and begins_with_bos(tokenizer) else ids  # type: ignore[arg-type]
+    return [int(bos), *ids] if layout in TURN_MARKS and begins_with_bos(tokenizer) else ids  # type: ignore[arg-type]

@@ -46,6 +46,11 @@ def read_outputs(path: Path) -> list[Output]:
     return outputs
 
 
+def after_last(text: str, marker: str) -> str:
+    """Return what follows the last ``marker`` in a text; all of it where there is none."""
+    return text.rpartition(marker)[2]
+
+
 def instruction_text(prompt: list[Message]) -> str:
     """Return what AlpacaEval's file calls the instruction: the one turn's text, or the turns with their roles."""
     if len(prompt) == 1:

@@ -155,9 +155,9 @@ def write_verdicts(
     return win_rate(pairs, confidence)
 
 
-def win_table(result: WinRate, title: str, count: int, confidence: float) -> Table:
+def win_table(result: WinRate, title: str, count: int, confidence: float, orders: str = "both orders") -> Table:
     """Return a table of what the verdicts on ``count`` instructions came to."""
-    table = Table(title, f"{count} instructions, both orders", header_style="bold")
+    table = Table(title, f"{count} instructions, {orders}", header_style="bold")
     interval = f" [{_number(result.low)}, {_number(result.high)}] at {confidence:.0%}"
     table.add_row("win rate (ties count half)", _number(result.win_rate) + (interval if result.low is not None else ""))
     for name in ("wins", "ties", "losses", "unreadable"):

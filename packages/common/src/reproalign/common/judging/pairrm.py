@@ -113,12 +113,25 @@ class PairRM:
     @torch.inference_mode()
     def logits(self, sequences: list[list[int]]) -> Float[Tensor, " pairs"]:
         """Return the logits of encoded comparisons, padded to the longest of them, on the CPU."""
-        length = max(len(ids) for ids in sequences)
-        pad = int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
-        ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids in sequences])
-        mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids in sequences])
+        ids, mask = padded(sequences, int(self.tokenizer.pad_token_id))  # type: ignore[arg-type]
         found: Tensor = self.network(ids.to(self.network.device), mask.to(self.network.device))
         return found.cpu()
+
+
+def padded(
+    sequences: list[list[int]], pad: int, length: int | None = None
+) -> tuple[Int[Tensor, "pairs seq"], Int[Tensor, "pairs seq"]]:
+    """Return token ids padded on the right, and the attention mask.
+
+    Args:
+        sequences: of token ids.
+        pad: id of the padding.
+        length: to which they are padded, at least that of the longest; None: that.
+    """
+    length = length or max(len(ids) for ids in sequences)
+    ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids in sequences])
+    mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids in sequences])
+    return ids, mask
 
 
 def _at(

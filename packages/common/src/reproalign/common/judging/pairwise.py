@@ -5,12 +5,15 @@ instruction whose verdict changes with the order is a tie. The second takes the 
 
     l = (l(first, second) - l(second, first)) / 2,
 
-as llm-blender does when it compares: the first response wins where l > 0, and ties are exact.
+as llm-blender does when it compares: the first response wins where l > 0, and ties are exact. With ``orders=one`` every
+instruction is compared once, and there is the one win rate of those verdicts, as AMA's release has it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,10 @@ from rich.progress import track
 from rich.table import Table
 
 from reproalign.common.errors import UserError, first_line
+from reproalign.common.files import write_text
 from reproalign.common.judging.ask import SIDES, Bout, Key, entry_line, kept_entries, win_table, write_verdicts
 from reproalign.common.judging.config import PairRMConfig
-from reproalign.common.judging.verdict import WinRate, win_rate
+from reproalign.common.judging.verdict import WinRate, one_order_rate, win_rate
 from reproalign.common.models.load import model_path
 from reproalign.common.records import Run, fingerprint_folder
 
@@ -50,7 +54,7 @@ class PairwiseJudge:
         run.add_fingerprint("weights", "pairrm", sha256, name=self.config.model, revision=self.config.revision)
 
     def collect_logits(self, bouts: Sequence[Bout], path: Path) -> dict[Key, float]:
-        """Return the logits of all bouts in both orders, above 0 where the response shown first is better.
+        """Return the logits of all bouts in the orders asked for, above 0 where the response shown first is better.
 
         ``path`` grows batch by batch, and those that it holds are not computed again. Batches are made of all bouts,
         longest first, so that a resumed run gives the bits of one that never stopped.
@@ -59,10 +63,10 @@ class PairwiseJudge:
             UserError: if ``path`` is about other instructions, or a logit is not finite.
         """
         logits = kept_entries(path, bouts, "logit", float)
-        encoded = {key: self.model.encode(*texts) for key, texts in _both_orders(bouts).items()}
+        encoded = {key: self.model.encode(*texts) for key, texts in _shown(bouts, self.config.orders).items()}
         order = sorted(encoded, key=lambda key: len(encoded[key]), reverse=True)
-        size = self.config.batch_size
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        ends = list(accumulate(batch_sizes(len(order), self.config.batch_size), initial=0))
+        batches = [order[start:end] for start, end in pairwise(ends)]
         todo = [batch for batch in batches if any(key not in logits for key in batch)]
         with path.open("a", encoding="utf-8") as stream:
             for batch in track(todo, description="comparing", disable=not todo):
@@ -101,43 +105,75 @@ def pairrm_folder(config: PairRMConfig) -> Path:
 
 
 def read_logits(
-    logits: Mapping[Key, float], bouts: Sequence[Bout], path: Path, confidence: float
-) -> tuple[WinRate, WinRate]:
-    """Read the verdicts in both orders' logits, write them to ``path``, and return what they come to.
+    logits: Mapping[Key, float], bouts: Sequence[Bout], path: Path, confidence: float, config: PairRMConfig
+) -> tuple[WinRate, WinRate | None]:
+    """Read the verdicts in the logits, write them to ``path``, and return what they come to.
 
     Returns:
-        By the verdict in each order, and by the mean logit of both; see the module.
+        By the verdict in each order, and by the mean logit of both, None where there is one order; see the module.
     """
+    if config.orders == "one":
+        return _read_one_order(logits, bouts, path, confidence, config.ties), None
     means = [(logits[index, SIDES[0]] - logits[index, SIDES[1]]) / 2 for index in range(len(bouts))]
     columns = [
         {"logits": [logits[index, side] for side in SIDES], "mean_logit": mean} for index, mean in enumerate(means)
     ]
-    verdicts = {key: _verdict(value) for key, value in logits.items()}
+    verdicts = {key: logit_verdict(value) for key, value in logits.items()}
     by_order = write_verdicts(verdicts, bouts, path, confidence, columns)
-    return by_order, win_rate([(_verdict(mean), _verdict(-mean)) for mean in means], confidence)
+    return by_order, win_rate([(logit_verdict(mean), logit_verdict(-mean)) for mean in means], confidence)
 
 
-def mean_logit_metrics(result: WinRate) -> dict[str, Any]:
-    """Return what a record holds of the win rate by the mean logit."""
+def _read_one_order(
+    logits: Mapping[Key, float], bouts: Sequence[Bout], path: Path, confidence: float, ties: str
+) -> WinRate:
+    lines, verdicts = [], []
+    for index, bout in enumerate(bouts):
+        logit = logits[index, SIDES[0]]
+        verdicts.append(logit_verdict(logit, ties))
+        row = {"index": index, "instruction": bout.instruction, "score": verdicts[-1], "logit": logit}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))
+    return one_order_rate(verdicts, confidence)
+
+
+def batch_sizes(count: int, most: int) -> list[int]:
+    """Return the sizes of ⌊count / most⌋ + 1 batches that differ by one at most, the larger ones first.
+
+    None is above ``most``; AMA's release divides its comparisons so.
+    """
+    batches = count // most + 1
+    return [count // batches + (place < count % batches) for place in range(batches)]
+
+
+def mean_logit_metrics(result: WinRate | None) -> dict[str, Any] | None:
+    """Return what a record holds of the win rate by the mean logit; None where there is none."""
+    if result is None:
+        return None
     return {name: getattr(result, name) for name in ("wins", "ties", "losses", "win_rate", "low", "high")}
 
 
-def pairwise_table(by_order: WinRate, by_mean: WinRate, title: str, count: int, confidence: float) -> Table:
+def pairwise_table(by_order: WinRate, by_mean: WinRate | None, title: str, count: int, confidence: float) -> Table:
     """Return the table of an API judge with the win rate by the mean logit added."""
+    if by_mean is None:
+        return win_table(by_order, title, count, confidence, "one order")
     table = win_table(by_order, title, count, confidence)
     interval = f"[{by_mean.low:.4f}, {by_mean.high:.4f}]"
     table.add_row("win rate by the mean logit", f"{by_mean.win_rate:.4f} {interval} at {confidence:.0%}")
     return table
 
 
-def _both_orders(bouts: Sequence[Bout]) -> dict[Key, tuple[str, str, str]]:
+def _shown(bouts: Sequence[Bout], orders: str) -> dict[Key, tuple[str, str, str]]:
+    sides = SIDES if orders == "both" else SIDES[:1]
     return {
-        (index, side): (bout.instruction, *texts)
+        (index, side): (
+            bout.instruction,
+            *((bout.first, bout.second) if side == SIDES[0] else (bout.second, bout.first)),
+        )
         for index, bout in enumerate(bouts)
-        for side, texts in zip(SIDES, ((bout.first, bout.second), (bout.second, bout.first)), strict=True)
+        for side in sides
     }
 
 
-def _verdict(logit: float) -> float:
-    """Return what a logit gives the response shown first: 1, 1/2 at 0 exactly, or 0."""
-    return 0.5 if logit == 0 else float(logit > 0)
+def logit_verdict(logit: float, ties: str = "half") -> float:
+    """Return what a logit gives the response shown first: 1 above 0, 0 below; at 0 exactly 1/2, or 0 with ties=loss."""
+    return 0.5 if logit == 0 and ties == "half" else float(logit > 0)

@@ -124,6 +124,30 @@ def win_rate(verdicts: Sequence[tuple[float | None, float | None]], confidence: 
     )
 
 
+def one_order_rate(verdicts: Sequence[float], confidence: float = 0.95) -> WinRate:
+    """Sum up comparisons that were made once, with the first model's response shown first.
+
+    Whether a judge favours that place cannot be told then: ``consistent`` is None, and ``shown_first`` the win rate.
+
+    Args:
+        verdicts: what each gives the first model: 1, 1/2 or 0.
+        confidence: of the interval.
+    """
+    low, high = wilson(sum(verdicts), len(verdicts), confidence) if verdicts else (None, None)
+    rate = fmean(verdicts) if verdicts else None
+    return WinRate(
+        wins=sum(value > 0.5 for value in verdicts),
+        ties=sum(value == 0.5 for value in verdicts),
+        losses=sum(value < 0.5 for value in verdicts),
+        unreadable=0,
+        win_rate=rate,
+        low=low,
+        high=high,
+        consistent=None,
+        shown_first=rate,
+    )
+
+
 def wilson(successes: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
     r"""Return Wilson's interval of a share p = successes / count, with z the normal quantile of (1 + confidence) / 2:
 

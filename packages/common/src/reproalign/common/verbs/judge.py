@@ -10,9 +10,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.alpacaeval import Output, check_same_instructions, read_outputs
+from reproalign.common.evaluation.alpacaeval import (
+    Output,
+    after_last,
+    check_same_instructions,
+    instruction_text,
+    read_outputs,
+)
 from reproalign.common.files import sha256_json
+from reproalign.common.generation.samples import RESPONSES, find, read_sampled
 from reproalign.common.invocation import Invocation
 from reproalign.common.judging.ask import (
     SIDES,
@@ -42,7 +50,9 @@ def judge(config: JudgeConfig, invocation: Invocation) -> None:
     ``questions.jsonl`` is written for whatever will answer them.
     """
     _check(config)
-    first, second = (read_outputs(Path(path).expanduser()) for path in (config.first, config.second))
+    first, second = (
+        _outputs(path, key, config.output_marker) for path, key in ((config.first, "first"), (config.second, "second"))
+    )
     check_same_instructions(first, second)
     if not first:
         raise UserError(f"first={config.first} has no rows; give files with responses")
@@ -71,7 +81,7 @@ def _pairwise(
     model = PairwiseJudge(config.pairrm)
     model.add_fingerprint(run)
     logits = model.collect_logits(bouts, run.dir / "judgments.jsonl")
-    by_order, by_mean = read_logits(logits, bouts, run.dir / "verdicts.jsonl", config.confidence)
+    by_order, by_mean = read_logits(logits, bouts, run.dir / "verdicts.jsonl", config.confidence, config.pairrm)
     metrics = {**asdict(by_order), "mean_logit": mean_logit_metrics(by_mean)}
     return metrics, pairwise_table(by_order, by_mean, title, len(bouts), config.confidence)
 
@@ -93,6 +103,27 @@ def _asked(
         return None
     result = read_verdicts(answers, bouts, run.dir / "verdicts.jsonl", config.confidence)
     return asdict(result), win_table(result, title, len(bouts), config.confidence)
+
+
+def _outputs(path: str, key: str, marker: str | None) -> list[Output]:
+    """Read an AlpacaEval file, or the first response to each prompt of a run of ``sample``."""
+    file = Path(path).expanduser()
+    if file.is_dir():
+        sampled = read_sampled(find(path, RESPONSES, key))
+        outputs = [
+            Output(instruction=_instruction(row.prompt), output=row.responses[0], generator=file.name)
+            for row in sampled
+        ]
+    else:
+        outputs = read_outputs(file)
+    if marker is None:
+        return outputs
+    return [Output(**{**row, "output": after_last(row["output"], marker)}) for row in outputs]
+
+
+def _instruction(prompt: list[Message]) -> str:
+    """Return a prompt's text without the system turn, which tells the model how to answer and not what was asked."""
+    return instruction_text([turn for turn in prompt if turn["role"] != "system"] or prompt)
 
 
 def _check(config: JudgeConfig) -> None:

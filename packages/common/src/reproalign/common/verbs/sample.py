@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from reproalign.common.data.prompts import one_user_turn
+from reproalign.common.data.records import Message
+from reproalign.common.data.templates import transcript, turn_header
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.samplers import SAMPLERS, start_sampling
@@ -27,7 +30,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
     rules = sampling_rules(config)
     state, backend = start_sampling(config.backend, config.launch)
     check_language_model(config.model)
-    prompts = read_prompts(config.prompts)[: config.max_prompts]
+    prompts = asked(read_prompts(config.prompts)[: config.max_prompts], config)
     with Run.open(invocation, is_main=state.is_main_process) as run:
         run.add_fingerprint("data", "prompts", sha256_json(prompts), path=config.prompts, rows=len(prompts))
         state.wait_for_everyone()  # the first process has made the folder
@@ -54,6 +57,21 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         Console().print(f"{config.n} responses to each of {len(rows)} prompts: {run.dir / RESPONSES}", highlight=False)
 
 
+def asked(prompts: list[list[Message]], config: SampleConfig) -> list[list[Message]]:
+    """Return the prompts as the model is asked them: with a system turn, a dialogue as one user turn.
+
+    Raises:
+        UserError: for a turn that is neither the user's nor the assistant's where ``one_turn`` is asked for.
+    """
+    if config.one_turn:
+        header = turn_header("assistant", "lmflow")
+        return [one_user_turn(transcript(prompt, "lmflow") + header, config.system) for prompt in prompts]
+    if config.system is None:
+        return prompts
+    turn: Message = {"role": "system", "content": config.system}
+    return [prompt if prompt[0]["role"] == "system" else [turn, *prompt] for prompt in prompts]
+
+
 def sampling_rules(config: SampleConfig) -> SamplingRules:
     """Return how the options say that responses are drawn.
 
@@ -65,12 +83,18 @@ def sampling_rules(config: SampleConfig) -> SamplingRules:
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         top_p=config.top_p,
+        top_k=config.top_k,
         batch_size=config.batch_size,
         max_prompt_length=config.max_prompt_length,
         stop=None,
         layout=config.layout,
+        clean=config.clean,
+        min_new_tokens=config.min_new_tokens,
     )
     rules.check()
+    for key in ("system", "one_turn"):
+        if getattr(config, key) and config.layout != "chat":
+            raise UserError(f"{key} is for layout=chat, and layout={config.layout}; leave {key} out")
     if config.max_prompts is not None and config.max_prompts < 1:
         raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
     if config.n > 1 and not config.temperature:
