@@ -137,8 +137,11 @@ def read_ratios(name: str, key: str = "ratios", *, allow_bin: bool = False) -> R
     groups = content.get("groups")
     numbers = [*groups.values(), content.get("base")] if isinstance(groups, dict) and groups else [None]
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        if not _is_number(number):
             raise UserError(f"{path}: 'groups' must map names to numbers and 'base' be a number, not {number}")
+    for key in ("mean", "layer_weighted_mean"):
+        if not _is_number(content.get(key)):
+            raise UserError(f"{path}: '{key}' is missing, or no number")
     if not isinstance(content.get("level"), str):
         raise UserError(f"{path}: 'level' is missing; it says which layers a group holds")
     return Ratios(
@@ -247,6 +250,10 @@ def read_alphas(path: Path) -> ReleasedAlphas:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no dictionary; the file is not one of the release's {RELEASED_NAME}")
     return ReleasedAlphas.of(content, str(path))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _same(left: Scalar, right: Scalar) -> bool:
