@@ -95,6 +95,7 @@ class ForgettingTrainer(TokenAverageTrainer):
         if not isinstance(self.penalty, WeightPenalty) or not self.accelerator.sync_gradients:
             return loss
         assert self._start is not None  # there is a penalty on weights
+        assert self.model is not None  # it was given
         scaler = self.accelerator.scaler
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         value = penalise(self.penalty, self._start.beside(self.model), gradient_scale=scale)
