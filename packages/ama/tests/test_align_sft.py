@@ -297,7 +297,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     ("words", "message"),
     [
         (["block_size=4096", "eval_fraction=0"], "rows: 32 texts of"),
-        (["block_size=64", "eval_fraction=0.05"], "eval_rows: 2 texts of"),
+        (["block_size=256", "eval_fraction=0.05"], "eval_rows: 2 texts of"),
         (["averaging.name=swa", "averaging.start=6"], "take the first sample after step 7, and the run has 6"),
         (["replay.rows=[{data}/texts.jsonl]", "replay.ratio=90"], "replay.rows: 40 texts fill"),
         (["replay.rows=[{data}/texts.jsonl]", "replay.ratio=1e-6"], "is less than a block of"),

@@ -120,11 +120,12 @@ def _report(run: Run, trainer: ForgettingTrainer, loss: float | None) -> None:
     table = Table("", "", show_header=False)
     for name, value in run.record["rows"].items():
         table.add_row(name.replace("_", " "), f"{value:,}")
+    metrics = {"train_loss": run.record["training"]["train_loss"]}
     if loss is not None:
-        metrics = {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 700.0))}
-        run.set_metrics(metrics)
-        for name, value in metrics.items():
-            table.add_row(name.replace("eval_", "held-out "), f"{value:.4f}")
+        metrics |= {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 700.0))}
+    run.set_metrics(metrics)
+    for name, value in metrics.items():
+        table.add_row(name.replace("eval_", "held-out ").replace("_", " "), f"{value:.4f}")
     best = trainer.state.best_model_checkpoint
     if best is not None:
         run.set("best_checkpoint", Path(best).name)
