@@ -21,6 +21,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.models.load import model_path
 from reproalign.common.records import fingerprint_folder
 from reproalign.common.testing import refusal, run_command
+from reproalign.common.testing.checkpoints import save_random
 
 ROWS = [
     {
@@ -312,6 +313,16 @@ def test_rows_that_do_not_do_are_named(
     assert main([*QUICK, f"rows=[{data}/rows.jsonl]", f"output_dir={tmp_path / 'out'}", *given]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "model").exists()
+
+
+def test_distillation_needs_a_position_more_than_the_row(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save_random(tmp_path / "gpt2", "gpt2", seed=0, dtype=torch.float32)  # 32 learned positions
+    words = [*QUICK, f"rows=[{data}/rows.jsonl]", f"model.name={model}", "penalty.name=kd", "penalty.weight=0.1"]
+    assert main([*words, "block_size=32", f"output_dir={tmp_path / 'full'}"]) == 2
+    assert "looks one further; set block_size or max_length to 31" in capsys.readouterr().err
+    assert main([*words, "block_size=31", f"output_dir={tmp_path / 'room'}"]) == 0
 
 
 CODE = "import sys; from reproalign.ama.cli import main; sys.exit(main())"
