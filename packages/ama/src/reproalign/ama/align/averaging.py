@@ -79,7 +79,7 @@ class Averaging(TrainerCallback):
         self._mix = get_swa_avg_fn() if config.name == "swa" else ema
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begin, or go on from a checkpoint.
 
@@ -93,14 +93,13 @@ class Averaging(TrainerCallback):
                 f"after step {first}, and the run has {state.max_steps}; lower them, or train longer"
             )
         if self._loaded:
-            self._place_loaded(model)
+            self._place_loaded(kwargs["model"])
         elif self.config.start == state.global_step == 0:
-            self._begin(model)
+            self._begin(kwargs["model"])
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Take a sample, and reset, where it is time."""
+        model: nn.Module = kwargs["model"]
         since = state.global_step - self.config.start
         if since == 0:
             self._begin(model)
@@ -111,11 +110,11 @@ class Averaging(TrainerCallback):
             self._reset(model)
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Give the model the average."""
         with torch.no_grad():
-            for name, weight in trained(model).items():
+            for name, weight in trained(kwargs["model"]).items():
                 weight.copy_(self._average[name])
 
     def save(self, checkpoint: Path) -> None:

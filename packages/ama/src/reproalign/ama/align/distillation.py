@@ -40,15 +40,16 @@ def squared_distance(
     return away.square().sum(1), -2 * policy * away
 
 
-def reduce(values: Float[Tensor, " positions"], rows: int, reduction: str) -> Float[Tensor, ""]:
-    """Return the distance of a micro-batch, which the trainer averages over micro-batches and processes.
+def distance(values: Float[Tensor, " positions"], rows: int, reduction: str, weight: float) -> Float[Tensor, ""]:
+    """Return the penalty of a micro-batch, which the trainer averages over micro-batches and processes.
 
     Args:
-        values: at every position of every row.
+        values: the distance at every position of every row.
         rows: of the micro-batch.
         reduction: ``row``: sum over positions / rows; ``token``: mean over positions.
+        weight: λ.
     """
-    return values.sum() / rows if reduction == "row" else values.mean()
+    return weight * (values.sum() / rows if reduction == "row" else values.mean())
 
 
 def all_positions(

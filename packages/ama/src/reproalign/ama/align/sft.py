@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from transformers import EarlyStoppingCallback, IntervalStrategy, TrainingArguments, set_seed
 
 from reproalign.ama.align.averaging import Averaging
@@ -24,6 +25,8 @@ from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.generation.samplers import asking_tokenizer
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.adapters import Model
+from reproalign.common.models.forward import unwrap_peft
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_reference
@@ -55,6 +58,8 @@ def sft(config: SFTConfig, invocation: Invocation) -> None:
             weights = identify_weights(config.model.name, config.model.revision)
             run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
             run.set("penalty", {"name": config.penalty.name, "weight": config.penalty.weight, **_facts(checked)})
+        if checked.distance is not None:
+            _check_positions(model, max(map(len, data.train["input_ids"])))
         averaging = None if config.averaging.name == "none" else Averaging(config.averaging, model)
         assert isinstance(tokenizer.pad_token_id, int)  # asking_tokenizer has set it
         trainer = ForgettingTrainer(
@@ -81,7 +86,9 @@ def _stopping_defaults(config: SFTConfig) -> dict[str, Any]:
     if config.early_stopping.patience is None:
         return {}
     strategy = config.trainer.get("eval_strategy", "epoch")
+    often = {"save_steps": config.trainer["eval_steps"]} if "eval_steps" in config.trainer else {}
     return {
+        **often,
         "eval_strategy": strategy,
         "save_strategy": strategy,
         "load_best_model_at_end": True,
@@ -96,6 +103,18 @@ def _check_evaluation(arguments: TrainingArguments, data: Data) -> None:
         raise UserError(
             f"trainer.eval_strategy={arguments.eval_strategy.value} needs held-out rows; set eval_rows=[FILE] or "
             "eval_fraction"
+        )
+
+
+def _check_positions(model: Model, longest: int) -> None:
+    """Refuse rows that leave no place for the position after their last token, where positions are learned."""
+    base = unwrap_peft(model)
+    tables = [module for module in base.modules() if isinstance(module, nn.Embedding)]
+    limit = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest >= limit and any(table is not base.get_input_embeddings() for table in tables):
+        raise UserError(
+            f"a row has {longest} tokens, the model's positions end at {limit}, and a penalty on distributions looks "
+            f"one further; set block_size or max_length to {limit - 1}"
         )
 
 
@@ -120,11 +139,12 @@ def _report(run: Run, trainer: ForgettingTrainer, loss: float | None) -> None:
     table = Table("", "", show_header=False)
     for name, value in run.record["rows"].items():
         table.add_row(name.replace("_", " "), f"{value:,}")
+    metrics = {"train_loss": run.record["training"]["train_loss"]}
     if loss is not None:
-        metrics = {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 700.0))}
-        run.set_metrics(metrics)
-        for name, value in metrics.items():
-            table.add_row(name.replace("eval_", "held-out "), f"{value:.4f}")
+        metrics |= {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 700.0))}
+    run.set_metrics(metrics)
+    for name, value in metrics.items():
+        table.add_row(name.replace("eval_", "held-out ").replace("_", " "), f"{value:.4f}")
     best = trainer.state.best_model_checkpoint
     if best is not None:
         run.set("best_checkpoint", Path(best).name)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reproalign.ama.align.averaging import Averaging
-from reproalign.ama.align.distillation import all_positions, reduce, squared_distance
+from reproalign.ama.align.distillation import all_positions, distance, squared_distance
 from reproalign.ama.align.weight_penalty import Start, WeightPenalty, penalise
 from reproalign.common.config import LogprobsConfig
 from reproalign.common.data.collate import IGNORED
@@ -27,7 +27,7 @@ class Distillation:
     Attributes:
         weight: λ, at least 0.
         statistic: ``forward_kl``, ``reverse_kl``, or ``risk`` for the squared distance.
-        reduction: of :func:`reproalign.ama.align.distillation.reduce`.
+        reduction: of :func:`reproalign.ama.align.distillation.distance`.
         reference: θ_0.
     """
 
@@ -95,6 +95,7 @@ class ForgettingTrainer(TokenAverageTrainer):
         if not isinstance(self.penalty, WeightPenalty) or not self.accelerator.sync_gradients:
             return loss
         assert self._start is not None  # there is a penalty on weights
+        assert self.model is not None  # it was given
         scaler = self.accelerator.scaler
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         value = penalise(self.penalty, self._start.beside(self.model), gradient_scale=scale)
@@ -111,14 +112,14 @@ class ForgettingTrainer(TokenAverageTrainer):
             rows = torch.stack([-answer["sums"], answer["counts"].to(answer["sums"].dtype)], dim=1)
             return MicroBatch(-answer["per_token"], {}, rows, rows[:, :0])
         if isinstance(self.penalty, Distillation):
-            losses, distance = self._distilled(self.penalty, model, inputs, supervised)
+            losses, away = self._distilled(self.penalty, model, inputs, supervised)
         else:
-            losses, distance = -model(**inputs, completion_mask=supervised, use_cache=False)["per_token"], None
+            losses, away = -model(**inputs, completion_mask=supervised, use_cache=False)["per_token"], None
         total = micro_batch_mean(losses) if share is None else token_mean(losses, share)
         metrics: dict[str, Any] = {"token_loss": (losses.sum(), losses.new_tensor(float(len(losses))))}
-        if distance is not None:
-            total = total + distance
-            metrics["penalty"] = distance
+        if away is not None:
+            total = total + away
+            metrics["penalty"] = away
         return MicroBatch(total[None], metrics, losses[:0], losses[:0])
 
     def evaluate(
@@ -140,5 +141,6 @@ class ForgettingTrainer(TokenAverageTrainer):
         answer = model(**longer, statistics=penalty.request(model, longer), use_cache=False)
         scored = longer["completion_mask"][:, 1:].bool()
         learned = torch.cat([supervised[:, 1:], torch.zeros_like(supervised[:, :1])], dim=1)[scored]
-        distance = reduce(answer["per_token"][penalty.statistic], len(supervised), penalty.reduction)
-        return -answer["per_token"]["logps"][learned], penalty.weight * distance
+        found = answer["per_token"]
+        away = distance(found[penalty.statistic], len(supervised), penalty.reduction, penalty.weight)
+        return -found["logps"][learned], away

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from accelerate import PartialState
 from rich.console import Console
@@ -13,7 +14,6 @@ from rich.table import Table
 from transformers import set_seed
 from trl import SFTConfig
 
-from reproalign.common.data.records import Message
 from reproalign.common.data.templates import check_separator
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.plots import training_curves
@@ -29,6 +29,7 @@ from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.sft import answer_losses, fine_tune, tokenize_responses
 from reproalign.common.verbs.config import AlignConfig
 
+Item = TypeVar("Item")
 GATE = 10_000.0  # MORE's release: answers of a higher perplexity are left out of the mean
 
 
@@ -90,9 +91,7 @@ def check_align(config: AlignConfig) -> None:
         raise UserError(f"eval_fraction={config.eval_fraction} must be at least 0 and below 1")
 
 
-def hold_out(
-    dialogues: list[list[Message]], fraction: float, seed: int
-) -> tuple[list[list[Message]], list[list[Message]]]:
+def hold_out(dialogues: list[Item], fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
     """Hold out a random share of the dialogues, in [0, 1); both parts keep their order.
 
     Raises:
@@ -100,7 +99,7 @@ def hold_out(
     """
     count = math.ceil(fraction * len(dialogues))
     if count == len(dialogues):
-        raise UserError(f"eval_fraction={fraction} leaves none of {len(dialogues)} selected responses to train on")
+        raise UserError(f"eval_fraction={fraction} leaves none of {len(dialogues)} rows to train on")
     chosen = set(random.Random(seed).sample(range(len(dialogues)), count))
     return (
         [dialogue for index, dialogue in enumerate(dialogues) if index not in chosen],

@@ -1,0 +1,160 @@
+"""``ama align dpo``: direct preference optimisation, the checkpoint chosen by the loss on held-out pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from reproalign.ama.align.config import DPOConfig
+from reproalign.ama.align.pairs import bradley_terry, check_evaluation, read_pairs, report
+from reproalign.common.data.collate import PairCollator
+from reproalign.common.data.prepare import render_pairs, tokenize_pairs
+from reproalign.common.data.prompts import prompt_text
+from reproalign.common.data.templates import SEPARATORS, check_separator
+from reproalign.common.data.tokenize import check_lengths
+from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.generation.samplers import asking_tokenizer
+from reproalign.common.generation.sampling import LAYOUTS
+from reproalign.common.invocation import Invocation
+from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.kind import check_language_model
+from reproalign.common.models.load import load_causal_lm
+from reproalign.common.records import Run
+from reproalign.common.training.arguments import check_trainer_keys, training_arguments
+from reproalign.common.training.fit import fit
+from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
+from reproalign.common.training.reference import hold_reference, reference_mode
+
+OWN = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")  # of trainer.*: what select_best sets
+
+
+class DPOTrainer(PairedPreferenceTrainer):
+    r"""Minimises -log sigmoid(β log(π(w|x)/π_0(w|x)) - β log(π(l|x)/π_0(l|x))) of chosen w and rejected l.
+
+    Args:
+        beta: β, above 0.
+        **kwargs: passed on to :class:`PairedPreferenceTrainer`.
+    """
+
+    def __init__(self, *, beta: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.beta = beta
+
+    def pair_loss(self, logps: PairLogps, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the losses and the implicit rewards β log(π/π_0)."""
+        chosen = self.beta * (logps.policy_chosen - logps.ref_chosen)
+        rejected = self.beta * (logps.policy_rejected - logps.ref_rejected)
+        return bradley_terry(chosen, rejected), chosen, rejected
+
+
+def dpo(config: DPOConfig, invocation: Invocation) -> None:
+    """Read, tokenise, fit, keep the best evaluation's checkpoint, record; ``<output_dir>/model`` is what is kept.
+
+    Raises:
+        UserError: for a mistake in the options or the rows.
+    """
+    check_options(config)
+    mode = reference_mode(config, config.reference)
+    check_language_model(config.model)
+    arguments = training_arguments(config, Path(config.output_dir), **_selection(config))
+    set_seed(config.seed)  # before the model: adapters begin at random
+    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+        tokenizer = asking_tokenizer(config.model, config.layout)
+        data = read_pairs(config.data, run)
+        train = tokenized(data.train, tokenizer, config)
+        held_out = None if data.evaluation is None else tokenized(data.evaluation, tokenizer, config)
+        run.set("pairs", {"train": len(train), "evaluation": len(held_out) if held_out is not None else 0})
+        if config.select_best and held_out is None:
+            raise UserError(
+                "select_best needs held-out pairs; set data.eval_path=FILE or data.eval_fraction, or select_best=false"
+            )
+        check_evaluation(arguments, held_out)
+        assert isinstance(tokenizer.pad_token_id, int)  # asking_tokenizer has set it
+        pad_id = tokenizer.pad_token_id
+        reference, train, held_out = hold_reference(mode, config, config.reference, train, held_out, pad_id)
+        model = load_causal_lm(config.model)
+        if run.is_main:
+            weights = identify_weights(config.model.name, config.model.revision)
+            run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
+        trainer = DPOTrainer(
+            beta=config.beta,
+            reference=reference,
+            logprobs=config.logprobs,
+            model=model,
+            args=arguments,
+            train_dataset=train,
+            eval_dataset=held_out,
+            data_collator=PairCollator(pad_id),
+            processing_class=tokenizer,
+        )
+        fit(trainer, run, config, tokenizer)
+        if run.is_main and config.select_best:
+            run.set("selected", _selected(trainer))
+        report(run, trainer, held_out)
+
+
+def check_options(config: DPOConfig) -> None:
+    """Check what can be checked without rows and model.
+
+    Raises:
+        UserError: naming the key.
+    """
+    check_separator(choose("layout", config.layout, LAYOUTS), config.response_separator)
+    check_seed(seed=config.seed)
+    check_trainer_keys(config.trainer)
+    check_lengths(config.data.max_length, config.data.max_prompt_length)
+    if not 0 < config.beta < math.inf:
+        raise UserError(f"beta={config.beta} must be above 0 and finite")
+    if config.evaluations_per_epoch < 1:
+        raise UserError(f"evaluations_per_epoch={config.evaluations_per_epoch} must be at least 1")
+    if config.layout != "chat" and config.data.system_message not in (None, "auto"):
+        raise UserError(f"data.system_message is for layout=chat; layout={config.layout} has no system turns")
+    for key in OWN:
+        if config.select_best and key in config.trainer:
+            raise UserError(f"trainer.{key} is set by select_best; remove it, or set select_best=false")
+
+
+def tokenized(records: Dataset, tokenizer: PreTrainedTokenizerBase, config: DPOConfig) -> Dataset:
+    """Render pairs in the layout of ``config`` and tokenise them; pairs of plain text stay as they are."""
+    if config.layout == "chat":
+        texts = render_pairs(records, tokenizer, config.data, generation=True)
+    else:
+        separator = SEPARATORS[config.response_separator]
+
+        def lay_out(record: Mapping[str, Any]) -> dict[str, str]:
+            if isinstance(record["prompt"], str):
+                return {name: record[name] for name in ("prompt", "chosen", "rejected")}
+            prompt = prompt_text(tokenizer, record["prompt"], config.layout)
+            sides = {name: f"{separator}{record[name][-1]['content']}" for name in ("chosen", "rejected")}
+            return {"prompt": prompt, **sides}
+
+        columns = ("prompt", "chosen", "rejected")
+        rows = [{**{k: v for k, v in record.items() if k not in columns}, **lay_out(record)} for record in records]
+        texts = Dataset.from_list(rows)
+    return tokenize_pairs(texts, tokenizer, config.data)
+
+
+def _selection(config: DPOConfig) -> dict[str, Any]:
+    """Return what evaluates and saves as often as is asked for, by shares of all steps."""
+    if not config.select_best:
+        return {}
+    evaluations = config.evaluations_per_epoch * float(config.trainer.get("num_train_epochs", 3))
+    share = 1 / evaluations if evaluations > 1 else None
+    steps = {"eval_steps": share, "save_steps": share} if share else {}
+    when = "steps" if share else "epoch"
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+    return {"eval_strategy": when, "save_strategy": when, **steps, **best}
+
+
+def _selected(trainer: DPOTrainer) -> dict[str, Any]:
+    """Return step, epoch and loss of the evaluation whose checkpoint was kept."""
+    step = trainer.state.best_global_step
+    found = (log for log in trainer.state.log_history if log.get("step") == step and "eval_loss" in log)
+    log = next(found, {})
+    return {"step": step, "epoch": log.get("epoch"), "eval_loss": log.get("eval_loss")}

@@ -1,0 +1,74 @@
+"""What DPO and the reward model share: the Bradley-Terry loss, reading pairs, and the report of held-out ones."""
+
+from __future__ import annotations
+
+from datasets import Dataset
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional
+from transformers import IntervalStrategy, TrainingArguments
+
+from reproalign.common.config import DataConfig
+from reproalign.common.data.prepare import PreferenceData, load_preferences
+from reproalign.common.errors import UserError
+from reproalign.common.evaluation.plots import training_curves
+from reproalign.common.evaluation.preferences import preference_metrics
+from reproalign.common.records import Run
+from reproalign.common.training.fit import metric_rows
+from reproalign.common.training.pairs import PairTrainer
+
+CURVES = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
+
+
+def bradley_terry(chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
+    """Return -log sigmoid(r_chosen - r_rejected), in nats (paper, section 3.1)."""
+    return -functional.logsigmoid(chosen - rejected)
+
+
+def read_pairs(config: DataConfig, run: Run) -> PreferenceData:
+    """Read both splits, and record what they are.
+
+    Raises:
+        UserError: for anything wrong in the rows.
+    """
+    data = load_preferences(config, rejects_dir=run.dir if run.is_main else None)
+    for split, facts in data.provenance.items():
+        rest = {name: value for name, value in facts.items() if name != "sha256"}
+        run.add_fingerprint("data", split, facts.get("sha256", ""), **rest)
+    return data
+
+
+def check_evaluation(arguments: TrainingArguments, held_out: Dataset | None) -> None:
+    """Refuse evaluations of nothing.
+
+    Raises:
+        UserError: naming the key.
+    """
+    assert isinstance(arguments.eval_strategy, IntervalStrategy)  # made of the word that was given
+    if arguments.eval_strategy != IntervalStrategy.NO and held_out is None:
+        raise UserError(
+            f"trainer.eval_strategy={arguments.eval_strategy.value} needs held-out pairs; set data.eval_path=FILE or "
+            "data.eval_fraction"
+        )
+
+
+def report(run: Run, trainer: PairTrainer, held_out: Dataset | None) -> None:
+    """Measure held-out pairs, record and print loss, accuracy and margin, and draw the training; all processes."""
+    metrics: dict[str, float] = {}
+    if held_out is not None:
+        metrics["eval_loss"] = float(trainer.evaluate()["eval_loss"])
+        columns, targets = trainer.rewards(held_out)
+        measured = preference_metrics(columns[:, 0], columns[:, 1], targets)
+        metrics |= {f"eval_{name}": measured[name] for name in ("accuracy", "margin", "margin_std")}
+    if not run.is_main:
+        return
+    if held_out is not None:
+        run.set_metrics(metrics)
+        table = Table(f"held-out pairs: {len(held_out)}", "", header_style="bold")
+        for name, value in metrics.items():
+            table.add_row(name.removeprefix("eval_").replace("_", " "), f"{value:.4f}")
+        Console().print(table)
+    training_curves(metric_rows(run.dir), run.dir / "plots" / "training.png", CURVES)
+    Console().print(f"model, record and plots: {run.dir}", highlight=False)

@@ -1,0 +1,103 @@
+"""``ama reward``: a Bradley-Terry reward model on preference pairs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import set_seed
+
+from reproalign.ama.align.config import RewardConfig
+from reproalign.ama.align.pairs import bradley_terry, check_evaluation, read_pairs, report
+from reproalign.common.config import DataConfig
+from reproalign.common.data.collate import PairCollator
+from reproalign.common.errors import check_seed, choose
+from reproalign.common.invocation import Invocation
+from reproalign.common.models.identify import identify_weights
+from reproalign.common.records import Run
+from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
+from reproalign.common.reward.model import load_reward, load_reward_tokenizer
+from reproalign.common.reward.reading import Reader
+from reproalign.common.reward.rules import NOTE, RewardRules, told_rules
+from reproalign.common.training.arguments import check_trainer_keys, training_arguments
+from reproalign.common.training.fit import fit
+from reproalign.common.training.reward import PairedRewardTrainer
+
+
+class RewardTrainer(PairedRewardTrainer):
+    """Minimises -log sigmoid(r(x, chosen) - r(x, rejected))."""
+
+    def reward_loss(
+        self, chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"], inputs: dict[str, Tensor]
+    ) -> Float[Tensor, " pairs"]:
+        """Return the losses of the pairs."""
+        return bradley_terry(chosen, rejected)
+
+
+def reward(config: RewardConfig, invocation: Invocation) -> None:
+    """Read, tokenise, fit, measure held-out pairs, record; ``<output_dir>/model`` has the rules of reading beside it.
+
+    Raises:
+        UserError: for a mistake in the options or the rows.
+    """
+    rules = check_options(config)
+    arguments = training_arguments(config, Path(config.output_dir))
+    set_seed(config.seed)  # before the model: the head begins at random
+    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+        tokenizer = load_reward_tokenizer(config.model)
+        reader, pairs = Reader(tokenizer, rules), _data_config(config)
+        data = read_pairs(pairs, run)
+        train, held_out = (
+            None if split is None else tokenize_dialogues(render_dialogues(split, reader, pairs), reader, pairs)
+            for split in (data.train, data.evaluation)
+        )
+        assert train is not None  # there are rows to train on, or read_pairs has refused the file
+        counts = {"train": len(train), "train_dropped": len(data.train) - len(train)}
+        if held_out is not None and data.evaluation is not None:
+            counts |= {"evaluation": len(held_out), "evaluation_dropped": len(data.evaluation) - len(held_out)}
+        run.set("pairs", counts)
+        check_evaluation(arguments, held_out)
+        assert isinstance(tokenizer.pad_token_id, int)  # load_reward_tokenizer has set it
+        model = load_reward(config.model, tokenizer, rules, tokenizer.pad_token_id)
+        if run.is_main:
+            weights = identify_weights(config.model.name, config.model.revision)
+            run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
+        trainer = RewardTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=train,
+            eval_dataset=held_out,
+            data_collator=PairCollator(tokenizer.pad_token_id, padding_side=rules.padding_side),
+            processing_class=tokenizer,
+        )
+        fit(trainer, run, config, tokenizer, notes={NOTE: rules.note()})
+        report(run, trainer, held_out)
+
+
+def check_options(config: RewardConfig) -> RewardRules:
+    """Check what can be checked without rows and model.
+
+    Returns:
+        How the reward model will read: LMFlow's layout and the special tokens that the tokenizer adds by itself, the
+        head on the last token, as transformers' text-classification pipeline reads what the release trained.
+
+    Raises:
+        UserError: naming the key.
+    """
+    check_seed(seed=config.seed)
+    check_trainer_keys(config.trainer)
+    choose("data.overlong", config.data.overlong, ["drop", "truncate", "error"])
+    told = {
+        "pooling": "last_not_pad",
+        "layout": "lmflow",
+        "truncation_side": "right",
+        "special_tokens": "own_once",
+        **told_rules(config.model, config.text, None),
+    }
+    return RewardRules(**told)
+
+
+def _data_config(config: RewardConfig) -> DataConfig:
+    return DataConfig(**asdict(config.data))
