@@ -97,11 +97,12 @@ def make_plan(config: CollectConfig, invocation: Invocation) -> Plan:
     """
     quality = check_collect(config)
     if config.scored is not None:
-        for name in ("prompts", "reward", "sample", "score"):
-            if getattr(config, name):
-                raise UserError(f"{name} has no meaning beside scored={config.scored}, which is sampled and scored")
-        if config.model.name:
-            raise UserError(f"model.name has no meaning beside scored={config.scored}, which is sampled and scored")
+        given = {name: getattr(config, name) for name in ("prompts", "reward", "sample", "score")}
+        given |= {"model.name": config.model.name, "n": config.n != 1}
+        for name in (name for name, value in given.items() if value):
+            raise UserError(
+                f"{name} has no meaning beside scored={config.scored}, which is sampled and scored; remove it"
+            )
         return Plan([], find(config.scored, SCORED, "scored"), quality)
     for name, value in (("prompts", config.prompts), ("model.name", config.model.name), ("reward", config.reward)):
         if not value:

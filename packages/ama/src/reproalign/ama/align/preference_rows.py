@@ -101,7 +101,7 @@ def _whole(row: dict[str, Any], side: str) -> list[Message]:
     answer, prompt = column(row, side), row.get("prompt")
     if not isinstance(answer, str) or not isinstance(prompt, str | None):
         raise RowError(f"'prompt' and '{side}' must both be text, or both messages")
-    turns = parse_transcript(answer if prompt is None else prompt + answer)
+    turns = parse_transcript(answer if prompt is None else prompt + answer, side)
     if len(turns) < 2:
         raise RowError(f"'{side}' must be a transcript with a turn before the answer")
     return turns
