@@ -7,26 +7,22 @@ prompts from the current policy, scores them, keeps the best for each prompt, an
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 
 from reproalign.ama.align.prompt_batches import iteration_prompts
+from reproalign.ama.align.prompt_length import short_prompts
 from reproalign.ama.align.raft_config import RaftConfig
 from reproalign.ama.align.raft_files import POOL, RECORD_FILE, SAMPLES, TRAJECTORY, pool_rows, trajectory_text
 from reproalign.ama.align.raft_options import ITERATIONS, Rules, child_words, resolve
 from reproalign.ama.align.reward_record import record_line, reward_record
 from reproalign.ama.align.sft_options import check_options
-from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json, write_text
-from reproalign.common.generation.samplers import asking_tokenizer
 from reproalign.common.generation.samples import SCORED, SELECTED, find, read_sampled, write_rows
 from reproalign.common.generation.sampling import read_prompts
 from reproalign.common.invocation import Invocation
@@ -132,7 +128,10 @@ def make_plan(config: RaftConfig, invocation: Invocation) -> Plan:
     )
     prompts = read_prompts(str(find(config.prompts, PROMPTS, "prompts")))
     check_iteration(children[0], "train", check_options)
-    short = short_prompts(prompts, config)
+    kept = short_prompts(
+        prompts, config.model, config.layout, config.max_prompt_length, key=f"prompts={config.prompts}"
+    )
+    short = [prompts[index] for index in kept]
     batches = [
         iteration_prompts(
             len(short),
@@ -145,28 +144,6 @@ def make_plan(config: RaftConfig, invocation: Invocation) -> Plan:
         for number in range(config.iterations)
     ]
     return Plan(rules, short, len(prompts) - len(short), batches, children)
-
-
-def short_prompts(prompts: Sequence[list[Message]], config: RaftConfig) -> list[list[Message]]:
-    """Return the prompts of at most ``config.max_prompt_length`` tokens, special tokens counted.
-
-    Raises:
-        UserError: if all are longer.
-    """
-    tokenizer = asking_tokenizer(config.model, config.layout)
-    console = Console(stderr=True)
-    short = [
-        prompt
-        for prompt in track(prompts, "measuring prompts", console=console, transient=True)
-        if len(encode_prompt(tokenizer, prompt_text(tokenizer, prompt, config.layout), config.layout))
-        <= config.max_prompt_length
-    ]
-    if not short:
-        raise UserError(
-            f"prompts={config.prompts}: all {len(prompts)} prompts are longer than "
-            f"max_prompt_length={config.max_prompt_length} tokens; raise it"
-        )
-    return short
 
 
 def _measure(number: int, folders: dict[str, Path], batches: list[list[int]], rules: Rules) -> dict[str, Any]:

@@ -29,7 +29,10 @@ class DataConfig:
     test_last: int = 6226  # split=published: so many, from the last back, are held out
     eval_fraction: float = 0.05  # split=fraction: hold out the rows of this share of the prompts, in (0, 1)
     on_error: str = "skip"  # skip (rows go to rejects.jsonl) | raise
-    model: ModelConfig = field(default_factory=ModelConfig)  # the policy, whose tokenizer measures prompts
+    tokenizer: str | None = None  # the policy's (its name or folder), which measures prompts
+    chat_template: str | None = (
+        None  # layout=chat: null: the tokenizer's own; or a name in common.data.templates; a file
+    )
     layout: str = "lmflow"  # in which form they are measured: lmflow (###Human: …) | transcript | chat (template)
     max_prompt_length: int | None = 256  # tokens of a prompt, special ones counted; longer ones are left out; null: any
     dedup_prompts: bool = False  # keep the first of equal prompts

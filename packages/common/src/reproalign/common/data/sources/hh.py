@@ -38,14 +38,14 @@ def transcript(text: Any, name: str) -> list[Message]:
     ]
 
 
-def parse_transcript(text: str) -> list[Message]:
+def parse_transcript(text: str, name: str = "text") -> list[Message]:
     """Split a transcript into messages; turns of one speaker in a row become one, since chat templates refuse them.
 
     Raises:
         RowError: if it is no transcript from a Human's turn to an Assistant's.
     """
     turns: list[Message] = []
-    for turn in transcript(text, "text"):
+    for turn in transcript(text, name):
         if turns and turns[-1]["role"] == turn["role"]:
             turns[-1] = {**turn, "content": f"{turns[-1]['content']}\n\n{turn['content']}"}
         else:

@@ -1,0 +1,111 @@
+r"""Preference rows in the forms that HH-RLHF is published in, read as dialogues.
+
+Anthropic's own (``Anthropic/hh-rlhf``): ``chosen`` and ``rejected``, whole transcripts. ``full-hh-rlhf``: ``prompt``, a
+transcript that ends with ``\n\nAssistant:``, with the two answers as text. TRL's: lists of messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from reproalign.common.data.reading import Row
+from reproalign.common.data.records import Message, RowError, column, make_record
+from reproalign.common.data.sources import SOURCES
+from reproalign.common.data.sources.hh import parse_transcript
+from reproalign.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt, its preferred answer, and the other one, if the row makes a pair.
+
+    Attributes:
+        prompt: turns, the last one the user's.
+        chosen: the answer.
+        rejected: the other answer; None if the row is no pair.
+    """
+
+    prompt: list[Message]
+    chosen: str
+    rejected: str | None
+
+    @property
+    def key(self) -> str:
+        """What equal prompts have in common."""
+        return json.dumps(self.prompt, ensure_ascii=False)
+
+    def dialogue(self) -> dict[str, Any]:
+        """Return the row to fine-tune on."""
+        return {"messages": [*self.prompt, _answer(self.chosen)]}
+
+    def pair(self) -> dict[str, Any]:
+        """Return the pair, in TRL's preference format."""
+        assert self.rejected is not None
+        return {"prompt": self.prompt, "chosen": [_answer(self.chosen)], "rejected": [_answer(self.rejected)]}
+
+
+def read_examples(rows: Iterable[Row], on_error: str, reject: Callable[[str, str, str], None]) -> list[Example]:
+    """Read rows.
+
+    A row whose two dialogues have different prompts, or the same answer, is no pair, but a dialogue nevertheless.
+
+    Args:
+        rows: as they are in the files.
+        on_error: ``skip`` | ``raise``.
+        reject: is told the place and the reason of every row that is skipped, or skipped as a pair, and which of the
+            two: ``row`` | ``pair``.
+
+    Raises:
+        UserError: under ``raise``, for the first row that is no dialogue, with file and line.
+    """
+    examples = []
+    for row in rows:
+        try:
+            if row.problem:
+                raise RowError(row.problem)
+            example, reason = _example(row.values)
+        except RowError as error:
+            if on_error == "raise":
+                raise UserError(f"{row.place}: {error}; fix the row, or set on_error=skip") from error
+            reject(row.place, str(error), "row")
+            continue
+        if reason:
+            reject(row.place, reason, "pair")
+        examples.append(example)
+    return examples
+
+
+def _example(row: dict[str, Any]) -> tuple[Example, str]:
+    """Return the row, and why it is no pair, if it is none."""
+    if isinstance(column(row, "chosen"), list):
+        record = SOURCES["preference"].to_record(row)
+        wholes = [[*record["prompt"], *record[side]] for side in ("chosen", "rejected")]  # type: ignore[literal-required]
+    else:
+        wholes = [_whole(row, side) for side in ("chosen", "rejected")]
+    (prompt, chosen), (other, rejected) = ((whole[:-1], whole[-1]["content"]) for whole in wholes)
+    if not chosen.strip():
+        raise RowError("the preferred answer is empty")
+    if prompt != other:
+        return Example(prompt, chosen, None), "chosen and rejected answer different prompts"
+    try:
+        make_record(prompt, [_answer(chosen)], [_answer(rejected)])
+    except RowError as error:
+        return Example(prompt, chosen, None), str(error)
+    return Example(prompt, chosen, rejected), ""
+
+
+def _whole(row: dict[str, Any], side: str) -> list[Message]:
+    answer, prompt = column(row, side), row.get("prompt")
+    if not isinstance(answer, str) or not isinstance(prompt, str | None):
+        raise RowError(f"'prompt' and '{side}' must both be text, or both messages")
+    turns = parse_transcript(answer if prompt is None else prompt + answer, side)
+    if len(turns) < 2:
+        raise RowError(f"'{side}' must be a transcript with a turn before the answer")
+    return turns
+
+
+def _answer(text: str) -> Message:
+    return {"role": "assistant", "content": text}

@@ -1,0 +1,77 @@
+"""Which rows are trained on, which are held out, and whose prompts the policy is trained on and evaluated with."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from reproalign.ama.align.preference_rows import Example
+from reproalign.ama.align.raft_config import DataConfig
+from reproalign.common.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The parts.
+
+    Attributes:
+        train: of dialogues and pairs to train on.
+        held_out: pairs to evaluate a reward model on.
+        prompts: rows whose prompts the policy answers in training.
+        eval_prompts: rows whose prompts it is evaluated on.
+    """
+
+    train: list[Example]
+    held_out: list[Example]
+    prompts: list[Example]
+    eval_prompts: list[Example]
+
+
+def divide(train: list[Example], test: list[Example], config: DataConfig) -> Split:
+    """Divide rows by ``config.split``.
+
+    ``published`` (model card of the reward model, LMFlow's documentation): the first ``test_first`` test rows join the
+    training of SFT and reward model, of which the last ``test_last`` know nothing; prompts are those of the training
+    rows alone. A test set with fewer rows than both parts gives the later part what the first one leaves. Evaluation
+    prompts are those of the last part, with ``variant=released`` of the first one, as published: training data.
+    ``test``: all test rows are held out. ``fraction``: a seeded share of the prompts, with all their rows.
+
+    Raises:
+        UserError: if a part is left without rows.
+    """
+    if config.split == "fraction":
+        kept, held = _by_prompt([*train, *test], config.eval_fraction, config.seed)
+        return Split(kept, held, kept, held)
+    if not test:
+        raise UserError(f"split={config.split} needs test rows; set test=[FILE], or split=fraction")
+    if config.split == "test":
+        return Split(train, test, train, test)
+    first = test[: config.test_first]
+    last = test[max(config.test_first, len(test) - config.test_last) :]
+    if not last:
+        raise UserError(
+            f"split=published: none of {len(test)} test rows is left to hold out after the first "
+            f"test_first={config.test_first}; lower test_first, or set split=test"
+        )
+    if config.variant == "released":
+        logger.warning(
+            "variant=released: evaluation prompts are those of the first %d test rows, which SFT and reward model are "
+            "trained on",
+            len(first),
+        )
+    return Split([*train, *first], last, train, first if config.variant == "released" else last)
+
+
+def _by_prompt(rows: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
+    keys = list(dict.fromkeys(row.key for row in rows))
+    count = math.ceil(fraction * len(keys))
+    if count >= len(keys):
+        raise UserError(f"eval_fraction={fraction} leaves none of {len(keys)} prompts to train on")
+    held = {keys[index] for index in np.random.default_rng(seed).permutation(len(keys))[:count]}
+    return [row for row in rows if row.key not in held], [row for row in rows if row.key in held]
