@@ -56,8 +56,8 @@ def restore_forward(module: nn.Module, key: str) -> None:
 def _open_signature(forward: Callable[..., Any]) -> Signature:
     """The parameters of a bound ``forward``, and any others.
 
-    ``generate`` reads from them what a model takes: without ``position_ids`` prompts padded on the left get the positions
-    of their padding, without ``logits_to_keep`` the logits of all tokens of a prompt are made.
+    ``generate`` reads from them what a model takes: without ``position_ids`` prompts padded on the left get the
+    positions of their padding, without ``logits_to_keep`` the logits of all tokens of a prompt are made.
     """
     known = [value for value in signature(forward).parameters.values() if value.kind != Parameter.VAR_KEYWORD]
     first, last = Parameter("self", Parameter.POSITIONAL_ONLY), Parameter("kwargs", Parameter.VAR_KEYWORD)
