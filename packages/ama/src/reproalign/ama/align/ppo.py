@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -23,11 +24,29 @@ from reproalign.common.files import sha256_json
 from reproalign.common.generation.samplers import asking_tokenizer
 from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.invocation import Invocation
+from reproalign.common.mappings import flatten
 from reproalign.common.models.identify import identify_weights
-from reproalign.common.models.kind import check_language_model, check_reward_model
+from reproalign.common.models.kind import check_language_model, check_reward_model, model_kind
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.training.checkpoints import resume_from
 from reproalign.common.training.fit import FINAL, metric_rows
+
+COUNTS = (
+    "max_prompts",
+    "max_prompt_length",
+    "max_new_tokens",
+    "iterations",
+    "prompts_per_iteration",
+    "sampling_batch_size",
+    "epochs",
+    "update_batch_size",
+    "micro_batch_size",
+    "save_every",
+    "scoring.batch_size",
+    "kl.horizon",
+)
+POSITIVE = ("learning_rate", "max_grad_norm", "clip", "value_clip", "kl.target")
+AMOUNTS = ("kl.coef", "vf_coef", "critic_warmup", "samples")
 
 
 def ppo(config: PPOConfig, invocation: Invocation) -> None:
@@ -42,6 +61,8 @@ def ppo(config: PPOConfig, invocation: Invocation) -> None:
     check_ppo(config)
     start = read_kept(config)
     check_language_model(config.model)
+    if config.reference and model_kind(replace(config.model, name=config.reference), "reference")[0] == "reward":
+        raise UserError(f"reference={config.reference} is a reward model; give a language model")
     check_reward_model(reward_model(config), "reward")
     reading(config)
     accelerator = make_accelerator(config)
@@ -94,24 +115,16 @@ def _check_numbers(config: PPOConfig) -> None:
     Raises:
         UserError: naming the key, its value and its range.
     """
-    counts = ("max_prompt_length", "max_new_tokens", "iterations", "prompts_per_iteration", "sampling_batch_size")
-    counts += ("update_batch_size", "micro_batch_size", "save_every")
-    optional = {name: getattr(config, name) for name in ("max_prompts", "epochs") if getattr(config, name) is not None}
-    whole = {name: getattr(config, name) for name in counts} | optional
-    whole |= {"scoring.batch_size": config.scoring.batch_size, "kl.horizon": config.kl.horizon}
-    for name, number in whole.items():
-        if number < 1:
-            raise UserError(f"{name}={number} must be at least 1")
-    positive = {"clip": config.clip, "value_clip": config.value_clip, "kl.target": config.kl.target}
-    positive |= {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm}
-    for name, value in positive.items():
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"{name}={value} must be above 0")
-    amounts = {"kl.coef": config.kl.coef, "vf_coef": config.vf_coef}
-    amounts |= {"critic_warmup": config.critic_warmup, "samples": config.samples}
-    for name, value in amounts.items():
-        if not 0 <= value < math.inf:
-            raise UserError(f"{name}={value} must be at least 0")
+    values = flatten(asdict(config))
+    for name in COUNTS:
+        if values[name] is not None and values[name] < 1:
+            raise UserError(f"{name}={values[name]} must be at least 1")
+    for name in POSITIVE:
+        if values[name] is not None and not 0 < values[name] < math.inf:
+            raise UserError(f"{name}={values[name]} must be above 0")
+    for name in AMOUNTS:
+        if not 0 <= values[name] < math.inf:
+            raise UserError(f"{name}={values[name]} must be at least 0")
     for name, value in {"gamma": config.gamma, "lam": config.lam}.items():
         if not 0 <= value <= 1:
             raise UserError(f"{name}={value} must be from 0 to 1")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedTokenizerBase, set_seed
 
@@ -108,8 +108,7 @@ def make_learner(
     install_completion_values(policy, implementation=logprobs.implementation, chunk_size=logprobs.chunk_size)
     reference: Reference = AdapterDisabledReference()
     if not adapted or config.reference:
-        held = replace(config.model, lora=replace(config.model.lora, enabled=False))
-        reference = FrozenReference(load_reference(held, ReferenceConfig(model=config.reference)))
+        reference = FrozenReference(load_reference(config.model, ReferenceConfig(model=config.reference)))
     policy = accelerator.prepare(policy)
     reference.prepare(accelerator, logprobs)
     trained = [value for value in policy.parameters() if value.requires_grad]
@@ -138,9 +137,11 @@ def is_critic(name: str) -> bool:
 
 
 def _load_adapter(policy: PeftModel, folder: Path) -> None:
-    result = set_peft_model_state_dict(policy, load_peft_weights(str(folder), device="cpu"))
-    if result.unexpected_keys:
+    found = load_peft_weights(str(folder), device="cpu")
+    own = get_peft_model_state_dict(policy)
+    if {name: tensor.shape for name, tensor in found.items()} != {name: tensor.shape for name, tensor in own.items()}:
         raise UserError(
             f"restart_from: the adapter in {folder} does not fit model.lora; give the rank and the target modules that "
             "it was trained with"
         )
+    set_peft_model_state_dict(policy, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -59,14 +60,14 @@ def collapse_signs(history: Sequence[Mapping[str, Any]]) -> list[str]:
 
     The paper names shorter answers, cut sentences and a falling reward (appendix D); a KL below -1 nat says that the
     estimate, and with it the penalty, has gone wrong. The thresholds are ours: half the first iteration's length, 20
-    percentage points more cut sentences, three standard errors below the best mean reward.
+    percentage points more cut sentences, three standard errors of the difference below the best mean reward.
     """
     if len(history) < 2:
         return []
     first, last = history[0], history[-1]
     best = max(history, key=lambda row: float(row["reward"]))
     signs = []
-    if last["reward"] < best["reward"] - 3 * last["reward_stderr"]:
+    if last["reward"] < best["reward"] - 3 * math.hypot(last["reward_stderr"], best["reward_stderr"]):
         signs.append(f"the reward is {last['reward']:.3f}, after {best['reward']:.3f} in iteration {best['step']}")
     if last["length"] < 0.5 * first["length"]:
         signs.append(f"responses have {last['length']:.0f} tokens, after {first['length']:.0f} at first")

@@ -148,7 +148,8 @@ def roll_out(
         with accelerator.autocast():
             responses = asker(model, [prompts[place][1] for place in places], number(f"{seed}-{places[0]}"))
         for place, ids in zip(places, responses, strict=True):
-            drawn.append(_rollout(*prompts[place], ids, asker))
+            prompt, prompt_ids = prompts[place]
+            drawn.append(_rollout(asker, prompt, prompt_ids, ids))
         advance(len(places))
     rewards = score([(rollout.prompt, rollout.text) for rollout in drawn])
     measured = measure([replace(rollout, reward=reward) for rollout, reward in zip(drawn, rewards, strict=True)])
@@ -194,6 +195,6 @@ def token_batch(rollouts: Sequence[Rollout], pad_id: int, device: torch.device) 
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def _rollout(prompt: int, prompt_ids: list[int], ids: list[int], asker: Asker) -> Rollout:
+def _rollout(asker: Asker, prompt: int, prompt_ids: list[int], ids: list[int]) -> Rollout:
     nothing = torch.zeros(0)
     return Rollout(prompt, prompt_ids, ids, asker.text(ids), asker.ended(ids), 0.0, nothing, nothing, nothing)
