@@ -104,7 +104,7 @@ def draw(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     comparison(panels, path, across="iteration")
 
 
-def summary(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def summary(history: Sequence[Mapping[str, Any]]) -> dict[str, float | int]:
     """Return the final metrics of a run: where it began, where it ended, and the iteration of the best reward."""
     first, last = history[0], history[-1]
     best = max(history, key=lambda row: float(row["reward"]))
