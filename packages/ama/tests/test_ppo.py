@@ -42,10 +42,11 @@ def inputs(tmp_path_factory) -> list[str]:
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
+        model.score.weight.mul_(10)  # rewards that differ by about 1, as the values at first do
     reward = folder / "reward"
     model.save_pretrained(reward)
     tiny_tokenizer().save_pretrained(reward)
-    note = RewardRules("average", layout="transcript", max_length=24, truncation_side="left").note()
+    note = RewardRules("average", layout="transcript", max_length=8, truncation_side="left").note()
     (reward / "reward.json").write_text(json.dumps(note))
     return [
         "align",
@@ -121,15 +122,15 @@ def test_samples_carry_the_rewards_of_the_reward_model(trained, inputs):
 
 def test_the_reward_rises(inputs, tmp_path):
     """Without penalty, on a reward that every token earns a part of."""
-    words = ["iterations=12", "prompts_per_iteration=32", "update_batch_size=16", "epochs=4", "kl.coef=0", "lam=1"]
-    words += ["learning_rate=0.003", "save_every=12", "micro_batch_size=16", "reward_baseline=null"]
+    words = ["iterations=10", "prompts_per_iteration=128", "update_batch_size=32", "kl.coef=0", "lam=1"]
+    words += ["learning_rate=0.003", "max_new_tokens=6", "save_every=10", "reward_baseline=null"]
+    words += ["micro_batch_size=32", "sampling_batch_size=128", "scoring.batch_size=128"]
     assert main([*inputs, *words, f"output_dir={tmp_path / 'run'}"]) == 0
     rewards, errors = (logged(tmp_path / "run", name) for name in ("reward", "reward_stderr"))
-    assert rewards[-1] - rewards[0] > 5 * (errors[0] + errors[-1])
+    assert rewards[-1] - rewards[0] > 3 * (errors[0] + errors[-1])
     assert logged(tmp_path / "run", "entropy")[-1] < logged(tmp_path / "run", "entropy")[0]
     assert logged(tmp_path / "run", "kl")[-1] > 1.0
-    baseline = logged(tmp_path / "run", "reward_baseline")
-    assert baseline == [rewards[0]] * 12
+    assert logged(tmp_path / "run", "reward_baseline") == [rewards[0]] * 10
 
 
 @pytest.mark.parametrize("moment", ["save_state", "keep_iteration"])
