@@ -19,6 +19,7 @@ from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.values import install_completion_values
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.value_head import attach_value_head, has_value_head
+from reproalign.common.testing.checkpoints import random_config
 from reproalign.common.training.value_head import clip_value_head_separately
 
 LENGTHS, STARTS = (9, 5, 7), (3, 2, 6)
@@ -226,3 +227,19 @@ def test_a_resumed_run_has_its_head_back(tmp_path):
     nn.init.zeros_(resumed.v_head.summary.weight)
     summed(tmp_path, resumed, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     torch.testing.assert_close(resumed.v_head.summary.weight, whole.v_head.summary.weight, atol=1e-9, rtol=0)
+
+
+def test_left_padded_prompts_are_answered_as_without_padding():
+    """``generate`` reads from a forward's signature that it takes positions, which GPT-2's embeddings need."""
+    model = AutoModelForCausalLM.from_config(random_config("gpt2")).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    attach_value_head(model)
+    install_completion_values(model)
+    ids, mask = torch.tensor([[0, 0, 0, 5, 6, 7]]), torch.tensor([[0, 0, 0, 1, 1, 1]])
+    options = {"max_new_tokens": 1, "pad_token_id": 0, "return_dict_in_generate": True, "output_logits": True}
+    alone = model.generate(input_ids=ids[:, 3:], attention_mask=mask[:, 3:], **options)
+    padded = model.generate(input_ids=ids, attention_mask=mask, **options)
+    torch.testing.assert_close(padded.logits, alone.logits)

@@ -7,6 +7,8 @@ of the module must call its own. Changes under different keys can be stacked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from types import MethodType
 from typing import Any, cast
 
@@ -29,8 +31,14 @@ def replace_forward(module: nn.Module, key: str, function: Callable[..., Any]) -
         function: called with the module before the call's own arguments.
     """
     restore_forward(module, key)
+
+    @wraps(function)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    answer.__signature__ = _open_signature(module.forward)  # type: ignore[attr-defined]
     module.__dict__[_slot(key)] = module.forward
-    module.forward = MethodType(function, module)
+    module.forward = MethodType(answer, module)
 
 
 def earlier_forward(module: nn.Module, key: str) -> Callable[..., Any]:
@@ -43,6 +51,17 @@ def restore_forward(module: nn.Module, key: str) -> None:
     original = module.__dict__.pop(_slot(key), None)
     if original is not None:
         module.forward = original
+
+
+def _open_signature(forward: Callable[..., Any]) -> Signature:
+    """The parameters of a bound ``forward``, and any others.
+
+    ``generate`` reads from them what a model takes: without ``position_ids`` prompts padded on the left get the
+    positions of their padding, without ``logits_to_keep`` the logits of all tokens of a prompt are made.
+    """
+    known = [value for value in signature(forward).parameters.values() if value.kind != Parameter.VAR_KEYWORD]
+    first, last = Parameter("self", Parameter.POSITIONAL_ONLY), Parameter("kwargs", Parameter.VAR_KEYWORD)
+    return Signature([first, *known, last])
 
 
 def _slot(key: str) -> str:

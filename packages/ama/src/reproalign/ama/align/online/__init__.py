@@ -1,0 +1,1 @@
+"""Online PPO: prompts, rollouts, objective, update, what is kept of an iteration."""

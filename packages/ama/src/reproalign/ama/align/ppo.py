@@ -1,0 +1,203 @@
+"""``ama align ppo``: proximal policy optimisation against a reward model, from prompts to an aligned model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedTokenizerBase
+
+from reproalign.ama.align.online.kept import Kept, Standing, keep_final, read_kept
+from reproalign.ama.align.online.learner import Learner, make_accelerator, make_learner
+from reproalign.ama.align.online.loop import Loop
+from reproalign.ama.align.online.prompts import Prompts, encode_prompts
+from reproalign.ama.align.online.report import draw, summary
+from reproalign.ama.align.online.rewards import Rewards, reading, reward_model
+from reproalign.ama.align.online.state import load_state
+from reproalign.ama.align.ppo_config import PPOConfig
+from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.files import sha256_json
+from reproalign.common.generation.samplers import asking_tokenizer
+from reproalign.common.generation.sampling import LAYOUTS
+from reproalign.common.invocation import Invocation
+from reproalign.common.mappings import flatten
+from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.kind import check_language_model, check_reward_model, model_kind
+from reproalign.common.records import Run, fingerprint_folder
+from reproalign.common.training.checkpoints import resume_from
+from reproalign.common.training.fit import FINAL, metric_rows
+
+COUNTS = (
+    "max_prompts",
+    "max_prompt_length",
+    "max_new_tokens",
+    "iterations",
+    "prompts_per_iteration",
+    "sampling_batch_size",
+    "epochs",
+    "update_batch_size",
+    "micro_batch_size",
+    "save_every",
+    "scoring.batch_size",
+    "kl.horizon",
+)
+POSITIVE = ("learning_rate", "max_grad_norm", "clip", "value_clip", "kl.target")
+AMOUNTS = ("kl.coef", "vf_coef", "critic_warmup", "samples")
+
+
+def ppo(config: PPOConfig, invocation: Invocation) -> None:
+    """Draw, score, measure and update, iteration by iteration; keep the policy of every ``save_every``-th.
+
+    The equations are in :mod:`reproalign.ama.align.online.objective`. ``model/`` is the policy of the last iteration.
+
+    Raises:
+        UserError: for a mistake in the options or the files that they name.
+        ReportedError: if the loss is not finite.
+    """
+    check_ppo(config)
+    start = read_kept(config)
+    check_language_model(config.model)
+    if config.reference and model_kind(replace(config.model, name=config.reference), "reference")[0] == "reward":
+        raise UserError(f"reference={config.reference} is a reward model; give a language model")
+    check_reward_model(reward_model(config), "reward")
+    reading(config)
+    accelerator = make_accelerator(config)
+    with Run.open(invocation, is_main=accelerator.is_main_process) as run:
+        accelerator.wait_for_everyone()  # the first process has made the folder
+        tokenizer = asking_tokenizer(config.model, config.layout)
+        prompts = encode_prompts(config, tokenizer)
+        if run.is_main:
+            _record_inputs(run, config, prompts, start)
+        learner = make_learner(config, accelerator, tokenizer, start)
+        standing = _standing(config, run.dir, learner, start, run)
+        first = start.standing.iteration + 1 if start else 1
+        rewards = Rewards(config, prompts.messages)
+        Loop(config, run, learner, tokenizer, prompts, rewards, first)(standing)
+        _finish(run, config, accelerator, learner, tokenizer)
+
+
+def check_ppo(config: PPOConfig) -> None:
+    """Refuse options that nothing can be trained with.
+
+    Raises:
+        UserError: naming the key, its value and what is allowed.
+    """
+    check_seed(seed=config.seed)
+    _check_numbers(config)
+    choose("layout", config.layout, LAYOUTS)
+    choose("overlong", config.overlong, ["drop", "truncate"])
+    choose("whitening", config.whitening, ["iteration", "update"])
+    choose("lr_schedule", config.lr_schedule, ["constant", "linear", "cosine"])
+    choose("restart_critic", config.restart_critic, ["fresh", "kept"])
+    choose("kl.controller", config.kl.controller, ["fixed", "adaptive"])
+    choose("on_bad_checkpoint", config.on_bad_checkpoint, ["fallback", "stop"])
+    if config.prompts_per_iteration % config.update_batch_size:
+        raise UserError(
+            f"prompts_per_iteration={config.prompts_per_iteration} must be a multiple of "
+            f"update_batch_size={config.update_batch_size}"
+        )
+    if config.restart_from is None and config.restart_critic == "kept":
+        raise UserError("restart_critic=kept needs restart_from=RUN/iteration-K; leave it out")
+    if config.model.dtype == "float16":
+        raise UserError(
+            "model.dtype=float16 cannot be trained with PPO; set model.dtype=float32, and bf16=true on a GPU"
+        )
+    _check_launch(config)
+
+
+def _check_numbers(config: PPOConfig) -> None:
+    """Refuse numbers out of their range.
+
+    Raises:
+        UserError: naming the key, its value and its range.
+    """
+    values = flatten(asdict(config))
+    for name in COUNTS:
+        if values[name] is not None and values[name] < 1:
+            raise UserError(f"{name}={values[name]} must be at least 1")
+    for name in POSITIVE:
+        if values[name] is not None and not 0 < values[name] < math.inf:
+            raise UserError(f"{name}={values[name]} must be above 0")
+    for name in AMOUNTS:
+        if not 0 <= values[name] < math.inf:
+            raise UserError(f"{name}={values[name]} must be at least 0")
+    for name, value in {"gamma": config.gamma, "lam": config.lam}.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{name}={value} must be from 0 to 1")
+    if config.ratio_threshold is not None and not config.ratio_threshold > 1:
+        raise UserError(f"ratio_threshold={config.ratio_threshold} must be above 1, the ratio of an unchanged policy")
+    if config.reward_baseline is not None and not math.isfinite(config.reward_baseline):
+        raise UserError(f"reward_baseline={config.reward_baseline} must be a finite number, or null")
+
+
+def _check_launch(config: PPOConfig) -> None:
+    """Refuse what responses cannot be drawn under, and mini-batches that processes cannot share.
+
+    Raises:
+        UserError: naming the key.
+    """
+    launch = config.launch
+    if launch.strategy not in ("single", "ddp"):
+        raise UserError(
+            f"launch.strategy={launch.strategy}: ama align ppo draws responses from whole weights, which every process "
+            "holds; set launch=ddp, and model.lora.enabled=true or gradient_checkpointing=true if memory is short"
+        )
+    if config.update_batch_size % launch.processes:
+        raise UserError(
+            f"update_batch_size={config.update_batch_size} must be a multiple of launch.processes={launch.processes}"
+        )
+
+
+def _record_inputs(run: Run, config: PPOConfig, prompts: Prompts, start: Kept | None) -> None:
+    run.add_fingerprint(
+        "data",
+        "prompts",
+        sha256_json(prompts.messages),
+        path=config.prompts,
+        rows=len(prompts.ids),
+        dropped=prompts.dropped,
+    )
+    models = {"policy": (config.model.name, config.model.revision), "reward": (config.reward, config.scoring.revision)}
+    if config.reference:
+        models["reference"] = (config.reference, None)
+    if start:
+        models["restart"] = (str(start.weights), None)
+    for role, (name, revision) in models.items():
+        run.add_fingerprint("weights", role, identify_weights(name, revision), name=name, revision=revision)
+
+
+def _standing(config: PPOConfig, run_dir: Path, learner: Learner, start: Kept | None, run: Run) -> Standing:
+    """Return where the run goes on: at its newest good checkpoint, else after the kept iteration, else at the start."""
+    checkpoint = resume_from(run_dir, config.resume, config.on_bad_checkpoint)
+    run.set("resumed_from", checkpoint.name if checkpoint else None)
+    if checkpoint:
+        return load_state(checkpoint, learner)
+    if start is None:
+        return Standing(0, config.kl.coef, config.reward_baseline)
+    before = start.standing
+    eta = before.eta if config.kl.controller == "adaptive" else config.kl.coef
+    return Standing(
+        before.iteration, eta, before.baseline if config.reward_baseline is None else config.reward_baseline
+    )
+
+
+def _finish(
+    run: Run, config: PPOConfig, accelerator: Accelerator, learner: Learner, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    if run.is_main:
+        keep_final(run.dir / FINAL, config, learner.model, tokenizer)
+        run.add_fingerprint("weights", FINAL, fingerprint_folder(run.dir / FINAL), made=True)
+        history = metric_rows(run.dir)
+        run.set_metrics(summary(history))
+        draw(history, run.dir / "plots" / "training.png")
+        table = Table("", "", header_style="bold")
+        for name, value in run.record["metrics"].items():
+            table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+        console = Console(highlight=False)
+        console.print(table)
+        console.print(f"model, iterations, samples, record and plot: {run.dir}")
+    accelerator.wait_for_everyone()
