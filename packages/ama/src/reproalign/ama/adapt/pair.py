@@ -129,6 +129,9 @@ def merge(pre: Float[Tensor, "*shape"], post: Float[Tensor, "*shape"], ratio: fl
 def merge_released(
     pre: Float[Tensor, "*shape"], post: Float[Tensor, "*shape"], ratio: float
 ) -> Float[Tensor, "*shape"]:
-    """Return a P + (1 - a) Q as the release's layers compute it: bfloat16, each product and the sum rounded."""
+    """Return a P + (1 - a) Q as the release's layers compute it: bfloat16, each product and the sum rounded.
+
+    The ratio stays float32, as on a GPU; PyTorch's CPU kernels round a scalar that stands on the left.
+    """
     half, share = torch.bfloat16, torch.tensor(ratio, dtype=torch.float32)
-    return share * pre.to(half) + (1 - share) * post.to(half)
+    return pre.to(half) * share + post.to(half) * (1 - share)
