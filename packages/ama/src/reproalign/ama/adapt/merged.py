@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -25,25 +28,36 @@ from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.forward import replace_forward
 
 KEY = "ratio"  # of the changed forwards
+DIFFERENCE = "_difference"  # what D is called beside W
 Merge = Callable[[Tensor, Tensor, float], Tensor]
 Sizes = Mapping[str, int]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Learned:
-    """A parameter whose ratio is learned.
+    """A parameter W whose ratio is learned; beside it in its module stands D = P - Q, of the same shape and dtype.
 
     Attributes:
         tensors: its name and where it is read.
         group: index of its ratio.
-        weight: W, changed in place.
-        difference: D = P - Q, of the same shape and dtype.
+        module: that holds it.
+        key: its name there.
     """
 
     tensors: Tensors
     group: int
-    weight: nn.Parameter
-    difference: Tensor
+    module: nn.Module
+    key: str
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """W, or this process's shard of it."""
+        return cast(nn.Parameter, getattr(self.module, self.key))
+
+    @property
+    def difference(self) -> nn.Parameter:
+        """D, or this process's shard of it."""
+        return cast(nn.Parameter, getattr(self.module, self.key + DIFFERENCE))
 
 
 class RatioModel:
@@ -69,6 +83,7 @@ class RatioModel:
         base: float,
         with_base: bool = False,
         merge: Merge = merge,
+        chunk_size: int | None = None,
     ) -> None:
         """Merge the weights of ``network`` in place, and let it compute gradients of the ratios.
 
@@ -80,25 +95,31 @@ class RatioModel:
             base: α, of what no group holds.
             with_base: take the gradient of the base ratio as well, as if it were one more group.
             merge: of P, Q and a ratio.
+            chunk_size: token positions whose logits exist at once; None: chosen from the vocabulary.
 
         Raises:
             UserError: see :meth:`.Pair.locate`.
         """
         self.network = network
         self.names = [*rule.parts.names, *([BASE] if with_base else [])]
-        self.device = next(network.parameters()).device
         self.learned: list[Learned] = []
         self._pair, self._merge = pair, merge
         start = {**ratios, **({BASE: base} if with_base else {})}
         self.ratios = torch.tensor([start[name] for name in self.names], dtype=torch.float64)
-        self._leaves = [torch.zeros((), dtype=torch.float64, device=self.device) for _ in self.names]
+        self._leaves = [torch.zeros((), dtype=torch.float64, device=network.device) for _ in self.names]
         for leaf in self._leaves:
             leaf.requires_grad_()
         located = pair.locate(network, rule)
         self._load(located, base)
-        install_completion_logps(network)
+        install_completion_logps(network, chunk_size=chunk_size)
         self._tap({entry.tensors.parameter: entry for entry in self.learned})
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.network.device
+
+    @torch.no_grad()
     def set_ratios(self, ratios: Sequence[float] | Float[Tensor, " groups"]) -> None:
         """Merge the weights at other ratios; the bits are those of a merge into a new model.
 
@@ -132,24 +153,27 @@ class RatioModel:
     def _load(self, located: Sequence[Tensors], base: float) -> None:
         index = {name: number for number, name in enumerate(self.names)}
         for tensors in located:
+            path, _, key = tensors.parameter.rpartition(".")
+            module = self.network.get_submodule(path)
             weight = self.network.get_parameter(tensors.parameter)
             weight.requires_grad_(False)
             group = index.get(tensors.place) if isinstance(tensors.place, str) else None
             if group is None:
                 self._write(tensors, weight, base if tensors.place == BASE else float(tensors.place))
                 continue
-            difference = torch.empty_like(weight)
+            difference = nn.Parameter(torch.empty_like(weight), requires_grad=False)
             self._write(tensors, weight, float(self.ratios[group]))
             self._write(tensors, difference, subtract=True)
-            self.learned.append(Learned(tensors, group, weight, difference))
+            module.register_parameter(key + DIFFERENCE, difference)
+            self.learned.append(Learned(tensors, group, module, key))
 
     @torch.no_grad()
     def _write(self, tensors: Tensors, target: Tensor, ratio: float = 0.0, *, subtract: bool = False) -> None:
         """Fill a tensor with the merge at a ratio, or with P - Q, a slice at a time."""
-        flat = target.view(-1)
-        for start in range(0, target.numel(), CHUNK):
-            stop = min(start + CHUNK, target.numel())
-            pre, post = (part.to(self.device) for part in self._pair.read(tensors, start, stop))
+        first, flat = local_entries(target)
+        for start in range(0, flat.numel(), CHUNK):
+            stop = min(start + CHUNK, flat.numel())
+            pre, post = (part.to(flat.device) for part in self._pair.read(tensors, first + start, first + stop))
             wide = torch.promote_types(pre.dtype, torch.float32)
             value = pre.to(wide) - post.to(wide) if subtract else self._merge(pre, post, ratio)
             flat[start:stop].copy_(value)
@@ -166,24 +190,47 @@ class RatioModel:
                 continue
             for key in own:
                 learned.pop(f"{name}.{key}", None)
-            self._tap_linear(module, own["weight"], own["bias"])
+            self._tap_linear(module, own["weight"])
         for entry in learned.values():
             entry.weight.requires_grad_()
             entry.weight.register_post_accumulate_grad_hook(partial(self._collect, entry))
 
-    def _tap_linear(self, module: nn.Module, weight: Learned, bias: Learned | None) -> None:
+    def _tap_linear(self, module: nn.Module, weight: Learned) -> None:
         transposed = isinstance(module, Conv1D)
         leaf = self._leaves[weight.group]
 
         def forward(self: Any, x: Tensor) -> Tensor:
-            matrices = (self.weight, weight.difference)
+            matrices = (self.weight, self.weight_difference)
             held, difference = (matrix.T for matrix in matrices) if transposed else matrices
+            bias_difference = None if self.bias is None else self.bias_difference
             made: Tensor = MergedLinear.apply(  # type: ignore[no-untyped-call]
-                x, leaf, held, difference, self.bias, None if bias is None else bias.difference
+                x, leaf, held, difference, self.bias, bias_difference
             )
             return made
 
         replace_forward(module, KEY, forward)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Divide the layers' weights and differences over processes (FSDP2); each is whole only while it is used.
+
+        Embeddings, the head and what is learned outside linear layers (norms) stay whole in every process.
+
+        Args:
+            mesh: of the processes.
+        """
+        whole = {
+            parameter
+            for entry in self.learned
+            if entry.weight.requires_grad
+            for parameter in (entry.weight, entry.difference)
+        }
+        layers = next(
+            module
+            for module in self.network.modules()
+            if isinstance(module, nn.ModuleList) and len(module) == self._pair.blocks.layers
+        )
+        for layer in layers:
+            fully_shard(layer, mesh=mesh, ignored_params=whole)
 
     def _collect(self, entry: Learned, weight: Tensor) -> None:
         """Add ⟨dL/dW, D⟩ as soon as dL/dW is there, and let that go."""
@@ -192,6 +239,16 @@ class RatioModel:
         found = inner(weight.grad, entry.difference).to(leaf)
         leaf.grad = found if leaf.grad is None else leaf.grad + found
         weight.grad = None
+
+
+def local_entries(tensor: Tensor) -> tuple[int, Float[Tensor, " entries"]]:
+    """Return the flattened entries that this process holds, and the index of the first of them."""
+    if not isinstance(tensor, DTensor):
+        return 0, tensor.view(-1)
+    mesh, local = tensor.device_mesh, tensor.to_local()
+    # FSDP2 divides rows as torch.chunk does.
+    rows = min(-(-tensor.shape[0] // mesh.size()) * mesh.get_local_rank(), tensor.shape[0])
+    return rows * (tensor.numel() // tensor.shape[0]), local.view(-1)
 
 
 def _is_plain(module: nn.Module) -> bool:
