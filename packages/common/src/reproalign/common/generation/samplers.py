@@ -21,6 +21,7 @@ from reproalign.common.data.records import Message
 from reproalign.common.data.templates import SPEAKERS, TURN_MARKS, render, turn_header
 from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, choose
+from reproalign.common.generation.filters import clean_lmflow
 from reproalign.common.generation.sampling import Sampler, SamplingRules
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.ensemble_file import is_ensemble
@@ -34,12 +35,12 @@ _PROBE = "an answer"
 def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     """Load ``model`` into transformers."""
     tokenizer = asking_tokenizer(model, rules.layout)
-    stop = rules.stop if rules.stop is not None else turn_end(tokenizer, rules.layout)
+    stop = stops(tokenizer, rules)
     loaded: Any = load_causal_lm(model, trainable=False)
     loaded.to(PartialState().device)
-    options: dict[str, Any] = {"max_new_tokens": rules.max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
+    options: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id}
     if rules.temperature:
-        options |= {"do_sample": True, "temperature": rules.temperature, "top_p": rules.top_p, "top_k": 0}
+        options |= {"do_sample": True, "temperature": rules.temperature, "top_p": rules.top_p, "top_k": rules.top_k}
     else:
         options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if stop:
@@ -48,16 +49,19 @@ def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     @torch.no_grad()
     def generate(rows: Sequence[list[int]], seed: int) -> list[list[str]]:
         set_seed(seed)
+        limit = rules.limit(seed)
         ids = pad_rows(rows, int(tokenizer.pad_token_id), side="left").to(loaded.device)  # type: ignore[arg-type]
         mask = pad_rows([[1] * len(row) for row in rows], 0, side="left").to(loaded.device)
         responses: list[list[str]] = [[] for _ in rows]
         while len(responses[0]) < rules.n:
             count = min(max(1, rules.batch_size // len(rows)), rules.n - len(responses[0]))
-            output = loaded.generate(input_ids=ids, attention_mask=mask, num_return_sequences=count, **options)
+            output = loaded.generate(
+                input_ids=ids, attention_mask=mask, num_return_sequences=count, max_new_tokens=limit, **options
+            )
             new: Tensor = output[:, ids.shape[1] :]
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
             for index, found in enumerate(responses):
-                found += [cut(text, stop) for text in texts[index * count : (index + 1) * count]]
+                found += [finish(text, rules, stop) for text in texts[index * count : (index + 1) * count]]
         return responses
 
     return Sampler(partial(prompt_ids, tokenizer, rules=rules), generate)
@@ -78,7 +82,7 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     if is_ensemble(model_path(model.name)):
         raise UserError(f"backend=vllm: {model.name} is an ensemble, which vLLM cannot run; set backend=transformers")
     tokenizer = asking_tokenizer(model, rules.layout)
-    stop = rules.stop if rules.stop is not None else turn_end(tokenizer, rules.layout)
+    stop = stops(tokenizer, rules)
     engine = LLM(
         model=model_path(model.name),
         tokenizer=model_path(model.tokenizer or model.name),
@@ -93,14 +97,15 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
                 n=rules.n,
                 temperature=rules.temperature,
                 top_p=rules.top_p,
-                max_tokens=rules.max_new_tokens,
+                top_k=rules.top_k or -1,  # 0 means the same in newer versions alone
+                max_tokens=rules.limit(seed),
                 stop=list(stop),
                 seed=seed + index,
             )
             for index in range(len(rows))
         ]
         outputs = engine.generate([{"prompt_token_ids": row} for row in rows], params, use_tqdm=False)
-        return [[cut(output.text, stop) for output in request.outputs] for request in outputs]
+        return [[finish(output.text, rules, stop) for output in request.outputs] for request in outputs]
 
     return Sampler(partial(prompt_ids, tokenizer, rules=rules), generate)
 
@@ -113,6 +118,18 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], rules:
         logger.warning("a prompt of %d tokens loses its beginning (max_prompt_length=%d)", len(ids), limit)
         ids = ids[-limit:]
     return [*ids, *(Encoder(tokenizer).continuation(rules.response_prefix) if rules.response_prefix else [])]
+
+
+def stops(tokenizer: PreTrainedTokenizerBase, rules: SamplingRules) -> tuple[str, ...]:
+    """Return the strings at which generation ends: none where the text is cleaned afterwards."""
+    if rules.clean == "lmflow":
+        return ()
+    return rules.stop if rules.stop is not None else turn_end(tokenizer, rules.layout)
+
+
+def finish(text: str, rules: SamplingRules, stop: Sequence[str]) -> str:
+    """Return the response in a generated text; an empty one if nothing is left of it."""
+    return clean_lmflow(text) or "" if rules.clean == "lmflow" else cut(text, stop)
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase, layout: str = "chat") -> tuple[str, ...]:
