@@ -79,6 +79,6 @@ def work(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    end_after_leaving()
     work(Path(sys.argv[1]))
     leave()
-    end_after_leaving(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reproalign.ama.adapt.config import AdaptConfig
@@ -57,8 +57,7 @@ class Measuring:
             as_word("prompts", config.prompts),
             as_word("seed", config.seed),
             as_word("variant", config.variant),
-            *section_words("model", config.model),
-            as_word("model.name", str(folder / average.name / "model")),
+            *section_words("model", replace(config.model, name=str(folder / average.name / "model"))),
             *([] if config.layout == PLAIN or "layout" in config.evaluate else [as_word("layout", config.layout)]),
             *given_words("evaluate", config.evaluate, OWNED_EVALUATE, by="adapt"),
         ]

@@ -61,12 +61,12 @@ def read_dialogues(path: str, objective: str, max_rows: int | None) -> list[list
         UserError: for a file that is missing, empty, or has a row of another form.
     """
     if objective == "labelled":
-        dialogues = _read_labelled(find(path, LABELLED, "data"))
+        dialogues = _read_labelled(find(path, LABELLED, "rows"))
     else:
-        dialogues = read_selected(find(path, D_THETA, "data"))
+        dialogues = read_selected(find(path, D_THETA, "rows"))
     if not dialogues:
         what = "D_θ is empty; collect it with `ama collect`" if objective == "likelihood" else "it holds no row"
-        raise UserError(f"data={path}: {what}")
+        raise UserError(f"rows={path}: {what}")
     return dialogues[:max_rows]
 
 
@@ -97,7 +97,7 @@ def make_rows(dialogues: Sequence[list[Message]], tokenizer: PreTrainedTokenizer
     if not dialogues:
         return []
     if form.packing == "blocks":
-        packed = pack([_text(turns, tokenizer, form) for turns in dialogues], tokenizer, form.block_size, key="data")
+        packed = pack([_text(turns, tokenizer, form) for turns in dialogues], tokenizer, form.block_size, key="rows")
         rows = [Row(row["input_ids"], row["labels"]) for row in packed]
     elif form.layout == PLAIN:
         rows = [_plain_row(turns, tokenizer, form.max_length) for turns in dialogues]
@@ -114,7 +114,7 @@ def make_rows(dialogues: Sequence[list[Message]], tokenizer: PreTrainedTokenizer
         rows = [Row(row.ids, row.ids) for row in rows]
     rows = [row for row in rows if row.tokens]
     if not rows:
-        raise UserError("data: no token of any response is left to learn from; set a larger max_length or block_size")
+        raise UserError("rows: no token of any response is left to learn from; set a larger max_length or block_size")
     return rows
 
 

@@ -137,7 +137,7 @@ def check_options(config: AdaptConfig) -> Settings:
 
 
 def _check_models(config: AdaptConfig) -> None:
-    if config.model.name not in (None, MISSING):
+    if config.model.name not in ("", MISSING):
         raise UserError("model.name has no meaning here: the models are pre and post; remove it")
     if config.model.quantization or config.model.lora.enabled:
         raise UserError("model.quantization and model.lora have no meaning here: weights are merged; remove them")
@@ -180,12 +180,12 @@ def _epsilons(given: Any) -> tuple[float, ...]:
 
 def _check_data(config: AdaptConfig, objective: str) -> None:
     if objective == "reward":
-        for key in ("data", "max_rows"):
+        for key in ("rows", "max_rows"):
             if getattr(config, key) is not None:
                 raise UserError(f"{key} has no meaning for objective=reward, which samples on prompts; remove it")
-    elif config.data is None:
+    elif config.rows is None:
         hint = "rows of prompt and response" if objective == "labelled" else "a run of `ama collect`, or its file"
-        raise UserError(f"data is not set; give {hint}")
+        raise UserError(f"rows is not set; give {hint}")
     if config.max_rows is not None and config.max_rows < 1:
         raise UserError(f"max_rows={config.max_rows} must be at least 1")
     if not 0 <= config.eval_fraction < 1:
