@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from reproalign.common.data.collate import RowCollator
 from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.scoring import token_losses
 from reproalign.common.logprobs.statistics import HeadStates
@@ -83,7 +84,7 @@ def preprocess_function(inputs: Case, params: Case) -> Any:
 
 @adapter("collator as configured by the original")
 def collate(inputs: Case, params: Case) -> Any:
-    collator = tokens.RowCollator(params["pad_token_id"], params["padding_side"], params["pad_to_multiple_of"])
+    collator = RowCollator(params["pad_token_id"], params["padding_side"], params["pad_to_multiple_of"])
     return collator(inputs["features"])
 
 

@@ -20,8 +20,9 @@ from reproalign.dtm.prompt import alpaca
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+
+    from reproalign.common.data.collate import RowCollator
 
 IGNORED = -100
 SHAPING = ("max_length", "append_eos", "boundary", "separator")  # the fields that ids and labels depend on
@@ -118,49 +119,10 @@ def encoder(
     return partial(_encode, _exact if config.boundary == "exact" else _released, tokenizer, config)
 
 
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that fills rows up: the pad token's, EOS's if there is none.
-
-    Raises:
-        UserError: if there is neither.
-    """
-    found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    if not isinstance(found, int):
-        raise UserError(f"the tokenizer of '{tokenizer.name_or_path}' has neither a pad token nor EOS; give it one")
-    return found
-
-
-@dataclass(frozen=True)
-class RowCollator:
-    """Collates tokenised rows, padded to the longest rounded up to a multiple.
-
-    Attributes:
-        pad_token_id: fills up ``input_ids``; ``labels`` are filled up with -100, ``attention_mask`` with 0.
-        padding_side: right or left.
-        multiple_of: of the length.
-    """
-
-    pad_token_id: int
-    padding_side: str = "right"
-    multiple_of: int = 8
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Return ``input_ids``, ``attention_mask`` and ``labels``, each (rows, seq)."""
-        from reproalign.common.data.collate import pad_rows
-
-        def padded(values: list[list[int]], fill: int) -> Tensor:
-            return pad_rows(values, fill, side=self.padding_side, multiple_of=self.multiple_of)
-
-        ids = [list(row["input_ids"]) for row in rows]
-        return {
-            "input_ids": padded(ids, self.pad_token_id),
-            "attention_mask": padded([[1] * len(row) for row in ids], 0),
-            "labels": padded([list(row["labels"]) for row in rows], IGNORED),
-        }
-
-
 def collator(tokenizer: PreTrainedTokenizerBase, padding_side: str = "right") -> RowCollator:
     """Return the collator for rows of ``tokenizer``."""
+    from reproalign.common.data.collate import RowCollator, pad_id
+
     return RowCollator(pad_id(tokenizer), padding_side)
 
 

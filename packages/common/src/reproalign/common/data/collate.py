@@ -1,4 +1,4 @@
-"""Batches of token rows, padded to the longest: pairs (chosen rows first), and unpaired examples."""
+"""Batches of token rows, padded to the longest: labelled rows, pairs (chosen rows first), and unpaired examples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from reproalign.common.errors import UserError
+
+IGNORED = -100  # label of a token that nothing is learned or measured of
 FORWARD = ("input_ids", "attention_mask", "completion_mask")
 
 
@@ -35,6 +39,46 @@ def pad_rows(
 def forward_inputs(batch: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """Return what a model is called with for the rows whose columns begin with ``prefix``."""
     return {name: batch[f"{prefix}{name}"] for name in FORWARD}
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that fills rows up: the pad token's, EOS's if there is none.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if not isinstance(found, int):
+        raise UserError(f"the tokenizer of '{tokenizer.name_or_path}' has neither a pad token nor EOS; give it one")
+    return found
+
+
+@dataclass(frozen=True)
+class RowCollator:
+    """Collates tokenised rows, padded to the longest rounded up to a multiple.
+
+    Attributes:
+        pad_token_id: fills up ``input_ids``; ``labels`` are filled up with -100, ``attention_mask`` with 0.
+        padding_side: right or left.
+        multiple_of: of the length.
+    """
+
+    pad_token_id: int
+    padding_side: str = "right"
+    multiple_of: int = 8
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Return ``input_ids``, ``attention_mask`` and ``labels``, each (rows, seq)."""
+
+        def padded(values: list[list[int]], fill: int) -> Tensor:
+            return pad_rows(values, fill, side=self.padding_side, multiple_of=self.multiple_of)
+
+        ids = [list(row["input_ids"]) for row in rows]
+        return {
+            "input_ids": padded(ids, self.pad_token_id),
+            "attention_mask": padded([[1] * len(row) for row in ids], 0),
+            "labels": padded([list(row["labels"]) for row in rows], IGNORED),
+        }
 
 
 @dataclass(frozen=True)

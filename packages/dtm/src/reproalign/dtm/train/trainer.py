@@ -21,7 +21,7 @@ from reproalign.dtm.train.regularizer import Regularizer
 
 
 class SupervisedTrainer(CollectingTrainer):
-    """Trains on rows of ``input_ids`` and ``labels``, batches from :class:`reproalign.dtm.tokens.RowCollator`.
+    """Trains on rows of ``input_ids`` and ``labels``, batches from :class:`reproalign.common.data.collate.RowCollator`.
 
     Logits of all tokens never exist at once. Beside the loss that is minimised every log has ``token_loss``, the mean
     over supervised tokens since the last log. Rows are drawn by the Trainer's own sampler, seeded, or come in the order
