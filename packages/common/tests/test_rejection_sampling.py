@@ -63,6 +63,29 @@ def test_a_transcript_is_asked_as_one_and_ends_at_the_next_turn():
         prompt_text(tokenizer, [{"role": "system", "content": "Be brief."}, *turns], "transcript")
 
 
+def test_lmflows_form_has_neither_blank_lines_nor_a_space_at_the_end_of_a_prompt():
+    tokenizer = tiny_tokenizer()
+    turns = [*user("Hi"), {"role": "assistant", "content": "Hello!"}, *user("Sing.")]
+    text = prompt_text(tokenizer, turns, "lmflow")
+    assert text == "###Human: Hi###Assistant: Hello!###Human: Sing.###Assistant:"
+    assert turn_end(tokenizer, "lmflow") == ("###Human",)
+    sampler = transformers_sampler(ModelConfig(name="tiny:llama"), SamplingRules(layout="lmflow"))
+    assert sampler.encode(turns) == encode_prompt(tokenizer, text, "lmflow")
+    with pytest.raises(UserError, match="layout=lmflow has turns of user and assistant alone, not of 'system'"):
+        prompt_text(tokenizer, [{"role": "system", "content": "Be brief."}, *turns], "lmflow")
+
+
+@pytest.mark.parametrize(("separator", "expected"), [("space", " La."), ("none", "La.")])
+def test_the_response_separator_is_learned_with_the_response(separator, expected):
+    tokenizer = tiny_tokenizer()
+    dialogue = [*user("Sing."), {"role": "assistant", "content": "La."}]
+    (row,) = tokenize_responses([dialogue], tokenizer, layout="lmflow", max_length=99, response_separator=separator)
+    learned = [token for token in row["labels"] if token != IGNORED]
+    assert tokenizer.decode(row["input_ids"][: -len(learned)]) == "###Human: Sing.###Assistant:"
+    assert tokenizer.decode(learned[:-1]) == expected
+    assert learned[-1] == tokenizer.eos_token_id
+
+
 @given(
     scores=st.lists(st.floats(-9, 9), min_size=2, max_size=6),
     data=st.data(),
@@ -87,7 +110,7 @@ def test_selection_by_brute_force(scores, data):
         assert pair["p_chosen"] >= 0.5
 
 
-@pytest.mark.parametrize("layout", ["chat", "transcript"])
+@pytest.mark.parametrize("layout", ["chat", "transcript", "lmflow"])
 @pytest.mark.parametrize("kind", ["bytelevel", "metaspace", "unigram"])
 def test_the_loss_is_on_the_response_alone(kind, layout):
     tokenizer = tiny_tokenizer(kind)

@@ -62,6 +62,23 @@ def test_layouts():
         chat.render("\n\nAssistant: a\n\nHuman: b")
 
 
+def test_lmflows_layout_and_the_separator_before_the_last_response():
+    turns = [user("Hi"), assistant("Hello"), user("Why?"), assistant("So.")]
+    text = "###Human: Hi###Assistant: Hello###Human: Why?###Assistant: So."
+    assert reader(layout="lmflow").render(turns) == text
+    assert reader(layout="lmflow").render(transcript(turns)) == text
+    released = reader(layout="lmflow", response_separator="none")  # prompt and sampled response, put together
+    assert released.render(turns) == text.replace(": So.", ":So.")
+    assert released.render(turns[:3]) == text.removesuffix("###Assistant: So.")
+    plain = reader(response_separator="none")
+    assert plain.render(turns) == plain.render(transcript(turns)) == transcript(turns).replace(": So.", ":So.")
+    assert RewardRules(layout="lmflow", response_separator="none").note()["response_separator"] == "none"
+    with pytest.raises(UserError, match="response_separator=none is for layout=transcript and layout=lmflow"):
+        RewardRules(layout="chat", response_separator="none")
+    with pytest.raises(UserError, match="unknown response_separator 'blank'"):
+        RewardRules(response_separator="blank")
+
+
 def test_special_tokens():
     tokenizer = tiny_tokenizer()
     plain = tokenizer.encode("Hi", add_special_tokens=False)

@@ -55,10 +55,11 @@ class RewardModelConfig(ModelConfig):
 class TextConfig:
     """How a dialogue becomes the token ids that a reward model reads; null: as it was trained."""
 
-    layout: str | None = None  # transcript (Human: … Assistant: …) | chat (template); null: as trained, new: transcript
+    layout: str | None = None  # transcript (Human: …) | lmflow (###Human: …) | chat; null: as trained, new: transcript
     max_length: int | None = None  # tokens, special tokens included; null: as trained, new: 512
     truncation_side: str | None = None  # what an over-long text loses: left | right end; null: as trained, new: left
     padding_side: str | None = None  # right | left; null: as trained, new: right
+    response_separator: str | None = None  # after the last "Assistant:": space | none; null: as trained, new: space
 
 
 @dataclass

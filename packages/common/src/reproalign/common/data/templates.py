@@ -9,9 +9,11 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError, did_you_mean
+from reproalign.common.errors import UserError, choose, did_you_mean
 
 SPEAKERS = {"user": "Human", "assistant": "Assistant"}  # of a transcript
+TURN_MARKS = {"transcript": "\n\n", "lmflow": "###"}  # layout of a transcript: what stands before a speaker's name
+SEPARATORS = {"space": " ", "none": ""}  # what stands between the header of the last answer and its text
 
 _CHATML_TURNS = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
@@ -110,8 +112,14 @@ def render(tokenizer: PreTrainedTokenizerBase, dialogue: list[Message], *, gener
     return str(text)
 
 
-def transcript(dialogue: list[Message]) -> str:
-    r"""Render a dialogue as ``\n\nHuman: …\n\nAssistant: …``.
+def transcript(dialogue: list[Message], layout: str = "transcript", response_separator: str = "space") -> str:
+    r"""Render a dialogue as ``\n\nHuman: …\n\nAssistant: …``, in LMFlow's form as ``###Human: …###Assistant: …``.
+
+    Args:
+        dialogue: turns of user and assistant.
+        layout: one of :data:`TURN_MARKS`.
+        response_separator: ``space`` or ``none``: what is between the header of the last turn, if it is the
+            assistant's, and its text. A text put together from a prompt and what was sampled for it has none.
 
     Raises:
         UserError: for a turn of another role than user and assistant.
@@ -119,10 +127,32 @@ def transcript(dialogue: list[Message]) -> str:
     for turn in dialogue:
         if turn["role"] not in SPEAKERS:
             raise UserError(
-                f"layout=transcript has turns of {' and '.join(SPEAKERS)} alone, not of '{turn['role']}'; set "
+                f"layout={layout} has turns of {' and '.join(SPEAKERS)} alone, not of '{turn['role']}'; set "
                 "layout=chat, or leave such turns out"
             )
-    return "".join(f"\n\n{SPEAKERS[turn['role']]}: {turn['content']}" for turn in dialogue)
+    texts = [f"{turn_header(turn['role'], layout)} {turn['content']}" for turn in dialogue]
+    if dialogue and dialogue[-1]["role"] == "assistant":
+        texts[-1] = f"{turn_header('assistant', layout)}{SEPARATORS[response_separator]}{dialogue[-1]['content']}"
+    return "".join(texts)
+
+
+def turn_header(role: str, layout: str) -> str:
+    r"""Return what opens a turn of a transcript: ``"\n\nHuman:"``, ``"###Assistant:"``."""
+    return f"{TURN_MARKS[layout]}{SPEAKERS[role]}:"
+
+
+def check_separator(layout: str, response_separator: str) -> None:
+    """Refuse a separator that is none, or that a chat template has no place for.
+
+    Raises:
+        UserError: naming the key.
+    """
+    choose("response_separator", response_separator, SEPARATORS)
+    if layout not in TURN_MARKS and response_separator != "space":
+        raise UserError(
+            f"response_separator={response_separator} is for {' and '.join(f'layout={name}' for name in TURN_MARKS)}, "
+            f"not for layout={layout}, where the chat template decides; leave it out"
+        )
 
 
 def render_completion(

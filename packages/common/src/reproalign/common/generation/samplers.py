@@ -18,7 +18,7 @@ from reproalign.common.data.collate import pad_rows
 from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
-from reproalign.common.data.templates import SPEAKERS, render
+from reproalign.common.data.templates import SPEAKERS, TURN_MARKS, render, turn_header
 from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, choose
 from reproalign.common.generation.sampling import Sampler, SamplingRules
@@ -117,8 +117,10 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], rules:
 
 def turn_end(tokenizer: PreTrainedTokenizerBase, layout: str = "chat") -> tuple[str, ...]:
     """Return what the layout puts after an answer, if anything: models trained with it end their answers so."""
-    if layout == "transcript":
-        return (f"\n\n{SPEAKERS['user']}:",)
+    if layout == "lmflow":
+        return (f"{TURN_MARKS[layout]}{SPEAKERS['user']}",)  # without the colon, as in RAFT's own cleaning of responses
+    if layout in TURN_MARKS:
+        return (turn_header("user", layout),)
     dialogue = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": _PROBE}]
     end = render(tokenizer, dialogue).rpartition(_PROBE)[2].strip()
     return (end,) if end else ()
@@ -138,7 +140,7 @@ def asking_tokenizer(model: ModelConfig, layout: str) -> PreTrainedTokenizerBase
         UserError: if it has no EOS token, or no chat template where one is needed.
     """
     tokenizer = load_tokenizer(model)
-    if layout == "transcript" and not (model.chat_template or tokenizer.chat_template):
+    if layout in TURN_MARKS and not (model.chat_template or tokenizer.chat_template):
         if tokenizer.eos_token_id is None:
             raise UserError(f"the tokenizer of '{tokenizer.name_or_path}' has no EOS token; set model.tokenizer")
         if tokenizer.pad_token_id is None:

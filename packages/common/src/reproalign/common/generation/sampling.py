@@ -14,10 +14,11 @@ from rich.progress import track
 from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.data.records import Message, RowError
 from reproalign.common.data.sources.hh import transcript
+from reproalign.common.data.templates import TURN_MARKS
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import recover_lines, write_text
 
-LAYOUTS = ("chat", "transcript")
+LAYOUTS = ("chat", *TURN_MARKS)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class SamplingRules:
         batch_size: responses generated at once.
         max_prompt_length: tokens of a prompt; longer ones lose their beginning. None: any.
         stop: strings that end a response, beside the model's own end. None: what the layout puts after one.
-        layout: how the model is asked: by its ``chat`` template, or in a ``transcript`` of Human and Assistant.
+        layout: how the model is asked: by its ``chat`` template, in a ``transcript`` of Human and Assistant, or in
+            ``lmflow``'s, with ``###`` before each speaker and no blank lines.
         response_prefix: text that every response begins with: given to the model, and no part of what is returned.
     """
 

@@ -1,6 +1,7 @@
-r"""From a dialogue to what a reward model reads: text in one of two layouts, then token ids with special tokens.
+r"""From a dialogue to what a reward model reads: text in one of three layouts, then token ids with special tokens.
 
-``transcript`` is the layout ``\n\nHuman: …\n\nAssistant: …``; ``chat`` the tokenizer's chat template.
+``transcript`` is the layout ``\n\nHuman: …\n\nAssistant: …``; ``lmflow`` is ``###Human: …###Assistant: …``; ``chat``
+is the tokenizer's chat template.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.data.cache import fingerprint_tokenizer
 from reproalign.common.data.records import RowError, Text
 from reproalign.common.data.sources.hh import parse_transcript
-from reproalign.common.data.templates import render, set_template, transcript, with_system
+from reproalign.common.data.templates import TURN_MARKS, render, set_template, transcript, with_system
 from reproalign.common.data.tokenize import Encoder, Rules, add_special_tokens, begins_with_bos
 from reproalign.common.errors import UserError, choose
 from reproalign.common.reward.released import RELEASED_IDS, SpecialIds, enclose
@@ -74,12 +75,15 @@ class Reader:
         Raises:
             UserError: if the layout cannot hold it.
         """
-        if self.rules.layout == "transcript":
-            return dialogue if isinstance(dialogue, str) else transcript(dialogue)
+        layout, separator = self.rules.layout, self.rules.response_separator
+        if isinstance(dialogue, str) and (layout, separator) == ("transcript", "space"):
+            return dialogue
         try:
             turns = parse_transcript(dialogue) if isinstance(dialogue, str) else dialogue
         except RowError as error:
-            raise UserError(f"layout=chat: {error}; set layout=transcript") from error
+            raise UserError(f"layout={layout}: {error}; set layout=transcript") from error
+        if layout in TURN_MARKS:
+            return transcript(turns, layout, separator)
         return render(self.tokenizer, with_system(turns, self.rules.system_message, str(self.tokenizer.chat_template)))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

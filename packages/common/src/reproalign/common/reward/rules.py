@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from reproalign.common.config import ModelConfig, RewardModelConfig, TextConfig
+from reproalign.common.data.templates import TURN_MARKS, check_separator
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.models.load import model_path
 from reproalign.common.reward.pooling import BY_ID, POOLINGS
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 NOTE = "reward.json"
 VERSION = 2  # 1 had neither a version nor system_message and special_tokens
-LAYOUTS = ("transcript", "chat")
+LAYOUTS = (*TURN_MARKS, "chat")
 SPECIAL_TOKENS = ("enclose", "own", "own_once")
 
 
@@ -36,7 +37,8 @@ class RewardRules:
             (:func:`~reproalign.common.reward.pooling.pool`), ``last_not_pad``, ``first_pad``
             (:func:`~reproalign.common.reward.pooling.pooled_index`).
         variant: ``released`` has the special tokens of MORE's release and pools as it does.
-        layout: ``transcript`` (``\n\nHuman: …\n\nAssistant: …``) or ``chat`` (the tokenizer's chat template).
+        layout: ``transcript`` (``\n\nHuman: …\n\nAssistant: …``), ``lmflow`` (``###Human: …###Assistant: …``) or
+            ``chat`` (the tokenizer's chat template).
         max_length: tokens of a text, special tokens included, at least 3.
         truncation_side: which end of an over-long text is lost.
         padding_side: where batches are padded.
@@ -44,6 +46,8 @@ class RewardRules:
             where the template knows system turns, or its text.
         special_tokens: ``enclose``: BOS (if the tokenizer begins texts with it) and EOS, each once; ``own``: those that
             the tokenizer adds by itself; ``own_once``: these, but no second BOS where the template has put one.
+        response_separator: of a transcript: ``space`` or ``none``, what is between the last ``Assistant:`` and the
+            response. RAFT's release scores without the space that its reward model is trained with.
 
     Raises:
         UserError: for a value that is none of these, naming the key.
@@ -57,11 +61,12 @@ class RewardRules:
     padding_side: str = "right"
     system_message: str | None = None
     special_tokens: str = "enclose"
+    response_separator: str = "space"
 
     def __post_init__(self) -> None:
         choose("model.pooling", self.pooling, POOLINGS)
         choose("variant", self.variant, ["paper", "released"])
-        choose("layout", self.layout, LAYOUTS)
+        check_separator(choose("layout", self.layout, LAYOUTS), self.response_separator)
         choose("special_tokens", self.special_tokens, SPECIAL_TOKENS)
         for name in ("truncation_side", "padding_side"):
             choose(name, getattr(self, name), ["left", "right"])

@@ -16,7 +16,7 @@ from trl import SFTTrainer
 from reproalign.common.config import BaseRunConfig
 from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
-from reproalign.common.data.templates import render_completion
+from reproalign.common.data.templates import SEPARATORS, render_completion
 from reproalign.common.data.tokenize import Encoder, Rules, add_special_tokens, split
 from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
@@ -59,7 +59,12 @@ def fine_tune(
 
 
 def tokenize_responses(
-    dialogues: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase, *, layout: str, max_length: int
+    dialogues: Sequence[list[Message]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    layout: str,
+    max_length: int,
+    response_separator: str = "space",
 ) -> Dataset:
     """Tokenise dialogues whose last turn is to be learned; ``labels`` of all that is before it are ignored.
 
@@ -69,10 +74,12 @@ def tokenize_responses(
     Args:
         dialogues: turns, the last one the assistant's.
         tokenizer: of the model.
-        layout: ``chat`` or ``transcript``.
+        layout: ``chat``, ``transcript`` or ``lmflow``.
         max_length: tokens of prompt and response.
+        response_separator: in a transcript, between the answer's header and the response: ``space`` or ``none``.
     """
-    make = partial(_row, encoder=Encoder(tokenizer), layout=layout, max_length=max_length)
+    separator = SEPARATORS[response_separator]
+    make = partial(_row, encoder=Encoder(tokenizer), layout=layout, max_length=max_length, separator=separator)
     return Dataset.from_list([make(dialogue) for dialogue in dialogues])
 
 
@@ -95,13 +102,15 @@ def mean_losses(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([functional.cross_entropy(row.float(), target, ignore_index=IGNORED) for row, target in rows])
 
 
-def _row(dialogue: list[Message], encoder: Encoder, layout: str, max_length: int) -> Mapping[str, list[int]]:
+def _row(
+    dialogue: list[Message], encoder: Encoder, layout: str, max_length: int, separator: str
+) -> Mapping[str, list[int]]:
     tokenizer = encoder.tokenizer
     prompt = prompt_text(tokenizer, dialogue[:-1], layout)
     if layout == "chat":
         response = render_completion(tokenizer, dialogue[:-1], dialogue[-1:], alone=False, generation=True)
     else:
-        response = f" {dialogue[-1]['content']}"
+        response = f"{separator}{dialogue[-1]['content']}"
     rules = Rules(None, tokenizer.eos_token_id, max_length, max_length)
     parts = split(rules, encoder(prompt), encoder(prompt + response), partial(encoder.continuation, response))
     tail = [int(token) for token in add_special_tokens(rules, *parts, encoder.is_blank)[1] if token is not None]

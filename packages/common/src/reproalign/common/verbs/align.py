@@ -14,6 +14,7 @@ from transformers import set_seed
 from trl import SFTConfig
 
 from reproalign.common.data.records import Message
+from reproalign.common.data.templates import check_separator
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.files import sha256_json
@@ -51,7 +52,13 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
                 run.add_fingerprint("data", name, sha256_json(part), path=config.selected, rows=len(part))
         with PartialState().main_process_first():
             rows, evaluation = (
-                tokenize_responses(part, tokenizer, layout=config.layout, max_length=config.max_length)
+                tokenize_responses(
+                    part,
+                    tokenizer,
+                    layout=config.layout,
+                    max_length=config.max_length,
+                    response_separator=config.response_separator,
+                )
                 for part in (train, held_out)
             )
         trainer = fine_tune(config, run, arguments, tokenizer, rows, evaluation if held_out else None)
@@ -75,7 +82,7 @@ def check_align(config: AlignConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    choose("layout", config.layout, LAYOUTS)
+    check_separator(choose("layout", config.layout, LAYOUTS), config.response_separator)
     check_trainer_keys(config.trainer, SFTConfig)
     if config.max_length < 2:
         raise UserError(f"max_length={config.max_length} must be at least 2")

@@ -19,7 +19,7 @@ class SampleConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     prompts: str = MISSING  # rows with `prompt` (text or messages) or `instruction`, or `chosen` (a transcript)
     max_prompts: int | None = None
-    layout: str = "chat"  # how the model is asked: chat (its chat template) | transcript ("\n\nHuman: …\n\nAssistant:")
+    layout: str = "chat"  # how the model is asked: chat (template) | transcript (\n\nHuman: …) | lmflow (###Human: …)
     n: int = 4  # responses per prompt
     max_prompt_length: int = 512  # tokens; a longer prompt loses its beginning
     max_new_tokens: int = 256
@@ -61,7 +61,8 @@ class AlignConfig(BaseRunConfig):
     selected: str = MISSING  # file or folder of the verb `select`
     eval_fraction: float = 0.0  # hold out this share for the loss and the perplexity
     max_length: int = 768  # tokens of prompt and response
-    layout: str = "chat"  # chat | transcript
+    layout: str = "chat"  # chat | transcript | lmflow
+    response_separator: str = "space"  # space | none; transcript, lmflow: between "Assistant:" and the response
 
 
 @dataclass
