@@ -21,6 +21,7 @@ from reproalign.common.data.records import Message
 from reproalign.common.data.templates import SPEAKERS, TURN_MARKS, render, turn_header
 from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, choose
+from reproalign.common.generation.noise import drawn_length, noisy_scores, stream_seed
 from reproalign.common.generation.sampling import Sampler, SamplingRules
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.ensemble_file import is_ensemble
@@ -37,13 +38,14 @@ def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     stop = rules.stop if rules.stop is not None else turn_end(tokenizer, rules.layout)
     loaded: Any = load_causal_lm(model, trainable=False)
     loaded.to(PartialState().device)
-    options: dict[str, Any] = {"max_new_tokens": rules.max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
-    if rules.temperature:
+    options: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id}
+    if rules.temperature and not rules.own_noise:
         options |= {"do_sample": True, "temperature": rules.temperature, "top_p": rules.top_p, "top_k": 0}
     else:
         options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if stop:
         options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
+    draw = _draw_each if rules.own_noise else _draw_batch
 
     @torch.no_grad()
     def generate(rows: Sequence[list[int]], seed: int) -> list[list[str]]:
@@ -52,15 +54,47 @@ def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
         mask = pad_rows([[1] * len(row) for row in rows], 0, side="left").to(loaded.device)
         responses: list[list[str]] = [[] for _ in rows]
         while len(responses[0]) < rules.n:
-            count = min(max(1, rules.batch_size // len(rows)), rules.n - len(responses[0]))
-            output = loaded.generate(input_ids=ids, attention_mask=mask, num_return_sequences=count, **options)
-            new: Tensor = output[:, ids.shape[1] :]
+            done = len(responses[0])
+            count = min(max(1, rules.batch_size // len(rows)), rules.n - done)
+            new = draw(loaded, ids, mask, rules, range(done, done + count), seed, options)
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
             for index, found in enumerate(responses):
                 found += [cut(text, stop) for text in texts[index * count : (index + 1) * count]]
         return responses
 
     return Sampler(partial(prompt_ids, tokenizer, rules=rules), generate)
+
+
+def _draw_batch(
+    model: Any, ids: Tensor, mask: Tensor, rules: SamplingRules, numbers: range, seed: int, options: dict[str, Any]
+) -> Sequence[Tensor]:
+    """Return the new tokens of responses ``numbers`` to each row, with the noise of the process's one generator."""
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        num_return_sequences=len(numbers),
+        max_new_tokens=rules.max_new_tokens,
+        **options,
+    )
+    return list(output[:, ids.shape[1] :])
+
+
+def _draw_each(
+    model: Any, ids: Tensor, mask: Tensor, rules: SamplingRules, numbers: range, seed: int, options: dict[str, Any]
+) -> Sequence[Tensor]:
+    """Return the new tokens of responses ``numbers`` to each row, each with noise and a length of its own."""
+    drawn = [(seed + place, number) for place in range(len(ids)) for number in numbers]
+    most, fewest = rules.max_new_tokens, rules.fewest_new_tokens or rules.max_new_tokens
+    lengths = [drawn_length(own, number, fewest, most) for own, number in drawn]
+    seeds = [stream_seed(own, number) for own, number in drawn]
+    output = model.generate(
+        input_ids=ids.repeat_interleave(len(numbers), 0),
+        attention_mask=mask.repeat_interleave(len(numbers), 0),
+        max_new_tokens=max(lengths),
+        logits_processor=noisy_scores(seeds, ids.device, temperature=rules.temperature, top_p=rules.top_p),
+        **options,
+    )
+    return [row[ids.shape[1] :][:length] for row, length in zip(output, lengths, strict=True)]
 
 
 def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
@@ -79,6 +113,7 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
         raise UserError(f"backend=vllm: {model.name} is an ensemble, which vLLM cannot run; set backend=transformers")
     tokenizer = asking_tokenizer(model, rules.layout)
     stop = rules.stop if rules.stop is not None else turn_end(tokenizer, rules.layout)
+    fewest = rules.fewest_new_tokens or rules.max_new_tokens
     engine = LLM(
         model=model_path(model.name),
         tokenizer=model_path(model.tokenizer or model.name),
@@ -93,7 +128,7 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
                 n=rules.n,
                 temperature=rules.temperature,
                 top_p=rules.top_p,
-                max_tokens=rules.max_new_tokens,
+                max_tokens=drawn_length(seed + index, 0, fewest, rules.max_new_tokens),
                 stop=list(stop),
                 seed=seed + index,
             )

@@ -36,6 +36,11 @@ class SamplingRules:
         layout: how the model is asked: by its ``chat`` template, in a ``transcript`` of Human and Assistant, or in
             ``lmflow``'s, with ``###`` before each speaker and no blank lines.
         response_prefix: text that every response begins with: given to the model, and no part of what is returned.
+        own_noise: draw every response with noise of its own (:mod:`reproalign.common.generation.noise`): it then
+            depends on the seed and the place of its prompt, but by rounding not on what else is in its batch, and all
+            models are given the same noise.
+        fewest_new_tokens: with ``own_noise``, the length at which a response is cut is drawn, uniformly between this
+            and ``max_new_tokens``. None: it is ``max_new_tokens``.
     """
 
     n: int = 1
@@ -47,6 +52,8 @@ class SamplingRules:
     stop: tuple[str, ...] | None = ()
     layout: str = "chat"
     response_prefix: str = ""
+    own_noise: bool = False
+    fewest_new_tokens: int | None = None
 
     def check(self) -> None:
         """Refuse what cannot be sampled with.
@@ -64,6 +71,12 @@ class SamplingRules:
         if self.max_prompt_length is not None and self.max_prompt_length < 1:
             raise UserError(f"max_prompt_length={self.max_prompt_length} must be at least 1")
         choose("layout", self.layout, LAYOUTS)
+        if self.own_noise and not self.temperature > 0:
+            raise UserError(f"temperature={self.temperature} must be above 0 for responses that are drawn")
+        if self.fewest_new_tokens is not None and not 1 <= self.fewest_new_tokens <= self.max_new_tokens:
+            raise UserError(
+                f"fewest_new_tokens={self.fewest_new_tokens} must be from 1 to max_new_tokens={self.max_new_tokens}"
+            )
 
 
 @dataclass(frozen=True)
