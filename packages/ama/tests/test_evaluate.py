@@ -27,6 +27,7 @@ CODE = "import sys; from reproalign.ama.cli import main; sys.exit(main())"
 PROMPTS = ["Hi", "Sing a song of two dogs.", "Why?", "Name a moon.", "Count to four", "Go home", "The cat sat"]
 TEXTS = ["the cat sat on a mat and saw two red dogs " * 3, "dogs run home", "a"]
 LAYOUT = "layout=lmflow"
+ROUNDED = ("reward", "rewards", "log_ratios", "nll")
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -79,14 +80,18 @@ def test_the_reward_is_the_mean_over_prompts_of_what_the_reward_model_gives(eval
     assert [row["id"] for row in rows] == list(range(len(PROMPTS)))
     scorer = Scorer(ModelConfig(name=str(made / "reward"), dtype="float32"), RewardRules(layout="lmflow"), batch_size=1)
     for row, prompt in zip(rows, PROMPTS, strict=True):
-        turns = [[{"role": "user", "content": prompt}, {"role": "assistant", "content": text}] for text in row["responses"]]
+        turns = [
+            [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}] for text in row["responses"]
+        ]
         assert row["rewards"] == pytest.approx(scorer(turns), abs=1e-4)
         assert row["reward"] == pytest.approx(fmean(row["rewards"]))
     values = [row["reward"] for row in rows]
     assert measures["reward"]["value"] == pytest.approx(fmean(values))
     assert measures["reward"]["stderr"] == pytest.approx(stdev(values) / math.sqrt(len(values)))
     assert measures["reward"]["low"] < measures["reward"]["value"] < measures["reward"]["high"]
-    tokens = [fmean(len(tiny_tokenizer().encode(text, add_special_tokens=False)) for text in row["responses"]) for row in rows]
+    tokens = [
+        fmean(len(tiny_tokenizer().encode(text, add_special_tokens=False)) for text in row["responses"]) for row in rows
+    ]
     assert measures["length"]["value"] == pytest.approx(fmean(tokens))
     record = json.loads((evaluate.folder / "run" / "run.json").read_text())
     assert record["metrics"]["reward"] == measures["reward"]["value"]
@@ -185,7 +190,10 @@ def test_two_processes_give_what_one_gives(evaluate, made):
     done = run_command([sys.executable, "-c", CODE, *command])
     assert done.returncode == 0, done.stderr
     for name in ("responses.jsonl", "rewards.jsonl", "losses.jsonl"):
-        assert (evaluate.folder / "one" / name).read_text() == (evaluate.folder / "two" / name).read_text()
+        one, two = (lines_of(evaluate.folder / folder, name) for folder in ("one", "two"))
+        for left, right in zip(one, two, strict=True):  # processes compute with other numbers of threads
+            for key, value in left.items():
+                assert right[key] == (pytest.approx(value, rel=1e-4, abs=1e-4) if key in ROUNDED else value), key
 
 
 def test_intervals_are_those_of_means_and_ratios():
@@ -205,7 +213,7 @@ def test_intervals_are_those_of_means_and_ratios():
         (["variant=release"], "unknown variant 'release'"),
         (["variant=released", "layout=chat"], "variant=released cuts and cleans responses at '###Human'"),
         (["layout=lmflo"], "unknown layout 'lmflo' (did you mean 'lmflow'?)"),
-        (["prompts=null"], "give prompts=FILE too"),
+        (["prompts=null", "texts=[{made}/texts.jsonl]"], "give prompts=FILE too"),
         (["prompts=null", "reward=null"], "nothing to evaluate"),
         (["reward=null"], "neither reward=MODEL nor reference=MODEL"),
         (["reward={made}/policy"], "reward={made}/policy is no reward model with one output"),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from reproalign.common.config import ModelConfig
-from reproalign.common.errors import UserError
-from reproalign.common.generation.noise import drawn_length, noisy_scores, stream_seed
+from reproalign.common.generation.noise import noisy_scores, stream_seed
 from reproalign.common.generation.samplers import transformers_sampler
 from reproalign.common.generation.sampling import SamplingRules
 
@@ -43,6 +41,8 @@ def test_noise_draws_from_the_softmax_at_a_temperature_of_the_likeliest():
     torch.testing.assert_close(found.bincount(minlength=4) / draws, expected, atol=0.015, rtol=0)
     nucleus = noisy_scores(range(200), scores.device, temperature=1.0, top_p=0.5)
     assert nucleus(torch.zeros(200, 1, dtype=torch.long), scores.repeat(200, 1)).argmax(1).unique().tolist() == [1]
+    two = noisy_scores(range(200), scores.device, temperature=1.0, top_p=1.0, top_k=2)
+    assert two(torch.zeros(200, 1, dtype=torch.long), scores.repeat(200, 1)).argmax(1).unique().tolist() == [1, 3]
 
 
 def test_one_stream_is_another_in_its_next_step():
@@ -53,9 +53,8 @@ def test_one_stream_is_another_in_its_next_step():
 
 
 def test_lengths_are_drawn_for_each_response():
-    lengths = [drawn_length(seed, number, 127, 128) for seed in range(100) for number in range(3)]
-    assert set(lengths) == {127, 128}
-    assert 100 < lengths.count(127) < 200
-    assert sampled(5, fewest_new_tokens=2) == sampled(2, fewest_new_tokens=2)
-    with pytest.raises(UserError, match="fewest_new_tokens=7 must be from 1 to max_new_tokens=6"):
-        SamplingRules(max_new_tokens=6, fewest_new_tokens=7).check()
+    rules = SamplingRules(min_new_tokens=127, max_new_tokens=129)
+    limits = [rules.limit(stream_seed(seed, number)) for seed in range(100) for number in range(3)]
+    assert set(limits) == {127, 128}
+    assert 100 < limits.count(127) < 200
+    assert sampled(5, min_new_tokens=2) == sampled(2, min_new_tokens=2) != sampled(2)

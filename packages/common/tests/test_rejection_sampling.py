@@ -18,7 +18,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.generation.samplers import transformers_sampler, turn_end
 from reproalign.common.generation.samples import Sampled
 from reproalign.common.generation.sampling import SamplingRules, read_prompts
-from reproalign.common.generation.select import best_row, pair_row
+from reproalign.common.generation.select import SelectionRules, select_row
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.training.sft import IGNORED, mean_losses, tokenize_responses
 from reproalign.common.verbs.align import perplexities
@@ -94,12 +94,12 @@ def test_selection_by_brute_force(scores, data):
     n = data.draw(st.integers(2, len(scores)))
     texts = [f"response {number}" for number in range(len(scores))]
     row = Sampled(7, user("x"), texts, scores)
-    best = best_row(row, n)
+    best = select_row(row, SelectionRules(n))
     assert best is not None
     assert best["reward"] == scores[best["index"]] == max(scores[:n])
     assert all(score < best["reward"] for score in scores[: best["index"]])
     assert best["messages"] == [*user("x"), {"role": "assistant", "content": texts[best["index"]]}]
-    pair = pair_row(row, n)
+    pair = select_row(row, SelectionRules(n, "pairs"))
     if len(set(scores[:n])) == 1:
         assert pair is None
     else:

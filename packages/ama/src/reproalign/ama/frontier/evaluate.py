@@ -31,7 +31,7 @@ from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure
 from reproalign.common.files import sha256_json, space_needed, write_json
-from reproalign.common.generation.filters import clean_lmflow, is_discarded
+from reproalign.common.generation.filters import is_discarded
 from reproalign.common.generation.samplers import asking_tokenizer, start_sampling
 from reproalign.common.generation.samples import Sampled, write_rows
 from reproalign.common.generation.sampling import read_prompts
@@ -185,15 +185,9 @@ def _answer(config: EvaluateConfig, prompts: list[list[Message]], backend: str, 
     """Return the prompts with responses, and rewards on the first process."""
     if not prompts:
         return []
-    drawn = [_cleaned(row, config.variant) for row in respond(config, sampling_rules(config), backend, prompts, folder)]
+    drawn = respond(config, sampling_rules(config), backend, prompts, folder)
     scored = score(config, reward_rules(config), drawn, folder) if config.reward is not None else []
     return [_answered(row, config.variant) for row in scored or drawn]
-
-
-def _cleaned(row: Sampled, variant: str) -> Sampled:
-    if variant == "paper":
-        return row
-    return replace(row, responses=[clean_lmflow(text) or "" for text in row.responses])
 
 
 def _answered(row: Sampled, variant: str) -> Answered:

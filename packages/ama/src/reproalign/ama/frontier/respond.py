@@ -20,7 +20,7 @@ from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rule
 from reproalign.common.verbs.score import CHUNK, score_responses
 
 PAPER_LENGTH = 196  # new tokens in the paper's evaluation (its Tables 2 and 3)
-RELEASED_LENGTHS = (127, 128)  # the release draws from [127, 129)
+RELEASED_LENGTHS = (127, 129)  # the release draws from [127, 129)
 VLLM_CHUNK = 128  # prompts that vLLM gets at once
 PARTS = ".rewards-{}.jsonl"  # of a process
 
@@ -66,10 +66,11 @@ def sampling_rules(config: EvaluateConfig) -> SamplingRules:
         top_p=config.top_p,
         batch_size=config.batch_size,
         max_prompt_length=config.max_prompt_length,
-        stop=() if released else None,
+        stop=None,
         layout=config.layout,
+        clean="lmflow" if released else "stop",
+        min_new_tokens=RELEASED_LENGTHS[0] if drawn else None,
         own_noise=config.temperature > 0,
-        fewest_new_tokens=RELEASED_LENGTHS[0] if drawn else None,
     )
     rules.check()
     if config.n > 1 and not config.temperature:

@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 
 class PromptNoise(LogitsProcessor):
@@ -37,18 +43,23 @@ class PromptNoise(LogitsProcessor):
         return scores.float() - noise.clamp_min_(smallest).log_()
 
 
-def noisy_scores(seeds: Sequence[int], device: torch.device, *, temperature: float, top_p: float) -> LogitsProcessorList:
-    """Return what turns greedy decoding into sampling at ``temperature`` from the likeliest tokens of mass ``top_p``.
+def noisy_scores(
+    seeds: Sequence[int], device: torch.device, *, temperature: float, top_p: float, top_k: int = 0
+) -> LogitsProcessorList:
+    """Return what turns greedy decoding into sampling at ``temperature`` from the likeliest tokens.
 
     Args:
         seeds: of each row.
         device: of the scores.
         temperature: above 0.
-        top_p: in (0, 1].
+        top_p: mass of the likeliest tokens, in (0, 1].
+        top_k: number of the likeliest tokens; 0: all.
     """
     made = LogitsProcessorList()
     if temperature != 1:
         made.append(TemperatureLogitsWarper(temperature))
+    if top_k:
+        made.append(TopKLogitsWarper(top_k))
     if top_p < 1:
         made.append(TopPLogitsWarper(top_p))
     made.append(PromptNoise(seeds, device))
@@ -58,8 +69,3 @@ def noisy_scores(seeds: Sequence[int], device: torch.device, *, temperature: flo
 def stream_seed(seed: int, number: int) -> int:
     """Return the seed of response ``number`` (from 0) to the prompt whose seed is ``seed``; streams are independent."""
     return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
-
-
-def drawn_length(seed: int, number: int, fewest: int, most: int) -> int:
-    """Return the number of new tokens, uniform on fewest … most, of response ``number`` to the prompt of ``seed``."""
-    return int(np.random.default_rng((seed, number, 1)).integers(fewest, most + 1))

@@ -21,7 +21,8 @@ from reproalign.common.data.records import Message
 from reproalign.common.data.templates import SPEAKERS, TURN_MARKS, render, turn_header
 from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, choose
-from reproalign.common.generation.noise import drawn_length, noisy_scores, stream_seed
+from reproalign.common.generation.filters import clean_lmflow
+from reproalign.common.generation.noise import noisy_scores, stream_seed
 from reproalign.common.generation.sampling import Sampler, SamplingRules
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.ensemble_file import is_ensemble
@@ -35,12 +36,12 @@ _PROBE = "an answer"
 def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     """Load ``model`` into transformers."""
     tokenizer = asking_tokenizer(model, rules.layout)
-    stop = rules.stop if rules.stop is not None else turn_end(tokenizer, rules.layout)
+    stop = stops(tokenizer, rules)
     loaded: Any = load_causal_lm(model, trainable=False)
     loaded.to(PartialState().device)
     options: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id}
     if rules.temperature and not rules.own_noise:
-        options |= {"do_sample": True, "temperature": rules.temperature, "top_p": rules.top_p, "top_k": 0}
+        options |= {"do_sample": True, "temperature": rules.temperature, "top_p": rules.top_p, "top_k": rules.top_k}
     else:
         options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if stop:
@@ -59,7 +60,7 @@ def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
             new = draw(loaded, ids, mask, rules, range(done, done + count), seed, options)
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
             for index, found in enumerate(responses):
-                found += [cut(text, stop) for text in texts[index * count : (index + 1) * count]]
+                found += [finish(text, rules, stop) for text in texts[index * count : (index + 1) * count]]
         return responses
 
     return Sampler(partial(prompt_ids, tokenizer, rules=rules), generate)
@@ -73,7 +74,7 @@ def _draw_batch(
         input_ids=ids,
         attention_mask=mask,
         num_return_sequences=len(numbers),
-        max_new_tokens=rules.max_new_tokens,
+        max_new_tokens=rules.limit(seed),
         **options,
     )
     return list(output[:, ids.shape[1] :])
@@ -83,18 +84,18 @@ def _draw_each(
     model: Any, ids: Tensor, mask: Tensor, rules: SamplingRules, numbers: range, seed: int, options: dict[str, Any]
 ) -> Sequence[Tensor]:
     """Return the new tokens of responses ``numbers`` to each row, each with noise and a length of its own."""
-    drawn = [(seed + place, number) for place in range(len(ids)) for number in numbers]
-    most, fewest = rules.max_new_tokens, rules.fewest_new_tokens or rules.max_new_tokens
-    lengths = [drawn_length(own, number, fewest, most) for own, number in drawn]
-    seeds = [stream_seed(own, number) for own, number in drawn]
+    seeds = [stream_seed(seed + place, number) for place in range(len(ids)) for number in numbers]
+    limits = [rules.limit(own) for own in seeds]
     output = model.generate(
         input_ids=ids.repeat_interleave(len(numbers), 0),
         attention_mask=mask.repeat_interleave(len(numbers), 0),
-        max_new_tokens=max(lengths),
-        logits_processor=noisy_scores(seeds, ids.device, temperature=rules.temperature, top_p=rules.top_p),
+        max_new_tokens=max(limits),
+        logits_processor=noisy_scores(
+            seeds, ids.device, temperature=rules.temperature, top_p=rules.top_p, top_k=rules.top_k
+        ),
         **options,
     )
-    return [row[ids.shape[1] :][:length] for row, length in zip(output, lengths, strict=True)]
+    return [row[ids.shape[1] :][:limit] for row, limit in zip(output, limits, strict=True)]
 
 
 def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
@@ -112,8 +113,7 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     if is_ensemble(model_path(model.name)):
         raise UserError(f"backend=vllm: {model.name} is an ensemble, which vLLM cannot run; set backend=transformers")
     tokenizer = asking_tokenizer(model, rules.layout)
-    stop = rules.stop if rules.stop is not None else turn_end(tokenizer, rules.layout)
-    fewest = rules.fewest_new_tokens or rules.max_new_tokens
+    stop = stops(tokenizer, rules)
     engine = LLM(
         model=model_path(model.name),
         tokenizer=model_path(model.tokenizer or model.name),
@@ -128,14 +128,15 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
                 n=rules.n,
                 temperature=rules.temperature,
                 top_p=rules.top_p,
-                max_tokens=drawn_length(seed + index, 0, fewest, rules.max_new_tokens),
+                top_k=rules.top_k or -1,  # 0 means the same in newer versions alone
+                max_tokens=rules.limit(seed),
                 stop=list(stop),
                 seed=seed + index,
             )
             for index in range(len(rows))
         ]
         outputs = engine.generate([{"prompt_token_ids": row} for row in rows], params, use_tqdm=False)
-        return [[cut(output.text, stop) for output in request.outputs] for request in outputs]
+        return [[finish(output.text, rules, stop) for output in request.outputs] for request in outputs]
 
     return Sampler(partial(prompt_ids, tokenizer, rules=rules), generate)
 
@@ -148,6 +149,18 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], rules:
         logger.warning("a prompt of %d tokens loses its beginning (max_prompt_length=%d)", len(ids), limit)
         ids = ids[-limit:]
     return [*ids, *(Encoder(tokenizer).continuation(rules.response_prefix) if rules.response_prefix else [])]
+
+
+def stops(tokenizer: PreTrainedTokenizerBase, rules: SamplingRules) -> tuple[str, ...]:
+    """Return the strings at which generation ends: none where the text is cleaned afterwards."""
+    if rules.clean == "lmflow":
+        return ()
+    return rules.stop if rules.stop is not None else turn_end(tokenizer, rules.layout)
+
+
+def finish(text: str, rules: SamplingRules, stop: Sequence[str]) -> str:
+    """Return the response in a generated text; an empty one if nothing is left of it."""
+    return clean_lmflow(text) or "" if rules.clean == "lmflow" else cut(text, stop)
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase, layout: str = "chat") -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from reproalign.common.data.sources.hh import transcript
 from reproalign.common.data.templates import TURN_MARKS
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import recover_lines, write_text
+from reproalign.common.generation.filters import CLEANINGS
 
 LAYOUTS = ("chat", *TURN_MARKS)
 
@@ -28,19 +30,23 @@ class SamplingRules:
     Attributes:
         n: responses per prompt.
         max_new_tokens: of a response.
+        min_new_tokens: None: every response may have ``max_new_tokens``. Otherwise each batch draws its limit
+            uniformly from min_new_tokens, …, max_new_tokens - 1, as RAFT's release does, whose responses are cut off
+            there; it depends on the batch's seed alone.
         temperature: 0 takes the likeliest token.
         top_p: mass of the likeliest tokens that are drawn from.
+        top_k: number of the likeliest tokens that are drawn from; 0: all.
         batch_size: responses generated at once.
         max_prompt_length: tokens of a prompt; longer ones lose their beginning. None: any.
         stop: strings that end a response, beside the model's own end. None: what the layout puts after one.
+        clean: ``stop``: a response is what comes before these strings; ``lmflow``: it is generated to its end or its
+            limit, and then cleaned by :func:`~reproalign.common.generation.filters.clean_lmflow`.
         layout: how the model is asked: by its ``chat`` template, in a ``transcript`` of Human and Assistant, or in
             ``lmflow``'s, with ``###`` before each speaker and no blank lines.
         response_prefix: text that every response begins with: given to the model, and no part of what is returned.
         own_noise: draw every response with noise of its own (:mod:`reproalign.common.generation.noise`): it then
             depends on the seed and the place of its prompt, but by rounding not on what else is in its batch, and all
-            models are given the same noise.
-        fewest_new_tokens: with ``own_noise``, the length at which a response is cut is drawn, uniformly between this
-            and ``max_new_tokens``. None: it is ``max_new_tokens``.
+            models are given the same noise. A length is then drawn for each response instead of each batch.
     """
 
     n: int = 1
@@ -52,8 +58,10 @@ class SamplingRules:
     stop: tuple[str, ...] | None = ()
     layout: str = "chat"
     response_prefix: str = ""
+    clean: str = "stop"
+    min_new_tokens: int | None = None
+    top_k: int = 0
     own_noise: bool = False
-    fewest_new_tokens: int | None = None
 
     def check(self) -> None:
         """Refuse what cannot be sampled with.
@@ -70,13 +78,23 @@ class SamplingRules:
             raise UserError(f"top_p={self.top_p} must be in (0, 1]")
         if self.max_prompt_length is not None and self.max_prompt_length < 1:
             raise UserError(f"max_prompt_length={self.max_prompt_length} must be at least 1")
+        if self.top_k < 0:
+            raise UserError(f"top_k={self.top_k} must not be negative; 0 draws from all tokens")
+        if self.min_new_tokens is not None and not 1 <= self.min_new_tokens < self.max_new_tokens:
+            raise UserError(
+                f"min_new_tokens={self.min_new_tokens} must be at least 1 and below "
+                f"max_new_tokens={self.max_new_tokens}; null draws no lengths"
+            )
         choose("layout", self.layout, LAYOUTS)
+        choose("clean", self.clean, CLEANINGS)
         if self.own_noise and not self.temperature > 0:
             raise UserError(f"temperature={self.temperature} must be above 0 for responses that are drawn")
-        if self.fewest_new_tokens is not None and not 1 <= self.fewest_new_tokens <= self.max_new_tokens:
-            raise UserError(
-                f"fewest_new_tokens={self.fewest_new_tokens} must be from 1 to max_new_tokens={self.max_new_tokens}"
-            )
+
+    def limit(self, seed: int) -> int:
+        """Return how many tokens a response of the batch with this seed may have."""
+        if self.min_new_tokens is None:
+            return self.max_new_tokens
+        return random.Random(seed).randrange(self.min_new_tokens, self.max_new_tokens)
 
 
 @dataclass(frozen=True)

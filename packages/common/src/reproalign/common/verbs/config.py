@@ -23,8 +23,11 @@ class SampleConfig:
     n: int = 4  # responses per prompt
     max_prompt_length: int = 512  # tokens; a longer prompt loses its beginning
     max_new_tokens: int = 256
+    min_new_tokens: int | None = None  # set: each batch draws its limit from min_new_tokens to max_new_tokens - 1
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0  # so many of the likeliest tokens are drawn from; 0: all
+    clean: str = "stop"  # stop: a response ends where the layout's next turn begins | lmflow: RAFT's own cleaning
     batch_size: int = 8  # responses generated at once; vLLM batches by itself
     backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
     launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the prompts
@@ -51,7 +54,12 @@ class SelectConfig:
     seed: int = 42
     scored: str = MISSING  # file or folder of the verb `score`: prompt, responses, scores
     n: int | None = None  # of the first n responses; null: of all
-    keep: str = "best"  # best (for SFT) | pairs (best and worst, for preference optimisation)
+    keep: str = (
+        "best"  # best (for SFT) | pairs (best and worst, for preference optimisation) | all (with their rewards)
+    )
+    discard: str = "none"  # none | lmflow: responses with a '#' or of fewer than 4 characters are discarded
+    discard_reward: float | None = None  # what a discarded response counts; null: it takes no part
+    min_reward: float | None = None  # drop a prompt whose best response counts less; null: none for that
 
 
 @dataclass

@@ -65,10 +65,13 @@ def sampling_rules(config: SampleConfig) -> SamplingRules:
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         top_p=config.top_p,
+        top_k=config.top_k,
         batch_size=config.batch_size,
         max_prompt_length=config.max_prompt_length,
         stop=None,
         layout=config.layout,
+        clean=config.clean,
+        min_new_tokens=config.min_new_tokens,
     )
     rules.check()
     if config.max_prompts is not None and config.max_prompts < 1:
