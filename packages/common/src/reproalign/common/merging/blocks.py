@@ -87,6 +87,16 @@ class Blocks:
                 return Block(kind)
         return Block("other")
 
+    def owner(self, tensor: str) -> str | None:
+        """Name the module of the model that holds a tensor; None where checkpoints are laid out otherwise (experts)."""
+        name = self._path(tensor).rpartition(".")[0]
+        return name if name in self._kinds else None
+
+    @property
+    def tied(self) -> bool:
+        """The head is the input embedding."""
+        return bool(self.model.config.get_text_config().tie_word_embeddings)
+
     def needs(self, tensor: str) -> bool:
         """Say whether the architecture has a place for a tensor, by its own name or that of an older file."""
         return self._path(tensor) in self._places or EXPERT.search(tensor) is not None

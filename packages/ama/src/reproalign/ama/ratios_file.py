@@ -1,0 +1,258 @@
+"""``ratios.json``: the ratios of an average; ``ama adapt`` writes it, ``ama average`` and ``ama frontier`` read it.
+
+All ratios in it multiply the model before RLHF (``alpha_on: pre``). The release's ``mask_alphas.bin`` is read too: what
+it holds are raw scalars s_g, of which α_g = α K h(s_g) / Σ_j h(s_j) with h(s) = sigmoid(s) + ε is the ratio.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from reproalign.ama.parts import HEAD, Parts, parts_of_layers
+from reproalign.common.errors import UserError
+from reproalign.common.files import write_json
+from reproalign.common.merging.checkpoint import read_json
+
+VERSION = 1
+NAME = "ratios.json"
+RELEASED_NAME = "mask_alphas.bin"
+RELEASED_EPSILON = 1e-6  # where the file has none
+Scalar = Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Ratios of an average.
+
+    Attributes:
+        level: of the parts, see :mod:`reproalign.ama.parts`.
+        groups: ratio of each group, on pre.
+        base: α, on pre: the ratio of what no group holds.
+        means: of the ratios, over the groups and over the layers.
+        epsilon: ε of the parametrisation, or None.
+        tensors: rule that they were found under, see :mod:`reproalign.ama.tensors`; None: not said.
+        head: its rule; None: not said.
+        variant: ``paper`` or ``released``.
+        found: how: data, objective, solver, steps, …
+        pre: name and identity of the model before RLHF; empty: not said.
+        post: of the model after.
+    """
+
+    level: str
+    groups: Mapping[str, float]
+    base: float
+    means: tuple[float, float]
+    epsilon: float | None = None
+    tensors: str | None = None
+    head: str | None = None
+    variant: str = "paper"
+    found: Mapping[str, Any] = field(default_factory=dict)
+    pre: Mapping[str, str] = field(default_factory=dict)
+    post: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, parts: Parts, label: str) -> dict[str, float]:
+        """Return the ratio of each group of a model's parts.
+
+        Args:
+            parts: of the model, at :attr:`level`.
+            label: what messages call the file.
+
+        Raises:
+            UserError: if the groups are others, so that the ratios belong to another model.
+        """
+        if self.groups.keys() != set(parts.names):
+            raise UserError(
+                f"{label}: it holds ratios for {len(self.groups)} groups of {self.level} ({_some(self.groups)}), the "
+                f"model has {len(parts.names)} ({_some(parts.names)}); the ratios are another model's"
+            )
+        return {name: self.groups[name] for name in parts.names}
+
+
+def write_ratios(path: Path, ratios: Ratios) -> None:
+    """Write ``ratios.json``, whole or not at all."""
+    mean, layer_weighted = ratios.means
+    content = {
+        "version": VERSION,
+        "alpha_on": "pre",
+        "level": ratios.level,
+        "groups": dict(ratios.groups),
+        "base": ratios.base,
+        "mean": mean,
+        "layer_weighted_mean": layer_weighted,
+        "epsilon": ratios.epsilon,
+        "tensors": ratios.tensors,
+        "head": ratios.head,
+        "variant": ratios.variant,
+        "found": dict(ratios.found),
+        "pre": dict(ratios.pre),
+        "post": dict(ratios.post),
+    }
+    write_json(path, content)
+
+
+def ratios_path(name: str, key: str) -> Path:
+    """Return the file that a user means: a file, or a run's folder that holds one.
+
+    Raises:
+        UserError: naming the ``key``, if there is none.
+    """
+    path = Path(name).expanduser()
+    for candidate in (path, path / NAME, path / RELEASED_NAME):
+        if candidate.is_file():
+            return candidate
+    what = f"holds neither {NAME} nor {RELEASED_NAME}" if path.is_dir() else "is no file or folder"
+    raise UserError(f"{key}={name} {what}; give a run of ama adapt, or its {NAME}")
+
+
+def read_ratios(name: str, key: str = "ratios", *, allow_bin: bool = False) -> Ratios:
+    """Read ratios.
+
+    Args:
+        name: ``ratios.json``, ``mask_alphas.bin``, or a folder that holds one.
+        key: what messages call it.
+        allow_bin: read the release's pickled file, by the loader that executes nothing.
+
+    Raises:
+        UserError: for a file that is missing, of another form or version, or pickled without ``allow_bin``.
+    """
+    path = ratios_path(name, key)
+    if path.suffix == ".bin":
+        if not allow_bin:
+            raise UserError(f"{path}: pickled; add allow=[bin] to read it with torch.load(weights_only=True)")
+        return read_alphas(path).as_ratios(str(path))
+    content = read_json(path)
+    if content.get("version") != VERSION:
+        raise UserError(f"{path}: version {content.get('version')} of {NAME} is not known here, only {VERSION}")
+    if content.get("alpha_on") != "pre":
+        raise UserError(f"{path}: alpha_on is '{content.get('alpha_on')}'; ratios in files multiply pre")
+    groups = content.get("groups")
+    numbers = [*groups.values(), content.get("base")] if isinstance(groups, dict) and groups else [None]
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise UserError(f"{path}: 'groups' must map names to numbers and 'base' be a number, not {number}")
+    if not isinstance(content.get("level"), str):
+        raise UserError(f"{path}: 'level' is missing; it says which layers a group holds")
+    return Ratios(
+        level=content["level"],
+        groups={name: float(ratio) for name, ratio in content["groups"].items()},
+        base=float(content["base"]),
+        means=(float(content["mean"]), float(content["layer_weighted_mean"])),
+        **{
+            key: content[key]
+            for key in ("epsilon", "tensors", "head", "variant", "found", "pre", "post")
+            if key in content
+        },
+    )
+
+
+@dataclass(frozen=True)
+class ReleasedAlphas:
+    """What ``mask_alphas.bin`` holds.
+
+    Attributes:
+        modules: raw scalar of each masked linear layer.
+        normaliser: raw scalar of each group, over which h is summed.
+        init: α.
+        epsilon: ε.
+    """
+
+    modules: Mapping[str, Scalar]
+    normaliser: Mapping[Any, Scalar]
+    init: float
+    epsilon: float
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], label: str) -> ReleasedAlphas:
+        """Take the file's content.
+
+        Raises:
+            UserError: naming what is missing; the release fails there too, but for ε.
+        """
+        for key in ("mask_alphas", "mask_bkp_alphas", "init_val"):
+            if content.get(key) is None:
+                raise UserError(f"{label}: '{key}' is missing; the file is not one of the release's {RELEASED_NAME}")
+        epsilon = content.get("epsilon")
+        return cls(
+            {name: raw.detach() for name, raw in content["mask_alphas"].items()},
+            {group: raw.detach() for group, raw in content["mask_bkp_alphas"].items()},
+            float(content["init_val"]),
+            RELEASED_EPSILON if epsilon is None else float(epsilon),
+        )
+
+    def ratio(self, raw: Scalar) -> Scalar:
+        """Return α h(s) / Σ_g h(s_g) · K in the dtype of the scalars; NaN if there is nothing to sum over."""
+        total = sum(
+            (torch.sigmoid(scalar) + self.epsilon for scalar in self.normaliser.values()), torch.zeros_like(raw)
+        )
+        return self.init * (torch.sigmoid(raw) + self.epsilon) / total * len(self.normaliser)
+
+    def as_ratios(self, label: str) -> Ratios:
+        """Return the ratios of runs of layers, the level being their split points.
+
+        Raises:
+            UserError: if a layer's linear layers do not share one scalar, or the ratios are not finite.
+        """
+        layers: dict[int, Scalar] = {}
+        for name, raw in self.modules.items():
+            found = re.search(r"\.(\d+)\.", name)
+            if found and not layers.setdefault(int(found[1]), raw).equal(raw):
+                raise UserError(
+                    f"{label}: the linear layers of layer {found[1]} have ratios of their own (linearwise), which the "
+                    "release normalises by nothing: they come out as NaN"
+                )
+        order = [layers[layer] for layer in sorted(layers)]
+        # Scalars of one group are one object, saved once.
+        pivots = [index for index in range(len(order) - 1) if not _same(order[index], order[index + 1])]
+        level = "#".join(map(str, pivots)) or "block1"
+        parts = parts_of_layers(level, len(order))
+        firsts = [0, *(pivot + 1 for pivot in pivots)]
+        groups = {name: float(self.ratio(order[first])) for name, first in zip(parts.names, firsts, strict=True)}
+        if not all(map(math.isfinite, groups.values())):
+            raise UserError(f"{label}: its ratios are not finite")
+        means = parts.means(list(groups.values()))
+        head = self.normaliser.get(HEAD)
+        found_head = {} if head is None else {"head": float(self.ratio(head))}
+        return Ratios(
+            level,
+            groups,
+            self.init,
+            means,
+            epsilon=self.epsilon,
+            tensors="linear_head_pre",
+            head="base",
+            variant="released",
+            found={"file": Path(label).name, **found_head},
+        )
+
+
+def read_alphas(path: Path) -> ReleasedAlphas:
+    """Read the release's file, executing nothing in it.
+
+    Raises:
+        UserError: if it is not one.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the loader raises all kinds of errors for files that are none
+        raise UserError(f"{path}: not loadable with torch.load(weights_only=True)") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no dictionary; the file is not one of the release's {RELEASED_NAME}")
+    return ReleasedAlphas.of(content, str(path))
+
+
+def _same(left: Scalar, right: Scalar) -> bool:
+    return left.data_ptr() == right.data_ptr()
+
+
+def _some(names: Any) -> str:
+    listed = list(names)
+    return ", ".join(listed[:4]) + (", …" if len(listed) > 4 else "")
