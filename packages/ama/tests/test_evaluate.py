@@ -215,7 +215,6 @@ def test_intervals_are_those_of_means_and_ratios():
         (["layout=lmflo"], "unknown layout 'lmflo' (did you mean 'lmflow'?)"),
         (["prompts=null", "texts=[{made}/texts.jsonl]"], "give prompts=FILE too"),
         (["prompts=null", "reward=null"], "nothing to evaluate"),
-        (["reward=null"], "neither reward=MODEL nor reference=MODEL"),
         (["reward={made}/policy"], "reward={made}/policy is no reward model with one output"),
         (["reference={made}/reward"], "reference={made}/reward is a reward model; give a language model"),
         (["model.name={made}/reward"], "model.name={made}/reward is a reward model"),

@@ -29,6 +29,7 @@ from reproalign.common.data.collate import RowCollator, pad_id
 from reproalign.common.data.records import Message
 from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.evaluation.alpacaeval import instruction_text, write_outputs
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure
 from reproalign.common.files import sha256_json, space_needed, write_json
 from reproalign.common.generation.filters import is_discarded
@@ -42,7 +43,7 @@ from reproalign.common.models.kind import check_language_model, check_reward_mod
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 
-REWARDS, LOSSES, RESULTS = "rewards.jsonl", "losses.jsonl", "results.json"
+REWARDS, LOSSES, RESULTS, OUTPUTS = "rewards.jsonl", "losses.jsonl", "results.json", "outputs.json"
 _WORK = ".losses"  # of the run: what is measured, row by row, until it is written
 Estimates = dict[str, Estimate]
 
@@ -66,16 +67,16 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     The reward is the mean over prompts of the mean reward of their responses, discarded ones included: column A of the
     release (spec 5.4). Written are ``responses.jsonl`` (as drawn), ``rewards.jsonl`` (of each prompt id, reward,
     responses, rewards, discarded, tokens, and with ``reference`` the log ratios), ``losses.jsonl`` (of each text file,
-    row, tokens and the sum of its losses in nats) and ``results.json``. A response depends on the weights, the seed and
+    row, tokens and the sum of its losses in nats), ``outputs.json`` (each prompt's first response, for ``ama judge``) and
+    ``results.json``. A response depends on the weights, the seed and
     the place of its prompt alone. An interrupted run goes on with the next batch.
 
     Raises:
         UserError: for a mistake in the options, rows or models, before a model is loaded where that is possible.
     """
     check_options(config)
-    given = _read(config)
     state, backend = start_sampling(config.backend, config.launch)
-    _check_models(config)
+    given = check_inputs(config)
     full = f"output_dir={config.output_dir}"
     with space_needed(full), Run.open(invocation, is_main=state.is_main_process) as run, space_needed(full):
         if state.is_main_process:
@@ -135,8 +136,6 @@ def _check_combination(config: EvaluateConfig) -> None:
         for name in ("reward", "reference", "max_prompts"):
             if getattr(config, name) is not None:
                 raise UserError(f"{name}={getattr(config, name)} is for responses to prompts; give prompts=FILE too")
-    elif config.reward is None and config.reference is None:
-        raise UserError("prompts are given, but neither reward=MODEL nor reference=MODEL to measure the responses by")
     names = [Path(file).stem for file in config.texts]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -145,12 +144,14 @@ def _check_combination(config: EvaluateConfig) -> None:
         raise UserError(f"max_texts={config.max_texts} is for texts; give texts=[FILES] too")
 
 
-def _read(config: EvaluateConfig) -> Given:
+def check_inputs(config: EvaluateConfig) -> Given:
+    """Read prompts and texts, and check what can be seen of the models without loading them.
+
+    Raises:
+        UserError: naming the row or the key.
+    """
     prompts = read_prompts(config.prompts)[: config.max_prompts] if config.prompts is not None else []
-    return Given(prompts, read_texts(config.texts, config.max_texts))
-
-
-def _check_models(config: EvaluateConfig) -> None:
+    texts = read_texts(config.texts, config.max_texts)
     check_language_model(config.model)
     if config.prompts is not None:
         asking_tokenizer(config.model, config.layout)
@@ -159,6 +160,7 @@ def _check_models(config: EvaluateConfig) -> None:
         reward_rules(config)
     if config.reference is not None:
         check_language_model(_reference(config), "reference")
+    return Given(prompts, texts)
 
 
 def _reference(config: EvaluateConfig) -> ModelConfig:
@@ -252,6 +254,8 @@ def _report(
         if ratios is not None:
             found["kl"] = mean_estimate([sum(values) / len(values) for values in by_row], how)
             more["kl_per_token"] = sum(ratios[1]) / sum(ratios[2])
+        instructions = [instruction_text(row.prompt) for row in rows]
+        write_outputs(run.dir / OUTPUTS, instructions, [row.responses[0] for row in rows], config.model.name)
         write_rows(run.dir / REWARDS, (_line(*entry) for entry in zip(rows, lengths, by_row, strict=True)))
     if texts is not None:
         found |= _of_texts(*texts, how, run.dir)
