@@ -153,7 +153,8 @@ def parts_of_layers(level: str, layers: int, *, released: bool = False) -> Parts
     Raises:
         UserError: also for ``linearwise``, which needs the model.
     """
-    groups = released_layer_groups(level, layers) if released and "#" not in level else _layer_groups(level, layers)
+    theirs = released and re.fullmatch(r"\d+(#\d+)*|even\d+|paper3", level) is None
+    groups = released_layer_groups(level, layers) if theirs else _layer_groups(level, layers)
     names = tuple(dict.fromkeys(groups))
     return Parts(level, (*names, HEAD) if level == "lblock3" else names, groups)
 

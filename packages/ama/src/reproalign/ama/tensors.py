@@ -42,12 +42,14 @@ class TensorRule:
             ``final0`` and ``split0``).
         parts: groups of layers.
         blocks: of the model.
+        tied: the embedding is the head.
     """
 
     name: str
     head: str
     parts: Parts
     blocks: Blocks
+    tied: bool
 
     def place(self, tensor: str) -> str | float:
         """Return where a tensor's ratio comes from: a group of the parts, :data:`BASE`, or the ratio itself.
@@ -87,8 +89,11 @@ class TensorRule:
 
     def is_head(self, tensor: str, block: Block) -> bool:
         """Say whether a tensor is the head's, or the embedding that stands for it."""
-        tied = self.blocks.tied and tensor == f"{self.blocks.input_embedding}.weight"
-        return block.kind == "head" or tied
+        return block.kind == "head" or self.is_tied(tensor)
+
+    def is_tied(self, tensor: str) -> bool:
+        """Say whether a tensor is the embedding and the head at once."""
+        return self.tied and tensor == f"{self.blocks.input_embedding}.weight"
 
     def _is_linear(self, tensor: str, owner: str | None) -> bool:
         if owner is None:
@@ -96,7 +101,9 @@ class TensorRule:
         return is_linear(self.blocks.model.get_submodule(owner))
 
 
-def tensor_rule(name: str, head: str | None, parts: Parts, blocks: Blocks, *, released: bool = False) -> TensorRule:
+def tensor_rule(
+    name: str, head: str | None, parts: Parts, blocks: Blocks, *, released: bool = False, untied: bool = False
+) -> TensorRule:
     """Return a rule whose settings fit together.
 
     Args:
@@ -106,6 +113,7 @@ def tensor_rule(name: str, head: str | None, parts: Parts, blocks: Blocks, *, re
         parts: of the model.
         blocks: of the model.
         released: whether the release's default counts.
+        untied: a tied head becomes a tensor of its own.
 
     Raises:
         UserError: for an unknown name, a learned head without a group, or norms without a part (``linearwise``).
@@ -119,7 +127,7 @@ def tensor_rule(name: str, head: str | None, parts: Parts, blocks: Blocks, *, re
             "tensors=released_ma averages norms, for which parts=linearwise has no ratio; take linear_head_pre or "
             "linear_head_post"
         )
-    return TensorRule(name, chosen, parts, blocks)
+    return TensorRule(name, chosen, parts, blocks, tied=blocks.tied and not untied)
 
 
 def default_tensors(variant: str, *, learned: bool) -> str:

@@ -41,7 +41,9 @@ class MergeConfig:
     rank: int | None = None  # adapters in delta space: recompress to this rank; default: exact, the sum of the ranks
     seed: int = 42  # dare_*: of the masks
     dtype: str | None = None  # of the output: auto (default, as the base's tensors) | float32 | bfloat16 | float16
-    accumulate: str | None = None  # arithmetic in float32 (default) | float64
+    accumulate: str | None = (
+        None  # arithmetic in float32 (default) | float64 | output (linear: the output's dtype, every step rounded)
+    )
     embeddings: str | None = (
         None  # unequal numbers of rows: refuse (default) | crop | pad (rows of the first that has them)
     )

@@ -68,7 +68,7 @@ class _Opener:
         self.stack = stack
         self.inputs = Inputs()
         self.opened: dict[Path, Checkpoint] = {}
-        self.dtype = getattr(torch, settings.accumulate)
+        self.dtype: torch.dtype = getattr(torch, settings.wide)
 
     def open(self) -> Inputs:
         """Open the models, the base and the statistics."""
@@ -88,6 +88,8 @@ class _Opener:
                 )
             if settings.method != "linear" and settings.space == "factor":
                 raise UserError(f"space=factor averages A and B; for method={settings.method} set space=delta")
+            if settings.accumulate == "output":
+                raise UserError("accumulate=output has no meaning where adapters become an adapter; set output=model")
             for key, default in {"dtype": "auto", "embeddings": "refuse", "tied": "keep", "files_from": None}.items():
                 if getattr(settings, key) != default:
                     raise UserError(

@@ -189,8 +189,10 @@ class _Planner:
             raise UserError(
                 f"tensor '{name}' is stored in {stored}, with scales of its own; dequantise the models first"
             )
-        accumulate: torch.dtype = getattr(torch, self.settings.accumulate)
-        dtype = reduce(torch.promote_types, (info.dtype for info in infos), accumulate)
+        wide: torch.dtype = getattr(torch, self.settings.wide)
+        dtype = reduce(torch.promote_types, (info.dtype for info in infos), wide)
+        if self.settings.accumulate == "output":
+            dtype = self._dtype(stored)
         size = infos[0].size if fit.common is None else fit.common * columns
         rule, extra, numbers = self._rule(name, block, fit)
         output = OutputTensor(self._dtype(stored), fit.shape)
@@ -205,7 +207,7 @@ class _Planner:
         weights = normalized_weights(settings, given, name)
         numbers = _listed(weights)
         if settings.method == "linear":
-            return Linear(weights), (), numbers
+            return Linear(weights, rounded=settings.accumulate == "output"), (), numbers
         if METHODS[settings.method].base:
             return self._task_rule(name, block, weights)
         extra = tuple((entry, name) for entry in self.inputs.statistics if name in entry.tensors)

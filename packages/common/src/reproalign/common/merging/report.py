@@ -15,7 +15,7 @@ from reproalign.common.merging.adapter_merge import MergedAdapter
 from reproalign.common.merging.blocks import Block
 from reproalign.common.merging.planning import MergePlan
 from reproalign.common.merging.settings import METHOD_KEYS, METHODS, Settings
-from reproalign.common.merging.values import Cases, Gradient, Setting
+from reproalign.common.merging.values import Cases, Gradient, PerTensor, Setting
 
 # Fields of Settings that are called otherwise in a plan.
 RENAMED = {"densities": "density"}
@@ -103,12 +103,14 @@ def _plain(value: Any) -> Any:
         return [_plain(entry) for entry in value]
     if isinstance(value, frozenset):
         return sorted(value)
-    return _plain_setting(value) if isinstance(value, Gradient | Cases) else value
+    return _plain_setting(value) if isinstance(value, Gradient | Cases | PerTensor) else value
 
 
 def _plain_setting(setting: Setting) -> Any:
     if isinstance(setting, Gradient):
         return list(setting.values)
+    if isinstance(setting, PerTensor):
+        return setting.label
     if isinstance(setting, Cases):
         return [{"filter": selector, "value": _plain_setting(inner)} for selector, inner in setting.cases]
     return setting

@@ -91,9 +91,15 @@ def ranges(size: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Linear:
-    """:func:`~reproalign.common.merging.methods.linear`; models of weight 0 are not read."""
+    """:func:`~reproalign.common.merging.methods.linear`; models of weight 0 are not read.
+
+    Attributes:
+        weights: w_j.
+        rounded: :func:`~reproalign.common.merging.methods.linear_rounded` instead.
+    """
 
     weights: tuple[float, ...]
+    rounded: bool = False
     whole = False
     passes = 1
 
@@ -104,7 +110,8 @@ class Linear:
             return lambda start, stop: operands.stored(active[0], start, stop)
         models = active or [0]
         weights = [self.weights[model] for model in models]
-        return lambda start, stop: methods.linear([operands.read(model, start, stop) for model in models], weights)
+        combine = methods.linear_rounded if self.rounded else methods.linear
+        return lambda start, stop: combine([operands.read(model, start, stop) for model in models], weights)
 
 
 @dataclass(frozen=True)

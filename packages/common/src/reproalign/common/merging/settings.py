@@ -99,6 +99,11 @@ class Settings:
     layers: int | None
 
     @property
+    def wide(self) -> str:
+        """The dtype that is computed in, but for what ``accumulate=output`` rounds."""
+        return "float64" if self.accumulate == "float64" else "float32"
+
+    @property
     def average(self) -> bool:
         """Weights are shares of one."""
         return METHODS[self.method].average
@@ -140,13 +145,15 @@ def resolve(config: MergeConfig) -> Settings:
         rank=given.get("rank"),
         seed=config.seed,
         dtype=choose("dtype", given.get("dtype") or "auto", ["auto", "float32", "bfloat16", "float16"]),
-        accumulate=choose("accumulate", given.get("accumulate") or "float32", ["float32", "float64"]),
+        accumulate=choose("accumulate", given.get("accumulate") or "float32", ["float32", "float64", "output"]),
         embeddings=choose("embeddings", given.get("embeddings") or "refuse", ["refuse", "crop", "pad"]),
         tied=choose("tied", given.get("tied") or "keep", ["keep", "untie"]),
         allow=frozenset(choose("allow", entry, ALLOWANCES) for entry in given.get("allow") or ()),
         files_from=given.get("files_from"),
         layers=given["layers"],
     )
+    if settings.accumulate == "output" and method != "linear":
+        raise UserError(f"accumulate=output rounds every step of method=linear and has no meaning for {method}")
     if settings.rank is not None and settings.rank < 1:
         raise UserError(f"rank={settings.rank} must be at least 1")
     choose("verify", config.verify, ["auto", "headers", "load"])

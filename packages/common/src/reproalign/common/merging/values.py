@@ -1,8 +1,9 @@
-"""Values that differ from block to block: a number, a gradient over the layers, or cases by selector."""
+"""Values that differ from block to block: a number, a gradient over the layers, cases by selector, or any function."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from reproalign.common.errors import UserError
 from reproalign.common.merging.blocks import Block, matches
@@ -38,10 +39,23 @@ class Gradient:
 class Cases:
     """Values by selector: the first that matches counts."""
 
-    cases: tuple[tuple[str, float | Gradient | Cases], ...]
+    cases: tuple[tuple[str, Setting], ...]
 
 
-Setting = float | Gradient | Cases
+@dataclass(frozen=True)
+class PerTensor:
+    """Values that a caller works out for each tensor, where no selector says them.
+
+    Attributes:
+        label: what plans and cards say instead.
+        value: from a tensor's name in the output to its value.
+    """
+
+    label: str
+    value: Callable[[str], float] = field(repr=False, compare=False)
+
+
+Setting = float | Gradient | Cases | PerTensor
 
 
 def evaluate(setting: Setting, tensor: str, block: Block, count: int, key: str) -> float:
@@ -52,6 +66,8 @@ def evaluate(setting: Setting, tensor: str, block: Block, count: int, key: str) 
     """
     if isinstance(setting, Gradient):
         return setting.at(block, count)
+    if isinstance(setting, PerTensor):
+        return setting.value(tensor)
     if isinstance(setting, Cases):
         for selector, inner in setting.cases:
             if selector == "*" or matches(selector, tensor, block):

@@ -51,9 +51,9 @@ def merge(config: MergeConfig, invocation: Invocation) -> None:
     settings = resolve(config)
     with open_inputs(settings) as inputs:
         # Whatever can be refused is refused before the folder exists.
-        made = _made(settings, inputs)
+        made = plan_merge(settings, inputs)
         with Run.open(invocation) as run:
-            _write(run, config, settings, inputs, made)
+            write_merge(run, config, inputs, made, settings=settings)
 
 
 def merge_into(run: Run, config: MergeConfig) -> None:
@@ -64,7 +64,7 @@ def merge_into(run: Run, config: MergeConfig) -> None:
     """
     settings = resolve(config)
     with open_inputs(settings) as inputs:
-        _write(run, config, settings, inputs, _made(settings, inputs))
+        write_merge(run, config, inputs, plan_merge(settings, inputs), settings=settings)
 
 
 def dry_run(config: MergeConfig, invocation: Invocation) -> None:
@@ -80,15 +80,30 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
         if settings.method == "ensemble":
             print_notes(console, plan_ensemble(settings).notes)
             return
-        plan = make_plan(settings, inputs)
-        plan.agreement.notes += _spaces(settings, inputs)
-        with threads(config.threads) as workers:
-            console.print(plan_table(plan, [model.label for model in inputs.all_models], workers.count))
-        print_notes(console, plan.agreement.notes)
-        check_space(Path(config.output_dir), plan.output_bytes)
+        made = plan_merge(settings, inputs)
+        assert isinstance(made, MergePlan)
+        show_plan(config, inputs, made)
 
 
-def _made(settings: Settings, inputs: Inputs) -> Made:
+def show_plan(config: MergeConfig, inputs: Inputs, plan: MergePlan) -> None:
+    """Print what a merge of models would do.
+
+    Raises:
+        UserError: if the disk has no room for it.
+    """
+    console = Console(highlight=False)
+    with threads(config.threads) as workers:
+        console.print(plan_table(plan, [model.label for model in inputs.all_models], workers.count))
+    print_notes(console, plan.agreement.notes)
+    check_space(Path(config.output_dir), plan.output_bytes)
+
+
+def plan_merge(settings: Settings, inputs: Inputs) -> Made:
+    """Check that opened models can be merged as the settings say, and lay out the work; nothing is written.
+
+    Raises:
+        UserError: if they cannot.
+    """
     if settings.method == "ensemble":
         return plan_ensemble(settings)
     if inputs.adapters:
@@ -111,15 +126,31 @@ def _spaces(settings: Settings, inputs: Inputs) -> list[str]:
     return [f"space: delta (adapters folded into their base); {found}"]
 
 
-def _write(run: Run, config: MergeConfig, settings: Settings, inputs: Inputs, made: Made) -> None:
+def write_merge(
+    run: Run, config: MergeConfig, inputs: Inputs, made: Made, *, settings: Settings, by: str | None = None
+) -> None:
+    """Write what :func:`plan_merge` laid out into the folder of an open run.
+
+    Args:
+        run: open.
+        config: how it is written: shards, threads, what is verified.
+        inputs: as opened.
+        made: of them.
+        settings: of the merge.
+        by: command and method for the model's card; None: ``reproalign merge``.
+
+    Raises:
+        UserError: for a full disk.
+    """
+    by = by or made_by(settings.method)
     if isinstance(made, MergedAdapter):
         Console(highlight=False).print(adapter_table(settings, made))
-        write_adapter(run, made, inputs, plan=as_plan_file(settings), made_by=made_by(settings.method))
+        write_adapter(run, made, inputs, plan=as_plan_file(settings), made_by=by)
     elif isinstance(made, EnsemblePlan):
         _write_ensemble(run, config, settings, made)
     else:
         with _hashing(inputs.files) as hashes:
-            _write_model(run, config, made, inputs, hashes)
+            _write_model(run, config, made, inputs, hashes, by)
 
 
 def _write_ensemble(run: Run, config: MergeConfig, settings: Settings, plan: EnsemblePlan) -> None:
@@ -144,7 +175,7 @@ def _write_ensemble(run: Run, config: MergeConfig, settings: Settings, plan: Ens
     print(f"ensemble of {len(plan.members)} models ({checked}): {run.dir / 'model'}")
 
 
-def _write_model(run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs, hashes: Hashes) -> None:
+def _write_model(run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs, hashes: Hashes, by: str) -> None:
     print_notes(Console(stderr=True, highlight=False), plan.agreement.notes)
     assert inputs.template is not None
     folder = run.dir / PARTIAL
@@ -170,7 +201,7 @@ def _write_model(run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs,
         write_card(
             folder,
             title=f"A merge of {len(inputs.models)} models",
-            made_by=made_by(plan.settings.method),
+            made_by=by,
             plan=as_plan_file(plan.settings),
             hashes=digests,
             lines=plan.agreement.notes,
@@ -222,7 +253,7 @@ def write_adapter(run: Run, merged: MergedAdapter, inputs: Inputs, *, plan: Mapp
 
 def _merge_adapters(settings: Settings, inputs: Inputs) -> MergedAdapter:
     blocks = _base_blocks(settings, inputs) if any(map(selectors, settings.weights)) else None
-    dtype: torch.dtype = getattr(torch, settings.accumulate)
+    dtype: torch.dtype = getattr(torch, settings.wide)
 
     def weights_of(name: str) -> tuple[float, ...]:
         block = Block("other") if blocks is None else blocks.block(name)

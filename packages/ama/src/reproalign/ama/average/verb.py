@@ -1,0 +1,128 @@
+"""``ama average``: a model between the one before RLHF and the one after, written as a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+from rich.table import Table
+
+from reproalign.ama.average.config import AverageConfig
+from reproalign.ama.average.engine import core_config
+from reproalign.ama.average.norms import part_norms
+from reproalign.ama.average.plan import resolve
+from reproalign.ama.average.weights import Averaged, averaged
+from reproalign.ama.ratios_file import NAME, write_ratios
+from reproalign.common.invocation import Invocation
+from reproalign.common.merging.config import MergeConfig
+from reproalign.common.merging.inputs import Inputs, open_inputs
+from reproalign.common.merging.planning import MergePlan
+from reproalign.common.merging.settings import resolve as resolve_core
+from reproalign.common.records import Run
+from reproalign.common.verbs.merge import plan_merge, show_plan, write_merge
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Everything that is known before anything is written.
+
+    Attributes:
+        config: of the core's merge.
+        inputs: opened models.
+        merge: the work.
+        averaged: ratios and rule; None: the method has none.
+    """
+
+    config: MergeConfig
+    inputs: Inputs
+    merge: MergePlan
+    averaged: Averaged | None
+
+
+def average(config: AverageConfig, invocation: Invocation) -> None:
+    """Average two models, and leave a run: ``run.json`` and ``ratios.json`` beside ``model``.
+
+    The model is θ' = a θ_0 + (1 - a) θ tensor by tensor, a being the ratio of the tensor's part (paper, Sections 4 to
+    6), in float32 and rounded once; with ``variant=released`` in bfloat16, every product and sum rounded.
+
+    Raises:
+        UserError: for keys or models that cannot be averaged; nothing is left behind then.
+    """
+    with _prepared(config) as prepared, Run.open(invocation) as run:
+        _write(run, config, prepared)
+
+
+def average_into(run: Run, config: AverageConfig) -> None:
+    """Average into the folder of an open run, for verbs that do more.
+
+    Raises:
+        UserError: see :func:`average`.
+    """
+    with _prepared(config) as prepared:
+        _write(run, config, prepared)
+
+
+def check_options(config: AverageConfig) -> None:
+    """Check every key that can be checked without opening a model, which need not be there yet.
+
+    Raises:
+        UserError: naming the key.
+    """
+    resolve(config)
+
+
+def dry_run(config: AverageConfig, invocation: Invocation) -> None:
+    """Check everything that :func:`average` checks before it writes, and print ratios, rules and sizes."""
+    with _prepared(config) as prepared:
+        if prepared.averaged is not None:
+            Console(highlight=False).print(_ratio_table(prepared.averaged))
+        show_plan(prepared.config, prepared.inputs, prepared.merge)
+
+
+@contextmanager
+def _prepared(config: AverageConfig) -> Iterator[_Prepared]:
+    plan = resolve(config)
+    core = core_config(config)
+    settings = resolve_core(core)
+    with open_inputs(settings) as inputs:
+        found = None
+        if plan is not None:
+            found = averaged(plan, inputs.all_models[0])
+            settings = replace(settings, weights=found.weights)
+        made = plan_merge(settings, inputs)
+        assert isinstance(made, MergePlan)
+        if plan is not None and plan.file is not None and plan.file.tensors not in (None, plan.tensors):
+            made.agreement.notes.append(
+                f"the ratios were found under tensors={plan.file.tensors} and are used under {plan.tensors}"
+            )
+        yield _Prepared(core, inputs, made, found)
+
+
+def _write(run: Run, config: AverageConfig, prepared: _Prepared) -> None:
+    found, merge = prepared.averaged, prepared.merge
+    if found is not None:
+        Console(highlight=False, stderr=True).print(_ratio_table(found))
+        run.set("average", {"method": config.method, "variant": config.variant, **found.facts})
+        mean, layer_weighted = found.means
+        run.set_metrics({"mean_ratio": mean, "layer_weighted_mean_ratio": layer_weighted})
+        assert config.post is not None
+        write_ratios(run.dir / NAME, found.as_ratios(config.pre, config.post))
+        if config.norms:
+            run.set("norms", part_norms(merge, found, config.threads))
+    by = f"`ama average` with `method={config.method} variant={config.variant}`"
+    write_merge(run, prepared.config, prepared.inputs, merge, settings=merge.settings, by=by)
+
+
+def _ratio_table(found: Averaged) -> Table:
+    mean, layer_weighted = found.means
+    table = Table("part", "layers", "ratio on pre", title=f"parts={found.parts.level}, tensors={found.rule.name}")
+    for name, share in zip(found.parts.names, found.parts.layer_shares, strict=True):
+        layers = [layer for layer, group in enumerate(found.parts.layer_groups) if group == name]
+        table.add_row(name, f"{layers[0]}-{layers[-1]}" if layers else f"{share:.3g}", f"{found.ratios[name]:.4g}")
+    table.caption = (
+        f"mean over parts {mean:.4g}, over layers {layer_weighted:.4g}; base {found.plan.base:.4g}, head: "
+        f"{found.rule.head}"
+    )
+    return table
