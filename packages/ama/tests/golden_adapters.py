@@ -145,7 +145,74 @@ def block_assignment(inputs: Case, params: Case) -> Any:
 # Aligning: packing, penalties.
 
 
+@adapter("group_texts nested in (Mask|Continual|)Finetuner.group_text")
+def _group_texts(inputs: Case, params: Case) -> Any:
+    from reproalign.ama.align.packing import group_texts
+
+    return group_texts(inputs, params["block_size"])
+
+
+@adapter("group_text(): block-size resolution (re-derived from the branches of the original)")
+def _effective_block_size(inputs: Case, params: Case) -> Any:
+    from reproalign.ama.align.packing import effective_block_size
+
+    truncate = params["truncate_to_model_max_length"]
+    return {"block_size": effective_block_size(params["block_size"], inputs["model_max_length"], truncate=truncate)}
+
+
 # Rejection sampling: batches of prompts, filters, selection.
+
+
+@adapter(
+    "align(): sharding, shuffle, slice for one sampling call "
+    "(datasets 2.16 shuffle = numpy default_rng(seed).permutation)"
+)
+def _prompt_batch(inputs: Case, params: Case) -> Any:
+    from reproalign.ama.align.prompt_batches import released_batch
+
+    count, ranks, size = inputs["num_prompts"], params["world_size"], params["raft_batch_size"]
+    indices = released_batch(
+        count, size, params["iter_id"], params["raft_random_seed"], rank=inputs["rank"], ranks=ranks
+    )
+    return {"indices": indices, "shard_size": count // ranks, "per_rank_batch": size // ranks}
+
+
+@adapter("RaftAligner._clean_text and _discard_sample")
+def _text_filters(inputs: Case, params: Case) -> Any:
+    from reproalign.common.generation.filters import clean_lmflow, is_discarded
+
+    cleaned = clean_lmflow(inputs["text"])
+    clean = {"clean_error": "IndexError"} if cleaned is None else {"clean": cleaned}
+    return {**clean, "discard": is_discarded(inputs["text"], "lmflow")}
+
+
+@adapter(
+    'RaftAligner._raft_get_rewards: "live" = raft_aligner.py:500-613 (INF=888888888); "live_eval" = '
+    'raft_aligner_eval.py, same code with INF=0; "commented_keep_all" = the disabled variant at 617-729; '
+    '"commented_first" = the disabled variant at 735-842'
+)
+def _best_of_n(inputs: Case, params: Case) -> Any:
+    from reproalign.ama.align.reward_record import RELEASED_RULES, reward_record
+    from reproalign.common.generation.select import select_row
+
+    rules = RELEASED_RULES[params["variant"]]
+    by_rank = zip(inputs["prompts_by_rank"], inputs["responses_by_rank"], inputs["rewards_by_rank"], strict=True)
+    ranks = [[_sampled(*row) for row in zip(*parts, strict=True)] for parts in by_rank]
+    stored = [kept for rows in ranks for row in rows if (kept := select_row(row, rules.selection)) is not None]
+    record = reward_record(ranks, rules.selection, rules.record)
+    return {"stored": {"type": "text_only", "instances": [_instance(row) for row in stored]}, "reward_record": record}
+
+
+def _sampled(prompt: str, responses: list[str], rewards: list[float]) -> Any:
+    from reproalign.common.generation.samples import Sampled
+
+    return Sampled(prompt, [{"role": "user", "content": prompt}], responses, rewards)
+
+
+def _instance(row: Case) -> Case:
+    if "messages" in row:
+        return {"text": "".join(turn["content"] for turn in row["messages"])}
+    return {"input": row["prompt"][0]["content"], "output": row["responses"], "rewards": row["scores"]}
 
 
 # Judging.

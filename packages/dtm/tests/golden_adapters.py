@@ -21,6 +21,7 @@ from reproalign.common.logprobs.scoring import token_losses
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.merging import adapter_merge, methods
 from reproalign.common.merging.adapters import Factors
+from reproalign.common.training import token_average as loss
 from reproalign.dtm import prompt, rows, tokens
 from reproalign.dtm.disperse.clustering import cluster_embeddings
 from reproalign.dtm.disperse.config import DisperseConfig, EmbeddingConfig, KMeansConfig, RowsConfig
@@ -33,7 +34,6 @@ from reproalign.dtm.disperse.verb import assign, extract_rows
 from reproalign.dtm.merge import released
 from reproalign.dtm.merge.settings import read_weights
 from reproalign.dtm.study import metrics
-from reproalign.dtm.train import loss
 
 Case = dict[str, Any]
 ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}

@@ -13,7 +13,7 @@ from reproalign.common.config import LogprobsConfig
 from reproalign.common.data.collate import IGNORED, RowCollator
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.tiny import tiny_model
-from reproalign.dtm.train.loss import micro_batch_mean, token_mean, token_share
+from reproalign.common.training.token_average import micro_batch_mean, token_mean, token_share
 from reproalign.dtm.train.trainer import SupervisedTrainer
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=2, max_size=6)  # (prompt, response)

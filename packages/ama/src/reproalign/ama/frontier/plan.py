@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reproalign.ama.adapt.verb import check_options as check_adapt
 from reproalign.ama.average.config import AverageConfig
-from reproalign.ama.average.verb import check_models, check_options as check_average
+from reproalign.ama.average.verb import check_models
+from reproalign.ama.average.verb import check_options as check_average
 from reproalign.ama.cli import ADAPT, AVERAGE, EVALUATE
 from reproalign.ama.frontier.config import FrontierConfig
 from reproalign.ama.frontier.evaluate import OUTPUTS, check_inputs
@@ -65,7 +65,9 @@ class Chain:
     def children(self) -> list[Child]:
         """All of them."""
         return [
-            child for child in (self.adapt, self.average, self.evaluate, self.benchmarks, self.judge) if child is not None
+            child
+            for child in (self.adapt, self.average, self.evaluate, self.benchmarks, self.judge)
+            if child is not None
         ]
 
 
@@ -162,7 +164,7 @@ class _Planner:
         if learned.post in sweep.data:
             words.append(as_word("data", sweep.data[learned.post]))
         section = f"{learned.sweep}.adapt"
-        return self._child(f"adapt-{model.name}", ADAPT, words, section, given, check_adapt, owned="adapt")
+        return self._child(f"adapt-{model.name}", ADAPT, words, section, given, None, owned="adapt")
 
     def _average(self, model: Model, adapt: Child | None) -> Child:
         keys = dict(model.average)

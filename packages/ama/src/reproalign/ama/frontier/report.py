@@ -15,7 +15,8 @@ from rich.table import Table
 from reproalign.ama.frontier.collected import Found
 from reproalign.ama.frontier.config import FrontierConfig
 from reproalign.ama.frontier.plan import Plan
-from reproalign.ama.points import Measure, Point, parse_points
+from reproalign.ama.points import Measure, Point
+from reproalign.ama.study.published import published_points
 from reproalign.common.evaluation.plots import Front, fronts
 from reproalign.common.files import write_text
 from reproalign.common.records import Run
@@ -26,7 +27,9 @@ X_NAMES = {"reward": "mean reward", "win_rate": "win rate"}
 PUBLISHED = "published"
 
 
-def write_report(config: FrontierConfig, plan: Plan, found: Sequence[Found], result: Mapping[str, Any], run: Run) -> None:
+def write_report(
+    config: FrontierConfig, plan: Plan, found: Sequence[Found], result: Mapping[str, Any], run: Run
+) -> None:
     """Draw a picture for each algorithm, write the page, and print the rows.
 
     Args:
@@ -65,19 +68,6 @@ def write_report(config: FrontierConfig, plan: Plan, found: Sequence[Found], res
     Console().print(_table(found, X_NAMES[config.x]))
 
 
-def published_points(algorithm: str, measure: str) -> list[Point]:
-    """Return the paper's points of an algorithm (RSF's for one that the paper has not), measured as ours are.
-
-    Args:
-        algorithm: name of the post model.
-        measure: note of what stands across; empty for a reward.
-    """
-    text = files("reproalign.ama.study").joinpath("published.csv").read_text(encoding="utf-8")
-    points = [point for point in parse_points(text, "published.csv") if point.notes.get("measure", "") == measure]
-    known = {point.algorithm for point in points}
-    return [point for point in points if point.algorithm == (algorithm if algorithm in known else "rsf") or measure]
-
-
 def _panels(
     rows: Sequence[Point], labels: Sequence[str], algorithm: str, tasks: Sequence[str], config: FrontierConfig
 ) -> tuple[dict[str, dict[str, Front]], dict[str, str]]:
@@ -85,7 +75,7 @@ def _panels(
     panels: dict[str, dict[str, Front]] = {}
     across: dict[str, str] = {}
     measure = next((point.notes["measure"] for point in rows if point.notes.get("measure")), "")
-    paper = published_points(algorithm, measure) if config.published else []
+    paper = _published(algorithm, measure) if config.published else []
     for task in tasks:
         panels[task] = _lines(rows, labels, task)
         across[task] = X_NAMES[config.x]
@@ -95,6 +85,14 @@ def _panels(
             panels[title] = {f"{name}, {PUBLISHED}": line for name, line in theirs.items()}
             across[title] = f"{X_NAMES[config.x]} (another model and scale)"
     return panels, across
+
+
+def _published(algorithm: str, measure: str) -> list[Point]:
+    """Return the paper's points of an algorithm, measured as ours are; RSF's for one that the paper has not."""
+    points = [point for point in published_points() if point.notes.get("measure", "") == measure]
+    known = {point.algorithm for point in points}
+    chosen = algorithm if algorithm in known else "rsf"
+    return points if chosen not in known else [point for point in points if point.algorithm == chosen]
 
 
 def _lines(rows: Sequence[Point], labels: Sequence[str], task: str) -> dict[str, Front]:

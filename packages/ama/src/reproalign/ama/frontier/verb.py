@@ -132,12 +132,8 @@ def _result(config: FrontierConfig, plan: Plan, found: Sequence[Found], run: Run
         "tensors": config.tensors,
         "interval": {"confidence": config.confidence, "resamples": config.resamples, "seed": config.seed},
         "noise_floor": _noise_floor(plan, found, run),
-        "models": {
-            row.entry.model: {"sha256": row.measured.weights, "x": asdict(row.measured.x)} for row in found
-        },
-        "fronts": all_fronts(
-            found, confidence=config.confidence, resamples=config.resamples, seed=config.seed
-        ),
+        "models": {row.entry.model: {"sha256": row.measured.weights, "x": asdict(row.measured.x)} for row in found},
+        "fronts": all_fronts(found, confidence=config.confidence, resamples=config.resamples, seed=config.seed),
     }
 
 

@@ -71,7 +71,7 @@ class CollectingTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, MicroBatch]:
         """Return the mean loss of the micro-batch, and collect its metrics for the next log."""
         result = self.micro_batch(model, inputs)
-        self._collect("train" if model.training else "eval", result.metrics)
+        self.collect("train" if model.training else "eval", result.metrics)
         loss = result.losses.mean()
         return (loss, result) if return_outputs else loss
 
@@ -113,7 +113,8 @@ class CollectingTrainer(Trainer):
         """
         return {name: value.to(self.args.device) for name, value in inputs.items()}
 
-    def _collect(self, phase: str, metrics: Mapping[str, Tensor | tuple[Tensor, Tensor]]) -> None:
+    def collect(self, phase: str, metrics: Mapping[str, Tensor | tuple[Tensor, Tensor]]) -> None:
+        """Take metrics of ``train`` or ``eval`` up for the next log, in the form of :class:`MicroBatch`."""
         for name, value in metrics.items():
             if isinstance(value, tuple):
                 total, count = value

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import SFTTrainer
 
 from reproalign.common.config import BaseRunConfig
+from reproalign.common.data.collate import IGNORED
 from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
 from reproalign.common.data.templates import SEPARATORS, render_completion
@@ -22,8 +23,6 @@ from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
 from reproalign.common.training.checkpoints import ManifestCallback
 from reproalign.common.training.fit import fit
-
-IGNORED = -100
 
 
 def fine_tune(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,18 +52,16 @@ class Iterations:
     Attributes:
         by: the verb of the parent.
         train: the last step; the model it leaves in ``model`` is what the next iteration begins with.
-        selected: the key of ``train`` that takes the selected rows.
-        selected_file: what of the folder of ``select`` it takes: a file in it, or "" for the folder.
-        owned: by the name of a step, further keys that the parent sets, with their words in ``words``.
-        words: by the name of a step, words of the parent that are the same in every iteration.
+        selected: the key of ``train`` that takes the folder of ``select``.
+        listed: that key is a list.
+        owned: by the name of a step, further keys that the parent sets.
     """
 
     by: str
     train: Step
     selected: str
-    selected_file: str
-    owned: Mapping[str, tuple[str, ...]]
-    words: Mapping[str, Sequence[str]]
+    listed: bool = False
+    owned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -87,6 +85,8 @@ def plan_iterations(
     seed: int,
     model: ModelConfig,
     reward: str,
+    words: Mapping[str, Sequence[str]] | None = None,
+    seed_step: int = 1,
 ) -> Iterator[dict[str, Child]]:
     """Compose the children of every iteration, by the names of their steps.
 
@@ -95,9 +95,11 @@ def plan_iterations(
         invocation: of the parent.
         given: by step, what the user set for it.
         count: how many there are.
-        seed: of the first iteration; the next ones count on from it.
+        seed: of the first iteration.
         model: the policy that the first one begins with.
         reward: the reward model.
+        words: by step, words of the parent for its owned keys.
+        seed_step: between the seeds of iterations.
 
     Raises:
         UserError: for a mistake in the children's keys, naming the child.
@@ -107,15 +109,15 @@ def plan_iterations(
     folder = Path(invocation.config[OUTPUT])
     for number in range(1, count + 1):
         at = {step.name: folder / f"{number}-{step.name}" for step in steps}
-        common = [as_word("seed", seed + number - 1)]
+        common = [as_word("seed", seed + (number - 1) * seed_step)]
         policy = [*common, *section_words("model", model)]
-        selected = at["select"] / iterations.selected_file
-        words = {
+        selected = str(at["select"])
+        own = {
             "sample": [as_word("prompts", str(prompts_file(folder, number))), *policy],
             "score": [as_word("responses", str(at["sample"])), as_word("model.name", reward), *common],
             "select": [as_word("scored", str(at["score"])), *common],
             iterations.train.name: [
-                as_word(iterations.selected, [str(selected)] if iterations.selected_file else str(selected)),
+                as_word(iterations.selected, [selected] if iterations.listed else selected),
                 *policy,
             ],
         }
@@ -124,7 +126,7 @@ def plan_iterations(
                 invocation,
                 at[step.name].name,
                 step.verb,
-                [*words[step.name], *iterations.words.get(step.name, ()), *users[step.name]],
+                [*own[step.name], *(words or {}).get(step.name, ()), *users[step.name]],
             )
             for step in steps
         }

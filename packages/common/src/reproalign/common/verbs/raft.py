@@ -30,9 +30,6 @@ ITERATIONS = Iterations(
     by="raft",
     train=Step("align", ALIGN, ("selected", "model", "seed", "output_dir")),
     selected="selected",
-    selected_file="",
-    owned={},
-    words={},
 )
 
 

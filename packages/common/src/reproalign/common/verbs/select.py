@@ -63,7 +63,11 @@ def selection_rules(config: SelectConfig) -> SelectionRules:
 def selection_metrics(
     rows: Sequence[Sampled], selected: Sequence[dict[str, Any]], rules: SelectionRules
 ) -> dict[str, float]:
-    """Return counts, and mean rewards: raw of all of the first n responses, and of what is selected as it counts."""
+    """Return counts and mean rewards of the first n responses.
+
+    ``mean_reward``: of what is selected; ``mean_reward_of_all``: raw, discarded responses included;
+    ``mean_reward_counted``: of all that take part, as they count.
+    """
     responses = [text for row in rows for text in row.responses[: rules.n]]
     discarded = sum(is_discarded(text, rules.discard) for text in responses)
     name = {"best": "reward", "pairs": "score_chosen", "all": "scores"}[rules.keep]
@@ -74,6 +78,7 @@ def selection_metrics(
         "discard_rate": discarded / len(responses),
         "mean_reward": fmean(max(row[name]) if rules.keep == "all" else row[name] for row in selected),
         "mean_reward_of_all": fmean(score for row in rows for score in (row.scores or [])[: rules.n]),
+        "mean_reward_counted": fmean(reward for row in rows for reward in rules.counted(row) if reward is not None),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,20 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from reproalign.common.config import LogprobsConfig
+from reproalign.common.data.collate import IGNORED
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.scoring import token_losses
-from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
+from reproalign.common.training.collecting import MicroBatch
+from reproalign.common.training.token_average import (
+    TokenAverageTrainer,
+    micro_batch_mean,
+)
+from reproalign.common.training.token_average import token_mean as averaged
 from reproalign.dtm.study.metrics import masked_accuracy, perplexity, released_accuracy, token_mean
-from reproalign.dtm.tokens import IGNORED
-from reproalign.dtm.train import loss
 from reproalign.dtm.train.regularizer import Regularizer
 
 
-class SupervisedTrainer(CollectingTrainer):
+class SupervisedTrainer(TokenAverageTrainer):
     """Trains on rows of ``input_ids`` and ``labels``, batches from :class:`reproalign.common.data.collate.RowCollator`.
 
     Logits of all tokens never exist at once. Beside the loss that is minimised every log has ``token_loss``, the mean
@@ -30,7 +33,7 @@ class SupervisedTrainer(CollectingTrainer):
     release's order that is certain, ERRATA M1).
 
     Args:
-        normalisation: of :mod:`reproalign.dtm.train.loss`.
+        normalisation: of :mod:`reproalign.common.training.token_average`.
         regularizer: added to the loss of every step, or None.
         variant: ``released`` evaluations have the release's accuracy and loss (ERRATA Q11).
         logprobs: how log-probabilities are computed.
@@ -49,21 +52,9 @@ class SupervisedTrainer(CollectingTrainer):
         install_completion_logps(
             kwargs["model"], implementation=logprobs.implementation, chunk_size=logprobs.chunk_size
         )
-        super().__init__(**kwargs)
-        self.normalisation, self.regularizer, self.variant = normalisation, regularizer, variant
+        super().__init__(normalisation=normalisation, **kwargs)
+        self.regularizer, self.variant = regularizer, variant
         self.chunk_size = logprobs.chunk_size
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor | int | None]:
-        """Take the micro-batches of a step; for ``token_mean`` each is told what a token of the step weighs."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.normalisation == "token_mean" and batches:
-            local = torch.stack([(batch["labels"][:, 1:] != IGNORED).sum() for batch in batches]).sum()
-            tokens = int(self.accelerator.reduce(local.to(device), reduction="sum"))
-            share = loss.token_share(tokens, len(batches), self.accelerator.num_processes)
-            batches = [{**batch, "share": share.float()} for batch in batches]
-        return batches, items
 
     def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
         """Compute the loss of the micro-batch; in evaluations what :meth:`measure` makes its metrics of."""
@@ -76,7 +67,7 @@ class SupervisedTrainer(CollectingTrainer):
             return self._measured(model, inputs, labels, supervised)
         answer = model(**inputs, completion_mask=supervised, use_cache=False)
         losses = -answer["per_token"]
-        total = loss.micro_batch_mean(losses) if share is None else loss.token_mean(losses, share)
+        total = micro_batch_mean(losses) if share is None else averaged(losses, share)
         metrics: dict[str, Any] = {"token_loss": (losses.sum(), torch.tensor(float(len(losses))))}
         if self.regularizer is not None:
             penalty = self.regularizer()

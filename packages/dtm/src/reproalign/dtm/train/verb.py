@@ -28,10 +28,10 @@ from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import check_trainer_keys, training_arguments
 from reproalign.common.training.fit import fit, metric_rows
+from reproalign.common.training.token_average import NORMALISATIONS
 from reproalign.dtm.tokens import TokensConfig, collator, resolved
 from reproalign.dtm.train.config import TrainConfig
 from reproalign.dtm.train.data import Data, Sources, find_sources, load
-from reproalign.dtm.train.loss import NORMALISATIONS
 from reproalign.dtm.train.mixture import check_mixture
 from reproalign.dtm.train.order import ReleasedOrder
 from reproalign.dtm.train.regularizer import check_regularizer, make_regularizer

@@ -1,0 +1,159 @@
+"""``ama study proposition``: Proposition 5.1 simulated, output averaging and weight averaging, beside closed forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from reproalign.ama.study.config import PropositionConfig
+from reproalign.ama.study.features import DISJOINT, FORMS, OUTPUT, SINGLE, WEIGHT, Accuracy, Setting, simulate
+from reproalign.common.errors import UserError, check_seed
+from reproalign.common.files import atomic_path, csv_text, write_json, write_text
+from reproalign.common.invocation import Invocation
+from reproalign.common.records import Run
+
+Found = Sequence[tuple[Setting, Mapping[str, Accuracy]]]
+_CLEAR = 2.0  # standard errors
+_PANELS = 3
+_HEADER = ["classes", "p", "features", "overlap", "form", "accuracy", "stderr", "closed", "gain", "gain_stderr"]
+
+
+def proposition(config: PropositionConfig, invocation: Invocation) -> None:
+    """Simulate the accuracy of averages for every combination of the settings.
+
+    The proposition is about ξ1, the gain of averaging two models of similar tasks, and ξ2, that of disjoint ones. Its
+    closed form for ξ1 is that of averaging outputs; averaging weights, as its Definition F.2 has it, loses where
+    n/2 < n_o < n, and ξ2 is at most 0. Written are ``proposition.csv``, ``proposition.json`` and
+    ``plots/proposition.png``.
+
+    Raises:
+        UserError: for a setting out of its range, or overlaps that are all above the number of features.
+    """
+    settings = _settings(config)
+    with Run.open(invocation) as run:
+        found = [
+            (setting, simulate(setting, config.samples, config.seed))
+            for setting in track(settings, description="simulating")
+        ]
+        _report(found, run)
+
+
+def _settings(config: PropositionConfig) -> list[Setting]:
+    check_seed(seed=config.seed)
+    if config.samples < 1000:
+        raise UserError(f"samples={config.samples} must be at least 1000")
+    for key, values, low, high in (
+        ("classes", config.classes, 2, None),
+        ("p", config.p, None, 1),
+        ("features", config.features, 1, None),
+        ("overlap", config.overlap, 0, None),
+    ):
+        for value in values:
+            if (low is not None and value < low) or (low is None and value <= 0) or (high is not None and value > high):
+                wanted = f"in (0, {high}]" if high else f"at least {low}"
+                raise UserError(f"{key}={list(values)}: {value} must be {wanted}")
+        if len(set(values)) < max(1, len(values)):
+            raise UserError(f"{key}={list(values)} must be one or more different values")
+    most = max(config.features)
+    above = [value for value in config.overlap if value > most]
+    if above:
+        raise UserError(f"overlap={list(config.overlap)}: {above[0]} is above the number of features {most}")
+    combined = product(config.classes, config.p, config.features, config.overlap)
+    return [Setting(*found) for found in combined if found[3] <= found[2]]
+
+
+def _report(found: Found, run: Run) -> None:
+    console = Console()
+    rows = list(_rows(found))
+    console.print(_table(found))
+    for line in _sentences(found):
+        console.print(f"- {line}", highlight=False)
+    write_text(run.dir / "proposition.csv", csv_text(_HEADER, rows))
+    plain = [{**asdict(setting), **{name: asdict(value) for name, value in forms.items()}} for setting, forms in found]
+    write_json(run.dir / "proposition.json", plain)
+    _draw(found, run.dir / "plots" / "proposition.png")
+    run.set_metrics(
+        {
+            f"{name}/K{setting.classes}-p{setting.p:g}-n{setting.features}-o{setting.overlap}": forms[name].value
+            for setting, forms in found
+            for name in FORMS
+        }
+    )
+    console.print(f"record, proposition.csv, proposition.json and plot: {run.dir}", highlight=False, markup=False)
+
+
+def _table(found: Found) -> Table:
+    table = Table("K, p, n, n_o", *FORMS, header_style="bold", title="accuracy ± standard error, closed form below")
+    for setting, forms in found:
+        name = f"{setting.classes}, {setting.p:g}, {setting.features}, {setting.overlap}"
+        cells = [f"{forms[form].value:.4f} ± {forms[form].stderr:.4f}\n{forms[form].closed:.4f}" for form in FORMS]
+        table.add_row(name, *cells)
+    return table
+
+
+def _rows(found: Found) -> Iterator[list[Any]]:
+    for setting, forms in found:
+        for name, value in forms.items():
+            yield [*asdict(setting).values(), name, *asdict(value).values()]
+
+
+def _sentences(found: Found) -> Iterator[str]:
+    """Yield what the settings say of the proposition's two gains and their order."""
+    for name, words in (
+        (OUTPUT, "averaging outputs"),
+        (WEIGHT, "averaging weights"),
+        (DISJOINT, "averaging weights, disjoint tasks"),
+    ):
+        signs = [_sign(forms[name]) for _, forms in found]
+        counts = ", ".join(f"{signs.count(sign)} {sign}" for sign in ("gains", "losses", "undecided"))
+        yield f"{words}: {counts} of {len(signs)} settings, at {_CLEAR:g} standard errors"
+    wrong = sum(forms[WEIGHT].value < forms[DISJOINT].value - _CLEAR * forms[WEIGHT].stderr for _, forms in found)
+    yield f"ξ1 ≥ ξ2 for averaged weights: violated in {wrong} of {len(found)} settings"
+    gaps = [abs(value.value - value.closed) for _, forms in found for value in forms.values()]
+    yield f"the closed forms are off by at most {max(gaps):.3f}"
+
+
+def _sign(value: Accuracy) -> str:
+    if abs(value.gain) <= _CLEAR * value.gain_stderr:
+        return "undecided"
+    return "gains" if value.gain > 0 else "losses"
+
+
+def _draw(found: Found, path: Path) -> None:
+    """Draw the accuracies over n_o, a panel for each K, p and n: dots simulated, lines the closed forms."""
+    panels: dict[tuple[int, float, int], list[tuple[Setting, Mapping[str, Accuracy]]]] = {}
+    for setting, forms in found:
+        panels.setdefault((setting.classes, setting.p, setting.features), []).append((setting, forms))
+    columns = min(_PANELS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.6 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    palette: Any = colormaps["tab10"]
+    handles = {}
+    for axis, ((classes, p, features), entries) in zip(axes, panels.items(), strict=False):
+        places = [setting.overlap for setting, _ in entries]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        for colour, name in zip(palette.colors, (SINGLE, OUTPUT, WEIGHT, DISJOINT), strict=False):
+            values = [entries[index][1][name] for index in order]
+            x = [places[index] for index in order]
+            axis.plot(x, [value.closed for value in values], color=colour, linewidth=1)
+            errors = [2 * value.stderr for value in values]
+            handles[name] = axis.errorbar(
+                x, [value.value for value in values], errors, color=colour, fmt="o", markersize=4
+            )
+        axis.set(title=f"K = {classes}, p = {p:g}, n = {features}", xlabel="shared features", ylabel="accuracy")
+        axis.grid(alpha=0.3)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False, ncols=4)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
