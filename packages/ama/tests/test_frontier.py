@@ -22,6 +22,7 @@ from reproalign.ama.frontier.settings import check_settings
 from reproalign.ama.frontier.sweeps import Entry, make_sweeps
 from reproalign.ama.points import Measure, Point, read_points
 from reproalign.common.compose import compose
+from reproalign.common.config import ModelConfig
 from reproalign.common.invocation import Invocation, structured
 from reproalign.common.models.tiny import save_tiny, tiny_reward_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
@@ -63,7 +64,8 @@ def words_of(made: Path, output: Path, *words: str) -> list[str]:
 
 
 def options(**given) -> FrontierConfig:
-    config = FrontierConfig(output_dir="x", pre="a", post={"rsf": "b"}, evaluate=dict(EVALUATED), **given)
+    fixed = {"output_dir": "x", "pre": "a", "post": {"rsf": "b"}, "model": ModelConfig(name=""), "evaluate": EVALUATED}
+    config = FrontierConfig(**fixed, **given)
     check_settings(config)
     return config
 

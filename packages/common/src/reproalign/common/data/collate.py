@@ -54,34 +54,6 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 @dataclass(frozen=True)
-class RowCollator:
-    """Collates tokenised rows, padded to the longest rounded up to a multiple.
-
-    Attributes:
-        pad_token_id: fills up ``input_ids``; ``labels`` are filled up with -100, ``attention_mask`` with 0.
-        padding_side: right or left.
-        multiple_of: of the length.
-    """
-
-    pad_token_id: int
-    padding_side: str = "right"
-    multiple_of: int = 8
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Return ``input_ids``, ``attention_mask`` and ``labels``, each (rows, seq)."""
-
-        def padded(values: list[list[int]], fill: int) -> Tensor:
-            return pad_rows(values, fill, side=self.padding_side, multiple_of=self.multiple_of)
-
-        ids = [list(row["input_ids"]) for row in rows]
-        return {
-            "input_ids": padded(ids, self.pad_token_id),
-            "attention_mask": padded([[1] * len(row) for row in ids], 0),
-            "labels": padded([list(row["labels"]) for row in rows], IGNORED),
-        }
-
-
-@dataclass(frozen=True)
 class PairCollator:
     """Collates tokenised pairs.
 
