@@ -43,7 +43,9 @@ def made(tmp_path_factory):
     """Return a folder with prompts, texts, two models that fit, one that does not, and a reward model."""
     folder = tmp_path_factory.mktemp("made")
     write(folder / "prompts.jsonl", [{"prompt": text} for text in ("Hi", "Sing a song", "Why is that?", "Go", "One")])
-    write(folder / "texts.jsonl", [{"text": text} for text in ("the cat sat on a mat", "dogs run home", "two red dogs")])
+    write(
+        folder / "texts.jsonl", [{"text": text} for text in ("the cat sat on a mat", "dogs run home", "two red dogs")]
+    )
     for name, seed in (("pre", 1), ("post", 2), ("l2", 3)):
         save_tiny(folder / name, seed=seed)
     save_tiny(folder / "other", "gpt_neox")
@@ -60,7 +62,16 @@ def words_of(made: Path, output: Path, *words: str) -> list[str]:
     evaluated = [f"evaluate.prompts={made / 'prompts.jsonl'}", f"evaluate.reward={made / 'reward'}"]
     quick = ["evaluate.layout=lmflow", "evaluate.max_new_tokens=4", f"evaluate.texts=[{made / 'texts.jsonl'}]"]
     models = [f"pre={made / 'pre'}", f"post.rsf={made / 'post'}"]
-    return ["frontier", f"output_dir={output}", *models, *evaluated, *quick, "alphas=[0,0.5,1]", "resamples=100", *words]
+    return [
+        "frontier",
+        f"output_dir={output}",
+        *models,
+        *evaluated,
+        *quick,
+        "alphas=[0,0.5,1]",
+        "resamples=100",
+        *words,
+    ]
 
 
 def options(**given) -> FrontierConfig:
@@ -79,7 +90,7 @@ def models_of(**given) -> dict[str, list[str]]:
 
 
 def test_points_that_are_one_model_share_it():
-    given = {"alphas": [0, 0.5, 1], "parts": PartSweep(["input", "output"]), "patterns": PatternSweep([[0, 0, 0]])}
+    given = {"alphas": [0.0, 0.5, 1.0], "parts": PartSweep(["input", "output"]), "patterns": PatternSweep([[0, 0, 0]])}
     learned = LearnedSweep(["block3"], {"rsf": "d"})
     found = models_of(tensors="released_ma", hma=learned, **given)
     assert found["MA (rsf)"] == ["rsf", "rsf-ma-0.5", "pre"]
@@ -104,14 +115,14 @@ def test_a_baseline_that_is_a_model_already_there_shares_it():
 def test_ratios_of_post_are_those_of_pre_turned_around():
     post = PatternSweep([[0, 0.1, 0.1]], alphas=[0.8])
     pre = PatternSweep([[0, -0.1, -0.1]], alphas=[0.2])
-    turned = make_sweeps(options(alphas=[0.1, 1], alpha_on="post", patterns=post))
-    assert turned == make_sweeps(options(alphas=[0, 0.9], patterns=pre))
+    turned = make_sweeps(options(alphas=[0.1, 1.0], alpha_on="post", patterns=post))
+    assert turned == make_sweeps(options(alphas=[0.0, 0.9], patterns=pre))
     (entry,) = [entry for entry in turned.entries if entry.method == "pattern"]
     assert (entry.alpha, entry.value) == (pytest.approx(0.4 / 3), "0.2|0.1|0.1")
 
 
 def test_patterns_that_leave_the_models_are_left_out():
-    found = models_of(alphas=[0, 0.1, 0.2], patterns=PatternSweep([[0, -0.1, -0.2]]))
+    found = models_of(alphas=[0.0, 0.1, 0.2], patterns=PatternSweep([[0, -0.1, -0.2]]))
     assert len(found["Pattern (a|a-0.1|a-0.2) (rsf)"]) == 1
 
 
@@ -247,39 +258,36 @@ def run_until(command: list[str], there: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_and_resumed_it_evaluates_every_model_once(made, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    more = ["parts.parts=[input]", f"models.l2={{model: {made / 'l2'}, method: l2, value: 0.1}}", "published=true"]
-
-    def command(folder: Path) -> list[str]:
-        return [sys.executable, "-c", CODE, *words_of(made, folder, *more)]
-
-    done = run_command(command(whole))
+    folder = tmp_path / "run"
+    more = [f"models.l2={{model: {made / 'l2'}, method: l2, value: 0.1}}", "published=true", "tensors=released_ma"]
+    command = [sys.executable, "-c", CODE, *words_of(made, folder, *more)]
+    run_until(command, folder / "evaluate-rsf-ma-0.5" / "run.json")
+    before = {name: (folder / name / "run.json").read_bytes() for name in ("evaluate-pre", "average-rsf-ma-0.5")}
+    done = run_command(command)
     assert done.returncode == 0, done.stderr
-    run_until(command(cut), cut / "evaluate-rsf-ma-0.5" / "responses-0.jsonl")
-    first = (cut / "evaluate-pre" / "run.json").read_bytes()
-    done = run_command(command(cut))
-    assert done.returncode == 0, done.stderr
-    assert (cut / "evaluate-pre" / "run.json").read_bytes() == first
+    assert before == {name: (folder / name / "run.json").read_bytes() for name in before}
 
-    points = read_points(whole)
-    assert [point.series for point in points].count("MA (rsf)") == 3
-    assert (whole / "points.csv").read_text() == (cut / "points.csv").read_text()
+    points = read_points(folder)
+    assert [point.series for point in points] == ["θ_0", "θ (rsf)", *["MA (rsf)"] * 3, "l2 (rsf)"]
+    assert [point.alpha for point in points] == [None, None, 0.0, 0.5, 1.0, None]
+    assert points[0].reward == points[4].reward
+    assert points[1].reward == points[2].reward
     assert {"perplexity", "length"} <= points[0].metrics.keys()
     assert Path(points[0].notes["rewards"]).is_file()
-    folders = sorted(path.name for path in whole.iterdir() if path.is_dir())
-    evaluated = ["pre", "pre-again", "rsf", "rsf-ma-0.5", "rsf-ma-1", "rsf-paper3-input-0.5", "rsf-paper3-input-1", "l2"]
-    assert [name for name in folders if name.startswith("evaluate")] == sorted(f"evaluate-{name}" for name in evaluated)
-    for folder in (whole, cut):
-        assert not list(folder.glob("average-*/model")), "averaged models are removed"
-        assert list(folder.glob("average-*/ratios.json"))
-    result = json.loads((whole / "frontier.json").read_text())
+    evaluated = {path.name for path in folder.glob("evaluate-*") if path.is_dir()}
+    assert evaluated == {f"evaluate-{name}" for name in ("pre", "pre-again", "rsf", "rsf-ma-0.5", "l2")}
+    assert not list(folder.glob("average-*/model")), "averaged models are removed"
+    assert list(folder.glob("average-*/ratios.json"))
+
+    result = json.loads((folder / "frontier.json").read_text())
     assert result["noise_floor"]["reward"]["difference"] > 0
-    assert result["fronts"]["rsf"]["perplexity"]["lower_is_better"]
-    assert result["fronts"]["rsf"]["perplexity"]["paired"]
-    page = (whole / "index.html").read_text()
+    front = result["fronts"]["rsf"]["perplexity"]
+    assert (front["lower_is_better"], front["paired"]) == (True, True)
+    assert [entry["series"] for entry in front["margins"]] == ["l2 (rsf)"]
+    page = (folder / "index.html").read_text()
     assert "data:image/png;base64," in page
-    assert "Input part (rsf)" in page
-    assert "src=\"http" not in page
-    record = json.loads((cut / "run.json").read_text())
+    assert "l2 (rsf)" in page
+    assert 'src="http' not in page
+    record = json.loads((folder / "run.json").read_text())
     assert record["resumptions"] == 1
     assert {child["status"] for child in record["children"].values()} == {"finished"}

@@ -312,8 +312,8 @@ def _of_texts(rows: TokenRows, losses: Sequence[RowLoss], how: Resampling, folde
     found: Estimates = {}
     for name, chosen in [("", files), *((f"_{file}", [file]) for file in files if len(files) > 1)]:
         kept = [value for (file, _), value in sums.items() if file in chosen]
-        loss = loss_estimate([nll for _, nll in kept], [int(tokens) for tokens, _ in kept], how)
-        found |= {f"loss{name}": loss, f"perplexity{name}": perplexity(loss)}
+        mean = loss_estimate([nll for _, nll in kept], [int(tokens) for tokens, _ in kept], how)
+        found |= {f"loss{name}": mean, f"perplexity{name}": perplexity(mean)}
     return found
 
 

@@ -19,7 +19,6 @@ from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError
 from reproalign.common.generation.samplers import prompt_ids
 from reproalign.common.generation.sampling import SamplingRules
-from reproalign.common.training.sft import tokenize_responses
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,8 @@ def text_rows(texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, layout:
             windows = [ids[start : start + length] for start in range(0, len(ids), length)]
             made: list[dict[str, Any]] = [{"input_ids": window, "labels": window} for window in windows]
         else:
+            from reproalign.common.training.sft import tokenize_responses  # brings trl, which takes its time
+
             made = list(tokenize_responses([text.content], tokenizer, layout=layout, max_length=length))
         kept = [row for row in made if any(label != IGNORED for label in row["labels"][1:])]
         rows += kept

@@ -58,7 +58,7 @@ def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
             done = len(responses[0])
             count = min(max(1, rules.batch_size // len(rows)), rules.n - done)
             new = draw(loaded, ids, mask, rules, range(done, done + count), seed, options)
-            texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+            texts = [str(tokenizer.decode(row, skip_special_tokens=True)) for row in new]
             for index, found in enumerate(responses):
                 found += [finish(text, rules, stop) for text in texts[index * count : (index + 1) * count]]
         return responses
