@@ -135,7 +135,7 @@ def planned(made, *words: str):
 
 
 def test_every_child_has_the_seed_the_variant_and_the_rule(made):
-    hma = ["hma.levels=[block3]", f"hma.data.rsf={made / 'texts.jsonl'}", "hma.adapt.solver=exact"]
+    hma = ["hma.levels=[block3]", f"hma.rows.rsf={made / 'texts.jsonl'}", "hma.adapt.solver=exact"]
     suite = ["evaluate_on=ama", "benchmarks.suite.tasks=[arc_easy]"]
     plan = planned(made, "seed=7", "tensors=linear_head_pre", "parts.parts=[input]", "graft=[0.1]", *hma, *suite)
     for child in plan.children:
@@ -174,9 +174,9 @@ def test_every_child_has_the_seed_the_variant_and_the_rule(made):
         (["parts.parts=[input]", "parts.level=9#3"], "split points must rise"),
         (["patterns.offsets=[[0,0.1]]"], "2 offsets for the 3 parts of patterns.level=block3"),
         (["patterns.offsets=[3]"], "patterns.offsets: 3 is no list of numbers"),
-        (["hma.levels=[block3]"], "hma.data.rsf is not set; give its D_θ"),
+        (["hma.levels=[block3]"], "hma.rows.rsf is not set; give its D_θ"),
         (["hma.adapt.solver=exact"], "hma.levels=[] learns nothing"),
-        (["hma.levels=[blok3]", "hma.data.rsf=x"], "unknown parts 'blok3'"),
+        (["hma.levels=[blok3]", "hma.rows.rsf=x"], "unknown parts 'blok3'"),
         (["graft=[0]"], "graft: a share of 0 must be above 0 and at most 1"),
         (["models.l2={model: x}"], "models.l2.method is not set"),
         (["models.l2={model: x, method: l3}"], "unknown models.l2.method 'l3'"),

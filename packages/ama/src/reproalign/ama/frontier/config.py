@@ -74,7 +74,7 @@ class LearnedSweep:
     """Learned ratios: each a child ``adapt`` at a mean ratio, then averaged and evaluated."""
 
     levels: list[str] = field(default_factory=list)  # e.g. [block3,block6,block9]; []: no sweep
-    data: dict[str, str] = field(default_factory=dict)  # for each post model the folder or file that is learned from
+    rows: dict[str, str] = field(default_factory=dict)  # for each post model the folder or file that is learned from
     alphas: list[float] | None = None  # mean ratios, 0 and 1 being those of ma; null: the frontier's
     adapt: dict[str, Any] = field(default_factory=dict)  # any key of `adapt` that frontier does not set: solver, …
 
@@ -98,14 +98,14 @@ class FrontierConfig:
     pre: str = MISSING  # θ_0, the model before alignment: folder, Hub id or adapter
     post: dict[str, str] = field(
         default_factory=dict
-    )  # algorithm -> θ, e.g. {rsf: runs/raft/model, dpo: runs/dpo/model}
+    )  # algorithm -> θ, e.g. {rsf: runs/raft, dpo: runs/dpo/model}
     tensors: str = "linear_head_post"  # which tensors every average averages: linear_head_(post|pre) | released_ma
     alpha_on: str = "pre"  # what the ratios of these options multiply: pre | post
     alphas: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     ma: bool = True  # average all parts at each of the ratios
     parts: PartSweep = field(default_factory=PartSweep)
     patterns: PatternSweep = field(default_factory=PatternSweep)
-    hma: LearnedSweep = field(default_factory=LearnedSweep)  # on D_θ: data are those of `collect`
+    hma: LearnedSweep = field(default_factory=LearnedSweep)  # on D_θ: rows are a run of `collect`
     adamerging: LearnedSweep = field(default_factory=LearnedSweep)  # on labelled answers of a task
     graft: list[float] = field(default_factory=list)  # shares of all entries that are θ's, e.g. [0.05,0.1]
     models: dict[str, Any] = field(default_factory=dict)  # others: name -> {model, algorithm, method, parameter, value}

@@ -29,7 +29,7 @@ from reproalign.common.verbs.evaluate import check_options as check_suite
 
 # Keys of the children that frontier sets itself.
 OWNED = {
-    "adapt": ("output_dir", "seed", "variant", "pre", "post", "model", "alpha", "alpha_on", "parts", "tensors", "data"),
+    "adapt": ("output_dir", "seed", "variant", "pre", "post", "model", "alpha", "alpha_on", "parts", "tensors", "rows"),
     "average": (
         *("output_dir", "variant", "pre", "post", "method", "alpha", "alpha_on", "parts", "ratios", "only"),
         *("pattern", "name", "tensors", "fraction", "checkpoints", "decay", "reset_every"),
@@ -161,8 +161,8 @@ class _Planner:
             as_word("parts", learned.level),
             as_word("tensors", self.config.tensors),
         ]
-        if learned.post in sweep.data:
-            words.append(as_word("data", sweep.data[learned.post]))
+        if learned.post in sweep.rows:
+            words.append(as_word("rows", sweep.rows[learned.post]))
         section = f"{learned.sweep}.adapt"
         return self._child(f"adapt-{model.name}", ADAPT, words, section, given, None, owned="adapt")
 

@@ -111,15 +111,15 @@ def _check_learned(name: str, sweep: LearnedSweep, config: FrontierConfig) -> No
     for level in sweep.levels:
         check_level(level)
     if not sweep.levels:
-        if sweep.data or sweep.adapt:
+        if sweep.rows or sweep.adapt:
             raise UserError(f"{name}.levels=[] learns nothing; give levels, e.g. [block3], or remove {name}.*")
         return
-    for post in sweep.data:
-        choose(f"post model in {name}.data", post, config.post)
-    missing = [post for post in config.post if post not in sweep.data]
+    for post in sweep.rows:
+        choose(f"post model in {name}.rows", post, config.post)
+    missing = [post for post in config.post if post not in sweep.rows]
     if missing and sweep.adapt.get("objective") != "reward":
         what = "D_θ, a run of `ama collect`" if name == "hma" else "rows with labelled answers"
-        raise UserError(f"{name}.data.{missing[0]} is not set; give its {what}")
+        raise UserError(f"{name}.rows.{missing[0]} is not set; give its {what}")
 
 
 def _check_evaluations(config: FrontierConfig) -> None:
