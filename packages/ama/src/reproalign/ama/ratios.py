@@ -24,22 +24,21 @@ WEIGHTINGS = ("none", "mid")
 CODES = {"0.": "l1", "1.": "l2", "2.": "affine"}  # how the released float spells a regulariser: its integer part
 MID_CODE = ".2"  # ... and its decimals
 MID_SCALE = 25.0
-LARGEST_LOGIT = 40.0  # sigmoid(40) is 1 in float64: what stands for a raw value at the edge of what ε allows
 
 
-def constraint_weights(layers: Sequence[int], constraint: str = "mean") -> Float[Tensor, " groups"]:
+def constraint_weights(layers: Sequence[float], constraint: str = "mean") -> Float[Tensor, " groups"]:
     """Return what each group counts for in the mean ratio; the weights sum to one.
 
     Args:
-        layers: number of layers in each group.
+        layers: number of layers in each group; the head has none.
         constraint: ``mean``: 1/K each, the paper's Ω = {(1/K) Σ α_k = α}; ``layer_mean``: in proportion to the layers,
-            a group without layers (the head) counts as one.
+            so that a head with a ratio of its own is free.
 
     Raises:
         UserError: for an unknown constraint.
     """
     choose("constraint", constraint, CONSTRAINTS)
-    sizes = [1 if constraint == "mean" else max(size, 1) for size in layers]
+    sizes = [1.0 if constraint == "mean" else size for size in layers]
     return torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
 
 
@@ -104,12 +103,10 @@ def reachable(
     low, high = epsilon, 1 + epsilon
     ranges = []
     for weight in weights.tolist():
-        rest = 1 - weight
-        if rest <= 1e-12:
-            ranges.append((base * factor, base * factor))
-            continue
-        ends = ((here, here * weight + other * rest) for here, other in ((low, high), (high, low)))
-        bottom, top = (base * factor * here / total for here, total in ends)
+        ends = [(here, here * weight + other * (1 - weight)) for here, other in ((low, high), (high, low))]
+        if len(weights) == 1:
+            ends = [(1.0, 1.0)] * 2
+        bottom, top = (base * factor * here / total if total else math.inf for here, total in ends)
         ranges.append((bottom, top))
     return ranges
 
@@ -122,21 +119,6 @@ def ratios_after(base: float, epsilon: float, displacement: Sequence[float]) -> 
     """
     raw = initial_raw(base) + torch.tensor(displacement, dtype=torch.float64)
     return [float(ratio) for ratio in normalized(raw, base, epsilon)]
-
-
-def raw_of(ratios: Float[Tensor, " groups"], epsilon: float) -> Float[Tensor, " groups"]:
-    """Return raw values that give ratios in these proportions under ε: what a finished run can be continued from.
-
-    h is determined up to a common factor; it is chosen so that the h lie as far inside (ε, 1+ε) as they can.
-
-    Raises:
-        UserError: for ratios that ε does not let differ so much.
-    """
-    spread = float(ratios.max() / ratios.min()) if ratios.min() > 0 else math.inf
-    if spread > (1 + epsilon) / epsilon if epsilon else False:
-        raise UserError(f"epsilon={epsilon} lets no two ratios differ {spread:.3g} times; take a smaller epsilon")
-    share = ratios / ratios.max() * (0.5 + epsilon if spread <= (0.5 + epsilon) / max(epsilon, 1e-12) else 1 + epsilon)
-    return torch.logit((share - epsilon).clamp(0, 1)).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class AdaptConfig:
     epsilon: Any = 0.2  # >= 0: the larger, the closer ratios stay; [0,0.1,…]: take the best by a held-out criterion
     normalisation: str = "mean"  # of the published solver: mean is alpha (mean) | as printed, their sum is alpha (sum)
     objective: str = "likelihood"  # of D_θ (likelihood) | of labelled answers (labelled, AdaMerging) | reward
-    data: str | None = None  # folder or file of `ama collect`; labelled: rows of prompt and response; reward: null
+    rows: str | None = None  # folder or file of `ama collect`; labelled: rows of prompt and response; reward: null
     max_rows: int | None = None  # the first so many rows; null: all
     eval_fraction: float = 0.0  # share of the rows that is held out, in [0, 1): to see the gain, to choose epsilon
     layout: str = "chat"  # chat (template) | transcript | lmflow | plain (prompt and response as they are; labelled)

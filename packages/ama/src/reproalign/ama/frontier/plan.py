@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reproalign.ama.adapt.settings import check_options as check_adapt
 from reproalign.ama.average.config import AverageConfig
 from reproalign.ama.average.verb import check_models
 from reproalign.ama.average.verb import check_options as check_average
@@ -164,7 +165,7 @@ class _Planner:
         if learned.post in sweep.rows:
             words.append(as_word("rows", sweep.rows[learned.post]))
         section = f"{learned.sweep}.adapt"
-        return self._child(f"adapt-{model.name}", ADAPT, words, section, given, None, owned="adapt")
+        return self._child(f"adapt-{model.name}", ADAPT, words, section, given, check_adapt, owned="adapt")
 
     def _average(self, model: Model, adapt: Child | None) -> Child:
         keys = dict(model.average)

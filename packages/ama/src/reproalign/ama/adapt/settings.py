@@ -1,0 +1,305 @@
+"""The options of ``ama adapt`` with every default put in, checked as far as that needs no model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+from transformers import SchedulerType
+
+from reproalign.ama.adapt.config import AdaptConfig
+from reproalign.ama.adapt.rows import PLAIN, Form
+from reproalign.ama.parts import check_level
+from reproalign.ama.ratios import (
+    CONSTRAINTS,
+    NORMALISATIONS,
+    Regularizer,
+    initial_raw,
+    regularizer_from_code,
+)
+from reproalign.ama.tensors import HEADS, RULES, default_tensors
+from reproalign.common.data.templates import check_separator
+from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.generation.sampling import LAYOUTS
+
+OBJECTIVES = ("likelihood", "labelled", "reward")
+SOLVERS = {"likelihood": ("published", "exact"), "labelled": ("published", "exact"), "reward": ("search",)}
+VARIANTS = ("paper", "released")
+SCHEDULES = {
+    "cosine": SchedulerType.COSINE,
+    "linear": SchedulerType.LINEAR,
+    "constant": SchedulerType.CONSTANT_WITH_WARMUP,
+}
+RELEASED_CODE, RELEASED_WEIGHT = "0.2", 1e-4
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How the published solver steps; see :class:`~.config.PublishedConfig`."""
+
+    learning_rate: float
+    schedule: SchedulerType
+    warmup_ratio: float
+    epochs: int
+    batch_size: int
+    weight_decay: float
+    processes: int
+    save_steps: int
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """The regulariser in force.
+
+    Attributes:
+        regularizer: R.
+        weight: what R is multiplied with.
+        reduction: ``group`` or ``linear``.
+    """
+
+    regularizer: Regularizer
+    weight: float
+    reduction: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``ama adapt`` does; the fields are AdaptConfig's of the same names unless said.
+
+    Attributes:
+        base: α on pre.
+        epsilons: of the parametrisation, one or several to choose from.
+        bounded: ratios stay in [0, 1].
+        form: of the rows.
+        penalty: None if its weight is 0.
+    """
+
+    released: bool
+    base: float
+    parts: str
+    tensors: str
+    head: str | None
+    constraint: str
+    normalisation: str
+    bounded: bool
+    epsilons: tuple[float, ...]
+    objective: str
+    solver: str
+    form: Form
+    steps: Steps
+    penalty: Penalty | None
+
+    @property
+    def several(self) -> bool:
+        """There is an ε to be chosen."""
+        return len(self.epsilons) > 1
+
+
+def check_options(config: AdaptConfig) -> Settings:
+    """Put the defaults in and check every key.
+
+    Raises:
+        UserError: naming the key that is wrong, missing, or without meaning beside the others.
+    """
+    released = choose("variant", config.variant, VARIANTS) == "released"
+    objective = choose("objective", config.objective, OBJECTIVES)
+    solver = choose("solver", config.solver or SOLVERS[objective][0], SOLVERS[objective])
+    check_seed(seed=config.seed)
+    _check_models(config)
+    base = config.alpha if choose("alpha_on", config.alpha_on, ("pre", "post")) == "pre" else 1 - config.alpha
+    if not 0 < config.alpha < 1:
+        initial_raw(config.alpha)
+    if released:
+        _check_released(config, solver)
+    check_level(config.parts)
+    epsilons = _epsilons(config.epsilon)
+    _check_data(config, objective)
+    _check_reward(config, objective, several=len(epsilons) > 1)
+    return Settings(
+        released=released,
+        base=base,
+        parts=config.parts,
+        tensors=choose("tensors", config.tensors or default_tensors(config.variant, learned=True), RULES),
+        head=None if config.head is None else choose("head", config.head, HEADS),
+        constraint=choose("constraint", config.constraint, CONSTRAINTS),
+        normalisation=_normalisation(config, solver),
+        bounded=choose("bounds", config.bounds or ("none" if solver == "published" else "unit"), ("none", "unit"))
+        == "unit",
+        epsilons=epsilons,
+        objective=objective,
+        solver=solver,
+        form=_form(config, solver, released=released),
+        steps=_steps(config, released=released),
+        penalty=_penalty(config, objective, released=released),
+    )
+
+
+def _check_models(config: AdaptConfig) -> None:
+    if config.model.name not in ("", MISSING):
+        raise UserError("model.name has no meaning here: the models are pre and post; remove it")
+    if config.model.quantization or config.model.lora.enabled:
+        raise UserError("model.quantization and model.lora have no meaning here: weights are merged; remove them")
+    choose("resume", config.resume, ("auto", "never"))
+    if config.logprobs_chunk is not None and config.logprobs_chunk < 1:
+        raise UserError(f"logprobs_chunk={config.logprobs_chunk} must be at least 1")
+    if config.launch.strategy.startswith("zero"):
+        raise UserError(f"launch.strategy={config.launch.strategy} is not for merged weights; use launch=ddp or fsdp")
+
+
+def _check_released(config: AdaptConfig, solver: str) -> None:
+    """Refuse what the release has no counterpart of."""
+    if solver != "published":
+        raise UserError(f"variant=released is the release's optimiser, not solver={solver}; set variant=paper")
+    if config.parts == "linearwise":
+        raise UserError(
+            "variant=released: parts=linearwise normalises by nothing there, so that every ratio is NaN; take "
+            "variant=paper or other parts"
+        )
+    fixed = {"constraint": "mean", "normalisation": "mean", "bounds": "none", "tensors": "linear_head_pre"}
+    for key, value in fixed.items():
+        if getattr(config, key) not in (None, value):
+            raise UserError(f"variant=released has {key}={value}, not {getattr(config, key)}; set variant=paper")
+    if config.launch.strategy not in ("single", "auto"):
+        raise UserError(
+            "variant=released: every process optimised ratios of its own there, and one process's are saved; "
+            "set launch=single and published.processes for how many shared the rows"
+        )
+
+
+def _epsilons(given: Any) -> tuple[float, ...]:
+    values = list(given) if isinstance(given, list | tuple) else [given]
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise UserError(f"epsilon={given}: each value must be a number from 0 on")
+    if not values or len(set(values)) < len(values):
+        raise UserError(f"epsilon={given}: give one value, or several different ones")
+    return tuple(float(value) for value in values)
+
+
+def _check_data(config: AdaptConfig, objective: str) -> None:
+    if objective == "reward":
+        for key in ("rows", "max_rows"):
+            if getattr(config, key) is not None:
+                raise UserError(f"{key} has no meaning for objective=reward, which samples on prompts; remove it")
+    elif config.rows is None:
+        hint = "rows of prompt and response" if objective == "labelled" else "a run of `ama collect`, or its file"
+        raise UserError(f"rows is not set; give {hint}")
+    if config.max_rows is not None and config.max_rows < 1:
+        raise UserError(f"max_rows={config.max_rows} must be at least 1")
+    if not 0 <= config.eval_fraction < 1:
+        raise UserError(f"eval_fraction={config.eval_fraction} must be at least 0 and below 1")
+    if objective == "reward" and config.eval_fraction:
+        raise UserError("eval_fraction has no meaning for objective=reward, which has no rows; remove it")
+
+
+def _check_reward(config: AdaptConfig, objective: str, *, several: bool) -> None:
+    wanted = {"reward": config.reward, "prompts": config.prompts}
+    missing = [key for key, value in wanted.items() if value is None]
+    if objective == "reward":
+        if missing:
+            raise UserError(f"{missing[0]} is not set; objective=reward measures the reward of averages on prompts")
+        if several:
+            raise UserError("epsilon: objective=reward takes one value; the search needs no parametrisation")
+        if config.launch.strategy not in ("single", "auto"):
+            raise UserError("launch: objective=reward starts runs of its own; set evaluate.launch.strategy instead")
+    elif len(missing) == 1:
+        raise UserError(f"{missing[0]} is not set; reward and prompts choose epsilon together")
+    elif several and missing and not config.eval_fraction:
+        raise UserError(
+            "epsilon: several values are compared on what is held out; set eval_fraction=0.1, or reward and prompts"
+        )
+    elif not missing and not several:
+        raise UserError("reward and prompts choose between several values of epsilon, and there is one; remove them")
+    if missing and (config.average or config.evaluate):
+        raise UserError("average.* and evaluate.*: nothing is averaged and evaluated without reward; remove them")
+
+
+def _normalisation(config: AdaptConfig, solver: str) -> str:
+    if solver != "published" and config.normalisation != "mean":
+        raise UserError(f"normalisation={config.normalisation} is of solver=published; the mean is kept otherwise")
+    if config.normalisation == "sum" and config.constraint != "mean":
+        raise UserError("normalisation=sum is equation 11 as printed, over groups; set constraint=mean")
+    return choose("normalisation", config.normalisation, NORMALISATIONS)
+
+
+def _form(config: AdaptConfig, solver: str, *, released: bool) -> Form:
+    layouts = (*LAYOUTS, PLAIN) if config.objective == "labelled" else LAYOUTS
+    layout = choose("layout", config.layout, layouts)
+    if layout != PLAIN:
+        check_separator(layout, config.response_separator)
+    packing = choose("packing", config.packing or ("blocks" if solver == "published" else "none"), ("blocks", "none"))
+    for key in ("block_size", "max_length"):
+        if getattr(config, key) < 2:
+            raise UserError(f"{key}={getattr(config, key)} must be at least 2, so that there is a token to predict")
+    return Form(
+        layout=layout,
+        response_separator=config.response_separator,
+        loss_on=choose("loss_on", config.loss_on or ("all" if released else "response"), ("response", "all")),
+        packing=packing,
+        block_size=config.block_size,
+        max_length=config.max_length,
+    )
+
+
+def _steps(config: AdaptConfig, *, released: bool) -> Steps:
+    given, exact, search = config.published, config.exact, config.search
+    positive: dict[str, float] = {
+        "published.learning_rate": 2e-5 if given.learning_rate is None else given.learning_rate,
+        "published.epochs": given.epochs,
+        "published.processes": given.processes,
+        "published.batch_size": given.batch_size or (2 if released else 1),
+        "published.save_steps": given.save_steps,
+        "exact.batch_size": exact.batch_size,
+        "exact.tolerance": exact.tolerance,
+        "search.radius": search.radius,
+        "search.tolerance": search.tolerance,
+    }
+    for key, value in positive.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"{key}={value} must be above 0")
+    for key, count in {"exact.max_evaluations": exact.max_evaluations, "search.evaluations": search.evaluations}.items():
+        if count < 2:
+            raise UserError(f"{key}={count} must be at least 2")
+    if given.processes > 1 and not released:
+        raise UserError("published.processes is of variant=released; launch=ddp shares rows between processes")
+    warmup = (0.0 if released else 0.03) if given.warmup_ratio is None else given.warmup_ratio
+    decay = (0.01 if released else 0.0) if given.weight_decay is None else given.weight_decay
+    if not 0 <= warmup < 1:
+        raise UserError(f"published.warmup_ratio={warmup} must be at least 0 and below 1")
+    if not 0 <= decay < math.inf:
+        raise UserError(f"published.weight_decay={decay} must be at least 0")
+    return Steps(
+        learning_rate=positive["published.learning_rate"],
+        schedule=SCHEDULES[
+            choose("published.schedule", given.schedule or ("linear" if released else "cosine"), SCHEDULES)
+        ],
+        warmup_ratio=warmup,
+        epochs=given.epochs,
+        batch_size=int(positive["published.batch_size"]),
+        weight_decay=decay,
+        processes=given.processes,
+        save_steps=given.save_steps,
+    )
+
+
+def _penalty(config: AdaptConfig, objective: str, *, released: bool) -> Penalty | None:
+    kind = config.regularizer if config.regularizer is not None else (RELEASED_CODE if released else None)
+    weight = config.reg_alpha if config.reg_alpha is not None else (RELEASED_WEIGHT if released else 0.0)
+    if not 0 <= weight < math.inf:
+        raise UserError(f"reg_alpha={weight} must be at least 0")
+    if objective == "reward" and (kind is not None or weight):
+        raise UserError("regularizer and reg_alpha have no meaning for objective=reward; remove them")
+    if kind is None:
+        if weight or config.reg_weighting or config.reg_center is not None or config.reg_reduction:
+            raise UserError("regularizer is not set; set regularizer=l1, or remove the other reg_… keys")
+        return None
+    if isinstance(kind, int | float) or str(kind)[:1].isdigit():
+        if config.reg_weighting is not None or config.reg_center is not None:
+            raise UserError(f"regularizer={kind} is a code that says reg_weighting and reg_center too; remove them")
+        regularizer = regularizer_from_code(kind)
+    else:
+        regularizer = Regularizer(kind, config.reg_weighting or "none", config.reg_center)
+    reduction = choose("reg_reduction", config.reg_reduction or ("linear" if released else "group"), ("group", "linear"))
+    return Penalty(regularizer, weight, reduction) if weight else None
