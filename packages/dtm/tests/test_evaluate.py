@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from reproalign.common.config import ModelConfig
+from reproalign.common.evaluation.losses import batch_order
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.testing import run_command
 from reproalign.dtm.cli import main
 from reproalign.dtm.rows import read_rows
-from reproalign.dtm.study.losses import batch_order
 from reproalign.dtm.study.metrics import (
     bootstrap_token_mean,
     masked_accuracy,

@@ -119,21 +119,9 @@ def encoder(
     return partial(_encode, _exact if config.boundary == "exact" else _released, tokenizer, config)
 
 
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that fills rows up: the pad token's, EOS's if there is none.
-
-    Raises:
-        UserError: if there is neither.
-    """
-    found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    if not isinstance(found, int):
-        raise UserError(f"the tokenizer of '{tokenizer.name_or_path}' has neither a pad token nor EOS; give it one")
-    return found
-
-
 def collator(tokenizer: PreTrainedTokenizerBase, padding_side: str = "right") -> RowCollator:
     """Return the collator for rows of ``tokenizer``."""
-    from reproalign.common.data.collate import RowCollator
+    from reproalign.common.data.collate import RowCollator, pad_id
 
     return RowCollator(pad_id(tokenizer), padding_side)
 

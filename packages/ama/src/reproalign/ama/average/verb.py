@@ -73,6 +73,16 @@ def check_options(config: AverageConfig) -> None:
     resolve(config)
 
 
+def check_models(config: AverageConfig) -> None:
+    """Check also that the models are there and fit together and to the ratios; nothing is written.
+
+    Raises:
+        UserError: see :func:`average`.
+    """
+    with _prepared(config):
+        pass
+
+
 def dry_run(config: AverageConfig, invocation: Invocation) -> None:
     """Check everything that :func:`average` checks before it writes, and print ratios, rules and sizes."""
     with _prepared(config) as prepared:

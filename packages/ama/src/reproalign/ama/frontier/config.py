@@ -55,28 +55,36 @@ class EvaluateConfig:
 class PartSweep:
     """One part averaged at a time, the others left as in the post model."""
 
-    parts: list[str] = field(default_factory=list)  # of the level's parts, e.g. [input, middle, output]; []: no sweep
-    level: str = "paper3"  # where the parts end: paper3 (layers 1-8, 9-17, 18-26) | block3 (the release) | any level
-    alphas: list[float] | None = None  # ratios on pre; null: the frontier's
+    parts: list[str] = field(default_factory=list)  # of the level's parts, e.g. [input,middle,output]; []: no sweep
+    level: str = "paper3"  # where the parts end: paper3 (layers 1-8, 9-17, 18-26) | block3 (the release) | 7#16 | …
+    alphas: list[float] | None = None  # ratios of that part; null: the frontier's
 
 
 @dataclass
 class PatternSweep:
     """Hand-made patterns: the base ratio plus an offset for each part."""
 
-    offsets: list[list[float]] = field(default_factory=list)  # e.g. [[0,-0.1,-0.1],[0,0,-0.1]]; []: no sweep
+    offsets: list[Any] = field(default_factory=list)  # e.g. [[0,-0.1,-0.1],[0,0,-0.1]]: one for each part; []: no sweep
     level: str = "block3"  # the parts that the offsets are of
-    alphas: list[float] | None = None  # base ratios on pre; those that leave [0, 1] with an offset are left out
+    alphas: list[float] | None = None  # base ratios; those that leave [0, 1] with an offset are left out
 
 
 @dataclass
-class HMASweep:
-    """Learned ratios (HMA): each a child ``adapt`` at a base ratio, then averaged and evaluated."""
+class LearnedSweep:
+    """Learned ratios: each a child ``adapt`` at a mean ratio, then averaged and evaluated."""
 
-    levels: list[str] = field(default_factory=list)  # e.g. [block3, block6, block9]; []: no sweep
-    d_theta: dict[str, str] = field(default_factory=dict)  # for each post model its D_θ (folder or file of `collect`)
-    alphas: list[float] | None = None  # base ratios on pre; null: the frontier's without 0 and 1
-    adapt: dict[str, Any] = field(default_factory=dict)  # further keys of `adapt`, e.g. solver, mean, epsilon
+    levels: list[str] = field(default_factory=list)  # e.g. [block3,block6,block9]; []: no sweep
+    rows: dict[str, str] = field(default_factory=dict)  # for each post model the folder or file that is learned from
+    alphas: list[float] | None = None  # mean ratios, 0 and 1 being those of ma; null: the frontier's
+    adapt: dict[str, Any] = field(default_factory=dict)  # any key of `adapt` that frontier does not set: solver, …
+
+
+@dataclass
+class JudgeOptions:
+    """Win rates in place of rewards: responses compared with others to the same prompts."""
+
+    against: str | None = None  # AlpacaEval file of answers to the same prompts; null: the responses of pre
+    judge: dict[str, Any] = field(default_factory=dict)  # keys of `judge`, e.g. {pairrm: {model: llm-blender/PairRM}}
 
 
 @dataclass
@@ -87,22 +95,29 @@ class FrontierConfig:
     seed: int = 42  # of every child
     variant: str = "paper"  # paper | released: of every child that knows the two
     model: ModelConfig = field(default_factory=ModelConfig)  # how models are held; model.name stays unset
-    pre: str = MISSING  # θ_0, the model before alignment
-    post: dict[str, str] = MISSING  # algorithm -> θ, e.g. {rsf: runs/raft/…/model, dpo: runs/dpo/model}
-    tensors: str = "linear_head_pre"  # which tensors are averaged: linear_head_pre | linear_head_post | released_ma
+    pre: str = MISSING  # θ_0, the model before alignment: folder, Hub id or adapter
+    post: dict[str, str] = field(
+        default_factory=dict
+    )  # algorithm -> θ, e.g. {rsf: runs/raft, dpo: runs/dpo/model}
+    tensors: str = "linear_head_post"  # which tensors every average averages: linear_head_(post|pre) | released_ma
     alpha_on: str = "pre"  # what the ratios of these options multiply: pre | post
     alphas: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     ma: bool = True  # average all parts at each of the ratios
     parts: PartSweep = field(default_factory=PartSweep)
     patterns: PatternSweep = field(default_factory=PatternSweep)
-    hma: HMASweep = field(default_factory=HMASweep)
-    graft: dict[str, Any] = field(default_factory=dict)  # keys of `average` for Graft, with `shares: […]`; {}: none
-    models: dict[str, Any] = field(default_factory=dict)  # trained baselines: name -> {model, algorithm, method, …}
-    evaluate: dict[str, Any] = field(default_factory=dict)  # keys of `evaluate`: prompts, reward, texts, n, …
-    benchmarks: dict[str, Any] = field(default_factory=dict)  # keys of `evaluate suite=ama`; {}: no benchmarks
-    noise_floor: bool = True  # evaluate θ_0 a second time, with the next seed
+    hma: LearnedSweep = field(default_factory=LearnedSweep)  # on D_θ: rows are a run of `collect`
+    adamerging: LearnedSweep = field(default_factory=LearnedSweep)  # on labelled answers of a task
+    graft: list[float] = field(default_factory=list)  # shares of all entries that are θ's, e.g. [0.05,0.1]
+    models: dict[str, Any] = field(default_factory=dict)  # others: name -> {model, algorithm, method, parameter, value}
+    average: dict[str, Any] = field(default_factory=dict)  # any key of `average` that frontier does not set: allow, …
+    evaluate: dict[str, Any] = field(default_factory=dict)  # any key of `evaluate`: prompts, reward, texts, n, …
+    evaluate_on: str | None = None  # a suite of benchmarks to evaluate on too: ama, or any that `evaluate suite=` knows
+    benchmarks: dict[str, Any] = field(default_factory=dict)  # keys of that verb, e.g. benchmarks.suite.limit=100
+    x: str = "reward"  # what stands across: reward (mean, of evaluate.reward) | win_rate (of the judge)
+    win_rate: JudgeOptions = field(default_factory=JudgeOptions)
+    noise_floor: bool = True  # evaluate pre a second time, with the next seed
     published: bool = False  # draw the paper's series beside ours
     confidence: float = 0.95  # of the bootstrap intervals, in (0, 1)
     resamples: int = 1000  # of the bootstrap, at least 100
-    keep_models: bool = False  # keep averaged models; otherwise each is removed once it was evaluated
-    at_once: int | None = None  # points worked on at a time; null: as many as the GPUs hold, one without
+    keep_models: bool = False  # keep the averaged models; otherwise each is removed once it was evaluated
+    at_once: int | None = None  # points worked on at a time; null: as many as the GPUs hold, and one without GPUs

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from reproalign.common.errors import UserError
 
 IGNORED = -100  # the label of a token that is not supervised
 FORWARD = ("input_ids", "attention_mask", "completion_mask")
@@ -36,6 +39,18 @@ def pad_rows(
 def forward_inputs(batch: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """Return what a model is called with for the rows whose columns begin with ``prefix``."""
     return {name: batch[f"{prefix}{name}"] for name in FORWARD}
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that fills rows up: the pad token's, EOS's if there is none.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if not isinstance(found, int):
+        raise UserError(f"the tokenizer of '{tokenizer.name_or_path}' has neither a pad token nor EOS; give it one")
+    return found
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,67 @@ def comparison(panels: Mapping[str, Mapping[str, Curve]], path: Path, *, across:
     _save(figure, path)
 
 
+@dataclass(frozen=True)
+class Front:
+    """Points of two measures, in the order in which they are joined.
+
+    Attributes:
+        xs: the first measure.
+        ys: the second.
+        labels: what stands beside each dot; empty text: nothing.
+        x_errors: half widths of the bars across; 0: none.
+        y_errors: likewise up and down.
+        joined: draw a line through the points.
+    """
+
+    xs: Sequence[float]
+    ys: Sequence[float]
+    labels: Sequence[str]
+    x_errors: Sequence[float]
+    y_errors: Sequence[float]
+    joined: bool = True
+
+
+def fronts(panels: Mapping[str, Mapping[str, Front]], path: Path, *, across: Mapping[str, str]) -> None:
+    """Draw one measure over another: a panel per title with axes of its own, in it a line or dots per label.
+
+    A label has one colour in all panels, and one legend serves them.
+
+    Args:
+        panels: title -> label -> points.
+        path: of the PNG.
+        across: title -> what the first measure is.
+    """
+    labels = list(dict.fromkeys(label for found in panels.values() for label in found))
+    colours = _colours(labels)
+    columns, rows = _grid(len(panels))
+    figure = Figure(figsize=(5.2 * columns, 4.2 * rows + 0.22 * len(labels)), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    handles = {}
+    for axis, (title, found) in zip(axes, panels.items(), strict=False):
+        for label, front in found.items():
+            handles[label] = axis.errorbar(
+                front.xs,
+                front.ys,
+                xerr=list(front.x_errors) if any(front.x_errors) else None,
+                yerr=list(front.y_errors) if any(front.y_errors) else None,
+                color=colours[label],
+                fmt="-o" if front.joined else "o",
+                markersize=3.5,
+                linewidth=1.2,
+                elinewidth=0.5,
+            )
+            for x, y, text in zip(front.xs, front.ys, front.labels, strict=True):
+                axis.annotate(
+                    text, (x, y), (3, 3), textcoords="offset points", fontsize="x-small", color=colours[label]
+                )
+        axis.set(xlabel=across[title], title=title)
+        axis.grid(alpha=0.3)
+    _hide(axes[len(panels) :])
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False, ncols=3)
+    _save(figure, path)
+
+
 def categories(panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], path: Path) -> None:
     """Draw repeated measurements by category: one panel per title, a colour per label, a column per category.
 

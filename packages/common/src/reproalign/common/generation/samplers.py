@@ -22,6 +22,7 @@ from reproalign.common.data.templates import SPEAKERS, TURN_MARKS, render, turn_
 from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, choose
 from reproalign.common.generation.filters import clean_lmflow
+from reproalign.common.generation.noise import noisy_scores, stream_seed
 from reproalign.common.generation.sampling import Sampler, SamplingRules
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.ensemble_file import is_ensemble
@@ -39,32 +40,62 @@ def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     loaded: Any = load_causal_lm(model, trainable=False)
     loaded.to(PartialState().device)
     options: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id}
-    if rules.temperature:
+    if rules.temperature and not rules.own_noise:
         options |= {"do_sample": True, "temperature": rules.temperature, "top_p": rules.top_p, "top_k": rules.top_k}
     else:
         options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if stop:
         options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
+    draw = _draw_each if rules.own_noise else _draw_batch
 
     @torch.no_grad()
     def generate(rows: Sequence[list[int]], seed: int) -> list[list[str]]:
         set_seed(seed)
-        limit = rules.limit(seed)
         ids = pad_rows(rows, int(tokenizer.pad_token_id), side="left").to(loaded.device)  # type: ignore[arg-type]
         mask = pad_rows([[1] * len(row) for row in rows], 0, side="left").to(loaded.device)
         responses: list[list[str]] = [[] for _ in rows]
         while len(responses[0]) < rules.n:
-            count = min(max(1, rules.batch_size // len(rows)), rules.n - len(responses[0]))
-            output = loaded.generate(
-                input_ids=ids, attention_mask=mask, num_return_sequences=count, max_new_tokens=limit, **options
-            )
-            new: Tensor = output[:, ids.shape[1] :]
-            texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+            done = len(responses[0])
+            count = min(max(1, rules.batch_size // len(rows)), rules.n - done)
+            new = draw(loaded, ids, mask, rules, range(done, done + count), seed, options)
+            texts = [str(tokenizer.decode(row, skip_special_tokens=True)) for row in new]
             for index, found in enumerate(responses):
                 found += [finish(text, rules, stop) for text in texts[index * count : (index + 1) * count]]
         return responses
 
     return Sampler(partial(prompt_ids, tokenizer, rules=rules), generate)
+
+
+def _draw_batch(
+    model: Any, ids: Tensor, mask: Tensor, rules: SamplingRules, numbers: range, seed: int, options: dict[str, Any]
+) -> Sequence[Tensor]:
+    """Return the new tokens of responses ``numbers`` to each row, with the noise of the process's one generator."""
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        num_return_sequences=len(numbers),
+        max_new_tokens=rules.limit(seed),
+        **options,
+    )
+    return list(output[:, ids.shape[1] :])
+
+
+def _draw_each(
+    model: Any, ids: Tensor, mask: Tensor, rules: SamplingRules, numbers: range, seed: int, options: dict[str, Any]
+) -> Sequence[Tensor]:
+    """Return the new tokens of responses ``numbers`` to each row, each with noise and a length of its own."""
+    seeds = [stream_seed(seed + place, number) for place in range(len(ids)) for number in numbers]
+    limits = [rules.limit(own) for own in seeds]
+    output = model.generate(
+        input_ids=ids.repeat_interleave(len(numbers), 0),
+        attention_mask=mask.repeat_interleave(len(numbers), 0),
+        max_new_tokens=max(limits),
+        logits_processor=noisy_scores(
+            seeds, ids.device, temperature=rules.temperature, top_p=rules.top_p, top_k=rules.top_k
+        ),
+        **options,
+    )
+    return [row[ids.shape[1] :][:limit] for row, limit in zip(output, limits, strict=True)]
 
 
 def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:

@@ -44,6 +44,9 @@ class SamplingRules:
         layout: how the model is asked: by its ``chat`` template, in a ``transcript`` of Human and Assistant, or in
             ``lmflow``'s, with ``###`` before each speaker and no blank lines.
         response_prefix: text that every response begins with: given to the model, and no part of what is returned.
+        own_noise: draw every response with noise of its own (:mod:`reproalign.common.generation.noise`): it then
+            depends on the seed and the place of its prompt, but by rounding not on what else is in its batch, and all
+            models are given the same noise. A length is then drawn for each response instead of each batch.
     """
 
     n: int = 1
@@ -58,6 +61,7 @@ class SamplingRules:
     clean: str = "stop"
     min_new_tokens: int | None = None
     top_k: int = 0
+    own_noise: bool = False
 
     def check(self) -> None:
         """Refuse what cannot be sampled with.
@@ -83,6 +87,8 @@ class SamplingRules:
             )
         choose("layout", self.layout, LAYOUTS)
         choose("clean", self.clean, CLEANINGS)
+        if self.own_noise and not self.temperature > 0:
+            raise UserError(f"temperature={self.temperature} must be above 0 for responses that are drawn")
 
     def limit(self, seed: int) -> int:
         """Return how many tokens a response of the batch with this seed may have."""

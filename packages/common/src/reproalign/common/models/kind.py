@@ -55,11 +55,15 @@ def check_reward_model(config: ModelConfig, key: str = "model.name") -> None:
         )
 
 
-def check_language_model(config: ModelConfig) -> None:
+def check_language_model(config: ModelConfig, key: str = "model.name") -> None:
     """Refuse a reward model where a language model is needed, whose head would be random.
+
+    Args:
+        config: of the model.
+        key: the option that names it.
 
     Raises:
         UserError: if it is one.
     """
-    if model_kind(config)[0] == "reward":
-        raise UserError(f"model.name={config.name} is a reward model; give a language model")
+    if model_kind(config, key)[0] == "reward":
+        raise UserError(f"{key}={config.name} is a reward model; give a language model")

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError, choose
+from reproalign.common.evaluation.losses import RowLoss, Scorer, measure, remove_parts
 from reproalign.common.files import atomic_path, space_needed, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.plan import check_in_force
@@ -28,7 +29,6 @@ from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_
 from reproalign.common.records import Run
 from reproalign.dtm.rows import is_placeholder, read_rows
 from reproalign.dtm.study.config import EvaluateConfig
-from reproalign.dtm.study.losses import RowLoss, Scorer, measure, remove_parts
 from reproalign.dtm.study.plots import intervals
 from reproalign.dtm.study.results import RESULTS, ROWS, TOKENS
 from reproalign.dtm.study.summary import OVERALL, Summary, as_csv, as_metrics, summarise, table

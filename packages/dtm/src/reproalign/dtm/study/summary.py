@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Column, Table
 
+from reproalign.common.evaluation.losses import RowLoss
 from reproalign.common.files import csv_text
-from reproalign.dtm.study.losses import RowLoss
 from reproalign.dtm.study.metrics import bootstrap_token_mean, masked_accuracy, perplexity, released_accuracy
 
 OVERALL, UNNAMED = "all", "(no source)"

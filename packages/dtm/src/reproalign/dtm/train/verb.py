@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import IntervalStrategy, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
+from reproalign.common.data.collate import pad_id
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.invocation import Invocation
@@ -28,7 +29,7 @@ from reproalign.common.records import Run
 from reproalign.common.training.arguments import check_trainer_keys, training_arguments
 from reproalign.common.training.fit import fit, metric_rows
 from reproalign.common.training.token_average import NORMALISATIONS
-from reproalign.dtm.tokens import TokensConfig, collator, pad_id, resolved
+from reproalign.dtm.tokens import TokensConfig, collator, resolved
 from reproalign.dtm.train.config import TrainConfig
 from reproalign.dtm.train.data import Data, Sources, find_sources, load
 from reproalign.dtm.train.mixture import check_mixture

@@ -1,0 +1,345 @@
+"""``ama evaluate``: the mean reward of responses to held-out prompts, perplexity of texts, KL to a reference."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from rich.console import Console
+from rich.table import Table
+
+from reproalign.ama.frontier.config import EvaluateConfig
+from reproalign.ama.frontier.measures import (
+    Estimate,
+    Resampling,
+    log_ratios,
+    loss_estimate,
+    mean_estimate,
+    perplexity,
+)
+from reproalign.ama.frontier.respond import PARTS, Answered, respond, reward_model, reward_rules, sampling_rules, score
+from reproalign.ama.frontier.texts import Text, TokenRows, read_texts, response_rows, text_rows
+from reproalign.common.config import ModelConfig
+from reproalign.common.data.collate import RowCollator, pad_id
+from reproalign.common.data.records import Message
+from reproalign.common.data.tokenize import Encoder
+from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.evaluation.alpacaeval import instruction_text, write_outputs
+from reproalign.common.evaluation.losses import RowLoss, Scorer, measure
+from reproalign.common.files import sha256_json, space_needed, write_json
+from reproalign.common.generation.filters import is_discarded
+from reproalign.common.generation.samplers import asking_tokenizer, start_sampling
+from reproalign.common.generation.samples import Sampled, write_rows
+from reproalign.common.generation.sampling import read_prompts
+from reproalign.common.invocation import Invocation
+from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.kind import check_language_model, check_reward_model
+from reproalign.common.models.load import load_causal_lm, load_tokenizer
+from reproalign.common.records import Run
+
+REWARDS, LOSSES, RESULTS, OUTPUTS = "rewards.jsonl", "losses.jsonl", "results.json", "outputs.json"
+_WORK = ".losses"  # of the run: what is measured, row by row, until it is written
+Estimates = dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an evaluation reads, checked before a model is loaded.
+
+    Attributes:
+        prompts: held-out prompts; empty if nothing is sampled.
+        texts: for the perplexity; empty if it is not measured.
+    """
+
+    prompts: list[list[Message]]
+    texts: list[Text]
+
+
+def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
+    """Sample one response (or n) to each held-out prompt, score them; measure perplexity and KL if asked for.
+
+    The reward is the mean over prompts of the mean reward of their responses, discarded ones included: column A of the
+    release (spec 5.4). Written are ``responses.jsonl`` (as drawn), ``rewards.jsonl`` (of each prompt id, reward,
+    responses, rewards, discarded, tokens, and with ``reference`` the log ratios), ``losses.jsonl`` (of each text file,
+    row, tokens and the sum of its losses in nats), ``outputs.json`` (each prompt's first response, for ``ama judge``)
+    and ``results.json``. A response depends on the weights, the seed and the place of its prompt alone. An interrupted
+    run goes on with the next batch.
+
+    Raises:
+        UserError: for a mistake in the options, rows or models, before a model is loaded where that is possible.
+    """
+    check_options(config)
+    state, backend = start_sampling(config.backend, config.launch)
+    given = check_inputs(config)
+    full = f"output_dir={config.output_dir}"
+    with space_needed(full), Run.open(invocation, is_main=state.is_main_process) as run, space_needed(full):
+        if state.is_main_process:
+            _fingerprint(config, given, run)
+            (run.dir / _WORK).mkdir(exist_ok=True)
+        state.wait_for_everyone()  # the folders are there
+        rows = _answer(config, given.prompts, backend, run.dir)
+        texts = _measure_texts(config, given.texts, run.dir)
+        ratios = _measure_ratios(config, rows, run.dir)
+        if state.is_main_process:
+            _report(config, run, rows, texts, ratios)
+
+
+def check_options(config: EvaluateConfig) -> None:
+    """Check the options alone, for files and models that need not be there yet.
+
+    Raises:
+        UserError: naming the key.
+    """
+    check_seed(seed=config.seed)
+    rules = sampling_rules(config)
+    choose("backend", config.backend, ("auto", "transformers", "vllm"))
+    for name, least in (
+        ("max_prompts", 1),
+        ("max_texts", 1),
+        ("text_length", 2),
+        ("loss_batch_size", 1),
+        ("resamples", 100),
+    ):
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise UserError(f"{name}={value} must be at least {least}")
+    if config.scoring.batch_size < 1:
+        raise UserError(f"scoring.batch_size={config.scoring.batch_size} must be at least 1")
+    if not 0 < config.confidence < 1:
+        raise UserError(f"confidence={config.confidence} must be above 0 and below 1")
+    if config.launch.strategy not in ("single", "ddp"):
+        raise UserError(
+            f"launch.strategy={config.launch.strategy} splits a model that is trained; evaluation shares the prompts "
+            "among whole models: use launch=ddp"
+        )
+    if config.model.lora.enabled:
+        raise UserError("model.lora.enabled: evaluation trains nothing; give an adapter's folder as model.name")
+    choose("logprobs.implementation", config.logprobs.implementation, ("chunked", "plain"))
+    _check_combination(config)
+    if config.variant == "released" and rules.layout != "lmflow":
+        raise UserError(
+            f"variant=released cuts and cleans responses at '###Human', which layout={rules.layout} has not; set "
+            "layout=lmflow or variant=paper"
+        )
+
+
+def _check_combination(config: EvaluateConfig) -> None:
+    if config.prompts is None and not config.texts:
+        raise UserError("nothing to evaluate: give prompts=FILE with reward=MODEL, or texts=[FILES]")
+    if config.prompts is None:
+        for name in ("reward", "reference", "max_prompts"):
+            if getattr(config, name) is not None:
+                raise UserError(f"{name}={getattr(config, name)} is for responses to prompts; give prompts=FILE too")
+    names = [Path(file).stem for file in config.texts]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"texts: two files are called '{twice}', by which their perplexities are named; rename one")
+    if config.max_texts is not None and not config.texts:
+        raise UserError(f"max_texts={config.max_texts} is for texts; give texts=[FILES] too")
+
+
+def check_inputs(config: EvaluateConfig) -> Given:
+    """Read prompts and texts, and check what can be seen of the models without loading them.
+
+    Raises:
+        UserError: naming the row or the key.
+    """
+    prompts = read_prompts(config.prompts)[: config.max_prompts] if config.prompts is not None else []
+    texts = read_texts(config.texts, config.max_texts)
+    check_language_model(config.model)
+    if config.prompts is not None:
+        asking_tokenizer(config.model, config.layout)
+    if config.reward is not None:
+        check_reward_model(reward_model(config), "reward")
+        reward_rules(config)
+    if config.reference is not None:
+        check_language_model(_reference(config), "reference")
+    return Given(prompts, texts)
+
+
+def _reference(config: EvaluateConfig) -> ModelConfig:
+    """Return the reference, held as the model is; its tokenizer is not used."""
+    return replace(config.model, name=str(config.reference), revision=None)
+
+
+def _fingerprint(config: EvaluateConfig, given: Given, run: Run) -> None:
+    for name, model in (
+        ("model", config.model),
+        ("reward", reward_model(config) if config.reward is not None else None),
+        ("reference", _reference(config) if config.reference is not None else None),
+    ):
+        if model is not None:
+            run.add_fingerprint("weights", name, identify_weights(model.name, model.revision), name=model.name)
+    if given.prompts:
+        run.add_fingerprint("data", "prompts", sha256_json(given.prompts), path=config.prompts, rows=len(given.prompts))
+    if given.texts:
+        contents = [text.content for text in given.texts]
+        run.add_fingerprint("data", "texts", sha256_json(contents), files=list(config.texts), rows=len(contents))
+
+
+def _answer(config: EvaluateConfig, prompts: list[list[Message]], backend: str, folder: Path) -> list[Answered]:
+    """Return the prompts with responses, and rewards on the first process."""
+    if not prompts:
+        return []
+    drawn = respond(config, sampling_rules(config), backend, prompts, folder)
+    scored = score(config, reward_rules(config), drawn, folder) if config.reward is not None else []
+    return [_answered(row, config.variant) for row in scored or drawn]
+
+
+def _answered(row: Sampled, variant: str) -> Answered:
+    rule = "lmflow" if variant == "released" else "none"
+    return Answered(row.id, row.prompt, row.responses, row.scores, [is_discarded(text, rule) for text in row.responses])
+
+
+def _measure_texts(config: EvaluateConfig, texts: list[Text], folder: Path) -> tuple[TokenRows, list[RowLoss]] | None:
+    if not texts:
+        return None
+    rows = text_rows(texts, load_tokenizer(config.model), config.layout, config.text_length)
+    return rows, _losses(config, config.model, rows, folder / _WORK / "texts")
+
+
+def _measure_ratios(
+    config: EvaluateConfig, rows: list[Answered], folder: Path
+) -> tuple[TokenRows, list[float], list[int]] | None:
+    """Return log π - log π_0 and the tokens of every response, on the first process."""
+    if config.reference is None:
+        return None
+    separator = "none" if config.variant == "released" else "space"
+    tokens = response_rows(rows, load_tokenizer(config.model), sampling_rules(config), separator=separator)
+    own = _losses(config, config.model, tokens, folder / _WORK / "model")
+    other = _losses(config, _reference(config), tokens, folder / _WORK / "reference")
+    return tokens, log_ratios(own, other), [loss.tokens for loss in own]
+
+
+def _losses(config: EvaluateConfig, model: ModelConfig, rows: TokenRows, folder: Path) -> list[RowLoss]:
+    """Return the losses of rows under a model on the first process; ``folder`` keeps them until the run is done."""
+    state = PartialState()
+    if state.is_main_process:
+        folder.mkdir(exist_ok=True)
+    state.wait_for_everyone()
+
+    def load() -> Scorer:
+        loaded: Any = load_causal_lm(model, trainable=False)
+        loaded.to(state.device)
+        settings = config.logprobs
+        install_completion_logps(loaded, implementation=settings.implementation, chunk_size=settings.chunk_size)
+        return Scorer(loaded, RowCollator(pad_id(load_tokenizer(config.model))), settings.chunk_size)
+
+    found = measure(rows.tokens, folder, load, batch_size=config.loss_batch_size, sort=True, state=state)
+    bad = next((index for index, loss in enumerate(found) if not math.isfinite(loss.nll)), None)
+    if bad is not None:
+        raise UserError(f"{model.name}: the loss of row {bad} is not finite; set model.dtype=float32, or look at it")
+    return found
+
+
+def _report(
+    config: EvaluateConfig,
+    run: Run,
+    rows: list[Answered],
+    texts: tuple[TokenRows, list[RowLoss]] | None,
+    ratios: tuple[TokenRows, list[float], list[int]] | None,
+) -> None:
+    how = Resampling(config.confidence, config.resamples, config.seed)
+    found: Estimates = {}
+    more: dict[str, float] = {}
+    if rows:
+        lengths, by_row = _lengths(config, rows), _by_row(rows, ratios)
+        found |= _of_responses(rows, lengths, how)
+        if ratios is not None:
+            found["kl"] = mean_estimate([sum(values) / len(values) for values in by_row], how)
+            more["kl_per_token"] = sum(ratios[1]) / sum(ratios[2])
+        instructions = [instruction_text(row.prompt) for row in rows]
+        write_outputs(run.dir / OUTPUTS, instructions, [row.responses[0] for row in rows], config.model.name)
+        write_rows(run.dir / REWARDS, (_line(*entry) for entry in zip(rows, lengths, by_row, strict=True)))
+    if texts is not None:
+        found |= _of_texts(*texts, how, run.dir)
+    results = {
+        "model": {"name": config.model.name, "revision": config.model.revision},
+        "fingerprints": run.record["fingerprints"],
+        "variant": config.variant,
+        "interval": asdict(how),
+        "measures": {name: asdict(entry) for name, entry in found.items()},
+        **more,
+    }
+    write_json(run.dir / RESULTS, results)
+    run.set_metrics(_metrics(found) | more)
+    shutil.rmtree(run.dir / _WORK, ignore_errors=True)
+    for part in run.dir.glob(PARTS.format("*")):
+        part.unlink()
+    _print(config, found, run.dir)
+
+
+def _lengths(config: EvaluateConfig, rows: Sequence[Answered]) -> list[list[int]]:
+    encoder = Encoder(load_tokenizer(config.model))
+    return [[len(ids) for ids in encoder.batch(row.responses)] for row in rows]
+
+
+def _by_row(rows: Sequence[Answered], ratios: tuple[TokenRows, list[float], list[int]] | None) -> list[list[float]]:
+    """Return the log ratios of each prompt's responses, 0 for an empty one; nothing if none were measured."""
+    made = [[0.0] * len(row.responses) if ratios is not None else [] for row in rows]
+    if ratios is not None:
+        for (place, number), value in zip(ratios[0].source, ratios[1], strict=True):
+            made[int(place)][number] = value
+    return made
+
+
+def _of_responses(rows: Sequence[Answered], lengths: Sequence[Sequence[int]], how: Resampling) -> Estimates:
+    found: Estimates = {}
+    if rows[0].rewards is not None:
+        found["reward"] = mean_estimate([row.reward for row in rows], how)
+    shares = [sum(row.discarded) / len(row.discarded) for row in rows]
+    empty = [sum(not text for text in row.responses) / len(row.responses) for row in rows]
+    found["length"] = mean_estimate([sum(row) / len(row) for row in lengths], how)
+    return found | {"discard_rate": mean_estimate(shares, how), "empty_rate": mean_estimate(empty, how)}
+
+
+def _of_texts(rows: TokenRows, losses: Sequence[RowLoss], how: Resampling, folder: Path) -> Estimates:
+    """Return loss and perplexity of all texts and of each file, whose losses go to ``losses.jsonl``."""
+    sums: dict[tuple[str | int, int], list[float]] = {}
+    for place, loss in zip(rows.source, losses, strict=True):
+        entry = sums.setdefault(place, [0, 0.0])
+        entry[0] += loss.tokens
+        entry[1] += loss.nll
+    lines = ({"file": file, "row": row, "tokens": n, "nll": nll} for (file, row), (n, nll) in sums.items())
+    write_rows(folder / LOSSES, lines)
+    files = list(dict.fromkeys(file for file, _ in sums))
+    found: Estimates = {}
+    for name, chosen in [("", files), *((f"_{file}", [file]) for file in files if len(files) > 1)]:
+        kept = [value for (file, _), value in sums.items() if file in chosen]
+        mean = loss_estimate([nll for _, nll in kept], [int(tokens) for tokens, _ in kept], how)
+        found |= {f"loss{name}": mean, f"perplexity{name}": perplexity(mean)}
+    return found
+
+
+def _line(row: Answered, lengths: Sequence[int], ratios: Sequence[float]) -> dict[str, Any]:
+    rewards = {} if row.rewards is None else {"reward": row.reward, "rewards": row.rewards}
+    measured = {"responses": row.responses, "discarded": row.discarded, "tokens": list(lengths)}
+    return {"id": row.id, **rewards, **measured, **({"log_ratios": list(ratios)} if ratios else {})}
+
+
+def _metrics(found: Mapping[str, Estimate]) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    for name, entry in found.items():
+        metrics[name] = entry.value
+        if entry.stderr is not None:
+            metrics[f"{name}_stderr"] = entry.stderr
+    return metrics
+
+
+def _print(config: EvaluateConfig, found: Mapping[str, Estimate], folder: Path) -> None:
+    table = Table("measure", title=config.model.name, header_style="bold")
+    for name in ("value", "standard error", f"{config.confidence:.0%} interval", "items"):
+        table.add_column(name, justify="right")
+    for name, entry in found.items():
+        error = "" if entry.stderr is None else f"{entry.stderr:.4f}"
+        interval = "" if entry.low is None else f"{entry.low:.4f} … {entry.high:.4f}"
+        table.add_row(name, f"{entry.value:.4f}", error, interval, str(entry.items))
+    console = Console()
+    console.print(table)
+    console.print(f"record and results: {folder}", highlight=False, markup=False)
