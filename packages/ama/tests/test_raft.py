@@ -168,6 +168,8 @@ def test_the_released_variant_draws_lengths_and_joins_texts_without_a_blank(tmp_
         (["min_new_tokens=6"], "min_new_tokens=6 must be at least 1 and below max_new_tokens=6"),
         (["temperature=0"], "temperature=0 would make all n=3 responses the same"),
         (["max_prompt_length=2"], "all 5 prompts are longer than max_prompt_length=2 tokens"),
+        (["train.launch.slurm=true"], "1-train: launch.slurm prints a script"),
+        (["train.launch.processes=2"], "1-train: launch.strategy=single"),
         (["train.max_length=1"], "1-train: max_length=1 must be at least 2"),
     ],
 )
