@@ -153,6 +153,17 @@ def test_every_child_has_the_seed_the_variant_and_the_rule(made):
     assert plan.chains["rsf-graft-0.1"].average.invocation.config["fraction"] == 0.1
 
 
+def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
+    judged = ["x=win_rate", "evaluate.reward=null", "win_rate.judge={pairrm: {model: folder}}"]
+    plan = planned(made, *judged)
+    assert plan.chains["pre"].judge is None
+    config = plan.chains["rsf-ma-0.5"].judge.invocation.config
+    assert config["first"] == "runs/x/evaluate-rsf-ma-0.5/outputs.json"
+    assert config["second"] == "runs/x/evaluate-pre/outputs.json"
+    plan = planned(made, *judged, "win_rate.against=answers.json")
+    assert plan.chains["pre"].judge.invocation.config["second"] == "answers.json"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

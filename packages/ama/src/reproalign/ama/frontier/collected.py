@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from reproalign.ama.frontier.evaluate import LOSSES, REWARDS
+from reproalign.ama.frontier.evaluated import LOSSES, REWARDS
 from reproalign.ama.frontier.plan import Chain, Plan
 from reproalign.ama.frontier.sweeps import Entry
 from reproalign.ama.points import Measure, Point
@@ -131,9 +131,8 @@ def _across(chain: Chain, folder: Path, metrics: Mapping[str, Any]) -> Measure:
     if value is None:
         raise UserError(f"{chain.judge.name}: there is no verdict, so no win rate; give win_rate.judge a judge")
     counted = found["wins"] + found["ties"] + found["losses"]
-    # A score is 1, ½ or 0, so its mean square is w + t/4.
-    spread = (found["wins"] + found["ties"] / 4) / counted - value**2
-    return Measure(float(value), float(np.sqrt(max(spread, 0.0) / counted)))
+    # The binomial error, as of the published win rates: ties make it too large rather than too small.
+    return Measure(float(value), float(np.sqrt(value * (1 - value) / counted)))
 
 
 def _measure(metrics: Mapping[str, Any], name: str) -> Measure:

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from rich.console import Console
-from rich.table import Table
 
 from reproalign.ama.frontier.config import EvaluateConfig
-from reproalign.ama.frontier.measures import (
-    Estimate,
-    Resampling,
-    log_ratios,
-    loss_estimate,
-    mean_estimate,
-    perplexity,
-)
-from reproalign.ama.frontier.respond import PARTS, Answered, respond, reward_model, reward_rules, sampling_rules, score
+from reproalign.ama.frontier.evaluated import WORK, write_results
+from reproalign.ama.frontier.measures import log_ratios
+from reproalign.ama.frontier.respond import Answered, respond, reward_model, reward_rules, sampling_rules, score
 from reproalign.ama.frontier.texts import Text, TokenRows, read_texts, response_rows, text_rows
 from reproalign.common.config import ModelConfig
 from reproalign.common.data.collate import RowCollator, pad_id
 from reproalign.common.data.records import Message
-from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, check_seed, choose
-from reproalign.common.evaluation.alpacaeval import instruction_text, write_outputs
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure
-from reproalign.common.files import sha256_json, space_needed, write_json
+from reproalign.common.files import sha256_json, space_needed
 from reproalign.common.generation.filters import is_discarded
 from reproalign.common.generation.samplers import asking_tokenizer, start_sampling
-from reproalign.common.generation.samples import Sampled, write_rows
+from reproalign.common.generation.samples import Sampled
 from reproalign.common.generation.sampling import read_prompts
 from reproalign.common.invocation import Invocation
 from reproalign.common.logprobs.model import install_completion_logps
@@ -42,10 +30,6 @@ from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model, check_reward_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
-
-REWARDS, LOSSES, RESULTS, OUTPUTS = "rewards.jsonl", "losses.jsonl", "results.json", "outputs.json"
-_WORK = ".losses"  # of the run: what is measured, row by row, until it is written
-Estimates = dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -81,13 +65,13 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     with space_needed(full), Run.open(invocation, is_main=state.is_main_process) as run, space_needed(full):
         if state.is_main_process:
             _fingerprint(config, given, run)
-            (run.dir / _WORK).mkdir(exist_ok=True)
+            (run.dir / WORK).mkdir(exist_ok=True)
         state.wait_for_everyone()  # the folders are there
         rows = _answer(config, given.prompts, backend, run.dir)
         texts = _measure_texts(config, given.texts, run.dir)
         ratios = _measure_ratios(config, rows, run.dir)
         if state.is_main_process:
-            _report(config, run, rows, texts, ratios)
+            write_results(config, run, rows, texts, ratios)
 
 
 def check_options(config: EvaluateConfig) -> None:
@@ -201,7 +185,7 @@ def _measure_texts(config: EvaluateConfig, texts: list[Text], folder: Path) -> t
     if not texts:
         return None
     rows = text_rows(texts, load_tokenizer(config.model), config.layout, config.text_length)
-    return rows, _losses(config, config.model, rows, folder / _WORK / "texts")
+    return rows, _losses(config, config.model, rows, folder / WORK / "texts")
 
 
 def _measure_ratios(
@@ -212,8 +196,8 @@ def _measure_ratios(
         return None
     separator = "none" if config.variant == "released" else "space"
     tokens = response_rows(rows, load_tokenizer(config.model), sampling_rules(config), separator=separator)
-    own = _losses(config, config.model, tokens, folder / _WORK / "model")
-    other = _losses(config, _reference(config), tokens, folder / _WORK / "reference")
+    own = _losses(config, config.model, tokens, folder / WORK / "model")
+    other = _losses(config, _reference(config), tokens, folder / WORK / "reference")
     return tokens, log_ratios(own, other), [loss.tokens for loss in own]
 
 
@@ -236,110 +220,3 @@ def _losses(config: EvaluateConfig, model: ModelConfig, rows: TokenRows, folder:
     if bad is not None:
         raise UserError(f"{model.name}: the loss of row {bad} is not finite; set model.dtype=float32, or look at it")
     return found
-
-
-def _report(
-    config: EvaluateConfig,
-    run: Run,
-    rows: list[Answered],
-    texts: tuple[TokenRows, list[RowLoss]] | None,
-    ratios: tuple[TokenRows, list[float], list[int]] | None,
-) -> None:
-    how = Resampling(config.confidence, config.resamples, config.seed)
-    found: Estimates = {}
-    more: dict[str, float] = {}
-    if rows:
-        lengths, by_row = _lengths(config, rows), _by_row(rows, ratios)
-        found |= _of_responses(rows, lengths, how)
-        if ratios is not None:
-            found["kl"] = mean_estimate([sum(values) / len(values) for values in by_row], how)
-            more["kl_per_token"] = sum(ratios[1]) / sum(ratios[2])
-        instructions = [instruction_text(row.prompt) for row in rows]
-        write_outputs(run.dir / OUTPUTS, instructions, [row.responses[0] for row in rows], config.model.name)
-        write_rows(run.dir / REWARDS, (_line(*entry) for entry in zip(rows, lengths, by_row, strict=True)))
-    if texts is not None:
-        found |= _of_texts(*texts, how, run.dir)
-    results = {
-        "model": {"name": config.model.name, "revision": config.model.revision},
-        "fingerprints": run.record["fingerprints"],
-        "variant": config.variant,
-        "interval": asdict(how),
-        "measures": {name: asdict(entry) for name, entry in found.items()},
-        **more,
-    }
-    write_json(run.dir / RESULTS, results)
-    run.set_metrics(_metrics(found) | more)
-    shutil.rmtree(run.dir / _WORK, ignore_errors=True)
-    for part in run.dir.glob(PARTS.format("*")):
-        part.unlink()
-    _print(config, found, run.dir)
-
-
-def _lengths(config: EvaluateConfig, rows: Sequence[Answered]) -> list[list[int]]:
-    encoder = Encoder(load_tokenizer(config.model))
-    return [[len(ids) for ids in encoder.batch(row.responses)] for row in rows]
-
-
-def _by_row(rows: Sequence[Answered], ratios: tuple[TokenRows, list[float], list[int]] | None) -> list[list[float]]:
-    """Return the log ratios of each prompt's responses, 0 for an empty one; nothing if none were measured."""
-    made = [[0.0] * len(row.responses) if ratios is not None else [] for row in rows]
-    if ratios is not None:
-        for (place, number), value in zip(ratios[0].source, ratios[1], strict=True):
-            made[int(place)][number] = value
-    return made
-
-
-def _of_responses(rows: Sequence[Answered], lengths: Sequence[Sequence[int]], how: Resampling) -> Estimates:
-    found: Estimates = {}
-    if rows[0].rewards is not None:
-        found["reward"] = mean_estimate([row.reward for row in rows], how)
-    shares = [sum(row.discarded) / len(row.discarded) for row in rows]
-    empty = [sum(not text for text in row.responses) / len(row.responses) for row in rows]
-    found["length"] = mean_estimate([sum(row) / len(row) for row in lengths], how)
-    return found | {"discard_rate": mean_estimate(shares, how), "empty_rate": mean_estimate(empty, how)}
-
-
-def _of_texts(rows: TokenRows, losses: Sequence[RowLoss], how: Resampling, folder: Path) -> Estimates:
-    """Return loss and perplexity of all texts and of each file, whose losses go to ``losses.jsonl``."""
-    sums: dict[tuple[str | int, int], list[float]] = {}
-    for place, loss in zip(rows.source, losses, strict=True):
-        entry = sums.setdefault(place, [0, 0.0])
-        entry[0] += loss.tokens
-        entry[1] += loss.nll
-    lines = ({"file": file, "row": row, "tokens": n, "nll": nll} for (file, row), (n, nll) in sums.items())
-    write_rows(folder / LOSSES, lines)
-    files = list(dict.fromkeys(file for file, _ in sums))
-    found: Estimates = {}
-    for name, chosen in [("", files), *((f"_{file}", [file]) for file in files if len(files) > 1)]:
-        kept = [value for (file, _), value in sums.items() if file in chosen]
-        mean = loss_estimate([nll for _, nll in kept], [int(tokens) for tokens, _ in kept], how)
-        found |= {f"loss{name}": mean, f"perplexity{name}": perplexity(mean)}
-    return found
-
-
-def _line(row: Answered, lengths: Sequence[int], ratios: Sequence[float]) -> dict[str, Any]:
-    rewards = {} if row.rewards is None else {"reward": row.reward, "rewards": row.rewards}
-    measured = {"responses": row.responses, "discarded": row.discarded, "tokens": list(lengths)}
-    return {"id": row.id, **rewards, **measured, **({"log_ratios": list(ratios)} if ratios else {})}
-
-
-def _metrics(found: Mapping[str, Estimate]) -> dict[str, Any]:
-    metrics: dict[str, Any] = {}
-    for name, entry in found.items():
-        metrics[name] = entry.value
-        if entry.stderr is not None:
-            metrics[f"{name}_stderr"] = entry.stderr
-    return metrics
-
-
-def _print(config: EvaluateConfig, found: Mapping[str, Estimate], folder: Path) -> None:
-    table = Table("measure", title=config.model.name, header_style="bold")
-    for name in ("value", "standard error", f"{config.confidence:.0%} interval", "items"):
-        table.add_column(name, justify="right")
-    for name, entry in found.items():
-        error = "" if entry.stderr is None else f"{entry.stderr:.4f}"
-        interval = "" if entry.low is None else f"{entry.low:.4f} … {entry.high:.4f}"
-        table.add_row(name, f"{entry.value:.4f}", error, interval, str(entry.items))
-    console = Console()
-    console.print(table)
-    console.print(f"record and results: {folder}", highlight=False, markup=False)

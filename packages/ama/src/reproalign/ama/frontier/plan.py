@@ -14,8 +14,9 @@ from reproalign.ama.average.verb import check_models
 from reproalign.ama.average.verb import check_options as check_average
 from reproalign.ama.cli import ADAPT, AVERAGE, EVALUATE
 from reproalign.ama.frontier.config import FrontierConfig
-from reproalign.ama.frontier.evaluate import OUTPUTS, check_inputs
+from reproalign.ama.frontier.evaluate import check_inputs
 from reproalign.ama.frontier.evaluate import check_options as check_evaluate
+from reproalign.ama.frontier.evaluated import OUTPUTS
 from reproalign.ama.frontier.settings import check_settings
 from reproalign.ama.frontier.sweeps import PRE, Model, Sweeps, make_sweeps
 from reproalign.common.compose import as_word, section_words
