@@ -185,9 +185,7 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(
     assert said in refusal("ama", main, given, capsys, untouched=tmp_path)
 
 
-def test_a_dry_run_shows_what_can_be_reached(
-    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_shows_what_can_be_reached(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words(models, tmp_path / "dry", "parts=even2"), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "reachable" in printed
