@@ -149,6 +149,96 @@ def block_assignment(inputs: Case, params: Case) -> Any:
 # Adapting: ratios, regulariser, merged linear layers, the released optimiser.
 
 
+def _vector(values: Any) -> Any:
+    import torch
+
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@adapter("normalize_alpha(alpha, alphas) inside MaskTrainer.compute_loss")
+def _normalized_alpha(inputs: Case, params: Case) -> Any:
+    import torch
+
+    from reproalign.ama.ratios import normalized
+
+    raw = _vector(inputs["raw"]).requires_grad_()
+    ratios = normalized(raw, params["init_val"], params["epsilon"])
+    (gradient,) = torch.autograd.grad((ratios * _vector(inputs["cotangent"])).sum(), raw)
+    return {"alpha": ratios.tolist(), "mean": float(ratios.detach().mean()), "grad_raw": gradient.tolist()}
+
+
+@adapter("MaskTrainer.compute_loss (language-model loss replaced by the constant inputs.task_loss)")
+def _regularizer(inputs: Case, params: Case) -> Any:
+    import torch
+
+    from reproalign.ama.adapt.parametrisation import Normalised, Pull
+    from reproalign.ama.parts import HEAD, parts_of_layers
+    from reproalign.ama.ratios import regularizer_from_code
+
+    depth, names = inputs["num_layers"], list(inputs["raw_by_group"])
+    regularizer = regularizer_from_code(params["sum_reg_type"])
+    groups = parts_of_layers(params["mask_level"], depth, released=True).layer_groups
+    linear = {name: [layer for layer in range(depth) if groups[layer] == name for _ in range(7)] for name in names}
+    layers = [[None] if name == HEAD else linear[name] for name in names]
+    pull = Pull(regularizer, params["reg_alpha"], regularizer.coefficients(layers, depth))
+    base, epsilon, count = params["init_val"], params["epsilon"], len(names)
+    weights = torch.full((count,), 1 / count, dtype=torch.float64)
+    raw = _vector(list(inputs["raw_by_group"].values()))
+    parametrisation = Normalised(base, epsilon, weights, "mean", pull)
+    gradient = parametrisation.pull_back(raw, torch.zeros_like(raw))
+    return {
+        "loss": inputs["task_loss"] + parametrisation.penalty(raw),
+        "grad_raw": dict(zip(names, gradient.tolist(), strict=True)),
+        "alpha": dict(zip(names, parametrisation.saved(raw).tolist(), strict=True)),
+    }
+
+
+@adapter("MaskNormalizedSigmoidLinear.set_wise_model/forward (float64, CPU: numerator is live)")
+def _masked_linear(inputs: Case, params: Case) -> Any:
+    import torch
+
+    from reproalign.ama.adapt.gradient import MergedLinear
+    from reproalign.ama.adapt.pair import merge
+    from reproalign.ama.ratios import normalized
+
+    raw, x = _vector(inputs["raw"]).requires_grad_(), _vector(inputs["x"]).requires_grad_()
+    own = None if inputs.get("own_raw", params["own_raw"]) is None else _vector(params["own_raw"]).requires_grad_()
+    ratios = normalized(raw, params["init_val"], params["epsilon"], of=own)
+    ratio = ratios if own is not None else ratios[params["group_index"]]
+    share = float(ratio.detach())
+    parents = {key: [None if inputs[f"{key}_{m}"] is None else _vector(inputs[f"{key}_{m}"]) for m in ("pre", "post")]
+               for key in ("weight", "bias")}  # fmt: skip
+    held = {key: None if pre is None else (merge(pre, post, share), pre - post) for key, (pre, post) in parents.items()}
+    bias, bias_difference = held["bias"] or (None, None)
+    y = MergedLinear.apply(x, ratio, *held["weight"], bias, bias_difference)
+    y.backward(_vector(inputs["cotangent_y"]))
+    return {
+        "y": y.tolist(),
+        "grad_raw": raw.grad.tolist(),
+        "grad_own_raw": None if own is None else float(own.grad),
+        "grad_x": x.grad.tolist(),
+    }
+
+
+@adapter("MaskTrainer.create_optimizer + Trainer loop: torch AdamW over a list in which each shared raw alpha occurs once per masked linear; gradients never zeroed (zero_grad_each_step=false)")  # fmt: skip  # noqa: E501
+def _released_alpha_optimizer(inputs: Case, params: Case) -> Any:
+    from reproalign.ama.adapt.optimizer import RawOptimizer
+
+    optimizer = RawOptimizer(
+        _vector(inputs["raw_init"]),
+        weight_decay=params["weight_decay"],
+        multiplicity=params["multiplicity"],
+        clear=params["zero_grad_each_step"],
+        betas=tuple(params["betas"]),
+        eps=params["eps"],
+    )
+    steps = []
+    for gradient in inputs["gradients_per_step"]:
+        optimizer.step(_vector(gradient), params["lr"])
+        steps.append(optimizer.raw.tolist())
+    return {"raw_per_step": steps}
+
+
 # Aligning: packing, penalties.
 
 

@@ -41,6 +41,9 @@ def evaluate(folder: Path, rule: str, mesh: Any = None) -> dict[str, Any]:
     with open_pair(str(folder / "pre"), str(folder / "post")) as pair:
         parts = make_parts("even2", pair.blocks)
         chosen = tensor_rule(rule, None, parts, pair.blocks)
+        missing = [tensors.parameter for tensors in pair.locate(network, chosen) if not tensors.names]
+        for parent in ("pre", "post"):
+            pair.keep(AutoModelForCausalLM.from_pretrained(folder / parent, dtype="auto"), missing)
         model = RatioModel(network, pair, chosen, {"0": 0.1, "1": 0.5}, base=0.3)
         if mesh is not None:
             model.shard(mesh)

@@ -53,7 +53,7 @@ def inputs(tmp_path_factory) -> list[str]:
         "ppo",
         "model.name=tiny:llama",
         f"reward={reward}",
-        f"prompts={folder / 'prompts.jsonl'}",
+        f"prompts={folder}",
         "layout=transcript",
         "prompts_per_iteration=8",
         "update_batch_size=4",

@@ -27,7 +27,11 @@ from reproalign.common.reward.rules import NOTE, RewardRules
 from reproalign.common.testing import refusal, run_command
 
 QUICK = ["n=3", "max_new_tokens=6", "prompts_per_iteration=2", "train.trainer.max_steps=1"]
-QUICK += ["train.trainer.save_strategy=no", "train.trainer.per_device_train_batch_size=1"]
+QUICK += [
+    "train.trainer.save_strategy=no",
+    "train.trainer.per_device_train_batch_size=1",
+    "train.trainer.warmup_steps=0",
+]
 
 
 @pytest.fixture
@@ -168,6 +172,8 @@ def test_the_released_variant_draws_lengths_and_joins_texts_without_a_blank(tmp_
         (["min_new_tokens=6"], "min_new_tokens=6 must be at least 1 and below max_new_tokens=6"),
         (["temperature=0"], "temperature=0 would make all n=3 responses the same"),
         (["max_prompt_length=2"], "all 5 prompts are longer than max_prompt_length=2 tokens"),
+        (["train.launch.slurm=true"], "1-train: launch.slurm prints a script"),
+        (["train.launch.processes=2"], "1-train: launch.strategy=single"),
         (["train.max_length=1"], "1-train: max_length=1 must be at least 2"),
     ],
 )
@@ -214,7 +220,8 @@ def test_two_iterations_and_a_resumption(tmp_path, prompts, reward):
     assert all(Path(row["model"], "model.safetensors").is_file() for row in rows)
     assert (folder / "plots/rewards.png").is_file()
 
-    weights = sha256_file(folder / "2-train/model/model.safetensors")
+    weights, before = (sha256_file(folder / f"{k}-train/model/model.safetensors") for k in (2, 1))
+    assert len({weights, before, sha256_file(tmp_path / "policy/model.safetensors")}) == 3  # every iteration learned
     stopped = ["2-select", "2-train"]
     for name in ("pool.jsonl", "samples.jsonl", "trajectory.csv", "2-train/model/model.safetensors"):
         (folder / name).unlink()

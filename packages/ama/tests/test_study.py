@@ -134,6 +134,14 @@ def test_ends_of_a_sweep_are_taken_from_points_of_their_own() -> None:
     assert [results.points[index].reward.value for index in results.sweep("rsf", "ma")] == [6.0, 6.0, 5.0]
 
 
+def test_learned_ratios_of_other_levels_are_no_sweep_of_three_groups() -> None:
+    three = sweep("hma", [6.0, 5.9, 5.0], [10.0, 15.0, 16.0], parameter="K", value="3")
+    layers = sweep("hma", [6.0, 5.5, 5.0], [10.0, 11.0, 16.0], parameter="level", value="layerwise")
+    assert [effect.value for effect in find("C4", MA + three + layers).effects] == [
+        effect.value for effect in find("C4", MA + three).effects
+    ]
+
+
 def test_standard_errors_give_intervals_and_what_is_inside_them_is_not_clear() -> None:
     noisy = [replace(point, metrics={"reading": Measure(point.metrics["reading"].value, 2.0)}) for point in MA]
     learned = sweep("hma", [6.0, 5.9, 5.0], [10.0, 14.6, 16.0])

@@ -110,6 +110,16 @@ def half_unit(values: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(values), torch.frexp(values).exponent - 9)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_arithmetic_in_the_dtype_of_the_output_rounds_every_step(tmp_path, models, dtype):
+    keys = ("weights=[0.3,0.7]", "accumulate=output", f"dtype={dtype}", "verify=headers", "normalize=false")
+    merged = merge(tmp_path / "run", words(models, "llama", 1, 2), *keys)
+    first, second = (tensors_of(models[f"llama{seed}"]) for seed in (1, 2))
+    for name, tensor in merged.items():
+        left, right = (source[name].to(getattr(torch, dtype)) for source in (first, second))
+        assert torch.equal(tensor, left * 0.3 + right * 0.7), name
+
+
 def test_ratios_of_zero_and_one_return_the_inputs_bit_for_bit(tmp_path, models):
     for index, weights in enumerate(("[1,0]", "[0,1]")):
         merged = merge(tmp_path / str(index), words(models, "llama", 1, 2), f"weights={weights}")

@@ -15,7 +15,7 @@ from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.report import as_plan_file
 from reproalign.common.merging.settings import Settings, normalized_weights, resolve
 from reproalign.common.merging.values import evaluate
-from reproalign.common.testing.checkpoints import ARCHITECTURES, random_config
+from reproalign.common.testing.checkpoints import ARCHITECTURES, random_config, save_random, tensors_of
 
 
 def settings(tmp_path: Path, plan: dict | str, **keys) -> Settings:
@@ -179,6 +179,17 @@ def test_names_of_older_files_are_placed_by_their_path():
     blocks = Blocks(config.to_dict() | {"architectures": ["MixtralForCausalLM"]}, "mixtral")
     assert blocks.block("model.layers.1.block_sparse_moe.experts.3.w2.weight") == Block("mlp", 1)
     assert blocks.block("layers.0.self_attn.q_proj.weight") == Block("attention", 0)  # saved without the head
+
+
+def test_names_that_the_loader_changes_are_placed_by_what_they_become(tmp_path):
+    config = random_config("gpt_neox").to_dict() | {"architectures": ["GPTNeoXForCausalLM"]}
+    blocks = Blocks(config, "gpt_neox")
+    stored = tensors_of(save_random(tmp_path / "model", "gpt_neox", seed=0))
+    assert "embed_out.weight" in stored
+    assert [name for name in stored if blocks.block(name).kind == "head"] == ["embed_out.weight"]
+    assert blocks.owner("embed_out.weight") == blocks.head == "lm_head"
+    assert blocks.needs("embed_out.weight")
+    assert not any(blocks.block(name).kind == "other" for name in stored)
 
 
 def test_selectors():

@@ -76,6 +76,7 @@ def rewritten(source: Path, folder: Path, change) -> Path:
         (["parts.norm.density=0.5"], "density has no meaning for method=linear"),
         (["shard_size=big"], "shard_size=big is no size"),
         (["dtype=int8"], "unknown dtype 'int8'"),
+        (["method=slerp", "t=0.5", "accumulate=output"], "accumulate=output rounds every step of method=linear"),
         (["allow=[tokenisers]"], "did you mean 'tokenizer'"),
         (["threads=0"], "threads=0 must be at least 1"),
         (["space=factor"], "space says how adapters become an adapter"),

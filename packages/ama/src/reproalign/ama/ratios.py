@@ -24,6 +24,7 @@ WEIGHTINGS = ("none", "mid")
 CODES = {"0.": "l1", "1.": "l2", "2.": "affine"}  # how the released float spells a regulariser: its integer part
 MID_CODE = ".2"  # ... and its decimals
 MID_SCALE = 25.0
+ROUNDING = 1e-12  # a smaller distance from the base is none, whatever its sign
 
 
 def constraint_weights(layers: Sequence[float], constraint: str = "mean") -> Float[Tensor, " groups"]:
@@ -154,8 +155,10 @@ class Regularizer:
             coefficients: c_g, of :meth:`coefficients`.
         """
         difference = ratios - base
-        values = {"l1": difference.abs, "l2": difference.square, "affine": difference.add}
-        moved = values[self.kind](1) if self.kind == "affine" else values[self.kind]()
+        if self.kind == "l1":
+            moved = torch.where(difference.abs() > ROUNDING, difference, 0.0).abs()
+        else:
+            moved = difference.square() if self.kind == "l2" else difference + 1
         return (coefficients * moved).sum()
 
     def coefficients(
@@ -183,7 +186,7 @@ class Regularizer:
         return MID_SCALE / (abs((head if layer is None else layer) - center) + 1)
 
 
-def regularizer_from_code(code: float | str) -> Regularizer:
+def regularizer_from_code(code: float | int | str) -> Regularizer:
     """Return the regulariser that the released ``sum_reg_type`` stands for, with its fixed centre 13 and head 26.
 
     Raises:

@@ -277,7 +277,7 @@ def describe(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
                 default, default
             )
             comments = filter(None, map(_comment, lines[node.lineno - 1 : node.end_lineno]))
-            yield f"{prefix}{name}", default.strip("'\""), next(comments, "")
+            yield f"{prefix}{name}", default.strip("'\""), " ".join(comments)
 
 
 def _comment(line: str) -> str:

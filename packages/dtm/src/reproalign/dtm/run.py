@@ -13,12 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from reproalign.common.compose import as_word
-from reproalign.common.config import LaunchConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb, structured
-from reproalign.common.launch.children import Child, given_words, plan_child, run_child
+from reproalign.common.launch.children import Child, check_launch, given_words, plan_child, run_child
 from reproalign.common.launch.plan import Hardware
-from reproalign.common.launch.plan import check as check_launch
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.records.run import read_record
 from reproalign.common.verbs import EVALUATE_SUITE
@@ -83,8 +81,7 @@ def run_all(config: RunConfig, invocation: Invocation) -> None:
     plan = make_plan(config, invocation)
     hardware = Hardware.detect()
     for child in plan.children:
-        with _named(child):
-            _check_launch(child.invocation, hardware)
+        check_launch(child, hardware)
     with Run.open(invocation) as run:
         for child in plan.children:
             run_child(run, child)
@@ -200,16 +197,6 @@ class _Planner:
             if verb in OPTION_CHECKS:
                 OPTION_CHECKS[verb](structured(child.invocation))
         return child
-
-
-def _check_launch(invocation: Invocation, hardware: Hardware) -> None:
-    """Check a child's launch against this machine."""
-    if "launch" not in invocation.config:
-        return
-    launch = LaunchConfig(**invocation.config["launch"])
-    if launch.slurm:
-        raise UserError("launch.slurm prints a script, and the next step needs what it would make; remove it")
-    check_launch(launch, hardware)
 
 
 @contextmanager

@@ -49,7 +49,9 @@ class AdaptConfig:
     output_dir: str = MISSING
     seed: int = 42  # of the rows' order, of what is held out, and of every child run
     resume: str = "auto"  # auto: go on with an interrupted run, to the same bits | never: refuse its folder
-    variant: str = "paper"  # paper | released: finetune_mask.py with its optimiser, precision and order, quirks included
+    variant: str = (
+        "paper"  # paper | released: finetune_mask.py with its optimiser, precision and order, quirks included
+    )
     pre: str = MISSING  # θ_0, the model before RLHF: folder, Hub id or adapter
     post: str = MISSING  # θ, the model after RLHF
     model: ModelConfig = field(default_factory=ModelConfig)  # how they are held; model.name stays unset
@@ -81,7 +83,9 @@ class AdaptConfig:
     reg_alpha: float | None = None  # its weight, >= 0; null: 0, released: 1e-4
     reg_weighting: str | None = None  # none (null) | mid: the middle of the network moves least
     reg_center: int | None = None  # mid: the middle layer, from 0; null: L/2 (13 of 26); codes: 13
-    reg_reduction: str | None = None  # a group counts once (group, null) | once for each linear layer (linear, released)
+    reg_reduction: str | None = (
+        None  # a group counts once (group, null) | once for each linear layer (linear, released)
+    )
     reward: str | None = None  # reward model, for objective=reward and for choosing epsilon by it
     prompts: str | None = None  # held-out prompts that it is measured on
     average: dict[str, Any] = field(default_factory=dict)  # any key of `average` that adapt does not set

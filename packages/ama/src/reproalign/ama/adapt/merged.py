@@ -253,6 +253,4 @@ def local_entries(tensor: Tensor) -> tuple[int, Float[Tensor, " entries"]]:
 
 def _is_plain(module: nn.Module) -> bool:
     """Say whether a module computes x Wᵀ + b and nothing else."""
-    return isinstance(module, Conv1D) or (
-        isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-    )
+    return isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward)

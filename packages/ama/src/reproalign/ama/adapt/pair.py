@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from reproalign.ama.tensors import TensorRule
-from reproalign.common.errors import UserError
 from reproalign.common.merging import methods
 from reproalign.common.merging.blocks import Blocks
 from reproalign.common.merging.compatibility import agree
@@ -74,27 +73,26 @@ class Pair:
             network: loaded by transformers, whose names lack or have a prefix that the files have or lack.
             rule: which tensors are averaged.
 
-        Raises:
-            UserError: for a parameter that is nowhere.
+        Returns:
+            Every parameter; those that :meth:`keep` has to be called for have no names.
         """
         prefix = f"{network.base_model_prefix}."
-        by_parameter = {}
+        by_parameter: dict[str, str] = {}
         for name in self.names:
             for candidate in (name, f"{prefix}{name}", name.removeprefix(prefix)):
                 by_parameter.setdefault(candidate, name)
         parameters = [name for name, _ in network.named_parameters()]
         used = {by_parameter[name] for name in parameters if name in by_parameter}
         # Experts that transformers stacks when it loads them: the ratio of a layer's experts is that of any of them.
-        others = {self.blocks.block(name).layer: name for name in self.names if name not in used}
+        experts = {self.blocks.block(name).layer: name for name in self.names if name not in used}
         found = []
         for parameter in parameters:
             name = by_parameter.get(parameter)
             if name is not None:
                 found.append(Tensors(parameter, tuple(self.names[name]), rule.place(name)))
                 continue
-            standing_in = others.get(self.blocks.block(parameter).layer)
-            if standing_in is None:
-                raise UserError(f"'{self.models[0].label}': no tensor of its files is the parameter '{parameter}'")
+            layer = self.blocks.block(parameter).layer
+            standing_in = parameter if layer is None else experts.get(layer, parameter)
             found.append(Tensors(parameter, (), rule.place(standing_in)))
         return found
 

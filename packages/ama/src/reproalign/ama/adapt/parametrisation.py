@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -31,24 +30,6 @@ class Pull:
     def __call__(self, ratios: Raw, base: float) -> Float[Tensor, ""]:
         """Return weight · R."""
         return self.weight * self.regularizer(ratios, base, self.coefficients.to(ratios.dtype))
-
-
-class Parametrisation(Protocol):
-    """What the solver needs."""
-
-    start: Raw
-
-    def in_force(self, raw: Raw) -> Float[Tensor, " names"]:
-        """Return the ratios that the model computes with, one for each of its groups."""
-
-    def saved(self, raw: Raw) -> Raw:
-        """Return the ratios that a merge takes from the raw values."""
-
-    def pull_back(self, raw: Raw, gradient: Float[Tensor, " names"]) -> Raw:
-        """Return the gradient in the raw values of the loss with the regulariser."""
-
-    def penalty(self, raw: Raw) -> float:
-        """Return the regulariser's share of the loss."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +56,15 @@ class Normalised:
         return torch.full_like(self.weights, initial_raw(self.base))
 
     def in_force(self, raw: Raw) -> Raw:
-        """Return the ratios."""
+        """Return the ratios that the model computes with."""
         return normalized(raw, self.base, self.epsilon, weights=self.weights, normalisation=self.normalisation)
 
     def saved(self, raw: Raw) -> Raw:
-        """Return the ratios."""
+        """Return the ratios that a merge takes, the same."""
         return self.in_force(raw)
 
     def pull_back(self, raw: Raw, gradient: Raw) -> Raw:
-        """Return dL/ds."""
+        """Return the gradient in the raw values of the loss with the regulariser."""
         return _pull_back(self.in_force, raw, gradient, self.pull, self.base)
 
     def penalty(self, raw: Raw) -> float:
@@ -144,6 +125,9 @@ class Stale:
     def _forward(self, copies: Float[Tensor, " names"], raw: Raw) -> Float[Tensor, " names"]:
         total = (torch.sigmoid(raw) + self.epsilon).sum()
         return self.base * (torch.sigmoid(copies) + self.epsilon) / total.expand(len(copies)) * self.groups
+
+
+Parametrisation = Normalised | Stale
 
 
 def _pull_back(

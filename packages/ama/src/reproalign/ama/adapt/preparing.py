@@ -128,9 +128,14 @@ def _model(config: AdaptConfig, settings: Settings, pair: Pair, rule: TensorRule
 
 
 def _to_bfloat16(network: PreTrainedModel, pair: Pair, rule: TensorRule) -> None:
-    """Hold what is averaged in bfloat16 and the rest as loaded, as the release does."""
+    """Hold what is averaged in bfloat16 and the rest as loaded, as the release does.
+
+    The head's entries are rounded alike, but held as loaded: its log-probabilities are computed in chunks, without
+    autocast.
+    """
     for tensors in pair.locate(network, rule):
-        if isinstance(tensors.place, str):
+        in_layers = pair.blocks.block(tensors.parameter).layer is not None
+        if isinstance(tensors.place, str) and in_layers:
             parameter = network.get_parameter(tensors.parameter)
             parameter.data = parameter.data.to(torch.bfloat16)
 

@@ -69,7 +69,7 @@ def solve_published(problem: Problem, epsilon: float, folder: Path, log: Log) ->
         if main and ((step + 1) % steps.save_steps == 0 or step + 1 == len(batches)):
             write_json(folder / STATE, {"step": step + 1, "optimizer": optimizer.state()})
     ratios = parametrisation.saved(optimizer.raw).tolist()
-    return Solution(ratios, len(batches), {"steps": len(batches), "sum_of_learning_rates": math.fsum(rates)})
+    return Solution(ratios, len(batches), {"sum_of_learning_rates": math.fsum(rates)})
 
 
 def learning_rates(steps: Steps, count: int) -> list[float]:

@@ -61,13 +61,8 @@ def read_dialogues(path: str, objective: str, max_rows: int | None) -> list[list
         UserError: for a file that is missing, empty, or has a row of another form.
     """
     if objective == "labelled":
-        dialogues = _read_labelled(find(path, LABELLED, "rows"))
-    else:
-        dialogues = read_selected(find(path, D_THETA, "rows"))
-    if not dialogues:
-        what = "D_θ is empty; collect it with `ama collect`" if objective == "likelihood" else "it holds no row"
-        raise UserError(f"rows={path}: {what}")
-    return dialogues[:max_rows]
+        return _read_labelled(find(path, LABELLED, "rows"))[:max_rows]
+    return read_selected(find(path, D_THETA, "rows"))[:max_rows]
 
 
 def hold_out(

@@ -259,7 +259,10 @@ def _steps(config: AdaptConfig, *, released: bool) -> Steps:
     for key, value in positive.items():
         if not 0 < value < math.inf:
             raise UserError(f"{key}={value} must be above 0")
-    for key, count in {"exact.max_evaluations": exact.max_evaluations, "search.evaluations": search.evaluations}.items():
+    for key, count in {
+        "exact.max_evaluations": exact.max_evaluations,
+        "search.evaluations": search.evaluations,
+    }.items():
         if count < 2:
             raise UserError(f"{key}={count} must be at least 2")
     if given.processes > 1 and not released:
@@ -301,5 +304,7 @@ def _penalty(config: AdaptConfig, objective: str, *, released: bool) -> Penalty 
         regularizer = regularizer_from_code(kind)
     else:
         regularizer = Regularizer(kind, config.reg_weighting or "none", config.reg_center)
-    reduction = choose("reg_reduction", config.reg_reduction or ("linear" if released else "group"), ("group", "linear"))
+    reduction = choose(
+        "reg_reduction", config.reg_reduction or ("linear" if released else "group"), ("group", "linear")
+    )
     return Penalty(regularizer, weight, reduction) if weight else None

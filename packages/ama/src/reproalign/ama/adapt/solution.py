@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -61,7 +62,7 @@ class Solution:
 
     ratios: list[float]
     steps: int
-    facts: Mapping[str, float | str | bool]
+    facts: Mapping[str, Any]
 
 
 Solver = Callable[[Problem, float, Path, Log], Solution]

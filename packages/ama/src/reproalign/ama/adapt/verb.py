@@ -208,4 +208,6 @@ def _say(console: Console, ratios: Ratios, gain: Mapping[str, float]) -> None:
         console.print(f"held-out loss per token: {before:.6f} at equal ratios, {after:.6f} now", highlight=False)
     outside = [f"{name} {ratio:.4f}" for name, ratio in ratios.groups.items() if not 0 <= ratio <= 1]
     if outside:
-        console.print(f"note: outside [0, 1]: {', '.join(outside)}; average with allow=[extrapolation]", highlight=False)
+        console.print(
+            f"note: outside [0, 1]: {', '.join(outside)}; average with allow=[extrapolation]", highlight=False
+        )

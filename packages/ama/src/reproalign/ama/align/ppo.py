@@ -59,13 +59,13 @@ def ppo(config: PPOConfig, invocation: Invocation) -> None:
         ReportedError: if the loss is not finite.
     """
     check_ppo(config)
+    accelerator = make_accelerator(config)  # before anything else asks for the processes
     start = read_kept(config)
     check_language_model(config.model)
     if config.reference and model_kind(replace(config.model, name=config.reference), "reference")[0] == "reward":
         raise UserError(f"reference={config.reference} is a reward model; give a language model")
     check_reward_model(reward_model(config), "reward")
     reading(config)
-    accelerator = make_accelerator(config)
     with Run.open(invocation, is_main=accelerator.is_main_process) as run:
         accelerator.wait_for_everyone()  # the first process has made the folder
         tokenizer = asking_tokenizer(config.model, config.layout)

@@ -35,7 +35,7 @@ class PPOConfig:
     reward_baseline: float | None = (
         5.5625  # subtracted from rewards (of the paper's model); null: first iteration's mean
     )
-    prompts: str = MISSING  # rows with `prompt` (text or messages) or `instruction`, or `chosen` (a transcript)
+    prompts: str = MISSING  # folder of `data`, or rows with `prompt` or `instruction`, or `chosen` (a transcript)
     max_prompts: int | None = None  # the first so many; null: all
     layout: str = "chat"  # how the model is asked: chat (its chat template) | transcript | lmflow ('###Human: …')
     max_prompt_length: int = 256  # tokens

@@ -71,7 +71,7 @@ def sft(config: SFTConfig, invocation: Invocation) -> None:
             args=arguments,
             train_dataset=data.train,
             eval_dataset=data.held_out,
-            data_collator=RowCollator(tokenizer.pad_token_id),
+            data_collator=RowCollator(tokenizer.pad_token_id, multiple_of=8 if checked.distance is None else 1),
             processing_class=tokenizer,
         )
         if config.early_stopping.patience is not None:

@@ -35,12 +35,12 @@ class AverageConfig:
     name: str | None = None  # the release's: pma_0.2_tag_split|10#20|0.4|0.3|0.2_tag, or ma_0.2_tag_tag
     tensors: str | None = (
         # released_ma (all) | linear_head_pre | linear_head_post (linear layers and head; the rest pre or post); null:
-        None  # paper: linear_head_post; released: released_ma, of learned ratios linear_head_pre; or the file's
+        None  # paper: linear_head_post; released: released_ma, of learned ratios linear_head_pre; of a file: the file's
     )
     head: str | None = (
-        None  # base (α) | learned (lblock3's own ratio) | post; null: learned if there is one, else base;
+        # base (α) | learned (lblock3's own ratio) | post; null: learned if it has one, else base; of one part: post; of
+        None  # a file: the file's; released: base
     )
-    #                          only: post; released: base
     fraction: float | None = None  # graft: share of all entries that are θ's, above 0, at most 1
     checkpoints: list[str] | None = None  # sma: models of the training, the earliest first
     decay: float | None = None  # sma: μ of m ← μ m + (1 - μ) θ_t from m = θ_0, 0 to below 1
@@ -51,9 +51,8 @@ class AverageConfig:
         None  # chat_template | config | extra_tensors
     )
     dtype: str | None = (
-        None  # of the output: auto | float32 | bfloat16 | float16; null: paper: auto (as pre), released:
+        None  # of the output: auto (as pre) | float32 | bfloat16 | float16; null: paper: auto, released: bfloat16
     )
-    #                           bfloat16
     accumulate: str | None = None  # arithmetic of variant=paper in float32 (null) | float64
     embeddings: str | None = None  # unequal numbers of rows: refuse (null) | crop | pad
     tied: str | None = None  # head of tied models: keep (null) | untie (write it as a tensor of its own)

@@ -129,7 +129,7 @@ class Results:
 
     def _groups(self, index: int) -> str:
         point = self.points[index]
-        return point.value if point.parameter == "K" and point.value else "3"
+        return point.value if point.parameter in ("K", "level") and point.value else "3"
 
     def _check_same(self, one: int, other: int) -> None:
         if not np.array_equal(self.values[one], self.values[other], equal_nan=True):

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.compose import as_word, compose
+from reproalign.common.config import LaunchConfig
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, write_json
 from reproalign.common.invocation import Invocation, Verb
+from reproalign.common.launch.plan import Hardware, check
 from reproalign.common.launch.start import wait_for
 from reproalign.common.mappings import flatten
 from reproalign.common.records.lineage import RECORD
@@ -81,6 +83,23 @@ def given_words(section: str, given: Mapping[str, Any], owned: Sequence[str], *,
         if key in owned or key.partition(".")[0] in owned:
             raise UserError(f"{section}.{key} is set by {by} itself; remove it")
     return [as_word(key, value) for key, value in flat.items()]
+
+
+def check_launch(child: Child, hardware: Hardware) -> None:
+    """Refuse a launch that this machine has not got, before the children before it have worked for hours.
+
+    Raises:
+        UserError: naming the child.
+    """
+    if "launch" not in child.invocation.config:
+        return
+    launch = LaunchConfig(**child.invocation.config["launch"])
+    try:
+        if launch.slurm:
+            raise UserError("launch.slurm prints a script, and the next step needs what it would make; remove it")
+        check(launch, hardware)
+    except UserError as error:
+        raise UserError(f"{child.name}: {error}") from error
 
 
 def run_child(run: Run, child: Child, environment: Mapping[str, str] | None = None) -> Path:

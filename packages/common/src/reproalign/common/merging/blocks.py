@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.conversion_mapping import WeightRenaming, get_model_conversion_mapping
 
 from reproalign.common.errors import UserError, first_line
 
@@ -68,6 +69,12 @@ class Blocks:
         self.input_embedding = names[self.model.get_input_embeddings()]
         self.head = self._head(names)
         self._places = self.model.state_dict().keys()
+        # Files keep names that the loader changes, such as GPT-NeoX's embed_out for the head.
+        self._renamings = [
+            step
+            for step in get_model_conversion_mapping(self.model, add_legacy=False)
+            if isinstance(step, WeightRenaming)
+        ]
         self._kinds = {name: _kind(module) for name, module in self.model.named_modules()}
 
     def block(self, tensor: str) -> Block:
@@ -112,6 +119,9 @@ class Blocks:
 
     def _path(self, tensor: str) -> str:
         """Return the tensor's place in the model; checkpoints of the bare model lack the prefix of the whole."""
+        if tensor not in self._places:
+            for step in self._renamings:
+                tensor, _ = step.rename_source_key(tensor)
         prefix = self.model.base_model_prefix
         root = tensor.partition(".")[0]
         if prefix and root != prefix and not hasattr(self.model, root) and hasattr(self.model, prefix):

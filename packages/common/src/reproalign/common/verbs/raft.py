@@ -10,7 +10,8 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.sampling import read_prompts
 from reproalign.common.invocation import Invocation
-from reproalign.common.launch.children import Child, run_child
+from reproalign.common.launch.children import Child, check_launch, run_child
+from reproalign.common.launch.plan import Hardware
 from reproalign.common.records import Run
 from reproalign.common.records.run import read_record
 from reproalign.common.verbs import REJECTION_SAMPLING
@@ -46,6 +47,9 @@ def raft(config: RaftConfig, invocation: Invocation) -> None:
     plan = _plan(config, invocation)
     prompts = read_prompts(config.prompts)
     check_iteration(plan[0], "align", check_align)
+    hardware = Hardware.detect()
+    for child in plan[0].values():
+        check_launch(child, hardware)
     with Run.open(invocation) as run:
         run.add_fingerprint("data", "prompts", sha256_json(prompts), path=config.prompts, rows=len(prompts))
         rewards: dict[str, list[float]] = {"all responses": [], "the selected": []}

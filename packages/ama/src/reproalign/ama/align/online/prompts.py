@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,6 +13,8 @@ from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.generation.sampling import read_prompts
+
+PROMPTS = "prompts.jsonl"  # in a folder of `ama data`
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ def encode_prompts(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Pro
         UserError: if no prompt is left.
     """
     found = Prompts([], [], 0)
-    everything = read_prompts(config.prompts)[: config.max_prompts]
+    in_folder = Path(config.prompts).expanduser() / PROMPTS
+    path = str(in_folder) if in_folder.is_file() else config.prompts
+    everything = read_prompts(path)[: config.max_prompts]
     limit = config.max_prompt_length
     for prompt in everything:
         ids = encode_prompt(tokenizer, prompt_text(tokenizer, prompt, config.layout), config.layout)
