@@ -149,9 +149,10 @@ class _Front:
     def _margins(self, row: Found) -> dict[str, Any] | None:
         """Return a point's margin over the line of MA at equal or higher x, and over MA at the same mean ratio."""
         line = self._ma()
-        if not line or row.entry.method in ("ma", "pre", "post"):
+        shared = [entry.entry.model for entry in line]
+        if not line or row.entry.method in ("ma", "pre", "post") or row.entry.model in shared:
             return None
-        places = [self.drawn.names.index(entry.entry.model) for entry in line]
+        places = [self.drawn.names.index(name) for name in shared]
         own = self.drawn.names.index(row.entry.model)
 
         def at_equal_x(points: Float[np.ndarray, "models 2"]) -> float:
