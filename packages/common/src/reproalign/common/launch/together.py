@@ -125,8 +125,9 @@ class _Group:
     def _open(self, child: Child) -> None:
         slot = self.free.pop(0)
         config: dict[str, Any] = child.invocation.config
-        launch = {**config["launch"], "main_port": 0}  # a free one for each, or they would meet
-        child = replace(child, invocation=replace(child.invocation, config={**config, "launch": launch}))
+        if "launch" in config:
+            launch = {**config["launch"], "main_port": 0}  # a free one for each, or they would meet
+            child = replace(child, invocation=replace(child.invocation, config={**config, "launch": launch}))
         files = ExitStack()
         command, error = files.enter_context(handed_over(self.run, child))
         log = files.enter_context((self.run.dir / f"{child.name}.log").open("ab"))
