@@ -101,8 +101,6 @@ def check_reward(config: AdaptConfig, objective: str, *, several: bool) -> None:
             raise UserError(f"{missing[0]} is not set; objective=reward measures the reward of averages on prompts")
         if several:
             raise UserError("epsilon: objective=reward takes one value; the search needs no parametrisation")
-        if config.launch.strategy not in ("single", "auto"):
-            raise UserError("launch: objective=reward starts runs of its own; set evaluate.launch.strategy instead")
     elif len(missing) == 1:
         raise UserError(f"{missing[0]} is not set; reward and prompts choose epsilon together")
     elif several and missing and not config.eval_fraction:
@@ -111,5 +109,7 @@ def check_reward(config: AdaptConfig, objective: str, *, several: bool) -> None:
         )
     elif not missing and not several:
         raise UserError("reward and prompts choose between several values of epsilon, and there is one; remove them")
+    if not missing and config.launch.strategy not in ("single", "auto"):
+        raise UserError("launch: measuring a reward starts runs of its own; set evaluate.launch.strategy instead")
     if missing and (config.average or config.evaluate):
         raise UserError("average.* and evaluate.*: nothing is averaged and evaluated without reward; remove them")
