@@ -110,4 +110,5 @@ def pull_inside(unknowns: Vector, start: Vector, rows: Matrix, constants: Vector
     at_start = rows @ start + constants
     change = rows @ (unknowns - start)
     limits = [room / -step for room, step in zip(at_start, change, strict=True) if step < 0]
-    return start + min([1.0, *limits]) * (unknowns - start)
+    point: Vector = start + min([1.0, *limits]) * (unknowns - start)
+    return point
