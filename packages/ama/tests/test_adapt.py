@@ -37,7 +37,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_tokenizer().save_pretrained(root / name)
     rows = [
         {"id": n, "messages": [{"role": "user", "content": f"what is {n}?"}, {"role": "assistant", "content": text}]}
-        for n, text in enumerate("the quick brown fox jumps over the lazy dog again and again".split())
+        for n, text in enumerate(
+            ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "again", "and", "on")
+        )
     ]
     (root / "d_theta.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     labelled = [{"prompt": f"two plus {n} is ", "response": "a number"} for n in range(8)]
