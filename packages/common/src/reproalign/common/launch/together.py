@@ -59,7 +59,8 @@ def run_children(run: Run, children: Sequence[Child], *, at_once: int | None = N
     if len(free) == 1:
         return [run_child(run, child, free[0]) for child in children]
     waiting = [child for child in children if not is_finished(run, child)]
-    _Group(run, free).work(waiting)
+    if waiting:
+        _Group(run, free).work(waiting)
     return [run.dir / child.name for child in children]
 
 
