@@ -1,7 +1,7 @@
 """One gradient of averaging ratios, forward and backward through a language model: ours against other ways.
 
-Two models of one shape are averaged layer by layer; every way computes the loss of the same rows and, but for the first,
-the gradient of each group's ratio. Ways:
+Two models of one shape are averaged layer by layer; every way computes the loss of the same rows and, but for the
+first, the gradient of each group's ratio. Ways:
 
     frozen    forward and backward through a merged model whose weights need no gradient; gives no ratio's gradient.
               Backward reaches the inputs of the first layer, as it must in the others
@@ -194,7 +194,8 @@ def run_shape(shape: str, tokens: int, arguments: argparse.Namespace) -> dict[st
             }
             found = {name: run() for name, (run, _) in made.items()}
             differences = {
-                name: float((found["ours"] - found[name]).norm() / found[name].norm()) for name in ("explicit", "release")
+                name: float((found["ours"] - found[name]).norm() / found[name].norm())
+                for name in ("explicit", "release")
             }
             runs = {name: run for name, (run, _) in made.items()}
             label = f"{shape}, {arguments.rows} x {tokens} tokens"

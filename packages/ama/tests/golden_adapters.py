@@ -195,7 +195,6 @@ def _regularizer(inputs: Case, params: Case) -> Any:
 
 @adapter("MaskNormalizedSigmoidLinear.set_wise_model/forward (float64, CPU: numerator is live)")
 def _masked_linear(inputs: Case, params: Case) -> Any:
-    import torch
 
     from reproalign.ama.adapt.gradient import MergedLinear
     from reproalign.ama.adapt.pair import merge

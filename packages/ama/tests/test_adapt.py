@@ -37,7 +37,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_tokenizer().save_pretrained(root / name)
     rows = [
         {"id": n, "messages": [{"role": "user", "content": f"what is {n}?"}, {"role": "assistant", "content": text}]}
-        for n, text in enumerate("the quick brown fox jumps over the lazy dog again and again".split())
+        for n, text in enumerate(
+            ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "again", "and", "on")
+        )
     ]
     (root / "d_theta.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     labelled = [{"prompt": f"two plus {n} is ", "response": "a number"} for n in range(8)]
@@ -142,8 +144,7 @@ def test_an_interrupted_run_ends_at_the_same_bits(
 
     with monkeypatch.context() as patch:
         patch.setattr(Likelihood, "evaluate", stop_in_the_middle)
-        with pytest.raises(KeyboardInterrupt):
-            main(words(models, tmp_path / "cut", *options))
+        assert main(words(models, tmp_path / "cut", *options)) == 130
     assert read_record(tmp_path / "cut")["status"] == "interrupted"
     assert any((tmp_path / "cut" / name).is_file() for name in (exact.EVALUATIONS, published.STATE))
     assert main(words(models, tmp_path / "cut", *options)) == 0

@@ -11,8 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM, PreTrainedModel, Qwen2Config
-from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from reproalign.ama.adapt.merged import RatioModel
 from reproalign.ama.adapt.pair import merge, merge_released, open_pair

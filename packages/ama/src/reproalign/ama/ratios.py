@@ -27,7 +27,7 @@ MID_SCALE = 25.0
 ROUNDING = 1e-12  # a smaller distance from the base is none, whatever its sign
 
 
-def constraint_weights(layers: Sequence[float], constraint: str = "mean") -> Float[Tensor, " groups"]:
+def constraint_weights(layers: Sequence[float | int], constraint: str = "mean") -> Float[Tensor, " groups"]:
     """Return what each group counts for in the mean ratio; the weights sum to one.
 
     Args:
@@ -112,7 +112,7 @@ def reachable(
     return ranges
 
 
-def ratios_after(base: float, epsilon: float, displacement: Sequence[float]) -> list[float]:
+def ratios_after(base: float, epsilon: float, displacement: Sequence[float | int]) -> list[float]:
     """Return the ratios once raw values have moved away from logit(α) by ``displacement``, one entry for each group.
 
     Adam moves a parameter by about its learning rate in a step, so the sum of the learning rates over a run is how far

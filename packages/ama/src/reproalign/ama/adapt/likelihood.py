@@ -7,8 +7,9 @@ the mean over D_θ of -log π(a | x) but for a constant factor, so that the two 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -95,11 +96,15 @@ class Likelihood:
             "attention_mask": pad_rows([[1] * len(row.ids) for row in rows], 0),
             "completion_mask": pad_rows(scored, 0),
         }
-        context = torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext()
-        with context:
+        with mixed_precision(device, self.autocast):
             answer = self.model.network(**{name: tensor.to(device) for name, tensor in batch.items()}, use_cache=False)
         total: Tensor = -answer.sums.sum()
         return total
+
+
+def mixed_precision(device: torch.device, enabled: bool) -> AbstractContextManager[Any]:
+    """Return the block in which products are computed in bfloat16, or one that changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
 
 
 def _add_up(numbers: Float[Tensor, " numbers"]) -> list[float]:

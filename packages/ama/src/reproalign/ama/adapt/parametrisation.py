@@ -130,9 +130,7 @@ class Stale:
 Parametrisation = Normalised | Stale
 
 
-def _pull_back(
-    ratios_of: Callable[[Raw], Raw], raw: Raw, gradient: Raw | None, pull: Pull | None, base: float
-) -> Raw:
+def _pull_back(ratios_of: Callable[[Raw], Raw], raw: Raw, gradient: Raw | None, pull: Pull | None, base: float) -> Raw:
     live = raw.clone().requires_grad_()
     ratios = ratios_of(live)
     total = ratios.new_zeros(()) if gradient is None else (ratios * gradient.to(ratios.dtype)).sum()

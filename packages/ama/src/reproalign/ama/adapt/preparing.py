@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reproalign.ama.adapt.config import AdaptConfig
-from reproalign.ama.adapt.likelihood import Likelihood
+from reproalign.ama.adapt.likelihood import Likelihood, mixed_precision
 from reproalign.ama.adapt.merged import RatioModel
 from reproalign.ama.adapt.pair import Pair, merge, merge_released
 from reproalign.ama.adapt.parametrisation import Pull
@@ -111,16 +111,17 @@ def _model(config: AdaptConfig, settings: Settings, pair: Pair, rule: TensorRule
         _to_bfloat16(network, pair, rule)
     if not sharded:
         network.to(state.device)  # type: ignore[arg-type]
-    model = RatioModel(
-        network,
-        pair,
-        rule,
-        dict.fromkeys(rule.parts.names, settings.base),
-        base=settings.base,
-        with_base=settings.released and not rule.parts.has_head,
-        merge=merge_released if settings.released else merge,
-        chunk_size=config.logprobs_chunk,
-    )
+    with mixed_precision(network.device, settings.released):  # the log-probs are tried out
+        model = RatioModel(
+            network,
+            pair,
+            rule,
+            dict.fromkeys(rule.parts.names, settings.base),
+            base=settings.base,
+            with_base=settings.released and not rule.parts.has_head,
+            merge=merge_released if settings.released else merge,
+            chunk_size=config.logprobs_chunk,
+        )
     if sharded:
         model.shard(init_device_mesh(state.device.type, (state.num_processes,)))
         network.to(state.device)  # type: ignore[arg-type]
@@ -130,8 +131,8 @@ def _model(config: AdaptConfig, settings: Settings, pair: Pair, rule: TensorRule
 def _to_bfloat16(network: PreTrainedModel, pair: Pair, rule: TensorRule) -> None:
     """Hold what is averaged in bfloat16 and the rest as loaded, as the release does.
 
-    The head's entries are rounded alike, but held as loaded: its log-probabilities are computed in chunks, without
-    autocast.
+    The head's entries are rounded alike, but held as loaded, since log-probabilities may be computed in chunks of their
+    own, outside autocast.
     """
     for tensors in pair.locate(network, rule):
         in_layers = pair.blocks.block(tensors.parameter).layer is not None

@@ -106,8 +106,9 @@ class Region:
 
 
 def pull_inside(unknowns: Vector, start: Vector, rows: Matrix, constants: Vector) -> Vector:
-    """Return the point nearest to ``unknowns`` on the way from ``start``, which is allowed, where M u + b >= 0 holds."""
+    """Return the point nearest to ``unknowns`` on the way there from ``start``, allowed itself, with M u + b >= 0."""
     at_start = rows @ start + constants
     change = rows @ (unknowns - start)
     limits = [room / -step for room, step in zip(at_start, change, strict=True) if step < 0]
-    return start + min([1.0, *limits]) * (unknowns - start)
+    point: Vector = start + min([1.0, *limits]) * (unknowns - start)
+    return point

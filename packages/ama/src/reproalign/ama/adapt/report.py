@@ -1,4 +1,4 @@
-"""What a run of ``ama adapt`` leaves to be read: the table of ratios, the comparison of ε, the plot of the way there."""
+"""What a run of ``ama adapt`` leaves to be read: the table of ratios, the comparison of ε, the plot of the course."""
 
 from __future__ import annotations
 

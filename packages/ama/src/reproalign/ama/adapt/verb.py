@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -121,7 +120,7 @@ def _learn(
             entry["held_out_loss"] = prepared.loss_on_held_out(solution.ratios)
         if settings.several and config.reward is not None:
             found = _ratios(config, settings, rule, epsilon, solution)
-            entry["reward"] = measuring.reward(run, f"epsilon-{epsilon:g}", found) if run.is_main else 0.0
+            entry["reward"] = measuring.reward(run, f"epsilon-{epsilon:g}", found)
         criteria[epsilon] = entry
     by_reward = settings.several and config.reward is not None
     for entry in criteria.values():

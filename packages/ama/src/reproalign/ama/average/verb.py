@@ -54,16 +54,6 @@ def average(config: AverageConfig, invocation: Invocation) -> None:
         _write(run, config, prepared)
 
 
-def average_into(run: Run, config: AverageConfig) -> None:
-    """Average into the folder of an open run, for verbs that do more.
-
-    Raises:
-        UserError: see :func:`average`.
-    """
-    with _prepared(config) as prepared:
-        _write(run, config, prepared)
-
-
 def check_options(config: AverageConfig) -> None:
     """Check every key that can be checked without opening a model, which need not be there yet.
 

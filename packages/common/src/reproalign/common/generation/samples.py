@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.data.reading import Row, read_local
+from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.data.records import Message, RowError, messages
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_text
@@ -35,11 +35,13 @@ class Sampled:
 
 
 def find(path: str, name: str, key: str) -> Path:
-    """Return the file that ``path`` stands for: itself, or ``name`` in the folder of a run.
+    """Return the file that ``path`` stands for: itself, ``name`` in the folder of a run, or a shipped ``demo:NAME``.
 
     Raises:
         UserError: naming ``key`` if there is none.
     """
+    if path.startswith("demo:"):
+        return local_path(path, key=key)
     found = Path(path).expanduser()
     if found.is_dir():
         found = found / name
