@@ -48,7 +48,14 @@ def test_the_layer_weighted_mean_likewise(raw: list[float], base: float, data: s
 
 @pytest.mark.parametrize(
     ("epsilon", "low", "high"),
-    [(0.0, 0, 3), (0.1, 0.1304, 2.5385), (0.2, 0.2308, 2.25), (0.5, 0.4286, 1.8), (0.9, 0.5745, 1.5405), (1.0, 0.6, 1.5)],
+    [
+        (0.0, 0, 3),
+        (0.1, 0.1304, 2.5385),
+        (0.2, 0.2308, 2.25),
+        (0.5, 0.4286, 1.8),
+        (0.9, 0.5745, 1.5405),
+        (1.0, 0.6, 1.5),
+    ],
 )
 def test_reachable_ratios_of_three_groups(epsilon: float, low: float, high: float) -> None:
     found = reachable(1.0, epsilon, constraint_weights([1, 1, 1]))
