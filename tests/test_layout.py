@@ -81,8 +81,9 @@ def test_a_paper_is_complete(paper):
     for name in ("ERRATA.md", "paper.yaml", "tests/test_golden.py"):
         assert (paper / name).is_file(), name
     source = paper / "src" / "reproalign" / paper.name
-    for name in ("cli.py", "config.py", "configs/__init__.py", "configs/experiment/smoke.yaml"):
+    for name in ("cli.py", "configs/__init__.py", "configs/experiment/smoke.yaml"):
         assert (source / name).is_file(), name
+    assert list(source.rglob("config.py")), "the options, at the root or in the rooms whose they are"
 
 
 def test_papers_find_the_core_in_one_way():
