@@ -96,7 +96,7 @@ class FrontierConfig:
     variant: str = "paper"  # paper | released: of every child that knows the two
     model: ModelConfig = field(default_factory=ModelConfig)  # how models are held; model.name stays unset
     pre: str = MISSING  # θ_0, the model before alignment: folder, Hub id or adapter
-    post: dict[str, str] = field(default_factory=dict)  # algorithm -> θ, e.g. {rsf: runs/raft, dpo: runs/dpo/model}
+    post: dict[str, str] = field(default_factory=dict)  # algorithm -> θ, e.g. {rsf: runs/raft/10-train/model}
     tensors: str = "linear_head_post"  # which tensors every average averages: linear_head_(post|pre) | released_ma
     alpha_on: str = "pre"  # what the ratios of these options multiply: pre | post
     alphas: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])

@@ -176,7 +176,9 @@ def fronts(panels: Mapping[str, Mapping[str, Front]], path: Path, *, across: Map
         axis.set(xlabel=across[title], title=title)
         axis.grid(alpha=0.3)
     _hide(axes[len(panels) :])
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False, ncols=3)
+    entry = 0.6 + 0.085 * max(map(len, labels))  # inches that the longest label takes with its marker
+    across_legend = max(1, int(5.2 * columns // entry))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False, ncols=across_legend)
     _save(figure, path)
 
 
