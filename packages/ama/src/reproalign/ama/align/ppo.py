@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.ama.align.online.kept import Kept, Standing, keep_final, read_kept
 from reproalign.ama.align.online.learner import Learner, make_accelerator, make_learner
 from reproalign.ama.align.online.loop import Loop
-from reproalign.ama.align.online.prompts import Prompts, encode_prompts
+from reproalign.ama.align.online.prompts import Prompts, load_prompts
 from reproalign.ama.align.online.report import draw, summary
 from reproalign.ama.align.online.rewards import Rewards, reading, reward_model
 from reproalign.ama.align.online.state import load_state
-from reproalign.ama.align.ppo_config import PPOConfig
+from reproalign.ama.align.ppo_config import KLOptions, PPOConfig
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.samplers import asking_tokenizer
@@ -69,7 +69,7 @@ def ppo(config: PPOConfig, invocation: Invocation) -> None:
     with Run.open(invocation, is_main=accelerator.is_main_process) as run:
         accelerator.wait_for_everyone()  # the first process has made the folder
         tokenizer = asking_tokenizer(config.model, config.layout)
-        prompts = encode_prompts(config, tokenizer)
+        prompts = load_prompts(config, tokenizer, shown=run.is_main)
         if run.is_main:
             _record_inputs(run, config, prompts, start)
         learner = make_learner(config, accelerator, tokenizer, start)
@@ -95,6 +95,9 @@ def check_ppo(config: PPOConfig) -> None:
     choose("restart_critic", config.restart_critic, ["fresh", "kept"])
     choose("kl.controller", config.kl.controller, ["fixed", "adaptive"])
     choose("on_bad_checkpoint", config.on_bad_checkpoint, ["fallback", "stop"])
+    for name in ("target", "horizon") if config.kl.controller == "fixed" else ():
+        if getattr(config.kl, name) != getattr(KLOptions, name):
+            raise UserError(f"kl.{name} is of kl.controller=adaptive; remove it, or set kl.controller=adaptive")
     if config.prompts_per_iteration % config.update_batch_size:
         raise UserError(
             f"prompts_per_iteration={config.prompts_per_iteration} must be a multiple of "
