@@ -18,7 +18,6 @@ from reproalign.ama.align.online.objective import (
     token_rewards,
     whiten,
 )
-from reproalign.ama.align.online.prompts import iteration_prompts
 from reproalign.ama.align.online.report import collapse_signs
 
 LENGTHS = (4, 1, 6, 3)
@@ -165,13 +164,6 @@ def test_explained_variance_is_one_for_the_returns_and_zero_for_a_constant():
     assert explained_variance(returns, returns, mask) == pytest.approx(1.0)
     assert explained_variance(torch.ones_like(returns) * mask, returns, mask) == pytest.approx(0.0)
     assert explained_variance(returns, torch.zeros_like(returns), mask) == 0.0
-
-
-@given(count=st.integers(1, 12), size=st.integers(1, 20), seed=st.integers(0, 99))
-def test_every_prompt_comes_once_before_any_comes_again(count, size, seed):
-    row = [index for iteration in range(1, 8) for index in iteration_prompts(count, size, iteration, seed)]
-    for start in range(0, len(row) - count + 1, count):
-        assert sorted(row[start : start + count]) == list(range(count))
 
 
 def test_signs_of_a_collapse_are_named():

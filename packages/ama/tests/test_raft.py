@@ -54,7 +54,7 @@ def reward(tmp_path: Path) -> Path:
 @given(count=st.integers(1, 40), size=st.integers(1, 50), iterations=st.integers(1, 6), seed=st.integers(0, 99))
 def test_no_prompt_is_taken_twice_before_each_was_taken_once(count, size, iterations, seed):
     batches = [next_batch(count, size, number, seed) for number in range(iterations)]
-    assert {len(batch) for batch in batches} == {min(size, count)}
+    assert {len(batch) for batch in batches} == {size}
     taken = [index for batch in batches for index in batch]
     for start in range(0, len(taken), count):
         turn = taken[start : start + count]
@@ -81,6 +81,7 @@ def test_variants_of_an_iterations_prompts():
     with pytest.raises(UserError, match=r"iteration 4 has no prompts: there are 10 for 1 process\(es\)"):
         iteration_prompts(10, 4, 3, 1, variant="released", ranks=1)
     assert len(iteration_prompts(10, 4, 3, 1, variant="paper", ranks=1)[0]) == 4
+    assert sorted(iteration_prompts(10, 99, 3, 1, variant="paper", ranks=1)[0]) == list(range(10))
 
 
 @given(

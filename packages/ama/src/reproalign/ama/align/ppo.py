@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.ama.align.online.kept import Kept, Standing, keep_final, read_kept
 from reproalign.ama.align.online.learner import Learner, make_accelerator, make_learner
 from reproalign.ama.align.online.loop import Loop
-from reproalign.ama.align.online.prompts import Prompts, encode_prompts
+from reproalign.ama.align.online.prompts import Prompts, load_prompts
 from reproalign.ama.align.online.report import draw, summary
 from reproalign.ama.align.online.rewards import Rewards, reading, reward_model
 from reproalign.ama.align.online.state import load_state
@@ -69,7 +69,7 @@ def ppo(config: PPOConfig, invocation: Invocation) -> None:
     with Run.open(invocation, is_main=accelerator.is_main_process) as run:
         accelerator.wait_for_everyone()  # the first process has made the folder
         tokenizer = asking_tokenizer(config.model, config.layout)
-        prompts = encode_prompts(config, tokenizer)
+        prompts = load_prompts(config, tokenizer, shown=run.is_main)
         if run.is_main:
             _record_inputs(run, config, prompts, start)
         learner = make_learner(config, accelerator, tokenizer, start)

@@ -1,4 +1,4 @@
-"""Which prompts an iteration of rejection sampling takes."""
+"""Which prompts an iteration takes, of rejection sampling or of PPO."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ def next_batch(count: int, size: int, iteration: int, seed: int) -> list[int]:
 
     Args:
         count: of the prompts.
-        size: of a batch; all prompts if there are fewer.
+        size: of a batch; more than there are prompts: it goes on in the order of the next pass.
         iteration: from 0 on.
         seed: of the shuffles; every pass over the prompts has one of its own.
     """
-    size = min(size, count)
     places = range(iteration * size, (iteration + 1) * size)
     orders = {turn: np.random.default_rng([seed, turn]).permutation(count) for turn in {at // count for at in places}}
     return [int(orders[at // count][at % count]) for at in places]
@@ -35,13 +34,13 @@ def released_batch(count: int, size: int, iteration: int, seed: int, *, rank: in
 
 
 def iteration_prompts(count: int, size: int, iteration: int, seed: int, *, variant: str, ranks: int) -> list[list[int]]:
-    """Return an iteration's prompts by process: those of ``variant=paper`` as one process's.
+    """Return a rejection sampling iteration's prompts by process: of ``variant=paper`` as one's, each at most once.
 
     Raises:
         UserError: if the release's slices leave none.
     """
     if variant == "paper":
-        return [next_batch(count, size, iteration, seed)]
+        return [next_batch(count, min(size, count), iteration, seed)]
     parts = [released_batch(count, size, iteration, seed, rank=rank, ranks=ranks) for rank in range(ranks)]
     if not any(parts):
         raise UserError(

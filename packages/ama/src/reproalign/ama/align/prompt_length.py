@@ -1,4 +1,4 @@
-"""Prompts that are short enough to be answered."""
+"""Prompts as a policy is asked them, and those that are short enough."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import track
+from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.data.prompts import encode_prompt, prompt_text
@@ -14,10 +15,29 @@ from reproalign.common.errors import UserError
 from reproalign.common.generation.samplers import asking_tokenizer
 
 
+def encode_prompts(
+    prompts: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase, layout: str, *, shown: bool = True
+) -> list[list[int]]:
+    """Return the token ids that a policy is given for each prompt, special tokens and the answer's header included.
+
+    Args:
+        prompts: turns, the last one the user's.
+        tokenizer: of the policy.
+        layout: how the policy is asked.
+        shown: whether progress is.
+
+    Raises:
+        UserError: if a prompt cannot be rendered.
+    """
+    console = Console(stderr=True)
+    measured = track(prompts, "measuring prompts", console=console, transient=True, disable=not shown)
+    return [encode_prompt(tokenizer, prompt_text(tokenizer, prompt, layout), layout) for prompt in measured]
+
+
 def short_prompts(
     prompts: Sequence[list[Message]], model: ModelConfig, layout: str, limit: int, *, key: str
 ) -> list[int]:
-    """Return the indices of the prompts of at most ``limit`` tokens, special tokens and the answer's header counted.
+    """Return the indices of the prompts of at most ``limit`` tokens, counted as :func:`encode_prompts` gives them.
 
     Args:
         prompts: turns, the last one the user's.
@@ -29,13 +49,8 @@ def short_prompts(
     Raises:
         UserError: if all are longer, or one cannot be rendered.
     """
-    tokenizer = asking_tokenizer(model, layout)
-    measured = track(prompts, "measuring prompts", console=Console(stderr=True), transient=True)
-    short = [
-        index
-        for index, prompt in enumerate(measured)
-        if len(encode_prompt(tokenizer, prompt_text(tokenizer, prompt, layout), layout)) <= limit
-    ]
+    encoded = encode_prompts(prompts, asking_tokenizer(model, layout), layout)
+    short = [index for index, ids in enumerate(encoded) if len(ids) <= limit]
     if not short:
         raise UserError(f"{key}: all {len(prompts)} prompts are longer than max_prompt_length={limit} tokens; raise it")
     return short

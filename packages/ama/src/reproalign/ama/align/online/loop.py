@@ -15,13 +15,14 @@ from reproalign.ama.align.online.kept import Standing, keep_iteration
 from reproalign.ama.align.online.learner import Learner, epochs
 from reproalign.ama.align.online.objective import adapted_coefficient
 from reproalign.ama.align.online.progress import Bars
-from reproalign.ama.align.online.prompts import Prompts, iteration_prompts
+from reproalign.ama.align.online.prompts import Prompts
 from reproalign.ama.align.online.report import collapse_signs, describe, write_samples
 from reproalign.ama.align.online.rewards import Rewards
 from reproalign.ama.align.online.rollouts import Asker, Rollout, measure_rollouts, roll_out
 from reproalign.ama.align.online.state import save_state
 from reproalign.ama.align.online.update import make_experience, update
 from reproalign.ama.align.ppo_config import PPOConfig
+from reproalign.ama.align.prompt_batches import next_batch
 from reproalign.common.generation.samplers import turn_end
 from reproalign.common.records import Run
 from reproalign.common.training.fit import metric_rows
@@ -91,7 +92,7 @@ class Loop:
         ends = model.generation_config.eos_token_id
         end_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
         stop = turn_end(self.tokenizer, config.layout)
-        chosen = iteration_prompts(len(self.prompts.ids), config.prompts_per_iteration, iteration, config.seed)
+        chosen = next_batch(len(self.prompts.ids), config.prompts_per_iteration, iteration - 1, config.seed)
         processes = learner.accelerator.num_processes
         return roll_out(
             learner.policy,
