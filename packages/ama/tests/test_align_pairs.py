@@ -153,6 +153,10 @@ def test_the_verb_score_reads_as_the_training_did(data: Path, tmp_path: Path) ->
         (["align", "dpo", "layout=alpaca"], "unknown layout 'alpaca'"),
         (["align", "dpo", "layout=chat", "response_separator=none"], "response_separator=none is for"),
         (["align", "dpo", "evaluations_per_epoch=0"], "evaluations_per_epoch=0 must be at least 1"),
+        (
+            ["align", "dpo", "select_best=false", "evaluations_per_epoch=4"],
+            "evaluations_per_epoch is of select_best=true",
+        ),
         (["align", "dpo", "trainer.load_best_model_at_end=false"], "is set by select_best; remove it"),
         (["align", "dpo", "data.system_message=hi"], "data.system_message is for layout=chat"),
         (["align", "dpo", "reference.mode=adapter-disabled"], "needs adapters"),

@@ -6,7 +6,11 @@ import json
 
 import pytest
 
+from reproalign.ama.align.ppo import check_ppo
+from reproalign.ama.align.ppo_config import PPOConfig
 from reproalign.ama.cli import main
+from reproalign.common.config import LaunchConfig
+from reproalign.common.errors import UserError
 from reproalign.common.models.tiny import save_tiny, tiny_reward_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
@@ -60,6 +64,7 @@ def fails(folder, capsys, monkeypatch):
         (["kl.coef=-0.1"], "kl.coef=-0.1 must be at least 0"),
         (["kl.target=0"], "kl.target=0.0 must be above 0"),
         (["kl.horizon=0"], "kl.horizon=0 must be at least 1"),
+        (["kl.target=3"], "kl.target is of kl.controller=adaptive"),
         (["clip=0"], "clip=0.0 must be above 0"),
         (["value_clip=nan"], "value_clip=nan must be above 0"),
         (["lam=1.1"], "lam=1.1 must be from 0 to 1"),
@@ -76,7 +81,6 @@ def fails(folder, capsys, monkeypatch):
         (["seed=-1"], "seed=-1 must be from 0 to 4294967295"),
         (["update_batch_size=100"], "prompts_per_iteration=512 must be a multiple of update_batch_size=100"),
         (["launch=fsdp"], "launch.strategy=fsdp"),
-        (["launch=ddp", "launch.processes=3"], "update_batch_size=32 must be a multiple of launch.processes=3"),
         (["model.dtype=float16"], "model.dtype=float16 cannot be trained with PPO"),
         (["logprobs.chunk_size=0"], "logprobs.chunk_size=0 must be at least 1"),
         (["restart_critic=kept"], "restart_critic=kept needs restart_from=RUN/iteration-K"),
@@ -97,3 +101,9 @@ def test_a_mistake_is_one_line(fails, words, message):
     if message in ("prompts", "reward"):
         rest = []
     assert message in fails(*rest, *words)
+
+
+def test_a_mini_batch_is_shared_evenly_among_processes():
+    config = PPOConfig(launch=LaunchConfig(strategy="ddp", processes=3))
+    with pytest.raises(UserError, match=r"update_batch_size=32 must be a multiple of launch\.processes=3"):
+        check_ppo(config)

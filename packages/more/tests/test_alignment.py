@@ -263,7 +263,15 @@ def test_best_and_pairs_are_written(tmp_path):
     assert row.keys() == {"id", "prompt", "messages", "reward", "index"}
     assert (row["id"], row["reward"], row["index"]) == (0, 2, 1)
     metrics = record(tmp_path / "best")["metrics"]
-    assert metrics == {"selected": 1, "set_aside": 1, "mean_reward": 2, "mean_reward_of_all": 1.5}
+    assert metrics == {
+        "selected": 1,
+        "set_aside": 1,
+        "discarded": 0,
+        "discard_rate": 0,
+        "mean_reward": 2,
+        "mean_reward_of_all": 1.5,
+        "mean_reward_counted": 1.5,
+    }
     assert main([*words, "n=1", f"output_dir={tmp_path / 'first'}"]) == 0
     assert [row["index"] for row in lines(tmp_path / "first" / "selected.jsonl")] == [0, 0]
     assert main([*words, "keep=pairs", f"output_dir={tmp_path / 'pairs'}"]) == 0
@@ -362,7 +370,7 @@ def test_adapters_are_trained_as_everywhere(tmp_path, selected):
     [
         (["selected=/nowhere"], "selected=/nowhere: no such file"),
         (["eval_fraction=1"], "must be at least 0 and below 1"),
-        (["eval_fraction=0.99"], "leaves none of 6 selected responses"),
+        (["eval_fraction=0.99"], "leaves none of 6 rows to train on"),
         (["layout=chats"], "did you mean 'chat'?"),
         (["max_length=1"], "max_length=1 must be at least 2"),
     ],

@@ -24,6 +24,8 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 
 SPLITS = ("published", "test", "fraction")
+OWN = {"published": ("test_first", "test_last"), "fraction": ("eval_fraction",)}  # keys that one split alone has
+ON_HUB = ("name", "folders", "revision", "train_split", "test_split")
 REJECTS = "rejects.jsonl"
 
 
@@ -83,6 +85,13 @@ def check_data(config: DataConfig) -> None:
             raise UserError(f"{name}={getattr(config, name)} must be at least 1; split=test holds all test rows out")
     if not 0 < config.eval_fraction < 1:
         raise UserError(f"eval_fraction={config.eval_fraction} must be between 0 and 1")
+    for split, names in OWN.items():
+        for name in names:
+            if config.split != split and getattr(config, name) != getattr(DataConfig, name):
+                raise UserError(f"{name} is of split={split}, not of split={config.split}; remove it")
+    for name in ON_HUB if config.train else ():
+        if getattr(config, name) != getattr(DataConfig(), name):
+            raise UserError(f"{name} is of rows on the Hub, and train=[FILE] gives files; remove one of them")
     if config.test and not config.train:
         raise UserError("test=[FILE] needs train=[FILE] beside it; without both the rows are the Hub's")
     if config.max_prompt_length is not None:

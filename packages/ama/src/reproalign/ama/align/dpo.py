@@ -113,6 +113,8 @@ def check_options(config: DPOConfig) -> None:
         raise UserError(f"beta={config.beta} must be above 0 and finite")
     if config.evaluations_per_epoch < 1:
         raise UserError(f"evaluations_per_epoch={config.evaluations_per_epoch} must be at least 1")
+    if not config.select_best and config.evaluations_per_epoch != DPOConfig.evaluations_per_epoch:
+        raise UserError("evaluations_per_epoch is of select_best=true; remove it, or set trainer.eval_strategy")
     if config.layout != "chat" and config.data.system_message not in (None, "auto"):
         raise UserError(f"data.system_message is for layout=chat; layout={config.layout} has no system turns")
     for key in OWN:

@@ -18,7 +18,7 @@ from reproalign.ama.align.online.prompts import Prompts, load_prompts
 from reproalign.ama.align.online.report import draw, summary
 from reproalign.ama.align.online.rewards import Rewards, reading, reward_model
 from reproalign.ama.align.online.state import load_state
-from reproalign.ama.align.ppo_config import PPOConfig
+from reproalign.ama.align.ppo_config import KLOptions, PPOConfig
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.samplers import asking_tokenizer
@@ -95,6 +95,9 @@ def check_ppo(config: PPOConfig) -> None:
     choose("restart_critic", config.restart_critic, ["fresh", "kept"])
     choose("kl.controller", config.kl.controller, ["fixed", "adaptive"])
     choose("on_bad_checkpoint", config.on_bad_checkpoint, ["fallback", "stop"])
+    for name in ("target", "horizon") if config.kl.controller == "fixed" else ():
+        if getattr(config.kl, name) != getattr(KLOptions, name):
+            raise UserError(f"kl.{name} is of kl.controller=adaptive; remove it, or set kl.controller=adaptive")
     if config.prompts_per_iteration % config.update_batch_size:
         raise UserError(
             f"prompts_per_iteration={config.prompts_per_iteration} must be a multiple of "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from accelerate import PartialState
@@ -135,11 +137,20 @@ def _facts(checked: Checked) -> dict[str, Any]:
     return {} if checked.distance is None else dict(zip(("statistic", "reduction"), checked.distance, strict=True))
 
 
+def _train_loss(run: Run) -> float:
+    """Return the mean loss of all steps, those before a resumption included, which the trainer's own leaves out."""
+    logged = {row["step"]: row["loss"] for row in metric_rows(run.dir) if "loss" in row}
+    if not logged:  # fewer steps than logging_steps
+        return float(run.record["training"]["train_loss"])
+    steps = sorted(logged)
+    return fmean((logged[step] for step in steps), [step - before for before, step in pairwise([0, *steps])])
+
+
 def _report(run: Run, trainer: ForgettingTrainer, loss: float | None) -> None:
     table = Table("", "", show_header=False)
     for name, value in run.record["rows"].items():
         table.add_row(name.replace("_", " "), f"{value:,}")
-    metrics = {"train_loss": run.record["training"]["train_loss"]}
+    metrics = {"train_loss": _train_loss(run)}
     if loss is not None:
         metrics |= {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 700.0))}
     run.set_metrics(metrics)

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from reproalign.ama.points import Measure, Point, read_points
 from reproalign.ama.study.results import REWARD
+from reproalign.ama.tensors import RULES
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
 from reproalign.common.records import Run
-
-RULES = ("released_ma", "linear_head_pre", "linear_head_post")
 
 
 def read_results(paths: Sequence[str] | None, tasks: Mapping[str, str], rule: str | None) -> list[Point]:

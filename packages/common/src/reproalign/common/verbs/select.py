@@ -62,7 +62,7 @@ def selection_rules(config: SelectConfig) -> SelectionRules:
 
 def selection_metrics(
     rows: Sequence[Sampled], selected: Sequence[dict[str, Any]], rules: SelectionRules
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """Return counts and mean rewards of the first n responses.
 
     ``mean_reward``: of what is selected; ``mean_reward_of_all``: raw, discarded responses included;
