@@ -228,7 +228,9 @@ def test_learned_ratios_are_read_with_their_rule_and_written_again(tmp_path, mod
 
 def test_ratios_that_were_found_for_other_weights_are_used_with_a_note(tmp_path, models):
     parts = parts_of_layers("even2", LAYERS)
-    known = {key: {"name": key, "sha256": identify_weights(str(models[f"llama-{key}"]), None)} for key in ("pre", "post")}
+    known = {
+        key: {"name": key, "sha256": identify_weights(str(models[f"llama-{key}"]), None)} for key in ("pre", "post")
+    }
     given = Ratios("even2", {"0": 0.3, "1": 0.1}, 0.2, parts.means([0.3, 0.1]), pre=known["pre"], post=known["post"])
     write_ratios(tmp_path / "ratios.json", given)
     words = f"ratios={tmp_path / 'ratios.json'}"
