@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from reproalign.ama.average.config import AverageConfig
 from reproalign.ama.average.engine import moving_average_weights
 from reproalign.ama.average.names import read_name, read_released_name
-from reproalign.ama.average.verb import check_options
+from reproalign.ama.average.verb import check_models, check_options
 from reproalign.ama.cli import main
 from reproalign.ama.parts import parts_of_layers
 from reproalign.ama.ratios_file import Ratios, read_ratios, write_ratios
 from reproalign.common.errors import UserError
+from reproalign.common.models.identify import identify_weights
 from reproalign.common.testing import refusal
 from reproalign.common.testing.checkpoints import save_random, save_random_adapter, tensors_of
 
@@ -223,6 +226,23 @@ def test_learned_ratios_are_read_with_their_rule_and_written_again(tmp_path, mod
     assert "found under tensors=linear_head_pre" in record(tmp_path / "other")["notes"][-1]
 
 
+def test_ratios_that_were_found_for_other_weights_are_used_with_a_note(tmp_path, models):
+    parts = parts_of_layers("even2", LAYERS)
+    known = {
+        key: {"name": key, "sha256": identify_weights(str(models[f"llama-{key}"]), None)} for key in ("pre", "post")
+    }
+    given = Ratios("even2", {"0": 0.3, "1": 0.1}, 0.2, parts.means([0.3, 0.1]), pre=known["pre"], post=known["post"])
+    write_ratios(tmp_path / "ratios.json", given)
+    words = f"ratios={tmp_path / 'ratios.json'}"
+    average(tmp_path / "run", models, words)
+    assert not any("found for" in note for note in record(tmp_path / "run")["notes"])
+    average(tmp_path / "other", models | {"llama-post": models["llama-2"]}, words)
+    (note,) = [note for note in record(tmp_path / "other")["notes"] if "found for" in note]
+    assert "other weights of post (post)" in note
+    assert str(models["llama-2"]) in note
+    assert read_ratios(str(tmp_path / "other")).post == known["post"]  # so that the next one is told as well
+
+
 def test_the_releases_learned_scalars_merge_as_its_script_does(tmp_path, models):
     scalars = {index: torch.nn.Parameter(torch.tensor(raw)) for index, raw in enumerate((-1.1, -1.6, -1.3, -1.4))}
     modules = {f"model.layers.{index}.mlp.up_proj": scalar for index, scalar in scalars.items()}
@@ -374,15 +394,16 @@ def test_a_dry_run_says_ratios_and_rules_and_writes_nothing(tmp_path, models, ca
 
 
 def refusal_of(models: dict[str, Path], capsys, folder: Path, *words: str) -> str:
-    given = [word for word in words if word.startswith(("pre=", "post="))]
-    rest = [word for word in words if word not in given]
-    for key in ("pre", "post"):
-        if not any(word.startswith(f"{key}=") for word in given) and f"no_{key}" not in rest:
-            given.append(f"{key}={models[f'llama-{key}']}")
-    rest = [word for word in rest if not word.startswith("no_")]
-    said = refusal("ama", main, ["average", *given, *rest, f"output_dir={folder}"], capsys)
+    """Return what the command says, having left nothing."""
+    said = refusal("ama", main, ["average", *filled(models, words), f"output_dir={folder}"], capsys)
     assert not folder.exists()
     return said
+
+
+def filled(models: dict[str, Path], words: Sequence[str]) -> list[str]:
+    """Return the words with the models that they do not name themselves."""
+    missing = [key for key in ("pre", "post") if not any(word.startswith((f"{key}=", f"no_{key}")) for word in words)]
+    return [*(f"{key}={models[f'llama-{key}']}" for key in missing), *(w for w in words if not w.startswith("no_"))]
 
 
 @pytest.mark.parametrize(
@@ -438,7 +459,24 @@ def refusal_of(models: dict[str, Path], capsys, folder: Path, *words: str) -> st
         (["threads=0"], "threads=0 must be at least 1"),
     ],
 )
-def test_wrong_keys_are_one_sentence_and_leave_nothing(tmp_path, capsys, models, words, message):
+def test_wrong_keys_are_one_sentence(tmp_path, models, words, message):
+    given = OmegaConf.from_dotlist([*filled(models, words), f"output_dir={tmp_path / 'run'}"])
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(AverageConfig), given))
+    with pytest.raises(UserError) as found:
+        check_models(config)  # what the command does before it writes
+    assert message in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["parts=1#0", "ratios=[0.1,0.2,0.3]"], "split points must rise"),
+        (["parts=block3", "ratios=[0.1,0.2,0.3]"], "3 numbers for the 1 parts"),
+        (["tensors=all"], "unknown tensors 'all'"),
+    ],
+)
+def test_a_refused_command_leaves_nothing(tmp_path, capsys, models, words, message):
     assert message in refusal_of(models, capsys, tmp_path / "run", *words)
 
 

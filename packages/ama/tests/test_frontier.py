@@ -137,7 +137,8 @@ def planned(made, *words: str):
 def test_every_child_has_the_seed_the_variant_and_the_rule(made):
     hma = ["hma.levels=[block3]", f"hma.rows.rsf={made / 'texts.jsonl'}", "hma.adapt.solver=exact"]
     suite = ["evaluate_on=ama", "benchmarks.suite.tasks=[arc_easy]"]
-    plan = planned(made, "seed=7", "tensors=linear_head_pre", "parts.parts=[input]", "graft=[0.1]", *hma, *suite)
+    more = ["parts.parts=[input]", "graft=[0.1]", "head=post"]
+    plan = planned(made, "seed=7", "tensors=linear_head_pre", *more, *hma, *suite)
     for child in plan.children:
         config = child.invocation.config
         if child.invocation.verb != "average" and not child.name.startswith("benchmarks"):
@@ -148,7 +149,10 @@ def test_every_child_has_the_seed_the_variant_and_the_rule(made):
     assert chain.adapt.invocation.config["solver"] == "exact"
     assert chain.average.invocation.config["ratios"] == "runs/x/adapt-rsf-hma-block3-0.5"
     averages = [chain.average.invocation.config for chain in plan.chains.values() if chain.average]
-    assert {config["tensors"] for config in averages if config["method"] == "ma"} == {"linear_head_pre"}
+    rules = {(config["tensors"], config["head"]) for config in averages if config["method"] == "ma"}
+    assert rules == {("linear_head_pre", "post")}
+    assert (chain.adapt.invocation.config["tensors"], chain.adapt.invocation.config["head"]) in rules
+    assert plan.chains["rsf-ma-1"].average  # its head is post's, so that it is not pre
     assert plan.chains["rsf-paper3-input-0.5"].average.invocation.config["only"] == "input"
     assert plan.chains["rsf-graft-0.1"].average.invocation.config["fraction"] == 0.1
 
@@ -180,6 +184,7 @@ def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
         (["post.pre={made}/post"], "post.pre: 'pre' is the model before alignment"),
         (["post.a/b={made}/post"], "post.a/b"),
         (["tensors=linear_pre"], "unknown tensors 'linear_pre'"),
+        (["head=learned"], "unknown head 'learned'"),
         (["parts.parts=[inputs]"], "parts.parts: 'inputs' is no part"),
         (["parts.parts=[input]", "parts.level=block6"], "input is one of three parts, and parts.level=block6 has 6"),
         (["parts.parts=[input]", "parts.level=9#3"], "split points must rise"),

@@ -23,8 +23,8 @@ RATIOS = Ratios(
     tensors="linear_head_post",
     head="base",
     found={"objective": "likelihood", "steps": 12},
-    pre={"name": "sft", "identity": "ab"},
-    post={"name": "rlhf", "identity": "cd"},
+    pre={"name": "sft", "sha256": "ab"},
+    post={"name": "rlhf", "sha256": "cd"},
 )
 
 
@@ -125,6 +125,8 @@ def test_pickled_files_are_read_only_if_allowed_and_never_executed(tmp_path):
         ({"base": None}, "'base' be a number"),
         ({"level": None}, "'level' is missing"),
         ({"mean": None}, "'mean' is missing"),
+        ({"pre": "folder"}, "'pre' must be a mapping, not folder"),
+        ({"tensors": 3}, "'tensors' must be a word, not 3"),
     ],
 )
 def test_files_of_another_form_are_refused(tmp_path, change, message):

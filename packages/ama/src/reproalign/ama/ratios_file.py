@@ -144,6 +144,12 @@ def read_ratios(name: str, key: str = "ratios", *, allow_bin: bool = False) -> R
             raise UserError(f"{path}: '{key}' is missing, or no number")
     if not isinstance(content.get("level"), str):
         raise UserError(f"{path}: 'level' is missing; it says which layers a group holds")
+    for key in ("found", "pre", "post"):
+        if not isinstance(content.get(key, {}), dict):
+            raise UserError(f"{path}: '{key}' must be a mapping, not {content[key]}; leave it out if it is not known")
+    for key in ("tensors", "head"):
+        if not isinstance(content.get(key), str | None):
+            raise UserError(f"{path}: '{key}' must be a word, not {content[key]}; leave it out if it is not known")
     return Ratios(
         level=content["level"],
         groups={name: float(ratio) for name, ratio in content["groups"].items()},

@@ -87,9 +87,9 @@ class Pair:
         experts = {self.blocks.block(name).layer: name for name in self.names if name not in used}
         found = []
         for parameter in parameters:
-            name = by_parameter.get(parameter)
-            if name is not None:
-                found.append(Tensors(parameter, tuple(self.names[name]), rule.place(name)))
+            stored = by_parameter.get(parameter)
+            if stored is not None:
+                found.append(Tensors(parameter, tuple(self.names[stored]), rule.place(stored)))
                 continue
             layer = self.blocks.block(parameter).layer
             standing_in = parameter if layer is None else experts.get(layer, parameter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from accelerate import PartialState
@@ -102,7 +103,8 @@ def _model(config: AdaptConfig, settings: Settings, pair: Pair, rule: TensorRule
     sharded = config.launch.strategy == "fsdp"
     dtype = "float32" if settings.released and config.model.dtype == "auto" else config.model.dtype
     held = replace(config.model, dtype=dtype)
-    network: PreTrainedModel = load_causal_lm(replace(held, name=config.post), trainable=False)
+    # Nothing is trained and no adapter is made, so that it is no PeftModel.
+    network = cast(PreTrainedModel, load_causal_lm(replace(held, name=config.post), trainable=False))
     missing = [tensors.parameter for tensors in pair.locate(network, rule) if not tensors.names]
     if missing:
         pair.keep(load_causal_lm(replace(held, name=config.pre), trainable=False), missing)

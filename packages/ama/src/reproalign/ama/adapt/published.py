@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -49,7 +50,9 @@ def solve_published(problem: Problem, epsilon: float, folder: Path, log: Log) ->
     )
     batches = list(_batches(problem.rows, steps, problem.seed))
     rates = learning_rates(steps, len(batches))
-    state = json.loads((folder / STATE).read_text("utf-8")) if (folder / STATE).is_file() else {"step": 0}
+    state: dict[str, Any] = {"step": 0}
+    if (folder / STATE).is_file():
+        state = json.loads((folder / STATE).read_text("utf-8"))
     if state["step"]:
         optimizer.load(state["optimizer"])
     main = PartialState().is_main_process
@@ -111,7 +114,7 @@ def _batches(rows: Sequence[Row], steps: Steps, seed: int) -> Iterator[list[Row]
 
 def _share(count: int) -> int:
     """Return how many rows of a step one process takes at once."""
-    return -(-count // PartialState().num_processes)
+    return -(-count // int(PartialState().num_processes))
 
 
 def _named(names: Sequence[str], ratios: Sequence[float]) -> dict[str, float]:

@@ -109,6 +109,7 @@ def pull_inside(unknowns: Vector, start: Vector, rows: Matrix, constants: Vector
     """Return the point nearest to ``unknowns`` on the way there from ``start``, allowed itself, with M u + b >= 0."""
     at_start = rows @ start + constants
     change = rows @ (unknowns - start)
-    limits = [room / -step for room, step in zip(at_start, change, strict=True) if step < 0]
+    # Only what would leave the region is divided: a step may be too small to divide by.
+    limits = [max(room, 0.0) / -step for room, step in zip(at_start, change, strict=True) if room + step < 0]
     point: Vector = start + min([1.0, *limits]) * (unknowns - start)
     return point

@@ -93,10 +93,8 @@ def _prepared(config: AverageConfig) -> Iterator[_Prepared]:
             settings = replace(settings, weights=found.weights)
         made = plan_merge(settings, inputs)
         assert isinstance(made, MergePlan)
-        if plan is not None and plan.file is not None and plan.file.tensors not in (None, plan.tensors):
-            made.agreement.notes.append(
-                f"the ratios were found under tensors={plan.file.tensors} and are used under {plan.tensors}"
-            )
+        if found is not None:
+            made.agreement.notes += found.departures()
         yield _Prepared(core, inputs, made, found)
 
 
@@ -107,8 +105,7 @@ def _write(run: Run, config: AverageConfig, prepared: _Prepared) -> None:
         run.set("average", {"method": config.method, "variant": config.variant, **found.facts})
         mean, layer_weighted = found.means
         run.set_metrics({"mean_ratio": mean, "layer_weighted_mean_ratio": layer_weighted})
-        assert config.post is not None
-        write_ratios(run.dir / NAME, found.as_ratios(config.pre, config.post))
+        write_ratios(run.dir / NAME, found.as_ratios())
         if config.norms:
             run.set("norms", part_norms(merge, found, config.threads))
     by = f"`ama average` with `method={config.method} variant={config.variant}`"

@@ -16,8 +16,9 @@ from reproalign.ama.parts import Parts, make_parts
 from reproalign.ama.ratios_file import Ratios
 from reproalign.ama.tensors import TensorRule, tensor_rule
 from reproalign.common.merging.blocks import Blocks
-from reproalign.common.merging.inputs import Model
+from reproalign.common.merging.inputs import Model, split_composed
 from reproalign.common.merging.values import PerTensor
+from reproalign.common.models.identify import identify_weights
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,43 @@ class Averaged:
             "layer_weighted_mean": layer_weighted,
         }
 
-    def as_ratios(self, pre: str, post: str) -> Ratios:
-        """Return the average as ``ratios.json`` holds it.
+    def departures(self) -> list[str]:
+        """Return what differs between how learned ratios were found and how they are used here, as notes.
 
-        Args:
-            pre: name of the model before RLHF.
-            post: of the model after.
+        The models are told apart by their weights. That takes reading them, so it is done for files that hold the
+        identities alone, as those of ``ama adapt`` do.
         """
-        found = dict(self.plan.file.found) if self.plan.file else {"by": "ama average"}
+        file = self.plan.file
+        if file is None:
+            return []
+        notes = []
+        if file.tensors not in (None, self.plan.tensors):
+            notes.append(f"the ratios were found under tensors={file.tensors} and are used under {self.plan.tensors}")
+        for key, known in (("pre", file.pre), ("post", file.post)):
+            name = str(getattr(self.plan.config, key))
+            if known.get("sha256") and split_composed(name) is None and identify_weights(name, None) != known["sha256"]:
+                notes.append(
+                    f"the ratios were found for other weights of {key} ({known.get('name', 'unnamed')}) than those of "
+                    f"{name}, on which they are used"
+                )
+        return notes
+
+    def as_ratios(self) -> Ratios:
+        """Return the average as ``ratios.json`` holds it; the identities stay those that the ratios were found for."""
+        config, file = self.plan.config, self.plan.file
+        found = dict(file.found) if file else {"by": "ama average"}
         return Ratios(
             self.parts.level,
             self.ratios,
             self.plan.base,
             self.means,
-            epsilon=self.plan.file.epsilon if self.plan.file else None,
+            epsilon=file.epsilon if file else None,
             tensors=self.rule.name,
             head=self.rule.head,
-            variant=self.plan.config.variant,
+            variant=config.variant,
             found=found,
-            pre={"name": pre},
-            post={"name": post},
+            pre=(file and file.pre) or {"name": config.pre},
+            post=(file and file.post) or {"name": str(config.post)},
         )
 
 

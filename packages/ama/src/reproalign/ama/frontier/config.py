@@ -98,6 +98,7 @@ class FrontierConfig:
     pre: str = MISSING  # θ_0, the model before alignment: folder, Hub id or adapter
     post: dict[str, str] = field(default_factory=dict)  # algorithm -> θ, e.g. {rsf: runs/raft/10-train/model}
     tensors: str = "linear_head_post"  # which tensors every average averages: linear_head_(post|pre) | released_ma
+    head: str | None = None  # of every average: base (α) | post; null: base, lblock3's own ratio, of one part post
     alpha_on: str = "pre"  # what the ratios of these options multiply: pre | post
     alphas: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     ma: bool = True  # average all parts at each of the ratios

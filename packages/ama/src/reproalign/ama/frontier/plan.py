@@ -31,10 +31,13 @@ from reproalign.common.verbs.evaluate import check_options as check_suite
 
 # Keys of the children that frontier sets itself.
 OWNED = {
-    "adapt": ("output_dir", "seed", "variant", "pre", "post", "model", "alpha", "alpha_on", "parts", "tensors", "rows"),
+    "adapt": (
+        *("output_dir", "seed", "variant", "pre", "post", "model", "alpha", "alpha_on", "parts", "tensors", "head"),
+        "rows",
+    ),
     "average": (
         *("output_dir", "variant", "pre", "post", "method", "alpha", "alpha_on", "parts", "ratios", "only"),
-        *("pattern", "name", "tensors", "fraction", "checkpoints", "decay", "reset_every"),
+        *("pattern", "name", "tensors", "head", "fraction", "checkpoints", "decay", "reset_every"),
     ),
     "evaluate": ("output_dir", "seed", "variant", "model"),
     "benchmarks": ("output_dir", "model"),
@@ -163,6 +166,8 @@ class _Planner:
             as_word("parts", learned.level),
             as_word("tensors", self.config.tensors),
         ]
+        if self.config.head is not None:
+            words.append(as_word("head", self.config.head))
         if learned.post in sweep.rows:
             words.append(as_word("rows", sweep.rows[learned.post]))
         section = f"{learned.sweep}.adapt"

@@ -29,6 +29,8 @@ def check_settings(config: FrontierConfig) -> None:
         raise UserError(f"seed={config.seed}: the noise floor takes the next one, which there is none; give another")
     choose("variant", config.variant, ("paper", "released"))
     choose("tensors", config.tensors, RULES)
+    if config.head is not None:
+        choose("head", config.head, ("base", "post"))
     choose("alpha_on", config.alpha_on, ("pre", "post"))
     choose("x", config.x, X_AXES)
     if config.model.name:

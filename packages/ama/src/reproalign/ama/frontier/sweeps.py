@@ -235,7 +235,8 @@ class _Sweeps:
 
     @property
     def _rule(self) -> dict[str, Any]:
-        return {"tensors": self.config.tensors}
+        head = {} if self.config.head is None else {"head": self.config.head}
+        return {"tensors": self.config.tensors, **head}
 
     def _alphas(self, own: Sequence[float] | None) -> list[float]:
         return on_pre(self.config.alphas if own is None else own, self.config.alpha_on)
@@ -244,7 +245,7 @@ class _Sweeps:
         rule = self.config.tensors
         if alpha == 0 and rule in IS_POST:
             return self._there(post, self.config.post[post])
-        if alpha == 1 and rule in IS_PRE:
+        if alpha == 1 and rule in IS_PRE and self.config.head != "post":
             return self._there(PRE, self.config.pre)
         return self._made(("ma", post, alpha), f"{post}-ma-{alpha:g}", post, {**self._rule, "alpha": alpha})
 

@@ -75,7 +75,7 @@ class _Opener:
         settings, inputs = self.settings, self.inputs
         if settings.method == "ensemble":
             return inputs  # its models are read when it is loaded
-        folders = [self._folder("models", name) for name in settings.models if not self._composed(name)]
+        folders = [self._folder("models", name) for name in settings.models if not split_composed(name)]
         only_adapters = len(folders) == len(settings.models) and all(map(_is_adapter, folders))
         as_adapter = settings.output == "adapter" or (
             settings.output is None and only_adapters and settings.method == "linear"
@@ -118,19 +118,14 @@ class _Opener:
         return inputs
 
     def _model(self, key: str, name: str) -> Model:
-        composed = self._composed(name)
-        if composed:
-            return AdaptedCheckpoint(self._checkpoint(key, composed[0]), self._adapter(composed[1]), self.dtype)
+        parts = split_composed(name)
+        if parts:
+            return AdaptedCheckpoint(self._checkpoint(key, parts[0]), self._adapter(parts[1]), self.dtype)
         if _is_adapter(self._folder(key, name)):
             adapter = self._adapter(name)
             base = self.settings.base if key == "models" and self.settings.base else adapter.base
             return AdaptedCheckpoint(self._checkpoint("base", base), adapter, self.dtype)
         return self._checkpoint(key, name)
-
-    def _composed(self, name: str) -> tuple[str, str] | None:
-        """Split ``MODEL+ADAPTER``, unless a folder is called so."""
-        base, plus, adapter = name.rpartition("+")
-        return (base, adapter) if plus and base and not Path(name).expanduser().exists() else None
 
     def _checkpoint(self, key: str, name: str) -> Checkpoint:
         folder = self._folder(key, name)
@@ -159,6 +154,12 @@ class _Opener:
 
     def _folder(self, key: str, name: str) -> Path:
         return local_folder(name, key, allow_bin="bin" in self.settings.allow)
+
+
+def split_composed(name: str) -> tuple[str, str] | None:
+    """Split ``MODEL+ADAPTER``, unless a folder is called so."""
+    base, plus, adapter = name.rpartition("+")
+    return (base, adapter) if plus and base and not Path(name).expanduser().exists() else None
 
 
 def local_folder(name: str, key: str, *, allow_bin: bool = False) -> Path:
