@@ -6,7 +6,7 @@ first, the gradient of each group's ratio. Ways:
     frozen    forward and backward through a merged model whose weights need no gradient; gives no ratio's gradient.
               Backward reaches the inputs of the first layer, as it must in the others
     merged    `reproalign.ama.adapt.merged.RatioModel` as the exact solver holds it: merged weights and differences
-    pair      the same as the published solver holds it: both models, merged one layer at a time where a product needs it
+    pair      the same as the published solver holds it: both models, merged a layer at a time where it is used
     explicit  autograd through a weight that is merged in every call, W = Q + a (P - Q): both models, and the graph's
               merged weights
     release   the release's layers: W = a P + (1 - a) Q in every call, with P, Q and a third model in memory

@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-
 Merge = Callable[[Tensor, Tensor, float], Tensor]  # of P, Q and a ratio
 # Entries that are merged at a time: on a CPU such that the float32 copies stay in its cache.
 SLICE = {"cpu": 1 << 16}
