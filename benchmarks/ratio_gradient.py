@@ -5,16 +5,18 @@ first, the gradient of each group's ratio. Ways:
 
     frozen    forward and backward through a merged model whose weights need no gradient; gives no ratio's gradient.
               Backward reaches the inputs of the first layer, as it must in the others
-    ours      `reproalign.ama.adapt.merged.RatioModel`: merged weights and differences
+    merged    `reproalign.ama.adapt.merged.RatioModel` as the exact solver holds it: merged weights and differences
+    pair      the same as the published solver holds it: both models, merged a layer at a time where it is used
     explicit  autograd through a weight that is merged in every call, W = Q + a (P - Q): both models, and the graph's
               merged weights
     release   the release's layers: W = a P + (1 - a) Q in every call, with P, Q and a third model in memory
 
-Ours, explicit and release must agree within TOLERANCE, and ours hold no more than MODELS_HELD models, or the script
-stops. The time of ours must be at most 1.6 times that of frozen; 1.5 is the least for differences of full rank. Memory
-is what each way holds (`held_bytes`: weights, as a multiple of one model's) and the peak above it during a call
-(`peak_bytes`). `refresh_seconds` is what it takes to merge the weights again after the ratios moved, from files: once a
-step of the published solver, once a pass over all rows of the exact one.
+All that give gradients must agree within TOLERANCE, and neither of ours may hold more than MODELS_HELD models, or the
+script stops. The time of merged should be at most 1.6 times that of frozen; 1.5 is the
+least for differences of full rank, and pair adds three passes over the weights, which count for less the more tokens
+there are. Memory is what each way holds (`held_bytes`: weights, and the memory in which pair merges a layer, as a
+multiple of one model's) and the peak above it during a call (`peak_bytes`). `refresh_seconds` is what it takes when the
+ratios move: merged reads both models' files again, once a pass over all rows; pair has nothing to do, at every step.
 
     python benchmarks/ratio_gradient.py --output results/benchmarks/ratio_gradient.json
 """
@@ -24,6 +26,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from reproalign.ama.adapt.merged import RatioModel
+from reproalign.ama.adapt.merged import MERGED, PAIR, RatioModel
 from reproalign.ama.adapt.pair import merge, open_pair
 from reproalign.ama.parts import make_parts
 from reproalign.ama.tensors import BASE as BASE_PLACE
@@ -44,7 +47,7 @@ from reproalign.common.models.load import model_path
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1}  # norm of the difference of two gradients over their norm
-MODELS_HELD = 2.05  # by ours at most: both models, and 5 % of one
+MODELS_HELD = 2.1  # by either of ours at most: two models plus 5 %
 SHAPES: dict[str, dict[str, int]] = {  # layers, hidden, intermediate
     "small": {"num_hidden_layers": 6, "hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8},
     "1b": {"num_hidden_layers": 16, "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32},
@@ -142,14 +145,15 @@ class Ways:
         network = load(self.paths[1], self.device)
         return lambda: self.loss(network).backward(), held_bytes(network)
 
-    def ours(self, model: RatioModel) -> tuple[Callable[[], Tensor], int]:
-        """By the merged model."""
+    def ours(self, model: RatioModel, held: str) -> tuple[Callable[[], Tensor], int]:
+        """By a model of the ratios."""
 
         def run() -> Tensor:
             self.loss(model.network).backward()
             return model.take_gradient()
 
-        return run, held_bytes(model.network)
+        scratch = max(entry.first.nbytes for entry in model.learned) if held == PAIR else 0
+        return run, held_bytes(model.network) + scratch
 
     def rebuilt(self, rule: TensorRule, *, release: bool) -> tuple[Callable[[], Tensor], int]:
         """By weights merged in every call; the release holds the aligned model beside."""
@@ -172,7 +176,7 @@ class Ways:
 
 
 def refresh(model: RatioModel) -> None:
-    """Move the ratios and merge again."""
+    """Move the ratios."""
     model.set_ratios((model.ratios + 1e-3).tolist())
 
 
@@ -186,16 +190,20 @@ def run_shape(shape: str, tokens: int, arguments: argparse.Namespace) -> dict[st
             parts = make_parts(LEVEL, pair.blocks)
             rule = tensor_rule("linear_head_pre", None, parts, pair.blocks)
             ways.ratios = dict(zip(parts.names, (0.1, 0.2, 0.3), strict=True))
-            model = RatioModel(load(paths[1], arguments.device), pair, rule, ways.ratios, base=BASE)
+            models = {
+                held: RatioModel(load(paths[1], arguments.device), pair, rule, ways.ratios, base=BASE, held=held)
+                for held in (MERGED, PAIR)
+            }
             made = {
                 "frozen": ways.frozen(),
-                "ours": ways.ours(model),
+                **{held: ways.ours(model, held) for held, model in models.items()},
                 "explicit": ways.rebuilt(rule, release=False),
                 "release": ways.rebuilt(rule, release=True),
             }
             found = {name: run() for name, (run, _) in made.items()}
             differences = {
-                name: float((found["ours"] - found[name]).norm() / found[name].norm())
+                f"{held}, {name}": float((found[held] - found[name]).norm() / found[name].norm())
+                for held in models
                 for name in ("explicit", "release")
             }
             runs = {name: run for name, (run, _) in made.items()}
@@ -204,9 +212,12 @@ def run_shape(shape: str, tokens: int, arguments: argparse.Namespace) -> dict[st
             held = {name: size for name, (_, size) in made.items()}
             row["held_bytes"] = held
             row["held_models"] = {name: size / held["frozen"] for name, size in held.items()}
-            row["refresh_seconds"] = measure.seconds(lambda: refresh(model), arguments.device)
-    if row["held_models"]["ours"] > MODELS_HELD:
-        raise SystemExit(f"{shape}: {row['held_models']['ours']:.3f} models are held, more than {MODELS_HELD}")
+            row["refresh_seconds"] = {
+                held: measure.seconds(partial(refresh, model), arguments.device) for held, model in models.items()
+            }
+    for held in models:
+        if row["held_models"][held] > MODELS_HELD:
+            raise SystemExit(f"{shape}: {held} holds {row['held_models'][held]:.3f} models, more than {MODELS_HELD}")
     largest = max(differences.values())
     if largest > TOLERANCE[arguments.dtype]:
         raise SystemExit(f"{shape}: the gradients differ by {largest:.3g}")
@@ -226,7 +237,8 @@ def main() -> None:
     console.print(measure.table("gradient of the ratios; time and memory over frozen", rows, "shape", "tokens"))
     for row in rows:
         held = ", ".join(f"{name} {count:.3f}" for name, count in row["held_models"].items())
-        console.print(f"{row['shape']}: models held: {held}; merging again {row['refresh_seconds']:.3f} s")
+        moved = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in row["refresh_seconds"].items())
+        console.print(f"{row['shape']}: models held: {held}; moving the ratios: {moved}")
     measure.write(arguments, {"rows": rows}, "transformers")
 
 

@@ -22,7 +22,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from reproalign.ama.adapt.merged import RatioModel
+from reproalign.ama.adapt.merged import MERGED, PAIR, RatioModel
 from reproalign.ama.adapt.pair import merge, merge_released, open_pair
 from reproalign.ama.parts import make_parts
 from reproalign.ama.tensors import BASE, tensor_rule
@@ -149,9 +149,10 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("held", [MERGED, PAIR])
 @pytest.mark.parametrize(("kind", "level", "rule"), CASES)
-def test_equals_autograd_over_an_explicit_merge(folders: Any, kind: str, level: str, rule: str) -> None:
-    with opened(folders(kind), level, rule) as (model, pre, post):
+def test_equals_autograd_over_an_explicit_merge(folders: Any, kind: str, level: str, rule: str, held: str) -> None:
+    with opened(folders(kind), level, rule, held=held) as (model, pre, post):
         value = loss(model.network(**batch()))
         value.backward()
         expected_value, expected = explicit(folders(kind), model, pre, post)
@@ -171,17 +172,41 @@ def test_the_base_ratio_may_be_one_more_group(folders: Any) -> None:
         assert (model.take_gradient() - expected).abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("held", [MERGED, PAIR])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_moving_the_ratios_gives_the_bits_of_a_new_merge(folders: Any, dtype: torch.dtype) -> None:
+def test_moving_the_ratios_gives_the_bits_of_a_new_merge(folders: Any, dtype: torch.dtype, held: str) -> None:
     paths = folders("llama", dtype)
-    with opened(paths, "block2", "released_ma") as (model, pre, post):
+    with opened(paths, "block2", "released_ma", held=held) as (model, pre, post):
         for step in range(50):  # adding to 16-bit weights what a step changes would leave them where they are
             model.set_ratios([0.2 + 1e-6 * step, 0.4 - 1e-6 * step])
         wide = torch.float32
         for entry in model.learned:
             name, ratio = entry.tensors.parameter, float(model.ratios[entry.group])
             fresh = (pre[name].to(wide) * ratio).add_(post[name].to(wide), alpha=1 - ratio).to(dtype)
-            assert torch.equal(entry.weight, fresh), name
+            made = held == PAIR and entry.linear
+            weight = model.blend(entry.group).weight(entry.first, entry.second) if made else entry.first
+            assert torch.equal(weight, fresh), name
+
+
+@pytest.mark.parametrize("merging", [merge, merge_released])
+def test_a_pair_computes_what_merged_weights_compute(folders: Any, merging: Any) -> None:
+    paths, found = folders("llama", torch.bfloat16), []
+    for held in (MERGED, PAIR):
+        with opened(paths, "block2", "released_ma", held=held, merge=merging) as (model, *_):
+            model.set_ratios([0.21, 0.43])
+            value = loss(model.network(**batch()))
+            value.backward()
+            found.append([value.item(), *model.take_gradient().tolist()])
+    assert found[0] == found[1]
+
+
+def test_a_pair_reads_nothing_when_the_ratios_move(folders: Any) -> None:
+    with opened(folders("llama"), "block2", "released_ma", held=PAIR) as (model, pre, post):
+        pass  # the files are closed now
+    model.set_ratios([0.7, 0.2])
+    loss(model.network(**batch())).backward()
+    _, expected = explicit(folders("llama"), model, pre, post)
+    assert (model.take_gradient() - expected).abs().max() < 1e-10 * max(1, expected.abs().max())
 
 
 def test_released_merge_rounds_every_step() -> None:
@@ -192,8 +217,8 @@ def test_released_merge_rounds_every_step() -> None:
     assert torch.equal(merge_released(pre, post, float(share)), expected)
 
 
-def test_two_models_are_held(folders: Any) -> None:
-    paths = folders("llama")
-    with opened(paths, "block2", "released_ma") as (model, pre, _):
-        held = sum(parameter.numel() for parameter in model.network.parameters())
-        assert held <= 2 * sum(value.numel() for value in pre.values())
+@pytest.mark.parametrize(("held", "rule"), [(MERGED, "released_ma"), (PAIR, "linear_head_pre")])
+def test_two_models_are_held(folders: Any, held: str, rule: str) -> None:
+    with opened(folders("llama"), "block2", rule, held=held) as (model, pre, _):
+        count = sum(parameter.numel() for parameter in model.network.parameters())
+        assert count <= 2 * sum(value.numel() for value in pre.values())

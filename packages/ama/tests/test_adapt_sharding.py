@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from reproalign.ama.adapt.likelihood import Likelihood
-from reproalign.ama.adapt.merged import RatioModel
+from reproalign.ama.adapt.merged import MERGED, PAIR, RatioModel
 from reproalign.ama.adapt.pair import open_pair
 from reproalign.ama.adapt.rows import Row
 from reproalign.ama.parts import make_parts
@@ -25,7 +25,12 @@ from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import run_command
 
-WAYS = [(way, rule) for way in ("ddp", "fsdp") for rule in ("linear_head_post", "released_ma")]
+WAYS = [
+    (way, rule, held)
+    for way in ("ddp", "fsdp")
+    for rule in ("linear_head_post", "released_ma")
+    for held in (MERGED, PAIR)
+]
 
 
 def rows() -> list[Row]:
@@ -35,7 +40,7 @@ def rows() -> list[Row]:
     return [Row(row, [-100] * 3 + row[3:]) for row in ids]
 
 
-def evaluate(folder: Path, rule: str, mesh: Any = None) -> dict[str, Any]:
+def evaluate(folder: Path, rule: str, held: str, mesh: Any = None) -> dict[str, Any]:
     """Value and gradient at two settings of the ratios, the second after the weights were merged again."""
     network = AutoModelForCausalLM.from_pretrained(folder / "post", dtype="auto").eval()
     with open_pair(str(folder / "pre"), str(folder / "post")) as pair:
@@ -44,7 +49,7 @@ def evaluate(folder: Path, rule: str, mesh: Any = None) -> dict[str, Any]:
         missing = [tensors.parameter for tensors in pair.locate(network, chosen) if not tensors.names]
         for parent in ("pre", "post"):
             pair.keep(AutoModelForCausalLM.from_pretrained(folder / parent, dtype="auto"), missing)
-        model = RatioModel(network, pair, chosen, {"0": 0.1, "1": 0.5}, base=0.3)
+        model = RatioModel(network, pair, chosen, {"0": 0.1, "1": 0.5}, base=0.3, held=held)
         if mesh is not None:
             model.shard(mesh)
         found = []
@@ -52,7 +57,7 @@ def evaluate(folder: Path, rule: str, mesh: Any = None) -> dict[str, Any]:
             model.set_ratios(ratios)
             answer = Likelihood(model, 0).evaluate(rows(), 2, gradient=True)
             found.append([answer.value, *answer.gradient, answer.tokens])
-        sharded = sum(isinstance(entry.weight, DTensor) for entry in model.learned)
+        sharded = sum(isinstance(entry.first, DTensor) for entry in model.learned)
     return {"found": found, "sharded": sharded}
 
 
@@ -65,18 +70,21 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     process = run_command([*launcher, __file__, str(tmp_path)])
     assert process.returncode == 0, process.stderr[-5000:]
     results = json.loads((tmp_path / "found.json").read_text())
-    for way, rule in WAYS:
-        alone, together = evaluate(tmp_path, rule)["found"], results[f"{way}-{rule}"]
+    for way, rule, held in WAYS:
+        alone, together = evaluate(tmp_path, rule, held)["found"], results[f"{way}-{rule}-{held}"]
         assert (together["sharded"] > 0) == (way == "fsdp")
         for one, other in zip(alone, together["found"], strict=True):
-            assert other == pytest.approx(one, rel=1e-10), (way, rule)
+            assert other == pytest.approx(one, rel=1e-10), (way, rule, held)
 
 
 def work(folder: Path) -> None:
     """One of the processes."""
     state = PartialState(cpu=True)
     mesh = init_device_mesh("cpu", (state.num_processes,))
-    found = {f"{way}-{rule}": evaluate(folder, rule, mesh if way == "fsdp" else None) for way, rule in WAYS}
+    found = {
+        f"{way}-{rule}-{held}": evaluate(folder, rule, held, mesh if way == "fsdp" else None)
+        for way, rule, held in WAYS
+    }
     if state.is_main_process:
         (folder / "found.json").write_text(json.dumps(found))
 

@@ -1,16 +1,16 @@
 """A language model held merged, whose only unknowns are the ratios of its groups.
 
-Memory: the network with merged weights W, and D = P - Q for what is learned: two models. When the ratios move, W is
-computed again from the files of P and Q, entry for entry as ``ama average`` does: adding Δa D to W would lose what a
-16-bit weight cannot hold (at the published step size all of it), and drift in any precision.
+Memory: two models, ``merged`` (weights W, and D = P - Q for what is learned) or ``pair`` (P and Q), see
+:mod:`~reproalign.ama.adapt.gradient`. W has the bits that ``ama average`` writes: adding Δa D to it would lose what a
+16-bit weight cannot hold (at the published step size all of it), and drift in any precision. So when ratios move,
+``merged`` computes W again from the files of P and Q, while ``pair`` has nothing to read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,43 +21,15 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from reproalign.ama.adapt.gradient import MergedLinear, inner
+from reproalign.ama.adapt.gradient import Blend, Merge, MergedLinear, Scratch, inner, merge_into
+from reproalign.ama.adapt.learned import PRE, SECOND, Learned
 from reproalign.ama.adapt.pair import CHUNK, Pair, Tensors, merge
 from reproalign.ama.tensors import BASE, TensorRule
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.forward import replace_forward
 
 KEY = "ratio"  # of the changed forwards
-DIFFERENCE = "_difference"  # what D is called beside W
-Merge = Callable[[Tensor, Tensor, float], Tensor]
-Sizes = Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A parameter W whose ratio is learned; beside it in its module stands D = P - Q, of the same shape and dtype.
-
-    Attributes:
-        tensors: its name and where it is read.
-        group: index of its ratio.
-        module: that holds it.
-        key: its name there.
-    """
-
-    tensors: Tensors
-    group: int
-    module: nn.Module
-    key: str
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """W, or this process's shard of it."""
-        return cast(nn.Parameter, getattr(self.module, self.key))
-
-    @property
-    def difference(self) -> nn.Parameter:
-        """D, or this process's shard of it."""
-        return cast(nn.Parameter, getattr(self.module, self.key + DIFFERENCE))
+MERGED, PAIR = "merged", "pair"  # what is held: W and D, or P and Q
 
 
 class RatioModel:
@@ -67,7 +39,7 @@ class RatioModel:
     :meth:`take_gradient` returns.
 
     Attributes:
-        network: the model, with its weights merged at the current ratios.
+        network: the model, which computes with the weights merged at the current ratios.
         names: of the groups; the last one is ``base`` where the base ratio is learned about too.
         ratios: in force, one for each group, float64.
         learned: what depends on them.
@@ -83,6 +55,7 @@ class RatioModel:
         base: float,
         with_base: bool = False,
         merge: Merge = merge,
+        held: str = MERGED,
         chunk_size: int | None = None,
     ) -> None:
         """Merge the weights of ``network`` in place, and let it compute gradients of the ratios.
@@ -95,6 +68,9 @@ class RatioModel:
             base: α, of what no group holds.
             with_base: take the gradient of the base ratio as well, as if it were one more group.
             merge: of P, Q and a ratio.
+            held: ``merged`` for many rows at the same ratios | ``pair`` for ratios that move often. P and Q are held
+                in the network's dtype. Outside linear layers ``pair`` holds W as well: it is then two models, and one
+                more copy of the norms, embeddings, head and stacked experts that are learned.
             chunk_size: token positions whose logits exist at once; None: chosen from the vocabulary.
 
         Raises:
@@ -103,7 +79,7 @@ class RatioModel:
         self.network = network
         self.names = [*rule.parts.names, *([BASE] if with_base else [])]
         self.learned: list[Learned] = []
-        self._pair, self._merge = pair, merge
+        self._pair, self._merge, self._held, self._scratch = pair, merge, held, Scratch()
         start = {**ratios, **({BASE: base} if with_base else {})}
         self.ratios = torch.tensor([start[name] for name in self.names], dtype=torch.float64)
         self._leaves = [torch.zeros((), dtype=torch.float64, device=network.device) for _ in self.names]
@@ -112,7 +88,7 @@ class RatioModel:
         located = pair.locate(network, rule)
         self._load(located, base)
         install_completion_logps(network, chunk_size=chunk_size)
-        self._tap({entry.tensors.parameter: entry for entry in self.learned})
+        self._tap()
 
     @property
     def device(self) -> torch.device:
@@ -121,17 +97,26 @@ class RatioModel:
 
     @torch.no_grad()
     def set_ratios(self, ratios: Sequence[float] | Float[Tensor, " groups"]) -> None:
-        """Merge the weights at other ratios; the bits are those of a merge into a new model.
+        """Compute at other ratios; the bits of the weights are those of a merge into a new model.
 
         Args:
             ratios: one for each of :attr:`names`.
         """
         wanted = torch.as_tensor(ratios, dtype=torch.float64).cpu()
         moved = (wanted != self.ratios).tolist()
-        for entry in self.learned:
-            if moved[entry.group]:
-                self._write(entry.tensors, entry.weight, float(wanted[entry.group]))
         self.ratios = wanted.clone()
+        for entry in self.learned:
+            if not moved[entry.group]:
+                continue
+            ratio = float(wanted[entry.group])
+            if not entry.paired:
+                self._write(entry.tensors, entry.first, partial(self._merge, ratio=ratio))
+            elif not entry.linear:
+                merge_into(entry.first, entry.pre, entry.second, self._merge, ratio)
+
+    def blend(self, group: int) -> Blend:
+        """Return what makes W and D of P and Q at a group's current ratio."""
+        return Blend(self._merge, float(self.ratios[group]), self._scratch)
 
     def take_gradient(self) -> Float[Tensor, " groups"]:
         """Return the gradients that backward passes have added up since the last call, and begin anew; float64."""
@@ -145,70 +130,81 @@ class RatioModel:
         found: list[list[str]] = [[] for _ in self.names]
         for entry in self.learned:
             owner = entry.tensors.parameter.rpartition(".")[0]
-            if entry.weight.dim() > 1:
+            if entry.first.dim() > 1:
                 found[entry.group].append(owner)
         return found
 
     @torch.no_grad()
     def _load(self, located: Sequence[Tensors], base: float) -> None:
         index = {name: number for number, name in enumerate(self.names)}
+        places = {tensors.parameter: tensors.place for tensors in located}
+        in_linear = self._in_linear({name for name, place in places.items() if place in index})
+        paired = self._held == PAIR
         for tensors in located:
             path, _, key = tensors.parameter.rpartition(".")
-            module = self.network.get_submodule(path)
-            weight = self.network.get_parameter(tensors.parameter)
-            weight.requires_grad_(False)
+            parameter = self.network.get_parameter(tensors.parameter)
+            parameter.requires_grad_(False)
             group = index.get(tensors.place) if isinstance(tensors.place, str) else None
             if group is None:
-                self._write(tensors, weight, base if tensors.place == BASE else float(tensors.place))
+                fixed = base if tensors.place == BASE else float(tensors.place)
+                self._write(tensors, parameter, partial(self._merge, ratio=fixed))
                 continue
-            difference = nn.Parameter(torch.empty_like(weight), requires_grad=False)
-            self._write(tensors, weight, float(self.ratios[group]))
-            self._write(tensors, difference, subtract=True)
-            module.register_parameter(key + DIFFERENCE, difference)
-            self.learned.append(Learned(tensors, group, module, key))
+            linear = tensors.parameter in in_linear
+            entry = Learned(tensors, group, self.network.get_submodule(path), key, linear, paired)
+            merged = partial(self._merge, ratio=float(self.ratios[group]))
+            self._write(tensors, parameter, _pre if paired and linear else merged)
+            self._add(entry, SECOND, _post if paired else _difference)
+            if paired and not linear:
+                self._add(entry, PRE, _pre)
+            self.learned.append(entry)
+
+    def _add(self, entry: Learned, suffix: str, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Put a tensor beside a learned parameter, in its module, so that it is moved and sharded alike."""
+        beside = nn.Parameter(torch.empty_like(entry.first), requires_grad=False)
+        self._write(entry.tensors, beside, combine)
+        entry.module.register_parameter(entry.key + suffix, beside)
 
     @torch.no_grad()
-    def _write(self, tensors: Tensors, target: Tensor, ratio: float = 0.0, *, subtract: bool = False) -> None:
-        """Fill a tensor with the merge at a ratio, or with P - Q, a slice at a time."""
+    def _write(self, tensors: Tensors, target: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Fill a tensor from P and Q in their files, a slice at a time."""
         first, flat = local_entries(target)
         for start in range(0, flat.numel(), CHUNK):
             stop = min(start + CHUNK, flat.numel())
             pre, post = (part.to(flat.device) for part in self._pair.read(tensors, first + start, first + stop))
-            wide = torch.promote_types(pre.dtype, torch.float32)
-            value = pre.to(wide) - post.to(wide) if subtract else self._merge(pre, post, ratio)
-            flat[start:stop].copy_(value)
+            flat[start:stop].copy_(combine(pre, post))
 
-    def _tap(self, learned: dict[str, Learned]) -> None:
-        """Take each ratio's gradient where its tensors are used: in linear layers, or as their own gradients come."""
+    def _in_linear(self, learned: set[str]) -> set[str]:
+        """Return which learned parameters plain linear layers use, all of whose parameters are learned."""
         head = self.network.get_output_embeddings()
+        found: set[str] = set()
         for name, module in self.network.named_modules():
-            own = {key: learned.get(f"{name}.{key}") for key in ("weight", "bias")}
+            own = {f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)}
             # The head is read by the chunked log-probs, and may be the embedding too.
-            if own["weight"] is None or module is head or not _is_plain(module):
-                continue
-            if module.bias is not None and own["bias"] is None:
-                continue
-            for key in own:
-                learned.pop(f"{name}.{key}", None)
-            self._tap_linear(module, own["weight"])
-        for entry in learned.values():
-            entry.weight.requires_grad_()
-            entry.weight.register_post_accumulate_grad_hook(partial(self._collect, entry))
+            if module is not head and _is_plain(module) and own <= learned:
+                found |= own
+        return found
 
-    def _tap_linear(self, module: nn.Module, weight: Learned) -> None:
-        transposed = isinstance(module, Conv1D)
-        leaf = self._leaves[weight.group]
+    def _tap(self) -> None:
+        """Take each ratio's gradient where its tensors are used: in linear layers, or as their own gradients come."""
+        for entry in self.learned:
+            if not entry.linear:
+                entry.first.requires_grad_()
+                entry.first.register_post_accumulate_grad_hook(partial(self._collect, entry))
+            elif entry.key == "weight":
+                self._tap_linear(entry)
 
-        def forward(self: Any, x: Tensor) -> Tensor:
-            matrices = (self.weight, self.weight_difference)
-            held, difference = (matrix.T for matrix in matrices) if transposed else matrices
-            bias_difference = None if self.bias is None else self.bias_difference
-            made: Tensor = MergedLinear.apply(  # type: ignore[no-untyped-call]
-                x, leaf, held, difference, self.bias, bias_difference
-            )
+    def _tap_linear(self, entry: Learned) -> None:
+        transposed, group = isinstance(entry.module, Conv1D), entry.group
+        leaf = self._leaves[group]
+
+        def forward(module: Any, x: Tensor) -> Tensor:
+            second_bias = None if module.bias is None else getattr(module, f"bias{SECOND}")
+            matrices = (module.weight, getattr(module, f"weight{SECOND}"), module.bias, second_bias)
+            blend = self.blend(group) if entry.paired else None
+            made: Tensor = MergedLinear.apply(x, leaf, *matrices, blend, transposed)  # type: ignore[no-untyped-call]
             return made
 
-        replace_forward(module, KEY, forward)
+        replace_forward(entry.module, KEY, forward)
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Divide the layers' weights and differences over processes (FSDP2); each is whole only while it is used.
@@ -218,12 +214,7 @@ class RatioModel:
         Args:
             mesh: of the processes.
         """
-        whole = {
-            parameter
-            for entry in self.learned
-            if entry.weight.requires_grad
-            for parameter in (entry.weight, entry.difference)
-        }
+        whole = {parameter for entry in self.learned if not entry.linear for parameter in entry.held()}
         layers = next(
             module
             for module in self.network.modules()
@@ -236,7 +227,7 @@ class RatioModel:
         """Add ⟨dL/dW, D⟩ as soon as dL/dW is there, and let that go."""
         assert weight.grad is not None
         leaf = self._leaves[entry.group]
-        found = inner(weight.grad, entry.difference).to(leaf)
+        found = inner(weight.grad, entry.difference(self.blend(entry.group))).to(leaf)
         leaf.grad = found if leaf.grad is None else leaf.grad + found
         weight.grad = None
 
@@ -249,6 +240,19 @@ def local_entries(tensor: Tensor) -> tuple[int, Float[Tensor, " entries"]]:
     # FSDP2 divides rows as torch.chunk does.
     rows = min(-(-tensor.shape[0] // mesh.size()) * mesh.get_local_rank(), tensor.shape[0])
     return rows * (tensor.numel() // tensor.shape[0]), local.view(-1)
+
+
+def _pre(pre: Tensor, post: Tensor) -> Tensor:
+    return pre
+
+
+def _post(pre: Tensor, post: Tensor) -> Tensor:
+    return post
+
+
+def _difference(pre: Tensor, post: Tensor) -> Tensor:
+    wide = torch.promote_types(pre.dtype, torch.float32)
+    return pre.to(wide) - post.to(wide)
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reproalign.ama.adapt.config import AdaptConfig
 from reproalign.ama.adapt.likelihood import Likelihood, mixed_precision
-from reproalign.ama.adapt.merged import RatioModel
+from reproalign.ama.adapt.merged import MERGED, PAIR, RatioModel
 from reproalign.ama.adapt.pair import Pair, merge, merge_released
 from reproalign.ama.adapt.parametrisation import Pull
 from reproalign.ama.adapt.rows import PLAIN, Row, make_rows
@@ -122,6 +122,7 @@ def _model(config: AdaptConfig, settings: Settings, pair: Pair, rule: TensorRule
             base=settings.base,
             with_base=settings.released and not rule.parts.has_head,
             merge=merge_released if settings.released else merge,
+            held=PAIR if settings.solver == "published" else MERGED,
             chunk_size=config.logprobs_chunk,
         )
     if sharded:
