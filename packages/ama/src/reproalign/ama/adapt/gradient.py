@@ -15,9 +15,8 @@ the entries), for ratios that move at every step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -25,7 +24,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-Merge = Callable[[Tensor, Tensor, float], Tensor]  # of P, Q and a ratio
+
+class Merge(Protocol):
+    """W of P, Q and a ratio."""
+
+    def __call__(self, pre: Tensor, post: Tensor, ratio: float) -> Tensor:
+        """Merge, without changing either."""
+
+
 # Entries that are merged at a time: on a CPU such that the float32 copies stay in its cache.
 SLICE = {"cpu": 1 << 16}
 SLICE_ELSEWHERE = 1 << 22
@@ -84,8 +90,9 @@ def merge_into(
 ) -> None:
     """Fill a tensor with the merge of two, a slice at a time."""
     size = SLICE.get(target.device.type, SLICE_ELSEWHERE)
-    for into, *parents in zip(*(tensor.view(-1).split(size) for tensor in (target, pre, post)), strict=True):
-        into.copy_(merge(*parents, ratio))
+    slices = zip(*(tensor.view(-1).split(size) for tensor in (target, pre, post)), strict=True)
+    for into, first, second in slices:
+        into.copy_(merge(first, second, ratio))
 
 
 class MergedLinear(Function):
