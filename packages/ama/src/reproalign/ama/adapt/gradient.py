@@ -90,9 +90,9 @@ def merge_into(
 ) -> None:
     """Fill a tensor with the merge of two, a slice at a time."""
     size = SLICE.get(target.device.type, SLICE_ELSEWHERE)
-    slices = zip(*(tensor.view(-1).split(size) for tensor in (target, pre, post)), strict=True)
-    for into, first, second in slices:
-        into.copy_(merge(first, second, ratio))
+    slices = (tensor.reshape(-1).split(size) for tensor in (pre, post))
+    for into, before, after in zip(target.view(-1).split(size), *slices, strict=True):
+        into.copy_(merge(before, after, ratio))
 
 
 class MergedLinear(Function):
