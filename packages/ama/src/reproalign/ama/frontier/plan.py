@@ -32,8 +32,8 @@ from reproalign.common.verbs.evaluate import check_options as check_suite
 # Keys of the children that frontier sets itself.
 OWNED = {
     "adapt": (
-        *("output_dir", "seed", "variant", "pre", "post", "model", "alpha", "alpha_on", "parts", "tensors", "head"),
-        "rows",
+        *("output_dir", "seed", "variant", "pre", "post", "alpha", "alpha_on", "parts", "tensors", "head", "rows"),
+        "model.name",  # the rest of `model` may be others: the exact solver wants float32
     ),
     "average": (
         *("output_dir", "variant", "pre", "post", "method", "alpha", "alpha_on", "parts", "ratios", "only"),
