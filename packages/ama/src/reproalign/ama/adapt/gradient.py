@@ -15,8 +15,9 @@ the entries), for ratios that move at every step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,14 +25,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-
-class Merge(Protocol):
-    """W of P, Q and a ratio."""
-
-    def __call__(self, pre: Tensor, post: Tensor, ratio: float) -> Tensor:
-        """Merge, without changing either."""
-
-
+Merge = Callable[..., Tensor]  # of P, Q and ratio=, without changing either
 # Entries that are merged at a time: on a CPU such that the float32 copies stay in its cache.
 SLICE = {"cpu": 1 << 16}
 SLICE_ELSEWHERE = 1 << 22
