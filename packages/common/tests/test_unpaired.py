@@ -325,8 +325,8 @@ def test_metrics_are_averaged_over_their_entries():
     collecting = CollectingTrainer.__new__(CollectingTrainer)
     collecting._collected = {"train": {name: torch.zeros(2) for name in ("a", "b")}}
     collecting.accelerator = type("One", (), {"device": "cpu", "reduce": lambda self, value, reduction: value})()
-    collecting._collect("train", {"a": torch.tensor([1.0, 2.0]), "b": torch.zeros(0)})
-    collecting._collect("train", {"a": torch.tensor(9.0), "b": torch.zeros(0)})
+    collecting.collect("train", {"a": torch.tensor([1.0, 2.0]), "b": torch.zeros(0)})
+    collecting.collect("train", {"a": torch.tensor(9.0), "b": torch.zeros(0)})
     assert collecting._drain("train") == {"a": 4.0}
 
 
