@@ -20,7 +20,6 @@ from reproalign.ama.ratios import (
     constraint_weights,
     initial_raw,
     normalized,
-    ratios_after,
     reachable,
     regularizer_from_code,
 )
@@ -81,7 +80,8 @@ def test_how_far_the_published_steps_can_move_three_ratios(
 ) -> None:
     settings = Steps(rate, SCHEDULES[schedule], warmup, 1, 1, 0.0, 1, 20)
     way = updates * sum(learning_rates(settings, steps))
-    up, down, _ = ratios_after(0.2, 0.2, [way, -way, 0.0])
+    moved = initial_raw(0.2) + torch.tensor([way, -way, 0.0], dtype=torch.float64)
+    up, down, _ = normalized(moved, 0.2, 0.2).tolist()
     digits = 5e-5 if rate == 2e-5 and updates == 1 else 6e-4
     assert (down, up) == pytest.approx((low, high), abs=digits)
 

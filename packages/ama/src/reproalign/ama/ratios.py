@@ -112,16 +112,6 @@ def reachable(
     return ranges
 
 
-def ratios_after(base: float, epsilon: float, displacement: Sequence[float | int]) -> list[float]:
-    """Return the ratios once raw values have moved away from logit(α) by ``displacement``, one entry for each group.
-
-    Adam moves a parameter by about its learning rate in a step, so the sum of the learning rates over a run is how far
-    a raw value can get: with (x, -x, 0) this says how far the published optimiser can move the ratios of three parts.
-    """
-    raw = initial_raw(base) + torch.tensor(displacement, dtype=torch.float64)
-    return [float(ratio) for ratio in normalized(raw, base, epsilon)]
-
-
 @dataclass(frozen=True)
 class Regularizer:
     """How far ratios have moved from the base, R = Σ_g c_g f(α_g - α) (Appendix D.5).

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from rich.console import Console
 from reproalign.common.compose import as_word
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb, structured
-from reproalign.common.launch.children import Child, check_launch, given_words, plan_child, run_child
-from reproalign.common.launch.plan import Hardware
+from reproalign.common.launch.children import Child, check_launches, given_words, naming, plan_child, run_child
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.records.run import read_record
 from reproalign.common.verbs import EVALUATE_SUITE
@@ -79,9 +77,7 @@ def run_all(config: RunConfig, invocation: Invocation) -> None:
         ReportedError: if a child failed; the same command goes on from it.
     """
     plan = make_plan(config, invocation)
-    hardware = Hardware.detect()
-    for child in plan.children:
-        check_launch(child, hardware)
+    check_launches(plan.children)
     with Run.open(invocation) as run:
         for child in plan.children:
             run_child(run, child)
@@ -157,7 +153,7 @@ class _Planner:
         """Return the run of a merge, and the folder of what it makes."""
         words = [*self.common, as_word("models", str(self.folder / "train"))]
         child = self._child(f"merge-{name}", MERGE, words, f"merges.{name}", given, owned="merges")
-        with _named(child):
+        with naming(child.name):
             made = check_merge(structured(child.invocation), models, adapters=self.config.model.lora.enabled)
         return child, str(self.folder / child.name / made.output)
 
@@ -193,19 +189,10 @@ class _Planner:
     ) -> Child:
         more = given_words(section, given, OWNED[owned or section], by="run") if given else []
         child = plan_child(self.invocation, name, verb, [*words, *more])
-        with _named(child):
+        with naming(child.name):
             if verb in OPTION_CHECKS:
                 OPTION_CHECKS[verb](structured(child.invocation))
         return child
-
-
-@contextmanager
-def _named(child: Child) -> Iterator[None]:
-    """Name the child in what is refused."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{child.name}: {error}") from error
 
 
 def _check(config: RunConfig) -> None:

@@ -20,8 +20,7 @@ from reproalign.common.files import sha256_json
 from reproalign.common.generation.samples import SCORED, find, read_sampled, write_rows
 from reproalign.common.generation.sampling import LAYOUTS, read_prompts
 from reproalign.common.invocation import Invocation, structured
-from reproalign.common.launch.children import Child, check_launch, given_words, plan_child, run_child
-from reproalign.common.launch.plan import Hardware
+from reproalign.common.launch.children import Child, check_launches, given_words, plan_child, run_child
 from reproalign.common.models.kind import check_language_model, check_reward_model
 from reproalign.common.records import Run
 from reproalign.common.verbs.iterations import SAMPLE, SCORE
@@ -56,10 +55,7 @@ def collect(config: CollectConfig, invocation: Invocation) -> None:
         ReportedError: if a child failed; the same command goes on from it.
     """
     plan = make_plan(config, invocation)
-    if plan.children:
-        hardware = Hardware.detect()
-        for child in plan.children:
-            check_launch(child, hardware)
+    check_launches(plan.children)
     with Run.open(invocation) as run:
         for child in plan.children:
             run_child(run, child)

@@ -26,8 +26,7 @@ from reproalign.common.files import sha256_json, write_text
 from reproalign.common.generation.samples import SCORED, SELECTED, find, read_sampled, write_rows
 from reproalign.common.generation.sampling import read_prompts
 from reproalign.common.invocation import Invocation
-from reproalign.common.launch.children import Child, check_launch, run_child
-from reproalign.common.launch.plan import Hardware
+from reproalign.common.launch.children import Child, check_launches, run_child
 from reproalign.common.records import Run
 from reproalign.common.records.run import read_record
 from reproalign.common.verbs.iterations import check_iteration, plan_iterations, report_rewards, write_prompts
@@ -65,9 +64,7 @@ def raft(config: RaftConfig, invocation: Invocation) -> None:
         ReportedError: if a child failed; the same command goes on from it.
     """
     plan = make_plan(config, invocation)
-    hardware = Hardware.detect()
-    for child in plan.children[0].values():
-        check_launch(child, hardware)
+    check_launches(plan.children[0].values())
     with Run.open(invocation) as run:
         run.add_fingerprint(
             "data",

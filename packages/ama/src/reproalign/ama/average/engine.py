@@ -28,7 +28,6 @@ def core_config(config: AverageConfig) -> MergeConfig:
         "output": "model",
         "dtype": config.dtype or ("bfloat16" if released else None),
         "accumulate": "output" if released else config.accumulate,
-        "files_from": config.files_from,
     }
     if config.method == "sma":
         return MergeConfig(**made, method="linear", normalize=False, allow=allow, **_moving_average(config))

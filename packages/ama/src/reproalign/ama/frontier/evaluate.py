@@ -49,7 +49,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Sample one response (or n) to each held-out prompt, score them; measure perplexity and KL if asked for.
 
     The reward is the mean over prompts of the mean reward of their responses, discarded ones included: column A of the
-    release (spec 5.4). Written are ``responses.jsonl`` (as drawn), ``rewards.jsonl`` (of each prompt id, reward,
+    release. Written are ``responses.jsonl`` (as drawn), ``rewards.jsonl`` (of each prompt id, reward,
     responses, rewards, discarded, tokens, and with ``reference`` the log ratios), ``losses.jsonl`` (of each text file,
     row, tokens and the sum of its losses in nats), ``outputs.json`` (each prompt's first response, for ``ama judge``)
     and ``results.json``. A response depends on the weights, the seed and the place of its prompt alone. An interrupted

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,10 @@ from reproalign.ama.frontier.evaluated import OUTPUTS
 from reproalign.ama.frontier.settings import check_settings
 from reproalign.ama.frontier.sweeps import PRE, Model, Sweeps, make_sweeps
 from reproalign.common.compose import as_word, section_words
-from reproalign.common.config import LaunchConfig, LoraConfig
+from reproalign.common.config import LoraConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb, structured
-from reproalign.common.launch.children import Child, given_words, plan_child
-from reproalign.common.launch.plan import Hardware
-from reproalign.common.launch.plan import check as check_launch
+from reproalign.common.launch.children import Child, check_launches, given_words, naming, plan_child
 from reproalign.common.verbs import EVALUATE_SUITE, JUDGE
 from reproalign.common.verbs.evaluate import check_options as check_suite
 
@@ -109,10 +106,7 @@ def make_plan(config: FrontierConfig, invocation: Invocation) -> Plan:
     check_settings(config)
     planner = _Planner(config, invocation)
     plan = planner.plan()
-    hardware = Hardware.detect()
-    for child in plan.children:
-        with _named(child):
-            _check_launch(child, hardware)
+    check_launches(plan.children)
     _check_inputs(config, plan)
     return plan
 
@@ -218,7 +212,7 @@ class _Planner:
     ) -> Child:
         more = given_words(section, given, OWNED[owned or section], by="frontier")
         child = plan_child(self.invocation, name, verb, [*words, *more])
-        with _named(child):
+        with naming(child.name):
             if check is not None:
                 check(structured(child.invocation))
         return child
@@ -228,32 +222,14 @@ def _check_inputs(config: FrontierConfig, plan: Plan) -> None:
     """Refuse files and models that are not there, and models that do not fit, before hours of work."""
     for chain in plan.chains.values():
         if chain.average is None:
-            with _named(chain.evaluate):
+            with naming(chain.evaluate.name):
                 check_inputs(structured(chain.evaluate.invocation))
     for post in config.post:
         first = next((chain for chain in plan.chains.values() if chain.average and chain.model.post == post), None)
         if first is not None and first.average is not None:
-            with _named(first.average):
+            with naming(first.average.name):
                 keys: AverageConfig = structured(first.average.invocation)
                 if first.model.learned is not None:
                     learned = first.model.learned
                     keys = replace(keys, ratios=None, parts=learned.level, alpha=learned.alpha)
                 check_models(keys)
-
-
-def _check_launch(child: Child, hardware: Hardware) -> None:
-    if "launch" not in child.invocation.config:
-        return
-    launch = LaunchConfig(**child.invocation.config["launch"])
-    if launch.slurm:
-        raise UserError("launch.slurm prints a script, and the next step needs what it would make; remove it")
-    check_launch(launch, hardware)
-
-
-@contextmanager
-def _named(child: Child) -> Iterator[None]:
-    """Name the child in what is refused."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{child.name}: {error}") from error

@@ -45,7 +45,7 @@ class Answered:
 
     @property
     def reward(self) -> float:
-        """The mean reward of the responses, discarded ones included (column A of the release, spec 5.4)."""
+        """The mean reward of the responses, discarded ones included (column A of the release)."""
         assert self.rewards is not None
         return sum(self.rewards) / len(self.rewards)
 

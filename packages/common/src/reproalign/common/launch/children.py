@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,10 +49,8 @@ def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str]) 
     """
     folder = Path(parent.config["output_dir"]) / name
     words = [*words, as_word("output_dir", str(folder))]
-    try:
+    with naming(name):
         composed = compose(parent.package, verb.config_name, verb.schema, words)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from error
     invocation = Invocation(
         command=[parent.command[0], *verb.name.split(), *words],
         package=parent.package,
@@ -85,21 +83,30 @@ def given_words(section: str, given: Mapping[str, Any], owned: Sequence[str], *,
     return [as_word(key, value) for key, value in flat.items()]
 
 
-def check_launch(child: Child, hardware: Hardware) -> None:
-    """Refuse a launch that this machine has not got, before the children before it have worked for hours.
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the name of a child before what is refused in this block."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def check_launches(children: Iterable[Child]) -> None:
+    """Refuse launches that this machine has not got, before the children before them have worked for hours.
 
     Raises:
         UserError: naming the child.
     """
-    if "launch" not in child.invocation.config:
-        return
-    launch = LaunchConfig(**child.invocation.config["launch"])
-    try:
-        if launch.slurm:
-            raise UserError("launch.slurm prints a script, and the next step needs what it would make; remove it")
-        check(launch, hardware)
-    except UserError as error:
-        raise UserError(f"{child.name}: {error}") from error
+    hardware = Hardware.detect()
+    for child in children:
+        if "launch" not in child.invocation.config:
+            continue
+        launch = LaunchConfig(**child.invocation.config["launch"])
+        with naming(child.name):
+            if launch.slurm:
+                raise UserError("launch.slurm prints a script, and the next step needs what it would make; remove it")
+            check(launch, hardware)
 
 
 def run_child(run: Run, child: Child, environment: Mapping[str, str] | None = None) -> Path:

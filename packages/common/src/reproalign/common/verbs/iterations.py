@@ -19,7 +19,7 @@ from reproalign.common.evaluation.plots import Curve, comparison
 from reproalign.common.generation.samples import write_rows
 from reproalign.common.generation.select import SelectionRules
 from reproalign.common.invocation import Invocation, Verb, structured
-from reproalign.common.launch.children import Child, given_words, plan_child
+from reproalign.common.launch.children import Child, given_words, naming, plan_child
 from reproalign.common.models.kind import check_language_model, check_reward_model
 from reproalign.common.verbs import REJECTION_SAMPLING
 from reproalign.common.verbs.sample import sampling_rules
@@ -158,10 +158,8 @@ def check_iteration(children: Mapping[str, Child], train: str, check_train: Call
         train: partial(check_train, last),
     }
     for name, check in checks.items():
-        try:
+        with naming(children[name].name):
             check()
-        except UserError as error:
-            raise UserError(f"{children[name].name}: {error}") from error
 
 
 def prompts_file(folder: Path, number: int) -> Path:

@@ -10,8 +10,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.sampling import read_prompts
 from reproalign.common.invocation import Invocation
-from reproalign.common.launch.children import Child, check_launch, run_child
-from reproalign.common.launch.plan import Hardware
+from reproalign.common.launch.children import Child, check_launches, run_child
 from reproalign.common.records import Run
 from reproalign.common.records.run import read_record
 from reproalign.common.verbs import REJECTION_SAMPLING
@@ -47,9 +46,7 @@ def raft(config: RaftConfig, invocation: Invocation) -> None:
     plan = _plan(config, invocation)
     prompts = read_prompts(config.prompts)
     check_iteration(plan[0], "align", check_align)
-    hardware = Hardware.detect()
-    for child in plan[0].values():
-        check_launch(child, hardware)
+    check_launches(plan[0].values())
     with Run.open(invocation) as run:
         run.add_fingerprint("data", "prompts", sha256_json(prompts), path=config.prompts, rows=len(prompts))
         rewards: dict[str, list[float]] = {"all responses": [], "the selected": []}

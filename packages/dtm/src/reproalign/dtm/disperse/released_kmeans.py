@@ -77,7 +77,7 @@ def released_kmeans(
     spherical: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> Clustering:
-    """Cluster rows as faiss does with its defaults (spec: initial rows perm(n, seed + 1), Lloyd's iterations, splits).
+    """Cluster rows as faiss does with its defaults (initial rows perm(n, seed + 1), Lloyd's iterations, splits).
 
     It ends early once labels repeat and no cluster is empty: nothing would change any more.
 

@@ -22,7 +22,7 @@ from reproalign.dtm.study.plots import error_sets
 
 @dataclass(frozen=True)
 class ErrorSets:
-    r"""Counts over the error sets E_1, …, E_K of sub-models and E of the merged model (spec 1.3).
+    r"""Counts over the error sets E_1, …, E_K of sub-models and E of the merged model.
 
     Attributes:
         sizes: model -> |E_j|.

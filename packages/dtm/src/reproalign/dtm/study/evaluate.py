@@ -53,7 +53,7 @@ class HeldOut:
 
 
 def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
-    """Measure the token-mean negative log-likelihood of responses, L = Σ_i Σ_t ℓ_{i,t} / Σ_i n_i (spec 1.3, 5.3).
+    """Measure the token-mean negative log-likelihood of responses, L = Σ_i Σ_t ℓ_{i,t} / Σ_i n_i.
 
     Written are ``results.json`` and ``results.csv`` (overall and by source: loss in nats per token with its bootstrap
     interval over rows, perplexity, token accuracy), ``rows.jsonl`` (of each row index, source, tokens, and the sum of

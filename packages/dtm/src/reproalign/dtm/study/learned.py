@@ -41,7 +41,7 @@ class Learned:
 def learned_tokens(
     ids: ArrayLike, before: ArrayLike, after: ArrayLike, *, min_count: int = 20, top: int | None = None
 ) -> list[Learned]:
-    """Return the tokens by the loss they lost, the most first; of equals the lower id first (spec 1.3).
+    """Return the tokens by the loss they lost, the most first; of equals the lower id first.
 
     δ_v = mean over positions whose target is v of (ℓ before - ℓ after), of the v with at least ``min_count`` positions.
 

@@ -23,6 +23,7 @@ from reproalign.ama.align.online.state import save_state
 from reproalign.ama.align.online.update import make_experience, update
 from reproalign.ama.align.ppo_config import PPOConfig
 from reproalign.ama.align.prompt_batches import next_batch
+from reproalign.common.data.collate import pad_id
 from reproalign.common.generation.samplers import turn_end
 from reproalign.common.records import Run
 from reproalign.common.training.fit import metric_rows
@@ -74,7 +75,7 @@ class Loop:
             self.learner,
             make_experience(config, rollouts, baseline=baseline, eta=before.eta),
             iteration=iteration,
-            pad_id=self._pad_id,
+            pad_id=pad_id(self.tokenizer),
             critic_only=iteration < self.first + config.critic_warmup,
             advance=bars.phase("updating", passes),
         )
@@ -99,7 +100,13 @@ class Loop:
             learner.accelerator,
             Asker(self.tokenizer, stop, frozenset(map(int, end_ids)), config.max_new_tokens),
             self.rewards,
-            partial(measure_rollouts, model, learner.reference, pad_id=self._pad_id, rows=2 * config.micro_batch_size),
+            partial(
+                measure_rollouts,
+                model,
+                learner.reference,
+                pad_id=pad_id(self.tokenizer),
+                rows=2 * config.micro_batch_size,
+            ),
             [(index, self.prompts.ids[index]) for index in chosen],
             at_once=config.sampling_batch_size,
             seed=f"{config.seed}-{iteration}",
@@ -140,7 +147,3 @@ class Loop:
             model = self.learner.model
             keep_iteration(folder / f"iteration-{iteration}", config, model, self.tokenizer, standing)
         save_state(folder, self.learner, standing)
-
-    @property
-    def _pad_id(self) -> int:
-        return int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]

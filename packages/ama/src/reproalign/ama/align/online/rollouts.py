@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
-from reproalign.common.data.collate import forward_inputs, pad_rows
+from reproalign.common.data.collate import forward_inputs, pad_id, pad_rows
 from reproalign.common.generation.samplers import cut
 from reproalign.common.generation.sampling import shares
 from reproalign.common.training.reference import Reference
@@ -72,7 +72,7 @@ class Asker:
     def __call__(self, model: Any, prompts: Sequence[list[int]], seed: int) -> list[list[int]]:
         """Return the ids of a response to each of ``prompts``; ``model`` is in eval mode and not wrapped."""
         set_seed(seed)
-        pad = int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
+        pad = pad_id(self.tokenizer)
         ids = pad_rows(prompts, pad, side="left").to(model.device)
         mask = pad_rows([[1] * len(row) for row in prompts], 0, side="left").to(model.device)
         options = GenerationConfig(
