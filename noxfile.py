@@ -24,6 +24,7 @@ QUICK = "not slow and not distributed and not gpu and not network"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "test"]
+nox.options.error_on_missing_interpreters = False
 nox.needs_version = ">=2024.4.15"
 
 
@@ -63,6 +64,14 @@ def test(session: nox.Session) -> None:
     """The default tests: CPU, offline, minutes."""
     install_packages(session)
     run_pytest(session, "-n", "2", "-m", QUICK, *session.posargs)
+
+
+@nox.session(python=["3.11", "3.13"], download_python="never")
+def pythons(session: nox.Session) -> None:
+    """The default tests on the oldest and the newest Python that the packages name, where these are installed."""
+    if session.python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        session.skip(f"`test` runs on Python {session.python}")
+    test(session)
 
 
 @nox.session

@@ -162,3 +162,92 @@ def test_every_dependency_is_declared_and_every_declared_one_used():
     third_party = used - set(sys.stdlib_module_names) - {"reproalign"}
     assert third_party - declared <= optional
     assert declared - indirect <= third_party
+
+
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def references(node: ast.AST, inside: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every name that code uses, and the definitions it stands in; a text like ``package.room:name`` names as well."""
+    if isinstance(node, DEFINITIONS):
+        inside = (*inside, node.name)
+    if isinstance(node, ast.Name):
+        yield node.id, inside
+    elif isinstance(node, ast.Attribute):
+        yield node.attr, inside
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield from ((name, inside) for name in re.split(r"[.:]", node.value) if name.isidentifier())
+    for child in ast.iter_child_nodes(node):
+        yield from references(child, inside)
+
+
+def base_name(base: ast.expr) -> str:
+    if isinstance(base, ast.Subscript):
+        return base_name(base.value)
+    return base.attr if isinstance(base, ast.Attribute) else base.id if isinstance(base, ast.Name) else ""
+
+
+def test_what_is_in_src_is_called_by_src():
+    """What tests alone call is not what runs, so that whatever they show of it says nothing of a run.
+
+    Names are compared, not what they are bound to. What a decorator registers is called through its register, and a
+    method of a class that builds on another library's is called by that library.
+    """
+    files = [file for file in ROOT.glob("packages/*/src/**/*.py") if "testing" not in file.parts]
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in files}
+    classes = {node.name: node for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)}
+    places: dict[str, set[tuple[Path, tuple[str, ...]]]] = {}
+    for file, tree in trees.items():
+        for name, inside in references(tree):
+            places.setdefault(name, set()).add((file, inside))
+
+    def is_called(file: Path, *path: str) -> bool:
+        return any(place != file or inside[: len(path)] != path for place, inside in places.get(path[-1], ()))
+
+    def is_ours(node: ast.ClassDef) -> bool:
+        names = {base_name(base) for base in node.bases} - {"Protocol", "Generic", "NamedTuple"}
+        return all(name in classes and is_ours(classes[name]) for name in names)
+
+    unused = []
+    for file, tree in trees.items():
+        for node in tree.body:
+            registered = isinstance(node, ast.FunctionDef) and node.decorator_list
+            if isinstance(node, DEFINITIONS) and not registered and not is_called(file, node.name):
+                unused.append(f"{file.relative_to(ROOT)}: {node.name}")
+            if isinstance(node, ast.ClassDef) and is_ours(node):
+                methods = [method.name for method in node.body if isinstance(method, ast.FunctionDef)]
+                unused += [
+                    f"{file.relative_to(ROOT)}: {node.name}.{name}"
+                    for name in methods
+                    if not name.startswith("__") and not is_called(file, node.name, name)
+                ]
+    assert not unused, "\n".join(unused)
+
+
+COMPUTES = re.compile(
+    "abs|argmax|argsort|clamp|clip|cross_entropy|cumsum|dot|einsum|exp|gather|log|log_softmax|logsigmoid|logsumexp|matmul"
+    "|max|mean|median|min|norm|pow|quantile|relu|round|sigmoid|softmax|softplus|sort|sqrt|std|sum|topk|var|where"
+)
+
+
+def is_format(node: ast.BinOp) -> bool:
+    """Whether an operator puts a path or a list together: ``folder / "rows"``, ``[0] * length``, ``left + right``."""
+    if isinstance(node.op, ast.Div):
+        return isinstance(node.right, ast.Constant | ast.JoinedStr) and not isinstance(
+            getattr(node.right, "value", ""), int | float
+        )
+    if isinstance(node.op, ast.Mult):
+        return isinstance(node.left, ast.List)
+    return isinstance(node.op, ast.Add | ast.BitOr)
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.name)
+def test_adapters_of_golden_vectors_translate_formats_and_compute_nothing(paper):
+    """An adapter that computes pins itself, not what a command runs."""
+    found = []
+    for node in ast.walk(ast.parse((paper / "tests" / "golden_adapters.py").read_text(encoding="utf-8"))):
+        called = node.func if isinstance(node, ast.Call) else None
+        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        if COMPUTES.fullmatch(name) or (isinstance(node, ast.BinOp) and not is_format(node)):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    assert not found, "\n".join(found)

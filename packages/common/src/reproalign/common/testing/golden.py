@@ -41,28 +41,29 @@ def load_golden(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return functions
 
 
-def golden_folder(config: pytest.Config, paper: str) -> Path | None:
-    """Return the folder of ``paper``'s vectors: ``--golden DIR`` or its subfolder of that name; else the one beside the
-    repository, if there is one.
+def golden_folders(config: pytest.Config, paper: str) -> list[Path]:
+    """Return the folders of ``paper``'s vectors: ``--golden DIR`` or its subfolder of that name; else those beside the
+    repository, if there are any: ``golden`` and ``golden-audit``.
     """
     given = config.getoption("--golden")
-    folder = Path(given) if given else config.rootpath.parent / "shared" / "golden"
-    if (folder / paper).is_dir():
-        return folder / paper
-    return folder if given else None
+    if given:
+        folder = Path(given)
+        return [folder / paper if (folder / paper).is_dir() else folder]
+    beside = config.rootpath.parent / "shared"
+    return [folder / paper for folder in (beside / "golden", beside / "golden-audit") if (folder / paper).is_dir()]
 
 
 def parametrize_golden(metafunc: pytest.Metafunc, paper: str) -> None:
     """Give a test its ``function`` and ``case``, one for every recorded case; skipped where there are none."""
     import pytest
 
-    folder = golden_folder(metafunc.config, paper)
-    skipped = [pytest.param("", {}, marks=pytest.mark.skip("no golden vectors here"))]
-    cases = folder and [
+    cases = [
         pytest.param(function, case, id=f"{function}-{number}")
+        for folder in golden_folders(metafunc.config, paper)
         for function, cases in load_golden(folder).items()
         for number, case in enumerate(cases)
     ]
+    skipped = [pytest.param("", {}, marks=pytest.mark.skip("no golden vectors here"))]
     metafunc.parametrize("function, case", cases or skipped)
 
 
