@@ -258,8 +258,9 @@ class _Statistics:
         )
 
     def of_logits(self, logits: Tensor, targets: Tensor, part: slice) -> dict[str, Tensor]:
-        ref_logps = log_softmax_of(self.request.reference, part)  # as good as logits, and log-softmax leaves them alone
-        found = token_statistics(logits, ref_logps, targets, self.request.measure)
+        with torch.autocast(logits.device.type, enabled=False):  # it would round the sums over the vocabulary
+            ref_logps = log_softmax_of(self.request.reference, part)  # as good as logits: log-softmax leaves them alone
+            found = token_statistics(logits, ref_logps, targets, self.request.measure)
         return {name: found[name] for name in self.request.names}
 
     def collect(self, found: dict[str, Tensor], scored: Tensor) -> CompletionStatistics:
