@@ -6,13 +6,10 @@ Public, because the tests of paper packages use it and so may yours; no package 
 from reproalign.common.testing.golden import assert_matches, load_adapters, load_golden, parametrize_golden
 from reproalign.common.testing.processes import refusal, run_command
 from reproalign.common.testing.recipes import composed
-from reproalign.common.testing.residuals import assert_no_drift, drift
 
 __all__ = [
     "assert_matches",
-    "assert_no_drift",
     "composed",
-    "drift",
     "load_adapters",
     "load_golden",
     "parametrize_golden",

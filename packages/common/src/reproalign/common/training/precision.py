@@ -32,9 +32,10 @@ def fsdp_policy() -> MixedPrecisionPolicy:
 
 
 def keep_float32(accelerator: Accelerator, model: nn.Module) -> None:
-    """Hold what is trained beside autocast in float32, and reduce its gradients so; call it before anything is prepared.
+    """Hold what is trained beside autocast in float32, and reduce its gradients so.
 
-    Adapters' heads and other modules that are trained whole come in the dtype of the base, and FSDP in its own.
+    Call it before anything is prepared. Adapters' heads and other modules that are trained whole come in the dtype of
+    the base, and FSDP comes with a policy of its own.
     """
     if accelerator.mixed_precision == "no":
         return
