@@ -73,7 +73,11 @@ class PrecisionCallback(TrainerCallback):
             UserError: if weights are not held in float32 beside autocast.
         """
         engine, accelerator = self._engine(), self.trainer.accelerator
-        self.found = {"weights": names(updated_weights(self._optimizer()))}
+        if engine is None:
+            self.found = {"weights": names(updated_weights(self._optimizer()))}
+        else:  # whose optimiser has weights only while it steps; the one of 16-bit stage 1 is for float32 alone
+            held = getattr(engine.optimizer, "master_weights_and_grads_dtype", torch.float32)
+            self.found = {"weights": name_of(held)}
         if accelerator.mixed_precision != "no" and self.found["weights"] != "float32":
             raise UserError(
                 f"weights are held in {self.found['weights']} beside autocast, where float32 was asked for; set "
