@@ -116,4 +116,4 @@ def loss_scale(loss: str, rows: int, here: int, accumulation: int | None) -> flo
         here: micro-batches of a step, of all processes.
         accumulation: the release's; null: ``here``.
     """
-    return here / (accumulation or here) * (1 if loss == "ppo" else rows)
+    return here / (accumulation or here) * (1.0 if loss == "ppo" else rows)

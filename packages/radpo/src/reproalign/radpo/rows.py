@@ -203,10 +203,10 @@ def _whole_steps(batches: list[list[Row]], rules: RowRules, dropped: int) -> tup
 def released_length(examples: Examples, rules: RowRules) -> float:
     """Return what the release takes for the number of training steps: examples of one epoch of the whole split."""
     if rules.kind == "sft":
-        return len(examples)
+        return float(len(examples))
     pairs = sum(len(example.pairs) for example in examples.values())
     if rules.kind == "paired":
-        return pairs
+        return float(pairs)
     shares = (1.0, 1.0) if rules.kind == "csft" else (rules.frac_unique_desirable, rules.frac_unique_undesirable)
     return sum(pairs * share for share in shares)
 
