@@ -133,7 +133,7 @@ def test_weights_are_the_derivatives(name, parameters, scale):
 
 
 @pytest.mark.parametrize("name, parameters", CONVEX)
-def test_axioms_of_a_convex_risk_measured(name, parameters):
+def test_axioms_of_a_convex_risk_measure(name, parameters):
     risk = measured(name, **parameters)
     (d, p), (other, _) = rows(seed=1), rows(seed=2)
 

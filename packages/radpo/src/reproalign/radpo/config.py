@@ -34,11 +34,11 @@ class LossConfig:
     lambda_coef: float = 0.1  # slic: weight of the likelihood term
     alpha: float = 0.5  # tdpo, ra-dpo, second form: weight of the token-level term
     second_form: bool = False  # TDPO2 and Ra-DPO2 (released: if_tdpo2, if_ra_dpo2)
-    measure: str = "cvar"  # ra-dpo: cvar | cvar_complement | entropic | mean_semideviation | expectation
-    confidence_level: float = 0.95  # of cvar, cvar_complement and of the released tail
-    coefficient: float = 5.0  # of entropic and mean_semideviation
-    is_split_risk_ratio: bool = True  # variant=released: a quantile for each half of the vocabulary (ERRATA Q1)
-    is_cal_risk_distribution_logps: bool = False  # variant=released: quantiles in place of log-probs (ERRATA Q2)
+    measure: str | None = None  # ra-dpo: cvar | cvar_complement | entropic | entropic_scaled | mean_semideviation | expectation | released_tail; null: cvar with variant=paper, released_tail with variant=released
+    confidence_level: float = 0.95  # cvar, released_tail: mass (share of entries) that is retained, 1 is TDPO
+    coefficient: float = 5.0  # μ of entropic and entropic_scaled, κ of mean_semideviation
+    is_split_risk_ratio: bool = True  # released_tail: a quantile for each half of the vocabulary (ERRATA Q1)
+    is_cal_risk_distribution_logps: bool = False  # released_tail: quantiles in place of log-probs (ERRATA Q2)
     desirable_weight: float = 1.0  # kto, kto-zero
     undesirable_weight: float = 1.0
     tokenwise_KL: bool = False  # noqa: N815 - the release's name; kto: reference point per example, the largest log-ratio of a token
