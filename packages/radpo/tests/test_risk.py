@@ -200,7 +200,8 @@ def test_a_thinner_tail_is_riskier(low, high, seed):
     low, high = min(low, high), max(low, high)
     assert (measured("cvar", level=low)(d, p)[0] >= measured("cvar", level=high)(d, p)[0] - 1e-9).all()
     assert (
-        measured("entropic", coefficient=10 * high)(d, p)[0] >= measured("entropic", coefficient=10 * low)(d, p)[0] - 1e-9
+        measured("entropic", coefficient=10 * high)(d, p)[0]
+        >= measured("entropic", coefficient=10 * low)(d, p)[0] - 1e-9
     ).all()
 
 
@@ -235,9 +236,7 @@ def test_beta_leaves_a_coherent_measure_but_not_the_entropic_one(mu):
     inside = (p * (mu * beta * d).exp()).sum(1).log() / mu
     torch.testing.assert_close(beta * measured("entropic_scaled", coefficient=mu, beta=beta)(d, p)[0], inside)
     assert ((beta * measured("entropic", coefficient=mu)(d, p)[0] - inside).abs() > 1e-3).all()
-    torch.testing.assert_close(
-        measured("cvar", level=0.9)(beta * d, p)[0], beta * measured("cvar", level=0.9)(d, p)[0]
-    )
+    torch.testing.assert_close(measured("cvar", level=0.9)(beta * d, p)[0], beta * measured("cvar", level=0.9)(d, p)[0])
 
 
 # The paper's numerical example (its results folder): two steps, rewards of the first .1 and .2 with probability 1/2
@@ -276,7 +275,9 @@ def test_the_papers_numerical_example(name, parameters, of_a, of_b):
 @pytest.mark.parametrize("level, expected", [(0.99, 0.538384), (0.9, 0.522222), (0.5, 0.39)])
 def test_the_static_risk_of_the_numerical_example_is_one(level, expected):
     for leaves in EXAMPLE.values():
-        totals = [(first + rest, 0.5 * p) for first, part in zip((0.1, 0.2), leaves, strict=True) for rest, p in part.items()]
+        totals = [
+            (first + rest, 0.5 * p) for first, part in zip((0.1, 0.2), leaves, strict=True) for rest, p in part.items()
+        ]
         assert certain(measured("cvar", level=level), *map(list, zip(*totals, strict=True))) == pytest.approx(
             expected, abs=5e-7
         )

@@ -3,9 +3,9 @@ the nested measure whose sum over a response is the sequential risk ratio R(y) =
 
 A measure maps d and log p (tokens, vocab) to its values (tokens,), in nats, and to their derivatives in d (tokens,
 vocab), written by hand: a caller that holds logits of one chunk of positions at a time needs no graph. p is a constant:
-it is the frozen reference's; it comes as its logarithm, since an entry whose p is too small for the dtype may be the one
-that an exponential of d makes count. d is a cost: large where the policy gives away what the reference found likely, so
-that the upper tail is the bad one. Sources: arXiv 2505.20359, Theorem 3.6 and appendix A.1, for CVaR and the entropic
+it is the frozen reference's; it comes as its logarithm, since an entry whose p is too small for the dtype may be the
+one that an exponential of d makes count. d is a cost: large where the policy gives away what the reference found
+likely, so that the upper tail is the bad one. Sources: arXiv 2505.20359, Theorem 3.6 and appendix A.1, for CVaR and the entropic
 measure; ``ERRATA.md`` for ``released_*`` and for where the paper contradicts itself.
 """
 
@@ -37,9 +37,9 @@ def expectation(d: Rows, log_p: Rows) -> tuple[PerToken, Rows]:
 def cvar(d: Rows, log_p: Rows, level: float) -> tuple[PerToken, Rows]:
     """Conditional value at risk: the mean of the upper tail of d that holds the mass ``level`` under π_ref.
 
-    What is retained is the mass c = ``level`` of the largest d, so that the paper's .99 leaves out the smallest hundredth
-    and c -> 1 is the KL, TDPO's term; c -> 0 is the worst case max d. CVaR_c = q + (1/c) Σ_v p (d - q)₊ with q the
-    p-weighted (1-c)-quantile of d. By the envelope theorem the derivative is p/c above q, and on the atom at q what
+    What is retained is the mass c = ``level`` of the largest d, so that the paper's .99 leaves out the smallest
+    hundredth and c -> 1 is the KL, TDPO's term; c -> 0 is the worst case max d. CVaR_c = q + (1/c) Σ_v p (d - q)₊ with
+    q the p-weighted (1-c)-quantile of d. By the envelope theorem the derivative is p/c above q, and on the atom at q what
     completes the mass to 1.
     """
     p = log_p.exp()
@@ -67,7 +67,7 @@ def entropic(d: Rows, log_p: Rows, coefficient: float) -> tuple[PerToken, Rows]:
 
 
 def entropic_scaled(d: Rows, log_p: Rows, coefficient: float, beta: float) -> tuple[PerToken, Rows]:
-    """Entropic risk measure with the temperature inside: (1/(βμ)) log Σ_v p exp(βμ d), β = ``beta``, μ = ``coefficient``.
+    """Entropic risk with the temperature inside: (1/(βμ)) log Σ_v p exp(βμ d), μ = ``coefficient``, β = ``beta``.
 
     The paper takes β out of Φ[β d], which holds for CVaR but not here: Φ^μ[β d] = β Φ^{βμ}[d], so that its μ = 5, 7, 9
     and β = .1 make the coefficients .5, .7, .9 of :func:`entropic` (ERRATA).
@@ -91,8 +91,8 @@ def released_tail(d: Rows, log_p: Rows, level: float, split: bool = True) -> tup
     """The released risk ratio: Σ_v p d 1[d > q], not divided by the tail's mass.
 
     q is the quantile at 1 - ``level`` that counts every entry of the vocabulary alike: what is retained is a share
-    ``level`` of the entries, whatever their mass. What a level near 1 leaves out is negative, so that this lies above the
-    KL and near :func:`cvar`. ``split``: each half of the vocabulary has its own q (ERRATA Q1, Q9).
+    ``level`` of the entries, whatever their mass. What a level near 1 leaves out is negative, so that this lies above
+    the KL and near :func:`cvar`. ``split``: each half of the vocabulary has its own q (ERRATA Q1, Q9).
     """
     weights = log_p.exp() * _above_quantile(d, level, split)[0]
     return (weights * d).sum(1), weights
