@@ -43,7 +43,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["loss=kto", "loss.desirable_weight=-1"], "loss.desirable_weight=-1.0 must not be negative"),
         (
             ["loss.is_cal_risk_distribution_logps=true"],
-            "which the release alone does (ERRATA Q2); set variant=released",
+            "and the measure is cvar; set loss.measure=released_tail",
         ),
         (["loss=ra-dpo", "reference.mode=cached"], "needs the reference's whole distribution"),
         (["loss=kto", "trainer.per_device_train_batch_size=1"], "batches of at least 2 rows"),
@@ -57,8 +57,8 @@ def fails(tmp_path, capsys, monkeypatch):
         (["model.load_from=runs/no/model"], "model.load_from=runs/no/model: no such folder"),
         (["variant=both"], "unknown variant 'both'"),
         (
-            ["variant=released", "loss.measure=entropic"],
-            "loss.measure=entropic: variant=released knows its own tail alone",
+            ["variant=released", "loss.measure=entropic", "loss.is_cal_risk_distribution_logps=true"],
+            "and the measure is entropic; set loss.measure=released_tail",
         ),
         (["trainer.num_train_epochs=abc"], "must be a whole number"),
         (["trainer.num_train_epochs=2", "trainer.eval_strategy=epoch"], "all epochs are laid out as one here"),

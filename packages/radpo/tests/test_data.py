@@ -36,7 +36,7 @@ from reproalign.radpo.rows import (
     shuffle_prompts,
     unpaired_rows,
 )
-from reproalign.radpo.sources import SOURCES, Example, assistant, link_replies, pick_shp, rank_by_score, user
+from reproalign.radpo.sources import SOURCES, Example, assistant, link_replies, pick_shp, user
 
 SLICES = Path(__file__).parents[4] / "shared" / "data"
 
@@ -195,28 +195,23 @@ def test_ultrachat_is_for_sft(tmp_path):
         prepare(found, kind="paired")
 
 
-def test_imdb_reviews_that_begin_alike_make_pairs(tmp_path):
-    rows = [("A  film that shines", 1), ("A film\nthat drags", 0), ("A film so good", 1), ("Not a film", 0)]
-    found = read(tmp_path, "imdb_prefix", *({"text": text, "label": label} for text, label in rows))
-    assert found["A film"].generations == ["that shines", "that drags", "so good"]
-    assert sorted(found["A film"].pairs) == [(0, 1), (2, 1)]
-    assert found["Not a"].pairs == []
+def test_imdb_characters_prefer_the_last_but_one_to_the_last(tmp_path):
+    """As the release reads IMDb: ``extend`` of a text adds its characters, and the pair is of the last two."""
+    rows = [{"text": text} for text in ("Well  made.", "So good!!", "A gem. ", "So good!!")]
+    found = read(tmp_path, "imdb_characters", *rows)
+    pairs = [(e.prompt, [(e.generations[i], e.generations[j]) for i, j in e.pairs]) for e in found.values()]
+    assert pairs == [
+        ([user("Well made.")], [("e", ".")]),
+        ([user("So good!!")], [("!", "!"), ("!", "!")]),
+        ([user("A gem. ")], [(".", " ")]),
+    ]
+    assert {one.truncation_mode for one in found.values()} == {"keep_start"}
 
 
-def test_imdb_completions_are_ranked_by_their_scores(tmp_path):
-    row = {"text": "This one is fun", "completions": ["a", "b", "c", "d"], "scores": [0.1, 0.9, 0.4, 0.1]}
-    one = read(tmp_path, "imdb_prefix", row)["This one"]
-    assert sorted(one.pairs) == [(1, 0), (1, 2), (1, 3), (2, 0), (2, 3)]
-    assert one.generations[one.sft_index] == "b"
-
-
-@given(scores=st.lists(st.integers(0, 4).map(float), min_size=1, max_size=8))
-def test_pairs_by_score(scores):
-    one = example(generations=[str(n) for n in range(len(scores))], scores=scores, pairs=[])
-    (ranked,) = rank_by_score([one], True).values()
-    possible = {(i, j) for i, a in enumerate(scores) for j, b in enumerate(scores) if a > b}
-    assert len(ranked.pairs) == len(set(ranked.pairs)) == min(6, len(possible))
-    assert set(ranked.pairs) <= possible
+def test_imdb_sentiment_rows_repeat_their_prompt(tmp_path):
+    row = {"text": "I enjoy", "chosen": "I enjoyed all of it.", "rejected": "I enjoy nothing here. "}
+    one = read(tmp_path, "imdb_sentiment", row)["I enjoy"]
+    assert (one.prompt, one.generations, one.pairs) == ([user("I enjoy")], ["ed all of it.", "nothing here."], [(0, 1)])
 
 
 def test_alpacaeval_is_for_evaluation(tmp_path):
@@ -244,10 +239,9 @@ HUMAN = "\n\nHuman: q\n\nAssistant: "
         ("oasst", {**reply("a", None), "rank": "best"}, "rank: 'best' is not a finite number"),
         ("oasst", {**reply("a", None), "text": " "}, "'text' is empty"),
         ("ultrachat", {"messages": [user("a")]}, "must end with an answer"),
-        ("imdb_prefix", {"text": "too short", "label": 1}, "longer than the 2 words"),
-        ("imdb_prefix", {"text": "a b c", "label": -1}, "label=-1 must be 1"),
-        ("imdb_prefix", {"text": "a b c", "completions": ["x"], "scores": []}, "1 completions but 0 scores"),
-        ("imdb_prefix", {"text": "a b c", "completions": [" "], "scores": [1]}, "none of it empty"),
+        ("imdb_characters", {"text": "a"}, "must have two characters"),
+        ("imdb_sentiment", {"text": "a", "chosen": "ab", "rejected": "b"}, "'rejected' must begin with 'text'"),
+        ("imdb_sentiment", {"text": "a", "chosen": "ab", "rejected": "ab "}, "chosen and rejected are the same"),
         ("alpacaeval", {"instruction": "a"}, "column 'output' is missing"),
         ("hh", "{broken", "not valid JSON"),
     ],
@@ -617,9 +611,8 @@ def public(name: str, folder: str, role: str, file: str) -> tuple[dict[str, Exam
         ("oasst", "oasst1", "evaluation", "validation", (190, 0, 35, 74)),
         ("ultrabin", "ultrafeedback_binarized", "train", "train_prefs", (800, 4, 796, 796)),
         ("ultrabin", "ultrafeedback_binarized", "evaluation", "test_prefs", (140, 0, 140, 140)),
-        ("imdb_prefix", "imdb_movie_reviews", "train", "train", (400, 0, 324, 57)),
-        ("imdb_prefix", "imdb_sentences", "train", "train", (500, 12, 387, 73)),
-        ("imdb_prefix", "imdb_sentences", "evaluation", "test", (200, 5, 163, 27)),
+        ("imdb_characters", "imdb_movie_reviews", "train", "train", (400, 0, 400, 400)),
+        ("imdb_characters", "imdb_sentences", "evaluation", "test", (200, 0, 200, 200)),
     ],
 )
 def test_public_rows(name, folder, role, file, counts):

@@ -103,7 +103,7 @@ def test_risk_neutral_ra_dpo_is_tdpo(alpha):
     def losses(measure: risk.Measure) -> tuple[Tensor, Tensor]:
         logps, ref_logps = logits.log_softmax(1), ref_logits.detach().log_softmax(1)
         log_ratios = (logps - ref_logps).gather(1, targets[:, None]).reshape(2, 2, 3).sum(2)
-        terms = differentiable(measure, ref_logps - logps, ref_logps.exp()).reshape(2, 2, 3).sum(2)
+        terms = differentiable(measure, ref_logps - logps, ref_logps).reshape(2, 2, 3).sum(2)
         result = loss.token_level_loss(*log_ratios, *terms, BETA, alpha).losses
         return result, torch.autograd.grad(result.sum(), logits)[0]
 

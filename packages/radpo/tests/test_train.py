@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,25 @@ def test_the_released_sum_is_the_mean_times_the_micro_batch(tmp_path):
     for variant in ("paper", "released"):
         run(tmp_path / variant, *words, f"variant={variant}", "data.max_prompt_length=500")
     assert logged(tmp_path / "released") == pytest.approx([4 * value for value in logged(tmp_path / "paper")], rel=1e-5)
+
+
+def test_a_measure_changes_nothing_else_of_the_released_run(tmp_path):
+    """The published entropic runs and the TDPO2 that they are compared with share everything but the term."""
+    words = ["variant=released", "loss.second_form=true", "data.max_prompt_length=32"]
+    runs = {
+        name: run(tmp_path / name, *words, *more)
+        for name, more in {
+            "tdpo": ["loss=tdpo"],
+            "entropic": ["loss=ra-dpo", "loss.measure=entropic"],
+            "cvar": ["loss=ra-dpo", "loss.measure=cvar", "loss.confidence_level=0.3"],
+            "released_tail": ["loss=ra-dpo", "loss.confidence_level=0.3"],
+        }.items()
+    }
+    assert len({json.dumps(record["fingerprints"]["data"], sort_keys=True) for record in runs.values()}) == 1
+    assert len({tuple(logged(tmp_path / name, "learning_rate")) for name in runs}) == 1
+    losses = {name: logged(tmp_path / name) for name in runs}
+    assert {round(values[0], 4) for values in losses.values()} == {round(4 * math.log(2), 4)}
+    assert len({values[-1] for values in losses.values()}) == 4
 
 
 def test_quantiles_in_place_of_log_probs_are_trained_on(tmp_path):

@@ -38,6 +38,14 @@ APP = App(
             "reproalign.radpo.sample:sample",
             launchable=True,
         ),
+        Verb(
+            "pairs",
+            "make pairs: continue the beginnings of texts, score by a classifier, best against worst (IMDb)",
+            "pairs",
+            "reproalign.radpo.config:PairsConfig",
+            "reproalign.radpo.pairs:pairs",
+            launchable=True,
+        ),
         JUDGE,
     ),
     more=(

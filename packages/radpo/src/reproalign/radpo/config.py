@@ -34,11 +34,11 @@ class LossConfig:
     lambda_coef: float = 0.1  # slic: weight of the likelihood term
     alpha: float = 0.5  # tdpo, ra-dpo, second form: weight of the token-level term
     second_form: bool = False  # TDPO2 and Ra-DPO2 (released: if_tdpo2, if_ra_dpo2)
-    measure: str = "cvar"  # ra-dpo: cvar | cvar_complement | entropic | mean_semideviation | expectation
-    confidence_level: float = 0.95  # of cvar, cvar_complement and of the released tail
-    coefficient: float = 5.0  # of entropic and mean_semideviation
-    is_split_risk_ratio: bool = True  # variant=released: a quantile for each half of the vocabulary (ERRATA Q1)
-    is_cal_risk_distribution_logps: bool = False  # variant=released: quantiles in place of log-probs (ERRATA Q2)
+    measure: str | None = None  # ra-dpo: a name of risk.MEASURES; null: released_tail if variant=released, else cvar
+    confidence_level: float = 0.95  # cvar, released_tail: mass (share of entries) that is retained, 1 is TDPO
+    coefficient: float = 5.0  # μ of entropic and entropic_scaled, κ of mean_semideviation
+    is_split_risk_ratio: bool = True  # released_tail: a quantile for each half of the vocabulary (ERRATA Q1)
+    is_cal_risk_distribution_logps: bool = False  # released_tail: quantiles in place of log-probs (ERRATA Q2)
     desirable_weight: float = 1.0  # kto, kto-zero
     undesirable_weight: float = 1.0
     tokenwise_KL: bool = False  # noqa: N815 - the release's name; kto: reference point per example, the largest log-ratio of a token
@@ -104,6 +104,36 @@ class EvaluateConfig:
     logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
     batch_size: int = 4  # pairs per forward
     trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16
+
+
+@dataclass
+class ClassifierConfig:
+    """A text classifier whose probability of one label is a score."""
+
+    name: str = "siebert/sentiment-roberta-large-english"  # Hub id or folder
+    revision: str | None = None
+    label: str = "POSITIVE"  # out of the id2label of its config.json
+    batch_size: int = 32  # texts per forward
+
+
+@dataclass
+class PairsConfig:
+    """``radpo pairs``: continuations of beginnings of texts, scored by a classifier, best against worst."""
+
+    output_dir: str = MISSING
+    seed: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)  # what goes on with the texts
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    data: DataConfig = field(default_factory=DataConfig)  # rows with `text`: data.train_split, data.max_rows
+    prompt_tokens: int = 15  # of a text, as a prompt; shorter texts are one whole
+    max_length: int = 100  # tokens of prompt and continuation
+    n: int = 5  # continuations per prompt
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 0.95
+    batch_size: int = 20  # continuations at once
+    backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
+    launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the prompts
 
 
 @dataclass

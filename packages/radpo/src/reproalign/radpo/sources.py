@@ -28,8 +28,6 @@ from reproalign.common.data.sources.shp import order_answers
 
 MIN_SCORE_RATIO = 2  # SHP, training rows
 MAX_SHP_PAIRS = 5  # per prompt, training rows
-PREFIX_WORDS = 2  # of a review; longer ones are hardly ever shared by two reviews
-MAX_IMDB_PAIRS = 6  # per prompt: as many as the four completions of the DPO paper give
 
 
 @dataclass
@@ -309,41 +307,31 @@ def ultrachat(row: dict[str, Any]) -> Example:
     return Example(_key(prompt), prompt, [last["content"]], "ultrachat")
 
 
-def rank_by_score(parts: list[Example], train: bool) -> Examples:
-    """Pair every two generations of a prompt whose scores differ, the higher first; at most 6 pairs a prompt."""
-    examples = merge(parts, train)
-    for example in examples.values():
-        indices = range(len(example.generations))
-        example.pairs = [(i, j) for i in indices for j in indices if example.scores[i] > example.scores[j]]
-    cap_pairs(examples, MAX_IMDB_PAIRS)
-    return examples
+@source("imdb_characters", hub="stanfordnlp/imdb")
+def imdb_characters(row: dict[str, Any]) -> Example:
+    """Film reviews as the release reads them: the last but one character is preferred to the last (ERRATA Q6).
 
-
-@source("imdb_prefix", hub="stanfordnlp/imdb", collect=rank_by_score)
-def imdb_prefix(row: dict[str, Any]) -> Example:
-    """Film reviews: the first 2 words are the prompt. Columns: text, label (1 positive, 0 negative); optionally
-    completions (list of text) and scores (list of numbers, such as a classifier's probability of positive sentiment).
-
-    With ``completions``, sampled after the same prompt, these are ranked by their ``scores``, as the DPO paper does.
-    Else the generation is the rest of the review and its score the label, so that reviews which begin alike make pairs.
+    Column: text. All of the review is the prompt, of which the beginning survives; the two characters are the
+    responses, be they equal or blank.
     """
-    words = re.match(rf"\s*((?:\S+\s+){{{PREFIX_WORDS}}})(\S.*)", _text(row, "text"), re.DOTALL)
-    if words is None:
-        raise RowError(f"'text' must be longer than the {PREFIX_WORDS} words of the prompt")
-    prompt = [user(" ".join(words[1].split()))]
-    if row.get("completions") is None:
-        label = column(row, "label")
-        if label not in (0, 1):
-            raise RowError(f"label={label!r} must be 1 (positive) or 0 (negative)")
-        return Example(_key(prompt), prompt, [words[2].strip()], "imdb_prefix", scores=[float(label)])
-    completions, scores = column(row, "completions"), column(row, "scores")
-    if not completions or not all(isinstance(text, str) and text.strip() for text in completions):
-        raise RowError("'completions' must be a list of text, none of it empty")
-    if len(completions) != len(scores):
-        raise RowError(f"there are {len(completions)} completions but {len(scores)} scores")
-    ranks = [_number("scores", score) for score in scores]
-    best = ranks.index(max(ranks))
-    return Example(_key(prompt), prompt, list(completions), "imdb_prefix", scores=ranks, sft_index=best)
+    text = _text(row, "text")
+    if len(text) < 2:
+        raise RowError("'text' must have two characters at least")
+    return Example(text, [user(text)], [text[-2], text[-1]], "imdb_characters", [(0, 1)], truncation_mode="keep_start")
+
+
+@source("imdb_sentiment", hub="insub/imdb_prefix20_forDPO_gpt2-large-imdb-FT_siebert_sentiment-roberta-large-english")
+def imdb_sentiment(row: dict[str, Any]) -> Example:
+    """Beginnings of film reviews, each with two continuations that a sentiment classifier ranked (ERRATA Q6).
+
+    Columns: text (the beginning), chosen and rejected, which repeat it. ``radpo pairs`` makes such rows.
+    """
+    text = _text(row, "text")
+    sides = [_text(row, name) for name in ("chosen", "rejected")]
+    for name, side in zip(("chosen", "rejected"), sides, strict=True):
+        if not side.startswith(text):
+            raise RowError(f"'{name}' must begin with 'text'")
+    return paired("imdb_sentiment", [user(text)], *(side.removeprefix(text).strip() for side in sides))
 
 
 @source("alpacaeval", hub="tatsu-lab/alpaca_eval", splits=("eval", "eval"), evaluation_only=True)

@@ -36,6 +36,7 @@ from reproalign.radpo.trainer import (
     PairLossTrainer,
     RadpoTrainer,
     TokenLevelTrainer,
+    measure_name,
     risk_measure,
     token_level_trainer,
 )
@@ -160,13 +161,12 @@ def check_loss(loss: LossConfig, variant: str) -> None:
     for key in ("desirable_weight", "undesirable_weight", "lambda_coef"):
         if getattr(loss, key) < 0:
             raise UserError(f"loss.{key}={getattr(loss, key)} must not be negative")
-    if loss.is_cal_risk_distribution_logps and (variant, loss.name) == ("paper", "ra-dpo"):
+    measure = measure_name(loss, variant)
+    if loss.is_cal_risk_distribution_logps and measure not in (None, "released_tail"):
         raise UserError(
-            "loss.is_cal_risk_distribution_logps=true puts quantiles in place of log-probs, which the release alone "
-            "does (ERRATA Q2); set variant=released"
+            f"loss.is_cal_risk_distribution_logps=true puts the quantiles of released_tail in place of log-probs "
+            f"(ERRATA Q2), and the measure is {measure}; set loss.measure=released_tail"
         )
-    if (variant, loss.name) == ("released", "ra-dpo") and loss.measure != "cvar":
-        raise UserError(f"loss.measure={loss.measure}: variant=released knows its own tail alone; set variant=paper")
     risk_measure(loss, variant)
 
 

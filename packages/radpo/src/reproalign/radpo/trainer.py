@@ -331,8 +331,8 @@ class ReplacedDistributionTrainer(TokenLevelTrainer):
 
 
 def token_level_trainer(loss: LossConfig, variant: str) -> type[TokenLevelTrainer]:
-    """Return the trainer of TDPO or Ra-DPO that computes ``loss`` as ``variant`` has it."""
-    replaced = loss.name == "ra-dpo" and variant == "released" and loss.is_cal_risk_distribution_logps
+    """Return the trainer of TDPO or Ra-DPO for ``loss``."""
+    replaced = measure_name(loss, variant) == "released_tail" and loss.is_cal_risk_distribution_logps
     return ReplacedDistributionTrainer if replaced else TokenLevelTrainer
 
 
@@ -383,15 +383,24 @@ def risk_measure(loss: LossConfig, variant: str) -> Measure | None:
     Raises:
         UserError: for an unknown measure or parameters out of range.
     """
+    name = measure_name(loss, variant)
+    if name is None:
+        return None
+    if name == "released_tail":
+        return measure(name, level=loss.confidence_level, split=loss.is_split_risk_ratio)
+    if name in ("cvar", "cvar_complement"):
+        return measure(name, level=loss.confidence_level)
+    if name == "expectation":
+        return measure(name)
+    scale = {"beta": loss.beta} if name == "entropic_scaled" else {}
+    return measure(name, coefficient=loss.coefficient, **scale)
+
+
+def measure_name(loss: LossConfig, variant: str) -> str | None:
+    """Return the name of ``ra-dpo``'s measure: ``loss.measure``, and without one what ``variant`` has."""
     if loss.name != "ra-dpo":
         return None
-    if variant == "released":
-        return measure("released_tail", level=loss.confidence_level, split=loss.is_split_risk_ratio)
-    if loss.measure in ("cvar", "cvar_complement"):
-        return measure(loss.measure, level=loss.confidence_level)
-    if loss.measure == "expectation":
-        return measure(loss.measure)
-    return measure(loss.measure, coefficient=loss.coefficient)
+    return loss.measure or ("released_tail" if variant == "released" else "cvar")
 
 
 def _sides(name: str, values: Float[Tensor, " rows"], *, margin: bool = True) -> dict[str, Tensor]:
