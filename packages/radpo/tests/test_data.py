@@ -650,7 +650,7 @@ def test_released_trains_on_pairs_without_a_preference(tmp_path, rejected):
     found, facts = read_examples(config, ["hh"], "train", variant="released")
     assert [one.generations for one in found.values()] == [["yes", rejected]]
     assert facts["train:hh"]["rows_rejected"] == 0
-    with pytest.raises(UserError, match="empty|the same"):
+    with pytest.raises(UserError, match=r"empty|the same"):
         read_examples(config, ["hh"], "train")
 
 

@@ -18,7 +18,7 @@ from reproalign.radpo.data import held_out_batches
 from reproalign.radpo.released import loss_scale
 from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
 from reproalign.radpo.sources import Example, user
-from reproalign.radpo.train import LOSSES, dropout_of, starting_weights, with_template
+from reproalign.radpo.train import LOSSES, dropout_of, with_template
 from reproalign.radpo.training_rows import row_rules, schedule
 
 FACTS = read_facts("reproalign.radpo")
@@ -81,7 +81,7 @@ def derived(name: str) -> dict[str, Any]:
         "steps_between_evaluations": config.trainer["eval_steps"],
         "max_lengths": [config.data.max_length, config.data.max_prompt_length],
         "clean_up_spaces": rules.clean_up_spaces,
-        "template": with_template(starting_weights(config.model), config.variant).chat_template,
+        "template": with_template(config.model, config.variant).chat_template,
         "kl_rows": launch["rows_per_process"],
         **{name: launch[name] for name in ("weights", "compute", "max_grad_norm", "weight_decay")},
     }
