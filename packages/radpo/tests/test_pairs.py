@@ -11,7 +11,6 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from reproalign.common.generation.samples import Sampled
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
-from reproalign.common.testing import refusal
 from reproalign.radpo.cli import main
 from reproalign.radpo.pairs import best_and_worst
 

@@ -52,6 +52,13 @@ class LossConfig:
     rejected_control_token: str = "<|bad|>"
 
 
+def measure_name(loss: LossConfig, variant: str) -> str | None:
+    """Return the name of ``ra-dpo``'s measure: ``loss.measure``, and without one what ``variant`` has."""
+    if loss.name != "ra-dpo":
+        return None
+    return loss.measure or ("released_tail" if variant == "released" else "cvar")
+
+
 @dataclass
 class RowsConfig:
     """Which responses are trained on, and in which order."""

@@ -5,8 +5,8 @@ A measure maps d and log p (tokens, vocab) to its values (tokens,), in nats, and
 vocab), written by hand: a caller that holds logits of one chunk of positions at a time needs no graph. p is a constant:
 it is the frozen reference's; it comes as its logarithm, since an entry whose p is too small for the dtype may be the
 one that an exponential of d makes count. d is a cost: large where the policy gives away what the reference found
-likely, so that the upper tail is the bad one. Sources: arXiv 2505.20359, Theorem 3.6 and appendix A.1, for CVaR and the entropic
-measure; ``ERRATA.md`` for ``released_*`` and for where the paper contradicts itself.
+likely, so that the upper tail is the bad one. Sources: arXiv 2505.20359, Theorem 3.6 and appendix A.1, for CVaR and the
+entropic measure; ``ERRATA.md`` for ``released_*`` and for where the paper contradicts itself.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def cvar(d: Rows, log_p: Rows, level: float) -> tuple[PerToken, Rows]:
 
     What is retained is the mass c = ``level`` of the largest d, so that the paper's .99 leaves out the smallest
     hundredth and c -> 1 is the KL, TDPO's term; c -> 0 is the worst case max d. CVaR_c = q + (1/c) Σ_v p (d - q)₊ with
-    q the p-weighted (1-c)-quantile of d. By the envelope theorem the derivative is p/c above q, and on the atom at q what
-    completes the mass to 1.
+    q the p-weighted (1-c)-quantile of d. By the envelope theorem the derivative is p/c above q, and on the atom at q
+    what completes the mass to 1.
     """
     p = log_p.exp()
     _, share = upper_tail(d, p, level)

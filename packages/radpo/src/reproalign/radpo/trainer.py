@@ -27,7 +27,7 @@ from reproalign.common.training.pairs import PairScores, PairTrainer
 from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
 from reproalign.common.training.reference import CachedReference, Reference
 from reproalign.common.training.unpaired import ExampleLogps, ExampleScores, UnpairedTrainer
-from reproalign.radpo.config import LossConfig
+from reproalign.radpo.config import LossConfig, measure_name
 from reproalign.radpo.loss import (
     PairLoss,
     cdpo_loss,
@@ -146,8 +146,8 @@ class RadpoTrainer(CollectingTrainer):
         yield from self.accelerator.prepare_data_loader(loader)
 
     def _measure(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return per pair: rewards β u, accuracy, log-probs, and, where the reference gives them, sequential KLs and
-        (with a measure) risk ratios.
+        """Return per pair: rewards β u, accuracy, log-probs, and, where the reference gives them, sequential KLs,
+        (with a measure) risk ratios, and for TDPO and Ra-DPO the accuracy of β (u + T).
         """
         has_beta = self.reference is not None and self.loss_config.name != "slic"
         beta = self.loss_config.beta if has_beta else 1.0
@@ -161,12 +161,17 @@ class RadpoTrainer(CollectingTrainer):
             found |= _sides("kl", statistics["forward_kl"])
             if self.measure:
                 found |= _sides("risk_ratio", statistics["risk"])
+            found |= self.own_columns(statistics)
         chosen, rejected = (beta * ratios).chunk(2)
         return {
             **{f"rewards/{name}": value for name, value in _reward_columns(chosen, rejected).items()},
             **_sides("logps", sums, margin=False),
             **found,
         }
+
+    def own_columns(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what a loss measures per pair beside what all of them do."""
+        return {}
 
     def statistics(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return (rows,) sums over responses: logps, ref_logps, forward_kl and, with a measure, risk."""
@@ -237,11 +242,21 @@ class TokenLevelTrainer(RadpoTrainer, PairTrainer):
         """Return the log-ratios u that are trained on."""
         return sums["logps"] - sums["ref_logps"]
 
+    def term(self, sums: dict[str, Tensor]) -> Tensor:
+        """Return the token-level term T: the sequential risk ratio, or KL for TDPO."""
+        return sums["risk"] if self.measure else sums["forward_kl"]
+
+    def own_columns(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return whether β (u + T) prefers the chosen response: the accuracy of the paper's figures."""
+        if self.loss_config.name not in ("tdpo", "ra-dpo"):
+            return {}
+        chosen, rejected = (self.margins(sums) + self.term(sums)).chunk(2)
+        return {"rewards/accuracies_with_term": (chosen > rejected).float()}
+
     def pair_scores(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairScores:
         """Compute the statistics of the micro-batch, and the loss of their sums."""
         sums = self.statistics(model, inputs)
-        margins = self.margins(sums)
-        term = sums["risk"] if self.measure else sums["forward_kl"]
+        margins, term = self.margins(sums), self.term(sums)
         loss = self.loss_config
         (chosen, rejected), (chosen_term, rejected_term) = margins.chunk(2), term.chunk(2)
         alpha = loss.alpha if loss.second_form else None
@@ -366,13 +381,6 @@ def risk_measure(loss: LossConfig, variant: str) -> Measure | None:
         return measure(name)
     scale = {"beta": loss.beta} if name == "entropic_scaled" else {}
     return measure(name, coefficient=loss.coefficient, **scale)
-
-
-def measure_name(loss: LossConfig, variant: str) -> str | None:
-    """Return the name of ``ra-dpo``'s measure: ``loss.measure``, and without one what ``variant`` has."""
-    if loss.name != "ra-dpo":
-        return None
-    return loss.measure or ("released_tail" if variant == "released" else "cvar")
 
 
 def _sides(name: str, values: Float[Tensor, " rows"], *, margin: bool = True) -> dict[str, Tensor]:
