@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
+from reproalign.common.config import DataConfig
+from reproalign.common.data.templates import TEMPLATES
 from reproalign.common.logprobs.plain import IGNORE, differentiable, token_logps
+from reproalign.common.models.value_head import DetachedValueHead
+from reproalign.common.training.unpaired import kl_estimate, tokenwise_kl_estimate
 from reproalign.radpo import loss, risk
+from reproalign.radpo.config import LossConfig, ReleasedConfig, TrainConfig
+from reproalign.radpo.data import held_out_batches
+from reproalign.radpo.released import Conversations, loss_scale
+from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
+from reproalign.radpo.sources import Example, user
+from reproalign.radpo.training_rows import row_rules, schedule
 
 Case = dict[str, Any]
 ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
@@ -163,7 +176,7 @@ def kto_loss(inputs: Case, params: Case) -> Any:
             for side in ("chosen", "rejected")
         ]
     )
-    kl = loss.tokenwise_kl(differences) if params["tokenwise_KL"] else loss.batch_kl(differences.sum(1))
+    kl = tokenwise_kl_estimate(differences) if params["tokenwise_KL"] else kl_estimate(differences.sum(1))
     result = unpaired(inputs, lambda ratios, desirable: loss.kto_loss(ratios, desirable, kl, *weights(params)))
     return {**result, "KL": kl}
 
@@ -171,3 +184,135 @@ def kto_loss(inputs: Case, params: Case) -> Any:
 @adapter
 def kto_zero_loss(inputs: Case, params: Case) -> Any:
     return unpaired(inputs, lambda ratios, desirable: loss.kto_zero_loss(ratios, desirable, *weights(params)))
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A UTF-8 byte b is the token b + 3; pad 0, bos 1, eos 2; no special text, no clean-up of spaces."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes that GPT-2's alphabet shows as such
+    hidden = [byte for byte in range(256) if byte not in shown]
+    alphabet = {byte: chr(byte) for byte in shown} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
+    special = {"<pad>": 0, "<s>": 1, "</s>": 2}
+    backend = Tokenizer(models.BPE({**special, **{char: byte + 3 for byte, char in alphabet.items()}}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@adapter
+def released_prompt_pair(inputs: Case, params: Case) -> Any:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATES[{"halos": "halos", "released": "halos_released"}[params["template"]]]
+    conversations = Conversations(tokenizer, params["max_length"], params["max_prompt_length"], clean_up_spaces=False)
+    visits = []
+    for visit in inputs["visits"]:
+        sides = {}
+        for side, index in zip(("chosen", "rejected"), inputs["pairs"][visit], strict=True):
+            found = conversations.element("p", inputs["conversation"], inputs["generations"][index])
+            sides[side] = {
+                "turns": found.turns,
+                "response": found.response,
+                "text": found.text,
+                "tokens": len(found.ids),
+                "unscored_tokens": found.prompt_length,
+            }
+        visits.append(sides)
+    return {"visits": visits, "conversation_afterwards": conversations.turns["p"]}
+
+
+def prompts(counts: list[list[Any]]) -> dict[str, Example]:
+    """Prompts with as many pairs, whose generations are their own names."""
+    return {
+        name: Example(
+            name,
+            [user(name)],
+            [f"{name}/{pair}/{side}" for pair in range(pairs) for side in ("chosen", "rejected")],
+            "golden",
+            [(2 * pair, 2 * pair + 1) for pair in range(pairs)],
+        )
+        for name, pairs in counts
+    }
+
+
+def names(batches: list[list[Case]], loader: str) -> list[str]:
+    side, cut = {"paired": ("chosen", "/chosen"), "unpaired": ("completion", ""), "sft": ("completion", "/0/chosen")}[
+        loader
+    ]
+    return [row[side].removesuffix(cut) for batch in batches for row in batch]
+
+
+@adapter
+def heldout_selection(inputs: Case, params: Case) -> Any:
+    rules = RowRules(kind=params["loader"], variant="released", seed=params["seed"], batch_size=params["batch_size"])
+    evaluated = held_out_batches(
+        prompts(inputs["evaluation_prompts"]),
+        replace(rules, batch_size=params["eval_batch_size"]),
+        params["n_eval_examples"],
+    )
+    rows = build_rows(prompts(inputs["training_prompts"]), rules)
+    first, _ = lay_out(rows, rules)
+    both, _ = lay_out(rows, replace(rules, epochs=2))
+    return {
+        "evaluation": names(evaluated, params["loader"]),
+        "training_epochs": [names(batches, params["loader"]) for batches in (first, both[len(first) :])],
+        "evaluation_examples_per_pass": sum(map(len, evaluated)),
+    }
+
+
+def launch(params: Case, name: str, **trainer: Any) -> TrainConfig:
+    return TrainConfig(
+        variant="released",
+        data=DataConfig(source="golden"),
+        loss=LossConfig(name=name, ppo_epochs=params.get("ppo_epochs", 1)),
+        released=ReleasedConfig(params["processes"], params["gradient_accumulation_steps"]),
+        warmup_steps=params["warmup_steps"],
+        trainer=trainer,
+    )
+
+
+@adapter
+def learning_rate_schedule(inputs: Case, params: Case) -> Any:
+    counts = inputs.get("pairs_per_prompt") or [1] * inputs["examples"]
+    examples = prompts([[str(number), pairs] for number, pairs in enumerate(counts)])
+    config = launch(params, "dpo", num_train_epochs=params["n_epochs"])
+    accumulation = params["gradient_accumulation_steps"]
+    rules = row_rules(config, "paired", batch_size=params["batch_size"], accumulation=accumulation, processes=1)
+    batches, _ = lay_out(build_rows(examples, rules), rules, params["n_examples"])
+    length = released_length(examples, rules)
+    rate = schedule(config, length)
+    return {
+        "num_training_steps": length,
+        "optimizer_steps": len(batches) // accumulation,
+        "learning_rate": [params["lr"] * rate(step) for step in params["steps"]],
+    }
+
+
+@adapter
+def ppo_learning_rate(inputs: Case, params: Case) -> Any:
+    config = launch(params, "ppo")
+    rules = row_rules(config, "unpaired", batch_size=params["batch_size"], accumulation=1, processes=1)
+    batches, _ = lay_out([{} for _ in range(inputs["micro_batches"] * params["batch_size"])], rules)
+    rate = schedule(config, len(batches))
+    return {
+        "optimizer_steps": len(batches),
+        "learning_rate": [params["lr"] * rate(step) for step in params["steps"]],
+        "gradient_scale": loss_scale("ppo", params["batch_size"], 1, config.released.accumulation),
+    }
+
+
+@adapter
+def ppo_value_head(inputs: Case, params: Case) -> Any:
+    states = torch.tensor(inputs["hidden_states"], dtype=getattr(torch, params["states_dtype"]), requires_grad=True)
+    head = DetachedValueHead(states.shape[-1]).eval()
+    layers = [layer for layer in head.layers if isinstance(layer, torch.nn.Linear)]
+    for layer, given in zip(layers, inputs["layers"], strict=True):
+        layer.load_state_dict({name: torch.tensor(value) for name, value in given.items()})
+    values = head(states)
+    (values * torch.tensor(inputs["upstream"])).sum().backward()
+    gradients = [{name: value.grad for name, value in layer.named_parameters()} for layer in layers]
+    return {"values": values, "grad_layers": gradients, "grad_hidden_states": states.grad}

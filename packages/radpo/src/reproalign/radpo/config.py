@@ -47,6 +47,7 @@ class LossConfig:
     lam: float = 0.95  # ppo: λ of GAE
     critic_coef: float = 0.01
     KL_coef: float = 0.1
+    ppo_epochs: int = 1  # variant=released: steps on each batch one after the other
     v_head_max_grad_norm: float = 0.1
     chosen_control_token: str = "<|good|>"  # csft
     rejected_control_token: str = "<|bad|>"
@@ -67,6 +68,15 @@ class RowsConfig:
     selection: str = "all"  # unpaired: all | one response a prompt | scores: best and worst in turns
     frac_unique_desirable: float = 1.0
     frac_unique_undesirable: float = 1.0
+    clean_up_spaces: bool | None = None  # variant=released (ERRATA Q20): false for tokenizers that say so; null: true
+
+
+@dataclass
+class ReleasedConfig:
+    """The published launch where the one here need not be it: read by variant=released alone."""
+
+    processes: int = 4  # each goes through all rows, and the schedule ticks once for each at a step (ERRATA Q5, Q17)
+    accumulation: int | None = None  # divides the summed losses of a step; null: the micro-batches of one here
 
 
 @dataclass
@@ -80,7 +90,8 @@ class TrainConfig(RunConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     rows: RowsConfig = field(default_factory=RowsConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
-    warmup_steps: int = 150  # rate from a tenth to all of it; then a cosine to 0 (released: ERRATA Q5)
+    released: ReleasedConfig = field(default_factory=ReleasedConfig)
+    warmup_steps: int = 150  # rate from a tenth to all of it; then a cosine to 0 (released: ticks, ERRATA Q5, Q18)
     evaluate_before: bool = True  # released: do_first_eval
 
 
@@ -95,6 +106,7 @@ class EvaluateConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)  # reference.model is needed
     data: DataConfig = field(default_factory=DataConfig)  # data.eval_path or data.path: a file of pairs
+    clean_up_spaces: bool | None = None  # variant=released: as rows.clean_up_spaces of training
     loss: LossConfig = field(default_factory=LossConfig)  # beta of the rewards, and the risk measure
     logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
     batch_size: int = 4  # pairs per forward

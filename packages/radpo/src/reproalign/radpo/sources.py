@@ -7,8 +7,8 @@ To add one, write the function, give it a docstring that names the columns, and 
         '''Columns: question, better, worse.'''
         return paired("mydata", [user(row["question"])], row["better"], row["worse"])
 
-Rows with an empty response, or with twice the same one, are bad rows: they hold no preference. A
-:class:`~reproalign.common.data.records.RowError` is reported with file and line.
+Rows with an empty response, or with twice the same one, are bad rows: they hold no preference (:func:`checked`; the
+release trains on them, ERRATA Q22). A :class:`~reproalign.common.data.records.RowError` is reported with file and line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from reproalign.common.data.records import Message, RowError, column, make_recor
 from reproalign.common.data.sources import Home
 from reproalign.common.data.sources.preference import preference as from_preference
 from reproalign.common.data.sources.shp import order_answers
-from reproalign.common.data.sources.ultrafeedback import ultrafeedback
 
 MIN_SCORE_RATIO = 2  # SHP, training rows
 MAX_SHP_PAIRS = 5  # per prompt, training rows
@@ -42,6 +41,7 @@ class Example:
     pairs: list[tuple[int, int]] = field(default_factory=list)  # (i, j): generation i is preferred to j
     scores: list[float] = field(default_factory=list)  # one a generation, on the data set's own scale; or none
     sft_index: int = 0
+    released_sft_index: int = 0  # what the release trains on (ERRATA Q22)
     truncation_mode: str = "keep_end"  # which end of an over-long prompt survives: keep_end | keep_start
     original_prompt: str = ""
 
@@ -79,6 +79,27 @@ def merge(parts: Iterable[Example], train: bool) -> Examples:
     return merged
 
 
+def merge_latest(parts: Iterable[Example], train: bool) -> Examples:
+    """Join the examples of one prompt; the release's SFT is on the chosen response of its last pair."""
+    merged = merge(parts, train)
+    for example in merged.values():
+        example.released_sft_index = example.pairs[-1][0]
+    return merged
+
+
+def checked(to_part: Callable[[dict[str, Any]], Any], row: dict[str, Any]) -> Any:
+    """Return the part that ``to_part`` makes of a row.
+
+    Raises:
+        RowError: as ``to_part`` does, and for a pair with an empty response or of two equal ones.
+    """
+    part = to_part(row)
+    if isinstance(part, Example):
+        for pair in part.pairs:
+            make_record(part.prompt, *([assistant(part.generations[index])] for index in pair))
+    return part
+
+
 def cap_pairs(examples: Examples, limit: int) -> None:
     """Keep at most ``limit`` pairs of each prompt, drawn by ``random.Random(0).sample``."""
     for example in examples.values():
@@ -114,12 +135,7 @@ def assistant(content: str) -> Message:
 
 
 def paired(name: str, prompt: list[Message], chosen: str, rejected: str, **more: Any) -> Example:
-    """Return the example of one pair; its key is the prompt's turns, joined by a space.
-
-    Raises:
-        RowError: for an empty response, or two equal ones.
-    """
-    make_record(prompt, [assistant(chosen)], [assistant(rejected)])
+    """Return the example of one pair; its key is the prompt's turns, joined by a space."""
     return Example(_key(prompt), prompt, [chosen, rejected], name, [(0, 1)], **more)
 
 
@@ -204,7 +220,7 @@ def link_replies(parts: list[dict[str, Any]], train: bool) -> Examples:
             pairs.append(example)
     examples = merge(pairs, train)
     for example in examples.values():
-        example.sft_index = example.scores.index(min(example.scores))
+        example.sft_index, example.released_sft_index = example.scores.index(min(example.scores)), -1
     return examples
 
 
@@ -236,23 +252,36 @@ def _path(node: Any, by_id: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return path
 
 
-@source("ultrabin", hub="HuggingFaceH4/ultrafeedback_binarized", splits=("train_prefs", "test_prefs"))
+@source(
+    "ultrabin", hub="HuggingFaceH4/ultrafeedback_binarized", splits=("train_prefs", "test_prefs"), collect=merge_latest
+)
 def ultrabin(row: dict[str, Any]) -> Example:
-    """UltraFeedback, binarised; columns as :func:`~reproalign.common.data.sources.ultrafeedback` has them."""
+    """UltraFeedback, binarised. Columns: chosen and rejected (messages, an assistant's last), optionally score_chosen
+    and score_rejected (or chosen_rating and rejected_rating). The prompt is all but the last turn of ``chosen``.
+    """
     return _ultrafeedback(row, "ultrabin")
 
 
-@source("ultrafeedback_hybrid", hub="wzhouad/gemma-2-ultrafeedback-hybrid")
+@source("ultrafeedback_hybrid", hub="wzhouad/gemma-2-ultrafeedback-hybrid", collect=merge_latest)
 def ultrafeedback_hybrid(row: dict[str, Any]) -> Example:
     """As :func:`ultrabin`, with responses of Gemma 2."""
     return _ultrafeedback(row, "ultrafeedback_hybrid")
 
 
 def _ultrafeedback(row: dict[str, Any], name: str) -> Example:
-    record: Any = ultrafeedback(row)
-    scores = [record[score] for score in ("score_chosen", "score_rejected") if record[score] is not None]
-    sides = [record[side][-1]["content"] for side in ("chosen", "rejected")]
-    return paired(name, record["prompt"], *sides, scores=scores, truncation_mode="keep_start")
+    chosen, rejected = messages(row, "chosen"), messages(row, "rejected")
+    if len(chosen) < 2:
+        raise RowError("'chosen' has no turn before the response")
+    for side, turns in (("chosen", chosen), ("rejected", rejected)):
+        if turns[-1]["role"] != "assistant":
+            raise RowError(f"'{side}' must end with an assistant message")
+    rated = row.get("score_chosen") is None and row.get("score_rejected") is None
+    names = ("chosen_rating", "rejected_rating") if rated else ("score_chosen", "score_rejected")
+    scores = [_number(score, row[score]) for score in names if row.get(score) is not None]
+    if len(scores) == 1:
+        raise RowError(f"only one of {names[0]} and {names[1]} is given; give both or neither")
+    options: dict[str, Any] = {"scores": scores, "truncation_mode": "keep_start"}
+    return paired(name, chosen[:-1], chosen[-1]["content"], rejected[-1]["content"], **options)
 
 
 @source("preference")

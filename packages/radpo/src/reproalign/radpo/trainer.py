@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from reproalign.common.config import LogprobsConfig
 from reproalign.common.data.collate import PairCollator, forward_inputs
+from reproalign.common.files import write_json
 from reproalign.common.logprobs.chunks import chunks, default_chunk_size, statistics_dtype
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.plain import token_statistics
@@ -42,26 +45,31 @@ from reproalign.radpo.loss import (
     terminal_rewards,
     token_level_loss,
 )
+from reproalign.radpo.released import loss_scale
 from reproalign.radpo.risk import measure, released_distribution
+from reproalign.radpo.schedule import Factor, warmup_cosine
 
 logger = logging.getLogger(__name__)
 
-WARM_START = 0.1  # share of the rate at the first step
+EVALUATIONS = "evaluations.json"  # in a checkpoint
 
 
 class RadpoTrainer(CollectingTrainer):
     """What the trainers of all ten losses share.
 
-    Schedule: the rate rises linearly from a tenth over ``warmup_steps`` and falls as a cosine. Evaluation: of held-out
+    Schedule: see :mod:`reproalign.radpo.schedule`. Evaluation: of held-out
     pairs, whatever the loss trains on, so that runs compare: accuracy, margins and, unless only log-probs of the
     reference are known, the sequential KL divergences of the paper's figures.
 
     Args:
         loss: the objective.
         variant: ``released`` adds up a micro-batch's losses where ``paper`` averages them (ERRATA Q4).
-        warmup_steps: optimiser steps.
-        schedule_steps: where the cosine ends; None: at the last optimiser step (released: ERRATA Q5).
-        pairs: held-out pairs as :func:`~reproalign.common.data.prepare.tokenize_pairs` makes them.
+        warmup_steps: optimiser steps, of the schedule that ``schedule=None`` stands for.
+        schedule: the rate's share at each optimiser step; None: a cosine that ends with the run.
+        accumulation: released: what the summed losses of a step are divided by; None: its micro-batches here.
+        pairs: held-out pairs as :func:`~reproalign.common.data.prepare.tokenize_pairs` makes them; those of several
+            passes one after the other, see :func:`~reproalign.radpo.data.prepare_held_out`.
+        pairs_per_pass: pairs of one evaluation; None: all.
         reference: the frozen reference; None: rewards are plain log-probs (SFT, SLiC).
         **kwargs: passed on.
     """
@@ -72,12 +80,16 @@ class RadpoTrainer(CollectingTrainer):
         loss: LossConfig,
         variant: str,
         warmup_steps: int,
-        schedule_steps: int | None = None,
+        schedule: Factor | None = None,
+        accumulation: int | None = None,
         pairs: Dataset | None = None,
+        pairs_per_pass: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.loss_config, self.variant = loss, variant
-        self.warmup_steps, self.schedule_steps, self.pairs = warmup_steps, schedule_steps, pairs
+        self.loss_config, self.variant, self.accumulation = loss, variant, accumulation
+        self.warmup_steps, self.schedule, self.pairs = warmup_steps, schedule, pairs
+        self.pairs_per_pass = pairs_per_pass or (len(pairs) if pairs is not None else 0)
+        self.evaluations = 0
         super().__init__(**kwargs)
 
     reference: Any = None  # Reference, or None
@@ -85,28 +97,37 @@ class RadpoTrainer(CollectingTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Make the schedule of the class docstring."""
-        end = self.schedule_steps or num_training_steps
-        warmup = min(self.warmup_steps, end)
-        if end <= self.warmup_steps:
-            logger.warning(
-                "warmup_steps=%d last the whole run of %d steps: its full rate is never reached", warmup, end
-            )
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return WARM_START + (1 - WARM_START) * step / warmup
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, end - warmup))))
-
         if self.lr_scheduler is None:
+            factor = self.schedule or warmup_cosine(self.warmup_steps, num_training_steps)
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)  # type: ignore[arg-type]
         return self.lr_scheduler  # type: ignore[no-any-return]
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Name the parameters that decay: under ``released`` all of them, biases and norms too (ERRATA Q23)."""
+        if self.variant == "released":
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    def save_state(self, checkpoint: Path) -> None:
+        """Write how many evaluations there were, since they may change what the next one reads (ERRATA Q7)."""
+        if self.args.process_index == 0:
+            write_json(checkpoint / EVALUATIONS, {"evaluations": self.evaluations})
+
+    def load_state(self, checkpoint: Path) -> None:
+        """Read back what :meth:`save_state` wrote."""
+        self.evaluations = json.loads((checkpoint / EVALUATIONS).read_text(encoding="utf-8"))["evaluations"]
+
+    def scale(self, rows: int) -> float:
+        """Return what a micro-batch's losses are multiplied by before their mean is taken."""
+        if self.variant != "released":
+            return 1.0
+        here = self.args.world_size * self.args.gradient_accumulation_steps
+        return loss_scale(self.loss_config.name, rows, here, self.accumulation)
+
     def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
-        """Scale the losses so that their mean is their sum under ``variant=released``."""
+        """Scale the losses as :meth:`scale` says."""
         result = super().micro_batch(model, inputs)  # type: ignore[safe-super]
-        if self.variant == "released" and self.loss_config.name != "ppo":  # whose losses are means in the release too
-            return MicroBatch(result.losses * len(result.losses), result.metrics, result.rewards, result.targets)
-        return result
+        return replace(result, losses=result.losses * self.scale(len(result.losses)))
 
     def evaluate(
         self,
@@ -121,7 +142,7 @@ class RadpoTrainer(CollectingTrainer):
         return metrics
 
     def measure_pairs(self) -> dict[str, float]:
-        """Return the means over all held-out pairs, from all processes."""
+        """Return the means over the held-out pairs, from all processes; of several passes over them the next one's."""
         if self.pairs is None:
             return {}
         model = self.model_wrapped
@@ -134,12 +155,15 @@ class RadpoTrainer(CollectingTrainer):
             for name, value in found.items():
                 parts.setdefault(name, []).append(self.accelerator.gather_for_metrics(value.float()))
         model.train(training)
+        self.evaluations += 1
         return {name: torch.cat(values).mean().item() for name, values in parts.items()}
 
     def _pair_batches(self) -> Iterator[dict[str, Tensor]]:
         pad = self.processing_class.pad_token_id  # type: ignore[union-attr]
+        assert self.pairs is not None
+        start = min(self.evaluations * self.pairs_per_pass, len(self.pairs) - self.pairs_per_pass)
         loader: DataLoader[Any] = DataLoader(
-            self.pairs,  # type: ignore[arg-type]
+            self.pairs.select(range(start, start + self.pairs_per_pass)),  # type: ignore[arg-type]
             batch_size=self.args.per_device_eval_batch_size,
             collate_fn=PairCollator(pad),
         )
@@ -208,9 +232,8 @@ class CompletionTrainer(RadpoTrainer):
         """Return the losses; metrics are the log-probs of a response and of a token."""
         output = model(**forward_inputs(inputs), use_cache=False)
         losses = sft_loss(output["sums"])
-        scale = len(losses) if self.variant == "released" else 1
         metrics = {"logps/completions": output["sums"], "logps/tokens": output["per_token"]}
-        return MicroBatch(losses * scale, metrics, output["sums"], torch.ones_like(output["sums"]))
+        return MicroBatch(losses * self.scale(len(losses)), metrics, output["sums"], torch.ones_like(output["sums"]))
 
 
 class PairLossTrainer(RadpoTrainer, PairedPreferenceTrainer):
@@ -331,6 +354,8 @@ def token_level_trainer(loss: LossConfig, variant: str) -> type[TokenLevelTraine
 class ExampleTrainer(RadpoTrainer, UnpairedTrainer):
     """KTO, KTO-zero and PPO."""
 
+    advantages: Tensor  # of PPO's batch
+
     def example_loss(self, logps: ExampleLogps, inputs: dict[str, Tensor]) -> ExampleScores:
         """Return losses and rewards."""
         if self.loss_config.name == "ppo":
@@ -347,11 +372,14 @@ class ExampleTrainer(RadpoTrainer, UnpairedTrainer):
         assert logps.values is not None  # PPO's policies have a value head
         loss = self.loss_config
         rewards = terminal_rewards(logps.desirable, logps.mask)
+        if self.state.global_step % loss.ppo_epochs == 0:  # the batch is new: its advantages hold for all its epochs
+            values = logps.values
+            self.advantages = gae(values, rewards.to(values.dtype), logps.mask, loss.gamma, loss.lam)
         result = ppo_loss(
             logps.policy_tokens,
             logps.ref_tokens,
             logps.values,
-            gae(logps.values, rewards.to(logps.values.dtype), logps.mask, loss.gamma, loss.lam),
+            self.advantages,
             future_rewards(rewards.to(logps.values.dtype), logps.mask, loss.gamma),
             logps.mask,
             loss.cliprange,
