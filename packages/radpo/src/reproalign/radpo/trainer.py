@@ -14,17 +14,14 @@ from datasets import Dataset
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reproalign.common.config import LogprobsConfig
 from reproalign.common.data.collate import PairCollator, forward_inputs
 from reproalign.common.files import write_json
-from reproalign.common.logprobs.chunks import chunks, default_chunk_size, statistics_dtype
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
-from reproalign.common.logprobs.plain import token_statistics
-from reproalign.common.logprobs.statistics import Measure, log_softmax_of
+from reproalign.common.logprobs.statistics import Measure
 from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
 from reproalign.common.training.pairs import PairScores, PairTrainer
 from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
@@ -46,7 +43,8 @@ from reproalign.radpo.loss import (
     token_level_loss,
 )
 from reproalign.radpo.released import loss_scale
-from reproalign.radpo.risk import measure, released_distribution
+from reproalign.radpo.replaced import replaced_statistics
+from reproalign.radpo.risk import measure
 from reproalign.radpo.schedule import Factor, warmup_cosine
 
 logger = logging.getLogger(__name__)
@@ -305,8 +303,6 @@ class ReplacedDistributionTrainer(TokenLevelTrainer):
     of held-out pairs, are of the true ones.
     """
 
-    SUMS = ("replaced_logps", "replaced_ref_logps", "risk", "logps", "ref_logps", "forward_kl")
-
     def __init__(self, *, logprobs: LogprobsConfig, **kwargs: Any) -> None:
         super().__init__(logprobs=logprobs, **kwargs)
         self.chunk_size = logprobs.chunk_size
@@ -317,28 +313,11 @@ class ReplacedDistributionTrainer(TokenLevelTrainer):
         )
 
     def statistics(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return (rows,) sums over responses named in ``SUMS``; gradients reach the first three."""
-        loss, reference = self.loss_config, self.reference.states(model, batch)
+        """Return :func:`~reproalign.radpo.replaced.replaced_statistics` of the batch."""
         inputs = {name: value for name, value in forward_inputs(batch).items() if name != "completion_mask"}
-        scored = batch["completion_mask"][:, 1:].bool()
-        logits = model(**inputs, use_cache=False).logits[:, :-1][scored]
-        targets = batch["input_ids"][:, 1:][scored]
-
-        def of_chunk(logits: Tensor, part: slice) -> Tensor:
-            logits, ref_logps = logits.to(statistics_dtype(logits)), log_softmax_of(reference, part)
-            replaced = released_distribution(
-                logits, ref_logps, targets[part], loss.confidence_level, loss.is_split_risk_ratio
-            )
-            with torch.no_grad():
-                true = token_statistics(logits, ref_logps, targets[part])
-            return torch.stack([*replaced, *(true[name] for name in self.SUMS[3:])], dim=1)
-
-        size = self.chunk_size or default_chunk_size(logits.shape[1], logits.device)
-        found = [checkpoint(of_chunk, logits[part], part, use_reentrant=False) for part in chunks(len(targets), size)]
-        per_token = torch.cat(found)
-        places = scored[..., None].expand(*scored.shape, len(self.SUMS))
-        sums = per_token.new_zeros(places.shape).masked_scatter(places, per_token).sum(1)
-        return dict(zip(self.SUMS, sums.unbind(1), strict=True))
+        reference = self.reference.states(model, batch)
+        logits = model(**inputs, use_cache=False).logits
+        return replaced_statistics(logits, batch, reference, self.loss_config, self.chunk_size)
 
     def margins(self, sums: dict[str, Tensor]) -> Tensor:
         """Return the log-ratios of what stands for the log-probs."""
