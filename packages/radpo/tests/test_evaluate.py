@@ -28,9 +28,9 @@ from reproalign.common.judging.verdict import TEMPLATE, check_template, question
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records.groups import group_runs
-from reproalign.common.testing import refusal
+from reproalign.common.testing import composed, refusal
 from reproalign.common.testing.pairrm import save_tiny_pairrm
-from reproalign.radpo.cli import main
+from reproalign.radpo.cli import APP, main
 from reproalign.radpo.data import prepare_rows, read_examples
 from reproalign.radpo.report import measured, model_label, second_half
 from reproalign.radpo.rows import RowRules
@@ -284,6 +284,30 @@ def test_outcomes_are_bars_with_a_sign_test(tmp_path, capsys, fails):
     assert "there is nothing to draw" in fails("outcomes", "--output", str(output))
     other = made_up(tmp_path / "other")
     assert "no wins, ties and losses" in fails("outcomes", str(other), "--output", str(output))
+
+
+def test_a_leaderboard_is_read_beside_table_1(tmp_path, capsys, fails):
+    board = tmp_path / "leaderboard.csv"
+    board.write_text(
+        ",length_controlled_winrate,win_rate,standard_error,n_total,lc_standard_error\n"
+        "mine,54.321,51.25,1.75,805,0.5\nother,,40.0,1.5,805,\n"
+    )
+    assert main(["leaderboard", str(board), "--published"]) == 0
+    lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert lines[0] == "mine 51.2 ± 1.8 54.3 ± 0.5".split()
+    assert lines[1] == "other 40.0 ± 1.5".split()
+    assert "published: ra-dpo2 52.1 ± 1.8 55.7 ± 0.5".split() in lines
+    assert len(lines) == 2 + 7
+    board.write_text("a,b\n1,2\n")
+    assert "not AlpacaEval's leaderboard" in fails("leaderboard", str(board))
+    assert "no such file" in fails("leaderboard", str(tmp_path / "none.csv"))
+
+
+def test_alpacaeval_is_sampled_as_released():
+    config = composed(APP, "output_dir=x", "model=tiny", verb="sample")
+    keys = ("temperature", "top_p", "max_new_tokens", "seed", "max_prompt_length")
+    assert [config[key] for key in keys] == [0.7, 0.95, 2048, 0, 256]
+    assert config["data"]["source"] == "alpacaeval"
 
 
 @pytest.mark.parametrize(

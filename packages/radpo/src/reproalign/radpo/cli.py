@@ -59,6 +59,11 @@ APP = App(
             "draw wins, ties and losses of judged models as stacked bars, with a sign test (the paper's Figure 14)",
             "reproalign.radpo.outcomes:outcomes_command",
         ),
+        (
+            "leaderboard",
+            "print the win rates that alpaca_eval wrote, beside the paper's Table 1",
+            "reproalign.radpo.leaderboard:leaderboard_command",
+        ),
     ),
 )
 

@@ -51,7 +51,7 @@ def cvar(d: Rows, log_p: Rows, level: float) -> tuple[PerToken, Rows]:
 def cvar_complement(d: Rows, log_p: Rows, level: float) -> tuple[PerToken, Rows]:
     """:func:`cvar` of the tail beyond the ``level``-quantile: the mass 1 - ``level`` of the largest d is retained.
 
-    The formula that the paper's appendix A.1 prints; its figures and its code have the other one (ERRATA).
+    The formula that the paper's appendix A.1 prints; its figures and its code have the other one (ERRATA P1).
     """
     return cvar(d, log_p, 1 - level)
 
@@ -70,7 +70,7 @@ def entropic_scaled(d: Rows, log_p: Rows, coefficient: float, beta: float) -> tu
     """Entropic risk with the temperature inside: (1/(βμ)) log Σ_v p exp(βμ d), μ = ``coefficient``, β = ``beta``.
 
     The paper takes β out of Φ[β d], which holds for CVaR but not here: Φ^μ[β d] = β Φ^{βμ}[d], so that its μ = 5, 7, 9
-    and β = .1 make the coefficients .5, .7, .9 of :func:`entropic` (ERRATA).
+    and β = .1 make the coefficients .5, .7, .9 of :func:`entropic` (ERRATA P3).
     """
     return entropic(d, log_p, beta * coefficient)
 

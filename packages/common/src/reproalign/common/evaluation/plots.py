@@ -88,7 +88,7 @@ class Curve:
     highs: list[float]
 
 
-def mean_curve(runs: Sequence[Mapping[int, float]]) -> Curve:
+def mean_curve(runs: Sequence[Mapping[Any, float]]) -> Curve:
     """Average runs, each {step: value}, at the steps that all of them have; the band is one standard deviation."""
     steps = sorted(set.intersection(*(set(run) for run in runs)))
     values = [[run[step] for run in runs] for step in steps]
