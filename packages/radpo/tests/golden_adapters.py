@@ -328,7 +328,7 @@ def ppo_learning_rate(inputs: Case, params: Case) -> Any:
     config = launch(params, "ppo")
     rules = row_rules(config, "unpaired", batch_size=params["batch_size"], accumulation=1, processes=1)
     batches, _ = lay_out([{} for _ in range(inputs["micro_batches"] * params["batch_size"])], rules)
-    rate = schedule(config, len(batches))
+    rate = schedule(config, float(len(batches)))
     return {
         "optimizer_steps": len(batches),
         "learning_rate": [params["lr"] * rate(step) for step in params["steps"]],

@@ -17,7 +17,7 @@ from reproalign.common.data.collate import PairCollator, UnpairedCollator
 from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.adapters import Model
+from reproalign.common.models.adapters import Dropout, Model
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path, reference_weights
 from reproalign.common.models.value_head import DetachedValueHead, attach_value_head
@@ -242,16 +242,25 @@ def starting_weights(model: PolicyConfig) -> ModelConfig:
 
 
 def _policy(config: TrainConfig, start: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
-    # The release imports a function that turns dropout off, and never calls it; SFT keeps it in both variants.
-    keeps = config.variant == "released" or config.loss.name in ("sft", "csft")
-    model = load_causal_lm(start, dropout="all" if keeps else "none")
+    dropout = dropout_of(config)
+    model = load_causal_lm(start, dropout=dropout)
     if config.loss.name == "csft" and len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer))
     if config.loss.name == "ppo":
-        # Under the release's evaluations PPO's policy is left in evaluation mode, so nothing is dropped (ERRATA Q18).
-        dropout = 0.0 if config.variant == "released" and config.evaluate_before else VALUE_HEAD_DROPOUT
-        attach_value_head(model, head=partial(DetachedValueHead, dropout=dropout))
+        rate = 0.0 if dropout == "none" and config.variant == "released" else VALUE_HEAD_DROPOUT
+        attach_value_head(model, head=partial(DetachedValueHead, dropout=rate))
     return model
+
+
+def dropout_of(config: TrainConfig) -> Dropout:
+    """Return which dropout acts in training where ``model.dropout`` is null.
+
+    The release imports a function that turns dropout off, and never calls it; but its PPO's policy is left in
+    evaluation mode by the first evaluation (ERRATA Q18, Q24). SFT keeps its dropout in both variants.
+    """
+    if config.variant == "released":
+        return "none" if config.loss.name == "ppo" and config.evaluate_before else "all"
+    return "all" if config.loss.name in ("sft", "csft") else "none"
 
 
 def _run(trainer: RadpoTrainer, run: Run, config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> None:
