@@ -9,19 +9,24 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.modeling_outputs import CausalLMOutput
 
 from reproalign.common.config import DataConfig
 from reproalign.common.data.templates import TEMPLATES
-from reproalign.common.logprobs.plain import IGNORE, differentiable, token_logps
+from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
+from reproalign.common.logprobs.plain import IGNORE, token_logps
+from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.models.value_head import DetachedValueHead
 from reproalign.common.training.unpaired import kl_estimate, tokenwise_kl_estimate
-from reproalign.radpo import loss, risk
+from reproalign.radpo import loss
 from reproalign.radpo.config import LossConfig, ReleasedConfig, TrainConfig
 from reproalign.radpo.data import held_out_batches
 from reproalign.radpo.released import Conversations, loss_scale
+from reproalign.radpo.replaced import replaced_statistics
 from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
 from reproalign.radpo.sources import Example, user
+from reproalign.radpo.trainer import risk_measure
 from reproalign.radpo.training_rows import row_rules, schedule
 
 Case = dict[str, Any]
@@ -58,53 +63,79 @@ def token_logps_(inputs: Case, params: Case) -> Any:
     return {"logps": logps, "grad_logits": gradient}
 
 
-Terms = tuple[Tensor, Tensor, Tensor]  # log-probs of the targets under policy and reference, and the token-level term
+class Given(PreTrainedModel):
+    """A language model whose logits are given."""
+
+    config_class = PretrainedConfig
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__(PretrainedConfig())
+        self.given = logits
+
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> CausalLMOutput:
+        return CausalLMOutput(logits=self.given)
 
 
-def statistics(inputs: Case, terms: Callable[[Tensor, Tensor, Tensor], Terms], term: str, upstream: str) -> Any:
-    """Sums over the scored positions of a batch, and the gradient of the weighted sum of them."""
-    logits, ref_logits = vector(inputs["logits"], grad=True), vector(inputs["ref_logits"])
-    labels = torch.tensor(inputs["labels"])[:, 1:]
-    scored = labels != IGNORE
-    at = [part[:, :-1][scored] for part in (logits, ref_logits)]
-    logps, ref_logps = (part.log_softmax(1) for part in at)
+Sums = Callable[[Tensor, dict[str, Tensor], HeadStates], dict[str, Tensor]]
 
-    def row_sums(per_token: Tensor) -> Tensor:
-        return torch.zeros(scored.shape, dtype=torch.float64).masked_scatter(scored, per_token).sum(1)
 
-    picked, ref_picked, values = terms(*at, labels[scored])
-    sums = {"logps_margin": row_sums(picked - ref_picked), term: row_sums(values), "logps": row_sums(picked)}
+def statistics(inputs: Case, sums_of: Sums, names: dict[str, str], upstream: str) -> Any:
+    """Sums over the responses of a batch, and the gradient of the weighted sum of them.
+
+    Args:
+        inputs: of the case.
+        sums_of: from logits, batch and reference to sums by name.
+        names: of the case -> of the sums: log-prob under the policy and the reference, and the token-level term.
+        upstream: what the term's weight is called.
+    """
+    logits, ref_logits, labels = vector(inputs["logits"], grad=True), vector(inputs["ref_logits"]), inputs["labels"]
+    mask = torch.tensor(labels) != IGNORE
+    batch = {"input_ids": torch.tensor(labels).clamp(min=0), "completion_mask": mask}
+    found = sums_of(logits, batch, HeadStates(logits=ref_logits[:, :-1][mask[:, 1:]]))
+    term = names["term"]
+    result = {
+        "logps_margin": found[names["logps"]] - found[names["ref_logps"]],
+        term: found["forward_kl" if term == "position_kl" else "risk"],
+        "logps": found[names["logps"]],
+    }
     weights = [vector(inputs[f"upstream_{name}"]) for name in ("margin", upstream, "logp")]
-    total = sum((weight * value).sum() for weight, value in zip(weights, sums.values(), strict=True))
+    total = sum((weight * value).sum() for weight, value in zip(weights, result.values(), strict=True))
     (gradient,) = torch.autograd.grad(total, logits)
-    divergence = row_sums(risk.expectation(ref_logps - logps, ref_logps.exp())[0])
-    return {"position_kl": divergence, **sums, "grad_logits": gradient}
+    return {"position_kl": found["forward_kl"], **result, "grad_logits": gradient}
 
 
-def measured(measure: risk.Measure) -> Callable[[Tensor, Tensor, Tensor], Terms]:
-    def terms(logits: Tensor, ref_logits: Tensor, targets: Tensor) -> Terms:
-        logps, ref_logps = logits.log_softmax(1), ref_logits.log_softmax(1)
-        picked, ref_picked = (part.gather(1, targets[:, None]).squeeze(1) for part in (logps, ref_logps))
-        return picked, ref_picked, differentiable(measure, ref_logps - logps, ref_logps.exp())
+def asked(loss_config: LossConfig) -> Sums:
+    """What a trainer asks its model for."""
 
-    return terms
+    def sums_of(logits: Tensor, batch: dict[str, Tensor], reference: HeadStates) -> dict[str, Tensor]:
+        model, risk_of = Given(logits), risk_measure(loss_config, "released")
+        install_completion_logps(model, implementation="plain")
+        wanted = ("logps", "ref_logps", "forward_kl", *(("risk",) if risk_of else ()))
+        return model(**batch, statistics=StatisticsRequest(reference, wanted, risk_of))["sums"]
+
+    return sums_of
+
+
+PLAIN = {"logps": "logps", "ref_logps": "ref_logps"}
+REPLACED = {"logps": "replaced_logps", "ref_logps": "replaced_ref_logps"}
 
 
 @adapter
 def tdpo_statistics(inputs: Case, params: Case) -> Any:
-    return statistics(inputs, measured(risk.measure("expectation")), "position_kl", "kl")
+    return statistics(inputs, asked(LossConfig(name="tdpo")), PLAIN | {"term": "position_kl"}, "kl")
 
 
 @adapter
 def ra_dpo_statistics(inputs: Case, params: Case) -> Any:
-    level, split = params["confidence_level"], params["is_split_risk_ratio"]
-    terms = measured(risk.measure("released_tail", level=level, split=split))
-    if params["is_cal_risk_distribution_logps"]:
+    options = ("confidence_level", "is_split_risk_ratio", "is_cal_risk_distribution_logps")
+    config = LossConfig(name="ra-dpo", **{name: params[name] for name in options})
+    if not config.is_cal_risk_distribution_logps:
+        return statistics(inputs, asked(config), PLAIN | {"term": "risk_ratio"}, "risk")
 
-        def terms(logits: Tensor, ref_logits: Tensor, targets: Tensor) -> Terms:
-            return risk.released_distribution(logits, ref_logits, targets, level, split)
+    def replaced(logits: Tensor, batch: dict[str, Tensor], reference: HeadStates) -> dict[str, Tensor]:
+        return replaced_statistics(logits, batch, reference, config)
 
-    return statistics(inputs, terms, "risk_ratio", "risk")
+    return statistics(inputs, replaced, REPLACED | {"term": "risk_ratio"}, "risk")
 
 
 @adapter

@@ -51,8 +51,18 @@ APP = App(
     more=(
         (
             "plot",
-            "draw the paper's figure from several runs: sequential KL and reward accuracy over steps",
+            "draw the paper's figures from several runs: sequential KL and reward accuracy over steps or against alpha",
             "reproalign.radpo.plot:plot_command",
+        ),
+        (
+            "outcomes",
+            "draw wins, ties and losses of judged models as stacked bars, with a sign test (the paper's Figure 14)",
+            "reproalign.radpo.outcomes:outcomes_command",
+        ),
+        (
+            "leaderboard",
+            "print the win rates that alpaca_eval wrote, beside the paper's Table 1",
+            "reproalign.radpo.leaderboard:leaderboard_command",
         ),
     ),
 )

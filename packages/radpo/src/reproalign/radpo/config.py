@@ -53,6 +53,13 @@ class LossConfig:
     rejected_control_token: str = "<|bad|>"
 
 
+def measure_name(loss: LossConfig, variant: str) -> str | None:
+    """Return the name of ``ra-dpo``'s measure: ``loss.measure``, and without one what ``variant`` has."""
+    if loss.name != "ra-dpo":
+        return None
+    return loss.measure or ("released_tail" if variant == "released" else "cvar")
+
+
 @dataclass
 class RowsConfig:
     """Which responses are trained on, and in which order."""
@@ -141,17 +148,17 @@ class SampleConfig:
     """``radpo sample``: a model's responses to the prompts of a data set, in AlpacaEval's file format."""
 
     output_dir: str = MISSING
-    seed: int = 1
+    seed: int = 0  # with the four below as the release samples for AlpacaEval
     model: ModelConfig = field(default_factory=ModelConfig)
     generator: str | None = None  # name of the model in the file; null: from model.name
     data: DataConfig = field(default_factory=DataConfig)  # its held-out prompts; data.max_eval_rows: how many rows
     datasets: list[str] | None = None  # several data sets; null: data.source alone
     prompts: str | None = None  # a file with `prompt` (text or messages) or `instruction`; replaces the data sets
     max_prompts: int | None = None
-    max_prompt_length: int = 1024  # tokens; a longer prompt loses its beginning
-    max_new_tokens: int = 512
+    max_prompt_length: int = 256  # tokens; a longer prompt loses its beginning
+    max_new_tokens: int = 2048
     temperature: float = 0.7  # 0: the likeliest token
-    top_p: float = 1.0
+    top_p: float = 0.95
     stop: list[str] | None = None  # strings that end a response; null: what the chat template puts after one
     response_prefix: str = ""  # what every response begins with, given to the model: csft's control token, "<|good|>"
     batch_size: int = 8  # prompts at once

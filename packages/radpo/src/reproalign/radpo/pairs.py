@@ -34,8 +34,8 @@ def pairs(config: PairsConfig, invocation: Invocation) -> None:
     """Sample n continuations of each text's first tokens, and pair the best with the worst by the classifier.
 
     ``pairs.jsonl`` has the columns of the public pairs of IMDb: text (the prompt), chosen and rejected, which repeat
-    it; and their scores. ``scored.jsonl`` has all continuations. Prompts whose continuations all have one score, or one of
-    whose two is blank or the other's equal, make no pair. An interrupted run goes on where it stopped.
+    it; and their scores. ``scored.jsonl`` has all continuations. Prompts whose continuations all have one score, or
+    one of whose two is blank or the other's equal, make no pair. An interrupted run goes on where it stopped.
     """
     rules = _rules(config)
     label_column(config.classifier)  # before hours of sampling

@@ -5,8 +5,8 @@ A measure maps d and log p (tokens, vocab) to its values (tokens,), in nats, and
 vocab), written by hand: a caller that holds logits of one chunk of positions at a time needs no graph. p is a constant:
 it is the frozen reference's; it comes as its logarithm, since an entry whose p is too small for the dtype may be the
 one that an exponential of d makes count. d is a cost: large where the policy gives away what the reference found
-likely, so that the upper tail is the bad one. Sources: arXiv 2505.20359, Theorem 3.6 and appendix A.1, for CVaR and the entropic
-measure; ``ERRATA.md`` for ``released_*`` and for where the paper contradicts itself.
+likely, so that the upper tail is the bad one. Sources: arXiv 2505.20359, Theorem 3.6 and appendix A.1, for CVaR and the
+entropic measure; ``ERRATA.md`` for ``released_*`` and for where the paper contradicts itself.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def cvar(d: Rows, log_p: Rows, level: float) -> tuple[PerToken, Rows]:
 
     What is retained is the mass c = ``level`` of the largest d, so that the paper's .99 leaves out the smallest
     hundredth and c -> 1 is the KL, TDPO's term; c -> 0 is the worst case max d. CVaR_c = q + (1/c) Σ_v p (d - q)₊ with
-    q the p-weighted (1-c)-quantile of d. By the envelope theorem the derivative is p/c above q, and on the atom at q what
-    completes the mass to 1.
+    q the p-weighted (1-c)-quantile of d. By the envelope theorem the derivative is p/c above q, and on the atom at q
+    what completes the mass to 1.
     """
     p = log_p.exp()
     _, share = upper_tail(d, p, level)
@@ -51,7 +51,7 @@ def cvar(d: Rows, log_p: Rows, level: float) -> tuple[PerToken, Rows]:
 def cvar_complement(d: Rows, log_p: Rows, level: float) -> tuple[PerToken, Rows]:
     """:func:`cvar` of the tail beyond the ``level``-quantile: the mass 1 - ``level`` of the largest d is retained.
 
-    The formula that the paper's appendix A.1 prints; its figures and its code have the other one (ERRATA).
+    The formula that the paper's appendix A.1 prints; its figures and its code have the other one (ERRATA P1).
     """
     return cvar(d, log_p, 1 - level)
 
@@ -70,7 +70,7 @@ def entropic_scaled(d: Rows, log_p: Rows, coefficient: float, beta: float) -> tu
     """Entropic risk with the temperature inside: (1/(βμ)) log Σ_v p exp(βμ d), μ = ``coefficient``, β = ``beta``.
 
     The paper takes β out of Φ[β d], which holds for CVaR but not here: Φ^μ[β d] = β Φ^{βμ}[d], so that its μ = 5, 7, 9
-    and β = .1 make the coefficients .5, .7, .9 of :func:`entropic` (ERRATA).
+    and β = .1 make the coefficients .5, .7, .9 of :func:`entropic` (ERRATA P3).
     """
     return entropic(d, log_p, beta * coefficient)
 

@@ -23,12 +23,13 @@ from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_
 from reproalign.common.models.value_head import DetachedValueHead, attach_value_head
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
-from reproalign.common.training.fit import FINAL, fit
+from reproalign.common.training.fit import FINAL, fit, metric_rows
 from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.common.training.value_head import clip_value_head_separately
-from reproalign.radpo.config import LossConfig, PolicyConfig, ReleasedConfig, TrainConfig
+from reproalign.radpo.config import LossConfig, PolicyConfig, ReleasedConfig, TrainConfig, measure_name
 from reproalign.radpo.released import TEMPLATES
-from reproalign.radpo.report import draw, measured_before, print_metrics
+from reproalign.radpo.report import draw, measured_before, print_metrics, second_half
+from reproalign.radpo.report import evaluations as logged_evaluations
 from reproalign.radpo.trainer import (
     CompletionTrainer,
     ExampleTrainer,
@@ -36,7 +37,6 @@ from reproalign.radpo.trainer import (
     PairLossTrainer,
     RadpoTrainer,
     TokenLevelTrainer,
-    measure_name,
     risk_measure,
     token_level_trainer,
 )
@@ -276,6 +276,10 @@ def _run(trainer: RadpoTrainer, run: Run, config: TrainConfig, tokenizer: PreTra
         evaluations["after"] = trainer.measure_pairs()
     if not run.is_main:
         return
+    if "after" in evaluations:
+        logged = logged_evaluations(metric_rows(run.dir)) | {trainer.state.global_step: evaluations["after"]}
+        if half := second_half(logged):
+            evaluations["second_half"] = half
     run.set_metrics(evaluations)
     if trainer.pairs is not None:
         print_metrics(evaluations, trainer.pairs_per_pass)

@@ -14,23 +14,20 @@ from datasets import Dataset
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reproalign.common.config import LogprobsConfig
 from reproalign.common.data.collate import PairCollator, forward_inputs
 from reproalign.common.files import write_json
-from reproalign.common.logprobs.chunks import chunks, default_chunk_size, statistics_dtype
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
-from reproalign.common.logprobs.plain import token_statistics
-from reproalign.common.logprobs.statistics import Measure, log_softmax_of
+from reproalign.common.logprobs.statistics import Measure
 from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
 from reproalign.common.training.pairs import PairScores, PairTrainer
 from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
 from reproalign.common.training.reference import CachedReference, Reference
 from reproalign.common.training.unpaired import ExampleLogps, ExampleScores, UnpairedTrainer
-from reproalign.radpo.config import LossConfig
+from reproalign.radpo.config import LossConfig, measure_name
 from reproalign.radpo.loss import (
     PairLoss,
     cdpo_loss,
@@ -46,7 +43,8 @@ from reproalign.radpo.loss import (
     token_level_loss,
 )
 from reproalign.radpo.released import loss_scale
-from reproalign.radpo.risk import measure, released_distribution
+from reproalign.radpo.replaced import replaced_statistics
+from reproalign.radpo.risk import measure
 from reproalign.radpo.schedule import Factor, warmup_cosine
 
 logger = logging.getLogger(__name__)
@@ -170,8 +168,8 @@ class RadpoTrainer(CollectingTrainer):
         yield from self.accelerator.prepare_data_loader(loader)
 
     def _measure(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return per pair: rewards β u, accuracy, log-probs, and, where the reference gives them, sequential KLs and
-        (with a measure) risk ratios.
+        """Return per pair: rewards β u, accuracy, log-probs, and, where the reference gives them, sequential KLs,
+        (with a measure) risk ratios, and for TDPO and Ra-DPO the accuracy of β (u + T).
         """
         has_beta = self.reference is not None and self.loss_config.name != "slic"
         beta = self.loss_config.beta if has_beta else 1.0
@@ -185,12 +183,17 @@ class RadpoTrainer(CollectingTrainer):
             found |= _sides("kl", statistics["forward_kl"])
             if self.measure:
                 found |= _sides("risk_ratio", statistics["risk"])
+            found |= self.own_columns(statistics)
         chosen, rejected = (beta * ratios).chunk(2)
         return {
             **{f"rewards/{name}": value for name, value in _reward_columns(chosen, rejected).items()},
             **_sides("logps", sums, margin=False),
             **found,
         }
+
+    def own_columns(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what a loss measures per pair beside what all of them do."""
+        return {}
 
     def statistics(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return (rows,) sums over responses: logps, ref_logps, forward_kl and, with a measure, risk."""
@@ -260,11 +263,21 @@ class TokenLevelTrainer(RadpoTrainer, PairTrainer):
         """Return the log-ratios u that are trained on."""
         return sums["logps"] - sums["ref_logps"]
 
+    def term(self, sums: dict[str, Tensor]) -> Tensor:
+        """Return the token-level term T: the sequential risk ratio, or KL for TDPO."""
+        return sums["risk"] if self.measure else sums["forward_kl"]
+
+    def own_columns(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return whether β (u + T) prefers the chosen response: the accuracy of the paper's figures."""
+        if self.loss_config.name not in ("tdpo", "ra-dpo"):
+            return {}
+        chosen, rejected = (self.margins(sums) + self.term(sums)).chunk(2)
+        return {"rewards/accuracies_with_term": (chosen > rejected).float()}
+
     def pair_scores(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairScores:
         """Compute the statistics of the micro-batch, and the loss of their sums."""
         sums = self.statistics(model, inputs)
-        margins = self.margins(sums)
-        term = sums["risk"] if self.measure else sums["forward_kl"]
+        margins, term = self.margins(sums), self.term(sums)
         loss = self.loss_config
         (chosen, rejected), (chosen_term, rejected_term) = margins.chunk(2), term.chunk(2)
         alpha = loss.alpha if loss.second_form else None
@@ -290,8 +303,6 @@ class ReplacedDistributionTrainer(TokenLevelTrainer):
     of held-out pairs, are of the true ones.
     """
 
-    SUMS = ("replaced_logps", "replaced_ref_logps", "risk", "logps", "ref_logps", "forward_kl")
-
     def __init__(self, *, logprobs: LogprobsConfig, **kwargs: Any) -> None:
         super().__init__(logprobs=logprobs, **kwargs)
         self.chunk_size = logprobs.chunk_size
@@ -302,28 +313,11 @@ class ReplacedDistributionTrainer(TokenLevelTrainer):
         )
 
     def statistics(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return (rows,) sums over responses named in ``SUMS``; gradients reach the first three."""
-        loss, reference = self.loss_config, self.reference.states(model, batch)
+        """Return :func:`~reproalign.radpo.replaced.replaced_statistics` of the batch."""
         inputs = {name: value for name, value in forward_inputs(batch).items() if name != "completion_mask"}
-        scored = batch["completion_mask"][:, 1:].bool()
-        logits = model(**inputs, use_cache=False).logits[:, :-1][scored]
-        targets = batch["input_ids"][:, 1:][scored]
-
-        def of_chunk(logits: Tensor, part: slice) -> Tensor:
-            logits, ref_logps = logits.to(statistics_dtype(logits)), log_softmax_of(reference, part)
-            replaced = released_distribution(
-                logits, ref_logps, targets[part], loss.confidence_level, loss.is_split_risk_ratio
-            )
-            with torch.no_grad():
-                true = token_statistics(logits, ref_logps, targets[part])
-            return torch.stack([*replaced, *(true[name] for name in self.SUMS[3:])], dim=1)
-
-        size = self.chunk_size or default_chunk_size(logits.shape[1], logits.device)
-        found = [checkpoint(of_chunk, logits[part], part, use_reentrant=False) for part in chunks(len(targets), size)]
-        per_token = torch.cat(found)
-        places = scored[..., None].expand(*scored.shape, len(self.SUMS))
-        sums = per_token.new_zeros(places.shape).masked_scatter(places, per_token).sum(1)
-        return dict(zip(self.SUMS, sums.unbind(1), strict=True))
+        reference = self.reference.states(model, batch)
+        logits = model(**inputs, use_cache=False).logits
+        return replaced_statistics(logits, batch, reference, self.loss_config, self.chunk_size)
 
     def margins(self, sums: dict[str, Tensor]) -> Tensor:
         """Return the log-ratios of what stands for the log-probs."""
@@ -394,13 +388,6 @@ def risk_measure(loss: LossConfig, variant: str) -> Measure | None:
         return measure(name)
     scale = {"beta": loss.beta} if name == "entropic_scaled" else {}
     return measure(name, coefficient=loss.coefficient, **scale)
-
-
-def measure_name(loss: LossConfig, variant: str) -> str | None:
-    """Return the name of ``ra-dpo``'s measure: ``loss.measure``, and without one what ``variant`` has."""
-    if loss.name != "ra-dpo":
-        return None
-    return loss.measure or ("released_tail" if variant == "released" else "cvar")
 
 
 def _sides(name: str, values: Float[Tensor, " rows"], *, margin: bool = True) -> dict[str, Tensor]:
