@@ -91,7 +91,7 @@ def read_examples(
         if source.evaluation_only and role == "train":
             raise UserError(f"{name} is for evaluation only; train on another data set")
         single = _for_source(config, source, alone=len(datasets) == 1)
-        to_part = source.to_part if variant == "released" else partial(checked, source.to_part)
+        to_part = source.to_part if variant == "released" or source.any_pair else partial(checked, source.to_part)
         parts, facts = read_split(single, source, role, to_part, rejects_dir, part=f"-{name}")
         found = source.collect(parts, role == "train")
         if not found:

@@ -61,6 +61,7 @@ class Source(Home):
     to_part: Callable[[dict[str, Any]], Any]
     collect: Collect  # (parts, whether this is the training split) -> examples
     evaluation_only: bool
+    any_pair: bool = False  # pairs need not be preferences: see :func:`checked`
 
 
 SOURCES: dict[str, Source] = {}
@@ -114,11 +115,12 @@ def source(
     data_dir: str | None = None,
     collect: Collect = merge,
     evaluation_only: bool = False,
+    any_pair: bool = False,
 ) -> Callable[[Callable[[dict[str, Any]], Any]], Callable[[dict[str, Any]], Any]]:
     """Register a function from original row to example (or to what ``collect`` takes) under ``name``."""
 
     def register(function: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-        SOURCES[name] = Source(name, hub, splits, function, collect, evaluation_only, data_dir=data_dir)
+        SOURCES[name] = Source(name, hub, splits, function, collect, evaluation_only, any_pair, data_dir=data_dir)
         return function
 
     return register
@@ -307,7 +309,7 @@ def ultrachat(row: dict[str, Any]) -> Example:
     return Example(_key(prompt), prompt, [last["content"]], "ultrachat")
 
 
-@source("imdb_characters", hub="stanfordnlp/imdb")
+@source("imdb_characters", hub="stanfordnlp/imdb", any_pair=True)
 def imdb_characters(row: dict[str, Any]) -> Example:
     """Film reviews as the release reads them: the last but one character is preferred to the last (ERRATA Q6).
 
