@@ -221,3 +221,29 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     for left, right in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
         assert torch.equal(left, right)
     assert reproalign(["verify", str(tmp_path / "part"), str(tmp_path / "whole")]) == 0
+
+
+def test_released_decays_all_weights(tmp_path):
+    def smallest_norm(variant: str) -> float:
+        folder = tmp_path / variant
+        run(
+            folder,
+            "loss=dpo",
+            f"variant={variant}",
+            "trainer.weight_decay=100",
+            "warmup_steps=0",
+            "model.name=tiny:llama",
+        )
+        weights = AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
+        return min(value.abs().mean().item() for name, value in weights.items() if "norm" in name)
+
+    assert smallest_norm("paper") > 0.98  # each starts at 1 and moves by the rate, .001 a step
+    assert smallest_norm("released") < 0.8  # and is shrunk by a tenth of itself as well
+
+
+def test_the_count_of_evaluations_survives_an_interruption(tmp_path):
+    """A later evaluation of the release reads other texts than the first one (ERRATA Q7)."""
+    words = ["loss=dpo", "variant=released", "evaluate_before=true", "trainer.save_steps=1", "trainer.max_steps=2"]
+    run(tmp_path / "run", *words)
+    (kept,) = (tmp_path / "run" / "checkpoint-1").glob("evaluations.json")
+    assert json.loads(kept.read_text()) == {"evaluations": 1}
