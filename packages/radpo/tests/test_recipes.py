@@ -11,7 +11,7 @@ from reproalign.common.recipes import REQUIRED, effective_batch, read_headers
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed
 from reproalign.radpo.cli import APP, main
-from reproalign.radpo.published import MODELS, published, sweep
+from reproalign.radpo.published import published, sweep
 from reproalign.radpo.train import LOSSES, check_loss, starting_weights
 
 HEADERS = read_headers("reproalign.radpo")
@@ -134,25 +134,25 @@ def test_all_published_numbers_are_kept():
 def test_the_papers_claims_follow_from_its_own_numbers():
     """Lower KL than TDPO2 nearly everywhere; higher accuracy at 1.4B with one seed, and not at 2.8B or over seeds."""
 
-    def runs(figures: str, metric: str, measure: str) -> tuple[int, int]:
-        tdpo = sweep(MODELS[figures == "10 12"], metric, "tdpo", "", "")
-        mus = MU["cvar" if measure == "cvar" else "erm"]
+    def runs(model: str, metric: str, measure: str) -> tuple[int, int]:
+        tdpo = sweep(f"pythia-{model}", metric, "tdpo", "", "")
         pairs = [
             (value, tdpo[alpha])
-            for mu in mus
-            for alpha, value in sweep(MODELS[figures == "10 12"], metric, "ra-dpo", measure, mu).items()
+            for mu in MU["cvar" if measure == "cvar" else "erm"]
+            for alpha, value in sweep(f"pythia-{model}", metric, "ra-dpo", measure, mu).items()
         ]
         better = (ours > theirs if metric == ACCURACY else ours < theirs for ours, theirs in pairs)
         return sum(better), len(pairs)
 
-    assert runs("4", "kl/chosen", "cvar") == (15, 16)
-    assert runs("4", "kl/rejected", "cvar") == (16, 16)
-    assert runs("4", "kl/chosen", "entropic") == runs("4", "kl/rejected", "entropic") == (12, 12)
-    assert runs("4", ACCURACY, "cvar") == (16, 16)
-    assert runs("4", ACCURACY, "entropic") == (11, 12)
-    assert runs("10 12", ACCURACY, "entropic") == (0, 12)
-    assert runs("10 12", ACCURACY, "cvar") == (10, 16)
-    assert runs("10 12", "kl/chosen", "cvar") == runs("10 12", "kl/rejected", "cvar") == (15, 15)  # of 16; one is hidden
+    assert runs("1.4b", "kl/chosen", "cvar") == (15, 16)
+    assert runs("1.4b", "kl/rejected", "cvar") == (16, 16)
+    assert runs("1.4b", "kl/chosen", "entropic") == runs("1.4b", "kl/rejected", "entropic") == (12, 12)
+    assert runs("1.4b", ACCURACY, "cvar") == (16, 16)
+    assert runs("1.4b", ACCURACY, "entropic") == (11, 12)
+    assert runs("2.8b", ACCURACY, "entropic") == (0, 12)
+    assert runs("2.8b", ACCURACY, "cvar") == (10, 16)
+    # One of the 16 points is hidden.
+    assert runs("2.8b", "kl/chosen", "cvar") == runs("2.8b", "kl/rejected", "cvar") == (15, 15)
 
 
 @pytest.mark.parametrize("model", ["pythia", "gpt2-large", "llama", "mistral", "gemma", "qwen", "default"])
