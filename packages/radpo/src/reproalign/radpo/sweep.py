@@ -42,7 +42,7 @@ def against_alpha(
             if curve:
                 lines[_label(line)] = curve
             if model and (printed := sweep(model, name, line[0], line[1].replace("released_tail", "cvar"), line[2])):
-                lines[f"{_label(line)}, published"] = mean_curve([printed])
+                lines[f"{_label(line)}, published"] = Curve(list(printed), *([*printed.values()] for _ in range(3)))
     return panels
 
 
