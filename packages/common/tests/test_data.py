@@ -435,6 +435,7 @@ DIALOGUE = [user("Hi "), assistant("Yes.")]
 RENDERED = {
     "zephyr": "<|user|>\nHi </s>\n<|assistant|>\nYes.</s>\n",
     "halos": "\n<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>",
+    "halos_released": "\n<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>",
     "chatml": "<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n",
     "gemma_chatml": "<s><|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n</s>",
     "llama3": "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"

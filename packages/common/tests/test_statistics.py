@@ -20,8 +20,9 @@ TOKENS, HIDDEN, REF_HIDDEN, VOCAB = 7, 5, 4, 23
 TRAINED = [name for name in STATISTICS if name != "ref_logps"]
 
 
-def cvar(difference: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+def cvar(difference: Tensor, log_probabilities: Tensor) -> tuple[Tensor, Tensor]:
     """A measure for these tests: the mean of the upper half, with its derivative."""
+    probabilities = log_probabilities.exp()
     share = upper_tail(difference, probabilities, 0.5)[1]
     weights = probabilities * share / 0.5
     return (weights * difference).sum(1), weights

@@ -202,7 +202,7 @@ def test_two_micro_batches_are_one_batch(tmp_path):
     examples = rows([True, True, False, False, True, False, True, True])
     whole = trainer(tmp_path, examples)
     cut = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    parts, alone = trainer(tmp_path, examples, **cut), trainer(tmp_path, examples, kl_batch="micro", **cut)
+    parts, alone = trainer(tmp_path, examples, **cut), trainer(tmp_path, examples, kl_batch="process", **cut)
     logs, cut_logs, _ = run(whole), run(parts), run(alone)
     for log, other in zip(logs, cut_logs, strict=True):
         names = [name for name in log if name.split("/")[0] in ("loss", "kl", "ratio", "rewards", "logps")]

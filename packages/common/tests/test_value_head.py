@@ -18,7 +18,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.values import install_completion_values
 from reproalign.common.models.tiny import tiny_model
-from reproalign.common.models.value_head import attach_value_head, has_value_head
+from reproalign.common.models.value_head import DetachedValueHead, attach_value_head, has_value_head
 from reproalign.common.testing.checkpoints import random_config
 from reproalign.common.training.value_head import clip_value_head_separately
 
@@ -243,3 +243,32 @@ def test_left_padded_prompts_are_answered_as_without_padding():
     alone = model.generate(input_ids=ids[:, 3:], attention_mask=mask[:, 3:], **options)
     padded = model.generate(input_ids=ids, attention_mask=mask, **options)
     torch.testing.assert_close(padded.logits, alone.logits)
+
+
+def test_the_critic_of_a_detached_head_leaves_the_language_model_alone():
+    model = tiny_model("llama")
+    attach_value_head(model, head=DetachedValueHead)
+    install_completion_values(model)
+    model(**batch()).state_values.square().sum().backward()
+    moved = {name for name, value in model.named_parameters() if value.grad is not None and value.grad.abs().max() > 0}
+    assert moved == {f"v_head.layers.{place}.{part}" for place in (0, 3, 6) for part in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_detached_head_computes_in_float32_whatever_the_states_are(dtype):
+    torch.manual_seed(0)
+    head, states = DetachedValueHead(8, dropout=0.0), torch.randn(2, 3, 8).to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values = head(states)
+    first, _, _, second, _, _, last = head.layers
+    expected = last(torch.relu(second(torch.relu(first(states.float()))))).squeeze(-1)
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values, expected, rtol=0, atol=0)
+
+
+def test_a_detached_head_drops_while_it_trains():
+    torch.manual_seed(0)
+    head, states = DetachedValueHead(8), torch.randn(4, 8)
+    assert not torch.equal(head(states), head(states))
+    head.eval()
+    torch.testing.assert_close(head(states), head(states), rtol=0, atol=0)

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.modeling_outputs import CausalLMOutput
 
-from reproalign.common.logprobs.plain import IGNORE, differentiable, token_logps
-from reproalign.radpo import loss, risk
+from reproalign.common.config import DataConfig
+from reproalign.common.data.templates import TEMPLATES
+from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
+from reproalign.common.logprobs.plain import IGNORE, token_logps
+from reproalign.common.logprobs.statistics import HeadStates
+from reproalign.common.models.value_head import DetachedValueHead
+from reproalign.common.training.unpaired import kl_estimate, tokenwise_kl_estimate
+from reproalign.radpo import loss
+from reproalign.radpo.config import LossConfig, ReleasedConfig, TrainConfig
+from reproalign.radpo.data import held_out_batches
+from reproalign.radpo.released import Conversations, loss_scale
+from reproalign.radpo.replaced import replaced_statistics
+from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
+from reproalign.radpo.sources import Example, user
+from reproalign.radpo.trainer import risk_measure
+from reproalign.radpo.training_rows import row_rules, schedule
 
 Case = dict[str, Any]
 ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
@@ -45,53 +63,79 @@ def token_logps_(inputs: Case, params: Case) -> Any:
     return {"logps": logps, "grad_logits": gradient}
 
 
-Terms = tuple[Tensor, Tensor, Tensor]  # log-probs of the targets under policy and reference, and the token-level term
+class Given(PreTrainedModel):
+    """A language model whose logits are given."""
+
+    config_class = PretrainedConfig
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__(PretrainedConfig())
+        self.given = logits
+
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> CausalLMOutput:
+        return CausalLMOutput(logits=self.given)
 
 
-def statistics(inputs: Case, terms: Callable[[Tensor, Tensor, Tensor], Terms], term: str, upstream: str) -> Any:
-    """Sums over the scored positions of a batch, and the gradient of the weighted sum of them."""
-    logits, ref_logits = vector(inputs["logits"], grad=True), vector(inputs["ref_logits"])
-    labels = torch.tensor(inputs["labels"])[:, 1:]
-    scored = labels != IGNORE
-    at = [part[:, :-1][scored] for part in (logits, ref_logits)]
-    logps, ref_logps = (part.log_softmax(1) for part in at)
+Sums = Callable[[Tensor, dict[str, Tensor], HeadStates], dict[str, Tensor]]
 
-    def row_sums(per_token: Tensor) -> Tensor:
-        return torch.zeros(scored.shape, dtype=torch.float64).masked_scatter(scored, per_token).sum(1)
 
-    picked, ref_picked, values = terms(*at, labels[scored])
-    sums = {"logps_margin": row_sums(picked - ref_picked), term: row_sums(values), "logps": row_sums(picked)}
+def statistics(inputs: Case, sums_of: Sums, names: dict[str, str], upstream: str) -> Any:
+    """Sums over the responses of a batch, and the gradient of the weighted sum of them.
+
+    Args:
+        inputs: of the case.
+        sums_of: from logits, batch and reference to sums by name.
+        names: of the case -> of the sums: log-prob under the policy and the reference, and the token-level term.
+        upstream: what the term's weight is called.
+    """
+    logits, ref_logits, labels = vector(inputs["logits"], grad=True), vector(inputs["ref_logits"]), inputs["labels"]
+    mask = torch.tensor(labels) != IGNORE
+    batch = {"input_ids": torch.tensor(labels).clamp(min=0), "completion_mask": mask}
+    found = sums_of(logits, batch, HeadStates(logits=ref_logits[:, :-1][mask[:, 1:]]))
+    term = names["term"]
+    result = {
+        "logps_margin": found[names["logps"]] - found[names["ref_logps"]],
+        term: found["forward_kl" if term == "position_kl" else "risk"],
+        "logps": found[names["logps"]],
+    }
     weights = [vector(inputs[f"upstream_{name}"]) for name in ("margin", upstream, "logp")]
-    total = sum((weight * value).sum() for weight, value in zip(weights, sums.values(), strict=True))
+    total = sum((weight * value).sum() for weight, value in zip(weights, result.values(), strict=True))
     (gradient,) = torch.autograd.grad(total, logits)
-    divergence = row_sums(risk.expectation(ref_logps - logps, ref_logps.exp())[0])
-    return {"position_kl": divergence, **sums, "grad_logits": gradient}
+    return {"position_kl": found["forward_kl"], **result, "grad_logits": gradient}
 
 
-def measured(measure: risk.Measure) -> Callable[[Tensor, Tensor, Tensor], Terms]:
-    def terms(logits: Tensor, ref_logits: Tensor, targets: Tensor) -> Terms:
-        logps, ref_logps = logits.log_softmax(1), ref_logits.log_softmax(1)
-        picked, ref_picked = (part.gather(1, targets[:, None]).squeeze(1) for part in (logps, ref_logps))
-        return picked, ref_picked, differentiable(measure, ref_logps - logps, ref_logps.exp())
+def asked(loss_config: LossConfig) -> Sums:
+    """What a trainer asks its model for."""
 
-    return terms
+    def sums_of(logits: Tensor, batch: dict[str, Tensor], reference: HeadStates) -> dict[str, Tensor]:
+        model, risk_of = Given(logits), risk_measure(loss_config, "released")
+        install_completion_logps(model, implementation="plain")
+        wanted = ("logps", "ref_logps", "forward_kl", *(("risk",) if risk_of else ()))
+        return model(**batch, statistics=StatisticsRequest(reference, wanted, risk_of))["sums"]
+
+    return sums_of
+
+
+PLAIN = {"logps": "logps", "ref_logps": "ref_logps"}
+REPLACED = {"logps": "replaced_logps", "ref_logps": "replaced_ref_logps"}
 
 
 @adapter
 def tdpo_statistics(inputs: Case, params: Case) -> Any:
-    return statistics(inputs, measured(risk.measure("expectation")), "position_kl", "kl")
+    return statistics(inputs, asked(LossConfig(name="tdpo")), PLAIN | {"term": "position_kl"}, "kl")
 
 
 @adapter
 def ra_dpo_statistics(inputs: Case, params: Case) -> Any:
-    level, split = params["confidence_level"], params["is_split_risk_ratio"]
-    terms = measured(risk.measure("released_tail", level=level, split=split))
-    if params["is_cal_risk_distribution_logps"]:
+    options = ("confidence_level", "is_split_risk_ratio", "is_cal_risk_distribution_logps")
+    config = LossConfig(name="ra-dpo", **{name: params[name] for name in options})
+    if not config.is_cal_risk_distribution_logps:
+        return statistics(inputs, asked(config), PLAIN | {"term": "risk_ratio"}, "risk")
 
-        def terms(logits: Tensor, ref_logits: Tensor, targets: Tensor) -> Terms:
-            return risk.released_distribution(logits, ref_logits, targets, level, split)
+    def replaced(logits: Tensor, batch: dict[str, Tensor], reference: HeadStates) -> dict[str, Tensor]:
+        return replaced_statistics(logits, batch, reference, config)
 
-    return statistics(inputs, terms, "risk_ratio", "risk")
+    return statistics(inputs, replaced, REPLACED | {"term": "risk_ratio"}, "risk")
 
 
 @adapter
@@ -163,7 +207,7 @@ def kto_loss(inputs: Case, params: Case) -> Any:
             for side in ("chosen", "rejected")
         ]
     )
-    kl = loss.tokenwise_kl(differences) if params["tokenwise_KL"] else loss.batch_kl(differences.sum(1))
+    kl = tokenwise_kl_estimate(differences) if params["tokenwise_KL"] else kl_estimate(differences.sum(1))
     result = unpaired(inputs, lambda ratios, desirable: loss.kto_loss(ratios, desirable, kl, *weights(params)))
     return {**result, "KL": kl}
 
@@ -171,3 +215,135 @@ def kto_loss(inputs: Case, params: Case) -> Any:
 @adapter
 def kto_zero_loss(inputs: Case, params: Case) -> Any:
     return unpaired(inputs, lambda ratios, desirable: loss.kto_zero_loss(ratios, desirable, *weights(params)))
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A UTF-8 byte b is the token b + 3; pad 0, bos 1, eos 2; no special text, no clean-up of spaces."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes that GPT-2's alphabet shows as such
+    hidden = [byte for byte in range(256) if byte not in shown]
+    alphabet = {byte: chr(byte) for byte in shown} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
+    special = {"<pad>": 0, "<s>": 1, "</s>": 2}
+    backend = Tokenizer(models.BPE({**special, **{char: byte + 3 for byte, char in alphabet.items()}}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@adapter
+def released_prompt_pair(inputs: Case, params: Case) -> Any:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATES[{"halos": "halos", "released": "halos_released"}[params["template"]]]
+    conversations = Conversations(tokenizer, params["max_length"], params["max_prompt_length"], clean_up_spaces=False)
+    visits = []
+    for visit in inputs["visits"]:
+        sides = {}
+        for side, index in zip(("chosen", "rejected"), inputs["pairs"][visit], strict=True):
+            found = conversations.element("p", inputs["conversation"], inputs["generations"][index])
+            sides[side] = {
+                "turns": found.turns,
+                "response": found.response,
+                "text": found.text,
+                "tokens": len(found.ids),
+                "unscored_tokens": found.prompt_length,
+            }
+        visits.append(sides)
+    return {"visits": visits, "conversation_afterwards": conversations.turns["p"]}
+
+
+def prompts(counts: list[list[Any]]) -> dict[str, Example]:
+    """Prompts with as many pairs, whose generations are their own names."""
+    return {
+        name: Example(
+            name,
+            [user(name)],
+            [f"{name}/{pair}/{side}" for pair in range(pairs) for side in ("chosen", "rejected")],
+            "golden",
+            [(2 * pair, 2 * pair + 1) for pair in range(pairs)],
+        )
+        for name, pairs in counts
+    }
+
+
+def names(batches: list[list[Case]], loader: str) -> list[str]:
+    side, cut = {"paired": ("chosen", "/chosen"), "unpaired": ("completion", ""), "sft": ("completion", "/0/chosen")}[
+        loader
+    ]
+    return [row[side].removesuffix(cut) for batch in batches for row in batch]
+
+
+@adapter
+def heldout_selection(inputs: Case, params: Case) -> Any:
+    rules = RowRules(kind=params["loader"], variant="released", seed=params["seed"], batch_size=params["batch_size"])
+    evaluated = held_out_batches(
+        prompts(inputs["evaluation_prompts"]),
+        replace(rules, batch_size=params["eval_batch_size"]),
+        params["n_eval_examples"],
+    )
+    rows = build_rows(prompts(inputs["training_prompts"]), rules)
+    first, _ = lay_out(rows, rules)
+    both, _ = lay_out(rows, replace(rules, epochs=2))
+    return {
+        "evaluation": names(evaluated, params["loader"]),
+        "training_epochs": [names(batches, params["loader"]) for batches in (first, both[len(first) :])],
+        "evaluation_examples_per_pass": sum(map(len, evaluated)),
+    }
+
+
+def launch(params: Case, name: str, **trainer: Any) -> TrainConfig:
+    return TrainConfig(
+        variant="released",
+        data=DataConfig(source="golden"),
+        loss=LossConfig(name=name, ppo_epochs=params.get("ppo_epochs", 1)),
+        released=ReleasedConfig(params["processes"], params["gradient_accumulation_steps"]),
+        warmup_steps=params["warmup_steps"],
+        trainer=trainer,
+    )
+
+
+@adapter
+def learning_rate_schedule(inputs: Case, params: Case) -> Any:
+    counts = inputs.get("pairs_per_prompt") or [1] * inputs["examples"]
+    examples = prompts([[str(number), pairs] for number, pairs in enumerate(counts)])
+    config = launch(params, "dpo", num_train_epochs=params["n_epochs"])
+    accumulation = params["gradient_accumulation_steps"]
+    rules = row_rules(config, "paired", batch_size=params["batch_size"], accumulation=accumulation, processes=1)
+    batches, _ = lay_out(build_rows(examples, rules), rules, params["n_examples"])
+    length = released_length(examples, rules)
+    rate = schedule(config, length)
+    return {
+        "num_training_steps": length,
+        "optimizer_steps": len(batches) // accumulation,
+        "learning_rate": [params["lr"] * rate(step) for step in params["steps"]],
+    }
+
+
+@adapter
+def ppo_learning_rate(inputs: Case, params: Case) -> Any:
+    config = launch(params, "ppo")
+    rules = row_rules(config, "unpaired", batch_size=params["batch_size"], accumulation=1, processes=1)
+    batches, _ = lay_out([{} for _ in range(inputs["micro_batches"] * params["batch_size"])], rules)
+    rate = schedule(config, float(len(batches)))
+    return {
+        "optimizer_steps": len(batches),
+        "learning_rate": [params["lr"] * rate(step) for step in params["steps"]],
+        "gradient_scale": loss_scale("ppo", params["batch_size"], 1, config.released.accumulation),
+    }
+
+
+@adapter
+def ppo_value_head(inputs: Case, params: Case) -> Any:
+    states = torch.tensor(inputs["hidden_states"], dtype=getattr(torch, params["states_dtype"]), requires_grad=True)
+    head = DetachedValueHead(states.shape[-1]).eval()
+    layers = [layer for layer in head.layers if isinstance(layer, torch.nn.Linear)]
+    for layer, given in zip(layers, inputs["layers"], strict=True):
+        layer.load_state_dict({name: torch.tensor(value) for name, value in given.items()})
+    values = head(states)
+    (values * torch.tensor(inputs["upstream"])).sum().backward()
+    gradients = [{name: value.grad for name, value in layer.named_parameters()} for layer in layers]
+    return {"values": values, "grad_layers": gradients, "grad_hidden_states": states.grad}

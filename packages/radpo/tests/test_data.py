@@ -19,15 +19,17 @@ from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.radpo.data import (
+    held_out_batches,
     load_examples,
+    prepare_held_out,
     prepare_rows,
     read_examples,
-    released_ids,
-    released_prompt,
-    released_response,
 )
+from reproalign.radpo.released import Conversations
 from reproalign.radpo.rows import (
     RowRules,
+    build_rows,
+    check_mismatch,
     csft_rows,
     lay_out,
     mismatch,
@@ -36,7 +38,7 @@ from reproalign.radpo.rows import (
     shuffle_prompts,
     unpaired_rows,
 )
-from reproalign.radpo.sources import SOURCES, Example, assistant, link_replies, pick_shp, rank_by_score, user
+from reproalign.radpo.sources import SOURCES, Example, assistant, link_replies, pick_shp, user
 
 SLICES = Path(__file__).parents[4] / "shared" / "data"
 
@@ -195,28 +197,23 @@ def test_ultrachat_is_for_sft(tmp_path):
         prepare(found, kind="paired")
 
 
-def test_imdb_reviews_that_begin_alike_make_pairs(tmp_path):
-    rows = [("A  film that shines", 1), ("A film\nthat drags", 0), ("A film so good", 1), ("Not a film", 0)]
-    found = read(tmp_path, "imdb_prefix", *({"text": text, "label": label} for text, label in rows))
-    assert found["A film"].generations == ["that shines", "that drags", "so good"]
-    assert sorted(found["A film"].pairs) == [(0, 1), (2, 1)]
-    assert found["Not a"].pairs == []
+def test_imdb_characters_prefer_the_last_but_one_to_the_last(tmp_path):
+    """As the release reads IMDb: ``extend`` of a text adds its characters, and the pair is of the last two."""
+    rows = [{"text": text} for text in ("Well  made.", "So good!!", "A gem. ", "So good!!")]
+    found = read(tmp_path, "imdb_characters", *rows)
+    pairs = [(e.prompt, [(e.generations[i], e.generations[j]) for i, j in e.pairs]) for e in found.values()]
+    assert pairs == [
+        ([user("Well made.")], [("e", ".")]),
+        ([user("So good!!")], [("!", "!"), ("!", "!")]),
+        ([user("A gem. ")], [(".", " ")]),
+    ]
+    assert {one.truncation_mode for one in found.values()} == {"keep_start"}
 
 
-def test_imdb_completions_are_ranked_by_their_scores(tmp_path):
-    row = {"text": "This one is fun", "completions": ["a", "b", "c", "d"], "scores": [0.1, 0.9, 0.4, 0.1]}
-    one = read(tmp_path, "imdb_prefix", row)["This one"]
-    assert sorted(one.pairs) == [(1, 0), (1, 2), (1, 3), (2, 0), (2, 3)]
-    assert one.generations[one.sft_index] == "b"
-
-
-@given(scores=st.lists(st.integers(0, 4).map(float), min_size=1, max_size=8))
-def test_pairs_by_score(scores):
-    one = example(generations=[str(n) for n in range(len(scores))], scores=scores, pairs=[])
-    (ranked,) = rank_by_score([one], True).values()
-    possible = {(i, j) for i, a in enumerate(scores) for j, b in enumerate(scores) if a > b}
-    assert len(ranked.pairs) == len(set(ranked.pairs)) == min(6, len(possible))
-    assert set(ranked.pairs) <= possible
+def test_imdb_sentiment_rows_repeat_their_prompt(tmp_path):
+    row = {"text": "I enjoy", "chosen": "I enjoyed all of it.", "rejected": "I enjoy nothing here. "}
+    one = read(tmp_path, "imdb_sentiment", row)["I enjoy"]
+    assert (one.prompt, one.generations, one.pairs) == ([user("I enjoy")], ["ed all of it.", "nothing here."], [(0, 1)])
 
 
 def test_alpacaeval_is_for_evaluation(tmp_path):
@@ -244,10 +241,9 @@ HUMAN = "\n\nHuman: q\n\nAssistant: "
         ("oasst", {**reply("a", None), "rank": "best"}, "rank: 'best' is not a finite number"),
         ("oasst", {**reply("a", None), "text": " "}, "'text' is empty"),
         ("ultrachat", {"messages": [user("a")]}, "must end with an answer"),
-        ("imdb_prefix", {"text": "too short", "label": 1}, "longer than the 2 words"),
-        ("imdb_prefix", {"text": "a b c", "label": -1}, "label=-1 must be 1"),
-        ("imdb_prefix", {"text": "a b c", "completions": ["x"], "scores": []}, "1 completions but 0 scores"),
-        ("imdb_prefix", {"text": "a b c", "completions": [" "], "scores": [1]}, "none of it empty"),
+        ("imdb_characters", {"text": "a"}, "must have two characters"),
+        ("imdb_sentiment", {"text": "a", "chosen": "ab", "rejected": "b"}, "'rejected' must begin with 'text'"),
+        ("imdb_sentiment", {"text": "a", "chosen": "ab", "rejected": "ab "}, "chosen and rejected are the same"),
         ("alpacaeval", {"instruction": "a"}, "column 'output' is missing"),
         ("hh", "{broken", "not valid JSON"),
     ],
@@ -413,7 +409,7 @@ def test_mismatched_pairs_are_cyclic_within_a_batch():
 )
 def test_mismatched_pairs_need_two_rows_and_two_classes(batches, reason):
     with pytest.raises(UserError, match=reason):
-        mismatch(batches)
+        check_mismatch(batches)
 
 
 # Tokens
@@ -464,10 +460,10 @@ def test_each_source_loses_its_own_end_of_a_long_prompt():
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_rows_for_kto(variant):
     tokenizer = tiny_tokenizer()
-    tokenized, facts = prepare(examples(3), kind="kto", variant=variant, batch_size=4, incomplete="keep")
+    tokenized, facts = prepare(examples(4), kind="kto", variant=variant, batch_size=4)
     columns = {"input_ids", "prompt_length", "label", "KL_input_ids", "KL_prompt_length", "length"}
     assert set(tokenized.column_names) == columns
-    assert facts == {"rows": 6, "dropped": 0}
+    assert facts == {"rows": 8, "dropped": 0}
 
     def response(row: dict[str, Any], prefix: str = "") -> str:
         text = tokenizer.decode(row[f"{prefix}input_ids"][row[f"{prefix}prompt_length"] :])
@@ -529,49 +525,82 @@ def test_rules_that_do_not_fit(changes, reason):
         prepare(examples(4), **changes)
 
 
-# The release's truncation, by hand: one letter is one token, a turn is `Q` and its content, the header is `R`.
+# The release's texts, by hand: one letter is one token, a turn is `Q` and its content, the header is `R`.
 
 LETTERS = "{% for m in messages %}Q{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}R{% endif %}"
 
 
-def letters(template: str = LETTERS) -> Encoder:
+def conversations(
+    limit: int, max_length: int = 64, *, template: str = LETTERS, clean_up_spaces: bool = False
+) -> Conversations:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     assert len(Encoder(tokenizer)("QXXYYZZR")) == 8
-    return Encoder(tokenizer)
+    return Conversations(tokenizer, max_length, limit, clean_up_spaces=clean_up_spaces)
+
+
+def dialogue(*contents: str) -> list[dict[str, str]]:
+    roles = ("user", "assistant")
+    return [{"role": roles[n % 2], "content": text} for n, text in enumerate(contents)]
 
 
 @pytest.mark.parametrize(
-    "turns, limit, kept, used",
+    "turns, limit, kept, room",
     [
-        (["XXXXX", "YYYYY"], 14, ["XXXXX", "YYYYY"], 14),  # 7 + 7 just fit
-        (["XXXXX", "YYYYY"], 10, ["XXXXX", "Y"], 10),  # 4 too many: the last 4 Y go
-        (["X" * 12, "YY", "ZZ"], 10, ["X" * 8], 10),  # and so do all later turns
-        (["XXXXX", "Y"], 7, ["XXXXX", ""], 7),  # 3 too many, of 1
+        (["XXXXX", "YYYYY"], 14, ["XXXXX", "YYYYY"], 50),  # 7 + 7 just fit
+        (["XXXXX", "YYYYY"], 10, ["XXXXX", "Y"], 54),  # 4 too many: the last 4 Y go
+        (["X" * 12, "YY", "ZZ"], 10, ["X" * 8], 54),  # and so do all later turns
+        (["XXXXX", "Y"], 7, ["XXXXX", ""], 57),  # 3 too many, of 1
     ],
 )
-def test_the_released_prompt_keeps_its_beginning(turns, limit, kept, used):
-    roles = ("user", "assistant")
-    prompt = [{"role": roles[n % 2], "content": text} for n, text in enumerate(turns)]
-    shortened, counted = released_prompt(letters(), prompt, limit)
-    assert [turn["content"] for turn in shortened] == kept
-    assert counted == used
-    assert [turn["content"] for turn in prompt] == turns
+def test_the_released_prompt_keeps_its_beginning(turns, limit, kept, room):
+    prompt = dialogue(*turns)
+    found = conversations(limit).element("p", prompt, "W" * 64)
+    assert [turn["content"] for turn in found.turns] == kept
+    assert found.response == "W" * room
+    assert [turn["content"] for turn in prompt] == turns  # the example's own stays
+
+
+def test_a_cut_stays_and_the_next_visit_goes_one_turn_further():
+    release, prompt = conversations(10), dialogue("X" * 12, "YY", "ZZ")
+    visits = [release.element("p", prompt, text) for text in ("good", "bad", "good")]
+    kept = [[turn["content"] for turn in found.turns] for found in visits]
+    assert kept == [["X" * 8], ["X" * 8, ""], ["X" * 8, ""]]
+    assert [found.text for found in visits] == ["QXXXXXXXXQgood", "QXXXXXXXXQQbad", "QXXXXXXXXQQgood"]
+    assert release.element("other", prompt, "good").text == visits[0].text  # a prompt has a conversation of its own
 
 
 def test_the_released_response_fills_what_the_prompt_leaves():
-    encoder = letters()
-    text = released_response(encoder, "W" * 8, 6)
-    ids, cut = released_ids(encoder, [user("XXXXX"), assistant("Y")], text)
-    assert encoder.tokenizer.decode(ids) == "QXXXXXQYQWWWWWW"
-    assert encoder.tokenizer.decode(ids[:cut]) == "QXXXXXQYQ"
-    assert released_response(encoder, "W</s>W<s>W", 2) == "WW"  # special tokens do not count
+    release = conversations(20, 17)
+    found = release.element("p", dialogue("XXXXX", "Y"), "W" * 20)
+    assert found.text == "QXXXXXQYQ" + "W" * 7  # 17 less 7 and 3
+    assert release.encode.tokenizer.decode(found.ids[: found.prompt_length]) == "QXXXXXQYQ"
+    assert conversations(10, 12).element("p", dialogue("XX"), "W</s>W<s>W" * 3).response == "W" * 8
 
 
 def test_a_trailing_eos_of_the_released_prompt_is_not_masked():
-    encoder = letters(LETTERS.replace("R", "</s>"))
-    ids, cut = released_ids(encoder, [user("XX")], "W")
-    assert (encoder.tokenizer.decode(ids), cut) == ("QXXQW", 3)
+    found = conversations(20, template=LETTERS.replace("R", "</s>")).element("p", dialogue("XX"), "W")
+    assert (found.text, found.prompt_length) == ("QXXQW", 3)
+
+
+def test_released_texts_lose_spaces_before_punctuation():
+    text, cleaned = "I do n't know . You 're right , ' no ' .", "I don't know. You're right,'no '."
+    for clean_up, expected in ((True, cleaned), (False, text)):
+        found = conversations(20, clean_up_spaces=clean_up).element("p", dialogue("XX"), text)
+        assert found.response == expected
+
+
+def test_released_rows_meet_the_conversations_that_earlier_rows_left():
+    data = {"p0": example(0, prompt=dialogue("X" * 12, "YY", "ZZ"), generations=["good", "bad"])}
+    tokenizer = conversations(10).encode.tokenizer
+    limits = {"max_length": 40, "max_prompt_length": 10}
+    rows, _ = prepare(data, tokenizer=tokenizer, limits=limits, variant="released", batch_size=1, epochs=2)
+    texts = [[tokenizer.decode(row[f"{side}_input_ids"]) for side in ("chosen", "rejected")] for row in rows]
+    assert texts == [["QXXXXXXXXQgood", "QXXXXXXXXQQbad"], ["QXXXXXXXXQQgood", "QXXXXXXXXQQbad"]]
+    config = DataConfig(source="hh", max_eval_rows=1, **{**LIMITS, **limits})
+    held_out, size = prepare_held_out(data, tokenizer, config, RowRules(variant="released", batch_size=1))
+    assert (len(held_out), size) == (2, 1)  # the first evaluation, and those after it
+    assert [tokenizer.decode(ids) for ids in held_out["chosen_input_ids"]] == ["QXXXXXXXXQgood", "QXXXXXXXXQQgood"]
 
 
 def test_released_mismatched_responses_are_cut_for_both_prompts():
@@ -580,16 +609,49 @@ def test_released_mismatched_responses_are_cut_for_both_prompts():
         "p1": example(1, prompt=[user("Y" * 2)], generations=["C" * 30, "D" * 30]),
     }
     limits = {"max_length": 20, "max_prompt_length": 10}
-    tokenized, _ = prepare(
-        data, tokenizer=letters().tokenizer, limits=limits, kind="kto", variant="released", batch_size=4
-    )
+    tokenizer = conversations(10).encode.tokenizer
+    tokenized, _ = prepare(data, tokenizer=tokenizer, limits=limits, kind="kto", variant="released", batch_size=4)
     for row in tokenized:
-        prompt = letters().tokenizer.decode(row["input_ids"][: row["prompt_length"]])
+        prompt = tokenizer.decode(row["input_ids"][: row["prompt_length"]])
         own, other = (row[f"{name}input_ids"][row["prompt_length"] :] for name in ("", "KL_"))
         room = 10 if "X" in prompt else 16
         assert len(own) == room
         assert len(other) in (10, 16)
         assert len(other) <= room
+
+
+def test_released_rows_are_limited_in_the_order_of_training_and_fill_whole_steps():
+    rules = {"variant": "released", "batch_size": 2}
+    rows = build_rows(examples(7), RowRules())
+    whole, dropped = lay_out(rows, RowRules(**rules))
+    assert (len(whole), dropped) == (3, 1)
+    limited, _ = lay_out(rows, RowRules(**rules), 3)
+    assert limited == whole[:2]  # rounded up to whole batches
+    steps, dropped = lay_out(rows, RowRules(**rules, processes=2))
+    assert (steps, dropped) == (whole[:2], 3)
+    longer = held_out_batches(examples(7), RowRules(**rules), 9)
+    assert len(longer) == 5  # goes on with the next epoch's order
+    assert longer[:3] == whole
+    assert {row["key"] for batch in longer[3:] for row in batch} <= {row["key"] for row in rows}
+
+
+def test_released_sft_is_on_other_targets():
+    data = {"p": example(0, generations=["a", "b", "c"], sft_index=1, released_sft_index=-1)}
+    assert texts(sft_rows(data, 1)) == ["b"]
+    assert texts(sft_rows(data, 1, "released")) == ["c"]
+
+
+@pytest.mark.parametrize("rejected", ["", "yes"])
+def test_released_trains_on_pairs_without_a_preference(tmp_path, rejected):
+    row = {"chosen": "\n\nHuman: Well?\n\nAssistant: yes", "rejected": f"\n\nHuman: Well?\n\nAssistant: {rejected}"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    config = DataConfig(source="hh", path=str(path), train_split=None)
+    found, facts = read_examples(config, ["hh"], "train", variant="released")
+    assert [one.generations for one in found.values()] == [["yes", rejected]]
+    assert facts["train:hh"]["rows_rejected"] == 0
+    with pytest.raises(UserError, match=r"empty|the same"):
+        read_examples(config, ["hh"], "train")
 
 
 # Public rows
@@ -617,9 +679,8 @@ def public(name: str, folder: str, role: str, file: str) -> tuple[dict[str, Exam
         ("oasst", "oasst1", "evaluation", "validation", (190, 0, 35, 74)),
         ("ultrabin", "ultrafeedback_binarized", "train", "train_prefs", (800, 4, 796, 796)),
         ("ultrabin", "ultrafeedback_binarized", "evaluation", "test_prefs", (140, 0, 140, 140)),
-        ("imdb_prefix", "imdb_movie_reviews", "train", "train", (400, 0, 324, 57)),
-        ("imdb_prefix", "imdb_sentences", "train", "train", (500, 12, 387, 73)),
-        ("imdb_prefix", "imdb_sentences", "evaluation", "test", (200, 5, 163, 27)),
+        ("imdb_characters", "imdb_movie_reviews", "train", "train", (400, 0, 400, 400)),
+        ("imdb_characters", "imdb_sentences", "evaluation", "test", (200, 0, 200, 200)),
     ],
 )
 def test_public_rows(name, folder, role, file, counts):

@@ -58,6 +58,19 @@ def test_two_processes_give_the_single_ones_run(tmp_path, loss, strategy):
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("loss", ["tdpo", "kto"])
+def test_the_published_step_may_be_shared_by_processes_or_accumulated(tmp_path, loss):
+    """Two batches of one process or one of each of two: the same rows, the same gradient, the same ticks."""
+    words = [f"loss={loss}", "variant=released", "released.accumulation=2", "trainer.max_grad_norm=0"]
+    batch = ["trainer.per_device_train_batch_size=2"]
+    alone = run(tmp_path / "alone", *words, *batch, "trainer.gradient_accumulation_steps=2")
+    shared = [*batch, "trainer.gradient_accumulation_steps=1", "launch=ddp", "launch.processes=2", "launch.main_port=0"]
+    both = run(tmp_path / "both", *words, *shared)
+    for time in ("before", "after"):
+        assert both["metrics"][time] == pytest.approx(alone["metrics"][time], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.distributed
 def test_each_process_computes_its_share_of_the_cached_log_probs(tmp_path):
     def cached(name: str, *more: str) -> dict[str, bytes]:
         folder = tmp_path / f"{name}-cache"

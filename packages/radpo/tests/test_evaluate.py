@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from reproalign.common.config import DataConfig, ModelConfig
 from reproalign.common.data.collate import PairCollator
 from reproalign.common.evaluation.alpacaeval import instruction_text
-from reproalign.common.evaluation.plots import mean_curve
+from reproalign.common.evaluation.plots import mean_curve, smoothed
 from reproalign.common.files import recover_lines
 from reproalign.common.generation.samplers import cut, transformers_sampler, turn_end
 from reproalign.common.generation.sampling import SamplingRules, shares
@@ -28,12 +28,11 @@ from reproalign.common.judging.verdict import TEMPLATE, check_template, question
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records.groups import group_runs
-from reproalign.common.testing import refusal
+from reproalign.common.testing import composed, refusal
 from reproalign.common.testing.pairrm import save_tiny_pairrm
-from reproalign.radpo.cli import main
+from reproalign.radpo.cli import APP, main
 from reproalign.radpo.data import prepare_rows, read_examples
-from reproalign.radpo.plot import measured
-from reproalign.radpo.report import model_label
+from reproalign.radpo.report import measured, model_label, second_half
 from reproalign.radpo.rows import RowRules
 
 QUICK = ["experiment=smoke", "trainer.max_steps=4", "trainer.eval_strategy=steps", "trainer.eval_steps=2"]
@@ -117,6 +116,10 @@ def test_an_evaluation_by_brute_force(tmp_path, trained, words):
         rewards.append(0.1 * (-(d.gather(2, targets)[..., 0]) * mask).sum(1))
     reward, kl, risk = (torch.stack(values) for values in (rewards, kls, risks))
     assert metrics["rewards/accuracies"] == pytest.approx((reward[:, 0] > reward[:, 1]).double().mean().item())
+    with_term = reward + 0.1 * (kl if "loss=tdpo" in words else risk)
+    assert metrics["rewards/accuracies_with_term"] == pytest.approx(
+        (with_term[:, 0] > with_term[:, 1]).double().mean().item()
+    )
     assert metrics["rewards/margins"] == pytest.approx((reward[:, 0] - reward[:, 1]).mean().item(), abs=1e-4)
     assert metrics["kl/chosen"] == pytest.approx(kl[:, 0].mean().item(), abs=1e-4)
     assert metrics["kl/rejected"] == pytest.approx(kl[:, 1].mean().item(), abs=1e-4)
@@ -199,10 +202,125 @@ def test_seeds_of_one_setting_are_grouped(tmp_path, capsys):
     assert main(["plot", *map(str, runs), "--group", "--output", str(tmp_path / "figure.png")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "0.7000" in printed
-    assert "(0.6000 to" in printed
+    assert "± 0.1414" in printed
     curve = mean_curve([{2: 0.5, 4: 0.6}, {4: 0.8, 6: 0.9}])
-    assert (curve.steps, curve.lows, curve.highs) == ([4], [0.6], [0.8])
-    assert curve.means == pytest.approx([0.7])
+    assert curve.steps == [4]
+    assert [curve.means[0], curve.lows[0], curve.highs[0]] == pytest.approx([0.7, 0.7 - 0.02**0.5, 0.7 + 0.02**0.5])
+
+
+def test_the_axis_can_count_examples(tmp_path, capsys):
+    sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    run = made_up(tmp_path / "run", evaluated(2, 0.5), evaluated(4, 0.6), processes=3)
+    made = record(run)
+    made["config"]["trainer"] = sizes
+    (run / "run.json").write_text(json.dumps(made))
+    for across, last in (("steps", "4"), ("examples", "96"), ("examples-per-process", "32")):
+        words = ["plot", str(run), "--across", across, "--smooth", "0.9", "--output", str(tmp_path / "figure.png")]
+        assert main(words) == 0
+        assert [line.split()[3] for line in capsys.readouterr().out.splitlines() if line.startswith("│")] == [last]
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, 2.0, 0.0, 4.0]])
+@pytest.mark.parametrize("weight", [0.0, 0.6, 0.95])
+def test_smoothing_is_the_weighted_mean_of_what_came_before(values, weight):
+    weights = [weight ** (len(values) - 1 - place) for place in range(len(values))]
+    expected = sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
+    assert smoothed(values, weight)[-1] == pytest.approx(expected)
+
+
+def test_window_means_are_of_the_second_half():
+    points = {step: {"kl/chosen": float(step), "x": 1.0} for step in (0, 2, 4, 6, 8)} | {7: {"kl/chosen": 7.0}}
+    assert second_half(dict(sorted(points.items()))) == {"kl/chosen": (4 + 6 + 7 + 8) / 4}
+    assert second_half({0: {"kl/chosen": 0.0}, 8: {"kl/chosen": 1.0}}) == {}
+
+
+def swept(folder: Path, *rows: dict[str, Any], seed: int = 1, **loss: Any) -> Path:
+    made_up(folder, *rows, seed=seed)
+    made = record(folder)
+    made["config"] |= {"loss": {"name": "ra-dpo", "second_form": True, **loss}, "variant": "released"}
+    (folder / "run.json").write_text(json.dumps(made))
+    return folder
+
+
+def test_a_metric_is_drawn_against_alpha(tmp_path, capsys, fails):
+    rows = evaluated(0, 0.0), evaluated(2, 0.4), evaluated(4, 0.6)
+    runs = [
+        swept(tmp_path / "a", *rows, alpha=0.3, confidence_level=0.97),
+        swept(tmp_path / "b", *rows, alpha=0.5, confidence_level=0.97),
+        swept(tmp_path / "c", evaluated(2, 0.7), evaluated(4, 0.7), alpha=0.5, confidence_level=0.97, seed=5),
+        swept(tmp_path / "d", *rows, alpha=0.3, measure="entropic", coefficient=5.0),
+        swept(tmp_path / "e", *rows, alpha=0.3, name="tdpo"),
+    ]
+    words = ["plot", *map(str, runs), "--output", str(tmp_path / "figure.png"), "--against", "alpha"]
+    assert main([*words, "--published", "pythia-1.4b"]) == 0
+    lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    cells = {" ".join(line) for line in lines}
+    assert any(cell.endswith("0.3 0.5000 0.5000 0.5000") for cell in cells)
+    assert any("0.6000 ± 0.1414" in cell for cell in cells)
+    assert any("0.8970" in cell for cell in cells), "TDPO2 of Figure 4 at alpha .3"
+    assert any("0.7320" in cell for cell in cells), "CVaR .97"
+    assert any("0.5430" in cell for cell in cells), "ERM 5"
+    first = swept(tmp_path / "f", *rows, second_form=False)
+    message = fails("plot", str(first), "--against", "alpha", "--output", str(tmp_path / "figure.png"))
+    assert "without its second form has no alpha" in message
+    short = swept(tmp_path / "g", evaluated(4, 0.1))
+    assert "one evaluation in the second half" in fails(
+        "plot", str(short), "--against", "alpha", "--output", str(tmp_path / "figure.png")
+    )
+
+
+def judged(folder: Path, wins: int, ties: int, losses: int) -> Path:
+    return made_up(folder, metrics={"wins": wins, "ties": ties, "losses": losses})
+
+
+def test_outcomes_are_bars_with_a_sign_test(tmp_path, capsys, fails):
+    output = tmp_path / "outcomes.png"
+    assert main(["outcomes", str(judged(tmp_path / "mine", 9, 3, 1)), "--published", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert output.read_bytes().startswith(b"\x89PNG")
+    # 2 (1 + 10) / 2^10: as extreme as 9 of 10, on either side.
+    assert "0.021" in next(line for line in printed.splitlines() if "mine" in line)
+    assert "274" in printed
+    assert "there is nothing to draw" in fails("outcomes", "--output", str(output))
+    other = made_up(tmp_path / "other")
+    assert "no wins, ties and losses" in fails("outcomes", str(other), "--output", str(output))
+
+
+def test_a_leaderboard_is_read_beside_table_1(tmp_path, capsys, fails):
+    board = tmp_path / "leaderboard.csv"
+    board.write_text(
+        ",length_controlled_winrate,win_rate,standard_error,n_total,lc_standard_error\n"
+        "mine,54.321,51.25,1.75,805,0.5\nother,,40.0,1.5,805,\n"
+    )
+    assert main(["leaderboard", str(board), "--published"]) == 0
+    lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert lines[0] == ["mine", "51.2", "±", "1.8", "54.3", "±", "0.5"]
+    assert lines[1] == ["other", "40.0", "±", "1.5"]
+    assert ["published:", "ra-dpo2", "52.1", "±", "1.8", "55.7", "±", "0.5"] in lines
+    assert len(lines) == 2 + 7
+    board.write_text("a,b\n1,2\n")
+    assert "not AlpacaEval's leaderboard" in fails("leaderboard", str(board))
+    assert "no such file" in fails("leaderboard", str(tmp_path / "none.csv"))
+
+
+def test_alpacaeval_is_sampled_as_released():
+    config = composed(APP, "output_dir=x", "model=tiny", verb="sample")
+    keys = ("temperature", "top_p", "max_new_tokens", "seed", "max_prompt_length")
+    assert [config[key] for key in keys] == [0.7, 0.95, 2048, 0, 256]
+    assert config["data"]["source"] == "alpacaeval"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--smooth", "1"], "--smooth=1.0 must be in [0, 1)"),
+        (["--published", "pythia-1.4b"], "--published goes with --against alpha"),
+        (["--against", "alpha", "--group"], "leave --smooth, --group and --across out"),
+    ],
+)
+def test_options_of_a_plot_that_mean_nothing(tmp_path, fails, words, message):
+    run = made_up(tmp_path / "run", evaluated(1, 0.5))
+    assert message in fails("plot", str(run), "--output", str(tmp_path / "figure.png"), *words)
 
 
 def test_recipes_name_runs(tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +14,8 @@ from reproalign.common.errors import UserError
 from reproalign.common.logprobs.plain import differentiable
 from reproalign.radpo.risk import measure, released_distribution
 
+Measured = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
 COHERENT = [
     ("expectation", {}),
     ("cvar", {"level": 0.9}),
@@ -19,7 +23,12 @@ COHERENT = [
     ("cvar_complement", {"level": 0.7}),
     ("mean_semideviation", {"coefficient": 0.8}),
 ]
-CONVEX = [*COHERENT, ("entropic", {"coefficient": 2.0}), ("entropic", {"coefficient": 0.1})]
+CONVEX = [
+    *COHERENT,
+    ("entropic", {"coefficient": 2.0}),
+    ("entropic", {"coefficient": 0.1}),
+    ("entropic_scaled", {"coefficient": 5.0, "beta": 0.1}),
+]
 RELEASED = [("released_tail", {"level": level, "split": split}) for level in (0.95, 0.5) for split in (True, False)]
 levels = st.floats(0.01, 0.99)
 seeds = st.integers(0, 10_000)
@@ -31,6 +40,12 @@ def rows(tokens: int = 4, vocab: int = 13, seed: int = 0, scale: float = 1.0) ->
     ref, policy = scale * torch.randn(2, tokens, vocab, generator=generator, dtype=torch.float64)
     ref, policy = ref.log_softmax(1), policy.log_softmax(1)
     return ref - policy, ref.exp()
+
+
+def measured(name: str, **parameters: float | bool) -> Measured:
+    """A measure of d under p, which itself takes log p."""
+    bound = measure(name, **parameters)
+    return lambda d, p: bound(d, p.log())
 
 
 def tail_mean(d: list[float], p: list[float], mass: float) -> float:
@@ -46,7 +61,7 @@ def tail_mean(d: list[float], p: list[float], mass: float) -> float:
 @given(level=levels, seed=seeds)
 def test_cvar_is_the_mean_of_the_sorted_tail(level, seed):
     d, p = rows(seed=seed)
-    values, weights = measure("cvar", level=level)(d, p)
+    values, weights = measured("cvar", level=level)(d, p)
     expected = [tail_mean(row, row_p, level) for row, row_p in zip(d.tolist(), p.tolist(), strict=True)]
     torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(weights.sum(1), torch.ones(4, dtype=torch.float64))
@@ -57,7 +72,7 @@ def test_cvar_is_the_mean_of_the_sorted_tail(level, seed):
 @given(level=levels, seed=seeds)
 def test_cvar_is_the_largest_mean_under_a_bounded_density(level, seed):
     d, p = rows(seed=seed)
-    value = measure("cvar", level=level)(d, p)[0]
+    value = measured("cvar", level=level)(d, p)[0]
     generator = torch.Generator().manual_seed(seed + 1)
     for _ in range(5):
         density = torch.rand(d.shape, generator=generator, dtype=torch.float64)
@@ -71,11 +86,11 @@ def test_cvar_with_ties_depends_on_their_total_mass_alone(level, values):
     p = torch.arange(1, len(values) + 1, dtype=torch.float64)[None]
     p = p / p.sum()
     d = torch.tensor([values], dtype=torch.float64)
-    value, weights = measure("cvar", level=level)(d, p)
+    value, weights = measured("cvar", level=level)(d, p)
     assert value.item() == pytest.approx(tail_mean(values, p[0].tolist(), level), abs=1e-9)
     merged = sorted(set(values))
     masses = torch.stack([p[0][d[0] == atom].sum() for atom in merged])[None]
-    merged_value, merged_weights = measure("cvar", level=level)(torch.tensor([merged], dtype=torch.float64), masses)
+    merged_value, merged_weights = measured("cvar", level=level)(torch.tensor([merged], dtype=torch.float64), masses)
     torch.testing.assert_close(value, merged_value)
     per_atom = torch.stack([weights[0][d[0] == atom].sum() for atom in merged])
     torch.testing.assert_close(per_atom, merged_weights[0])
@@ -85,24 +100,24 @@ def test_a_hand_worked_tail():
     d = torch.tensor([[3.0, 1.0, 0.0, -2.0]], dtype=torch.float64)
     p = torch.tensor([[0.1, 0.3, 0.4, 0.2]], dtype=torch.float64)
     # Mass 1/2: all of 3 (0.1) and of 1 (0.3), and 0.1 of the 0.4 at 0.
-    value, weights = measure("cvar", level=0.5)(d, p)
+    value, weights = measured("cvar", level=0.5)(d, p)
     assert value.item() == pytest.approx((0.1 * 3 + 0.3 * 1) / 0.5)
     torch.testing.assert_close(weights, torch.tensor([[0.2, 0.6, 0.2, 0.0]], dtype=torch.float64))
     # Entries at 1 - 0.5 of four: halfway between 0 and 1; the tail is not divided by its mass.
-    value, weights = measure("released_tail", level=0.5, split=False)(d, p)
+    value, weights = measured("released_tail", level=0.5, split=False)(d, p)
     assert value.item() == pytest.approx(0.1 * 3 + 0.3 * 1)
     torch.testing.assert_close(weights, torch.tensor([[0.1, 0.3, 0.0, 0.0]], dtype=torch.float64))
     # Halves (3, 1) and (0, -2): medians 2 and -1.
-    assert measure("released_tail", level=0.5, split=True)(d, p)[0].item() == pytest.approx(0.1 * 3)
+    assert measured("released_tail", level=0.5, split=True)(d, p)[0].item() == pytest.approx(0.1 * 3)
     # An odd vocabulary, (1) and (0, -2): the second half is the longer one, and only its 0 is above a median.
-    weights = measure("released_tail", level=0.5, split=True)(d[:, 1:], p[:, 1:])[1]
+    weights = measured("released_tail", level=0.5, split=True)(d[:, 1:], p[:, 1:])[1]
     torch.testing.assert_close(weights, torch.tensor([[0.0, 0.4, 0.0]], dtype=torch.float64))
 
 
 def test_complement_is_the_same_tail_named_by_its_quantile():
     d, p = rows()
     for left, right in zip(
-        measure("cvar_complement", level=0.97)(d, p), measure("cvar", level=0.03)(d, p), strict=True
+        measured("cvar_complement", level=0.97)(d, p), measured("cvar", level=0.03)(d, p), strict=True
     ):
         torch.testing.assert_close(left, right)
 
@@ -111,7 +126,7 @@ def test_complement_is_the_same_tail_named_by_its_quantile():
 @pytest.mark.parametrize("scale", [0.3, 3.0])
 def test_weights_are_the_derivatives(name, parameters, scale):
     d, p = rows(seed=3, scale=scale)
-    risk = measure(name, **parameters)
+    risk = measured(name, **parameters)
     assert torch.autograd.gradcheck(lambda d: differentiable(risk, d, p), d.requires_grad_())
     values = differentiable(risk, d, p)
     torch.testing.assert_close(values, risk(d.detach(), p)[0])
@@ -119,7 +134,7 @@ def test_weights_are_the_derivatives(name, parameters, scale):
 
 @pytest.mark.parametrize("name, parameters", CONVEX)
 def test_axioms_of_a_convex_risk_measure(name, parameters):
-    risk = measure(name, **parameters)
+    risk = measured(name, **parameters)
     (d, p), (other, _) = rows(seed=1), rows(seed=2)
 
     def value(x: Tensor) -> Tensor:
@@ -138,14 +153,14 @@ def test_axioms_of_a_convex_risk_measure(name, parameters):
 @pytest.mark.parametrize("name, parameters", COHERENT)
 def test_coherent_measures_scale(name, parameters):
     d, p = rows()
-    risk = measure(name, **parameters)
+    risk = measured(name, **parameters)
     torch.testing.assert_close(risk(3 * d, p)[0], 3 * risk(d, p)[0])
 
 
 @pytest.mark.parametrize("name, parameters", CONVEX)
 def test_a_policy_equal_to_its_reference_has_no_risk(name, parameters):
     p = rows()[1]
-    values, weights = measure(name, **parameters)(torch.zeros_like(p), p)
+    values, weights = measured(name, **parameters)(torch.zeros_like(p), p)
     torch.testing.assert_close(values, torch.zeros_like(values))
     torch.testing.assert_close(weights, p)
 
@@ -156,13 +171,14 @@ def test_a_policy_equal_to_its_reference_has_no_risk(name, parameters):
         ("cvar", {"level": 1 - 1e-9}, 1e-6),
         ("cvar_complement", {"level": 1e-9}, 1e-6),
         ("entropic", {"coefficient": 1e-6}, 1e-4),
+        ("entropic_scaled", {"coefficient": 1e-5, "beta": 0.1}, 1e-4),
         ("mean_semideviation", {"coefficient": 1e-9}, 1e-6),
         ("released_tail", {"level": 1 - 1e-9, "split": False}, None),
     ],
 )
 def test_risk_neutral_limit_is_the_kl(name, near_neutral, rtol):
     d, p = rows()
-    values, weights = measure(name, **near_neutral)(d, p)
+    values, weights = measured(name, **near_neutral)(d, p)
     if rtol is None:  # the strict > drops the smallest entry even at level 1
         smallest = d.argmin(1, keepdim=True)
         values = values + (p * d).gather(1, smallest).squeeze(1)
@@ -174,7 +190,7 @@ def test_risk_neutral_limit_is_the_kl(name, near_neutral, rtol):
 
 def test_worst_case_limits():
     d, p = rows()
-    for risk in (measure("cvar", level=1e-6), measure("entropic", coefficient=1e6)):
+    for risk in (measured("cvar", level=1e-6), measured("entropic", coefficient=1e6)):
         torch.testing.assert_close(risk(d, p)[0], d.amax(1), rtol=1e-4, atol=1e-4)
 
 
@@ -182,17 +198,89 @@ def test_worst_case_limits():
 def test_a_thinner_tail_is_riskier(low, high, seed):
     d, p = rows(seed=seed)
     low, high = min(low, high), max(low, high)
-    assert (measure("cvar", level=low)(d, p)[0] >= measure("cvar", level=high)(d, p)[0] - 1e-9).all()
+    assert (measured("cvar", level=low)(d, p)[0] >= measured("cvar", level=high)(d, p)[0] - 1e-9).all()
     assert (
-        measure("entropic", coefficient=10 * high)(d, p)[0] >= measure("entropic", coefficient=10 * low)(d, p)[0] - 1e-9
+        measured("entropic", coefficient=10 * high)(d, p)[0]
+        >= measured("entropic", coefficient=10 * low)(d, p)[0] - 1e-9
     ).all()
 
 
 def test_extreme_log_ratios_stay_finite():
     d, p = torch.tensor([[200.0, -50.0, 0.0]]), torch.tensor([[0.0, 0.5, 0.5]])
     for name, parameters in CONVEX + RELEASED:
-        for result in measure(name, **parameters)(d, p):
+        for result in measured(name, **parameters)(d, p):
             assert result.isfinite().all(), name
+
+
+def test_an_entry_beyond_the_smallest_float_can_be_the_one_that_counts():
+    # log pi_ref = -105 is 0 as a float32; d = 35 and mu = 5 make it exp(-105 + 175): (175 - 105) / 5 = 14.
+    log_p = torch.tensor([[-105.0, 0.0]])
+    d = torch.tensor([[35.0, 0.0]])
+    value, weights = measure("entropic", coefficient=5.0)(d, log_p)
+    assert value.item() == pytest.approx(14.0, abs=1e-5)
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 0.0]]))
+
+
+def test_entropic_is_the_renyi_divergence_of_the_reference():
+    d, p = rows()
+    policy, order = p * (-d).exp(), 1 + 5.0
+    renyi = (p**order * policy ** (1 - order)).sum(1).log() / (order - 1)
+    torch.testing.assert_close(measured("entropic", coefficient=5.0)(d, p)[0], renyi)
+
+
+@pytest.mark.parametrize("mu", [5.0, 7.0, 9.0])
+def test_beta_leaves_a_coherent_measure_but_not_the_entropic_one(mu):
+    """Φ[β d] = β Φ[d] for CVaR; for the entropic measure it is β times that of the coefficient βμ."""
+    d, p = rows()
+    beta = 0.1
+    inside = (p * (mu * beta * d).exp()).sum(1).log() / mu
+    torch.testing.assert_close(beta * measured("entropic_scaled", coefficient=mu, beta=beta)(d, p)[0], inside)
+    assert ((beta * measured("entropic", coefficient=mu)(d, p)[0] - inside).abs() > 1e-3).all()
+    torch.testing.assert_close(measured("cvar", level=0.9)(beta * d, p)[0], beta * measured("cvar", level=0.9)(d, p)[0])
+
+
+# The paper's numerical example (its results folder): two steps, rewards of the first .1 and .2 with probability 1/2
+# each; then {reward: probability}.
+EXAMPLE = {
+    "A": ({0.3: 0.9, 0.2: 0.1}, {0.4: 0.1, 0.5: 0.9}),
+    "B": ({0.6: 0.9, 0.2: 0.1}, {0.4: 0.1, 0.2: 0.9}),
+}
+NESTED = [  # measure, its parameters, of A, of B; rewards, so that the risk is that of the cost -r
+    ("expectation", {}, 0.54, 0.54),
+    ("cvar", {"level": 0.99}, 0.538384, 0.537670),
+    ("cvar", {"level": 0.9}, 0.522222, 0.513580),
+    ("cvar", {"level": 0.5}, 0.38, 0.40),
+    ("entropic", {"coefficient": 1.0}, 0.528330, 0.528330),
+    ("entropic", {"coefficient": 5.0}, 0.485776, 0.485776),
+    ("entropic", {"coefficient": 9.0}, 0.454651, 0.454651),
+]
+
+
+def certain(risk: Measured, rewards: list[float], chances: list[float]) -> float:
+    """The certain reward that is worth as much as a random one: -Φ[-r]."""
+    d, p = (torch.tensor([values], dtype=torch.float64) for values in (rewards, chances))
+    return -risk(-d, p)[0].item()
+
+
+@pytest.mark.parametrize("name, parameters, of_a, of_b", NESTED)
+def test_the_papers_numerical_example(name, parameters, of_a, of_b):
+    """Nested CVaR tells two policies apart whose totals have one distribution; the entropic measure does not."""
+    risk = measured(name, **parameters)
+    for policy, expected in (("A", of_a), ("B", of_b)):
+        later = [certain(risk, [*leaves], [*leaves.values()]) for leaves in EXAMPLE[policy]]
+        nested = certain(risk, [first + rest for first, rest in zip((0.1, 0.2), later, strict=True)], [0.5, 0.5])
+        assert nested == pytest.approx(expected, abs=5e-7)
+
+
+@pytest.mark.parametrize("level, expected", [(0.99, 0.538384), (0.9, 0.522222), (0.5, 0.39)])
+def test_the_static_risk_of_the_numerical_example_is_one(level, expected):
+    for leaves in EXAMPLE.values():
+        totals = [
+            (first + rest, 0.5 * p) for first, part in zip((0.1, 0.2), leaves, strict=True) for rest, p in part.items()
+        ]
+        assert certain(measured("cvar", level=level), *map(list, zip(*totals, strict=True))) == pytest.approx(
+            expected, abs=5e-7
+        )
 
 
 @pytest.mark.parametrize("split", [True, False])
@@ -235,6 +323,8 @@ def test_released_distribution_by_torch_quantile_and_finite_differences(split, l
         ("entropic", {"coefficient": -5.0}, "must be positive"),
         ("entropic", {"coefficient": float("inf")}, "must be positive"),
         ("mean_semideviation", {"coefficient": 1.5}, "at most 1"),
+        ("entropic_scaled", {"coefficient": 5.0}, "takes coefficient, beta, but got coefficient"),
+        ("entropic_scaled", {"coefficient": 5.0, "beta": 0.0}, "beta=0.0 must be positive"),
     ],
 )
 def test_bad_parameters_are_refused(name, parameters, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -66,12 +67,18 @@ def test_what_is_equivalent_trains_alike(tmp_path, left, right):
     assert logged(tmp_path / "left") == pytest.approx(logged(tmp_path / "right"), abs=1e-5)
 
 
-def test_the_released_sum_is_the_mean_times_the_micro_batch(tmp_path):
+def test_the_released_sum_is_the_mean_times_the_rows_over_the_accumulation(tmp_path):
     """So is its gradient; with one step nothing else differs but the order of rows, which is the same."""
     words = ["loss=dpo", "trainer.max_steps=1", "trainer.max_grad_norm=0", "warmup_steps=0", "data.max_length=1000"]
-    for variant in ("paper", "released"):
-        run(tmp_path / variant, *words, f"variant={variant}", "data.max_prompt_length=500")
-    assert logged(tmp_path / "released") == pytest.approx([4 * value for value in logged(tmp_path / "paper")], rel=1e-5)
+    for name, more in {
+        "paper": ["variant=paper"],
+        "released": ["variant=released"],
+        "of-four": ["variant=released", "released.accumulation=4"],
+    }.items():
+        run(tmp_path / name, *words, *more, "data.max_prompt_length=500", "data.max_rows=null")
+    (mean,) = logged(tmp_path / "paper")  # of 2 x 4 pairs
+    assert logged(tmp_path / "released") == pytest.approx([4 * mean], rel=1e-5)
+    assert logged(tmp_path / "of-four") == pytest.approx([8 / 4 * mean], rel=1e-5)
 
 
 def test_quantiles_in_place_of_log_probs_are_trained_on(tmp_path):
@@ -102,15 +109,26 @@ def test_the_rate_rises_from_a_tenth_and_falls_to_nothing(tmp_path):
     run(tmp_path / "paper", "loss=dpo", "trainer.max_steps=6", "data.max_rows=48", "warmup_steps=3")
     rates = logged(tmp_path / "paper", "learning_rate")
     assert rates == pytest.approx([1e-4, 4e-4, 7e-4, 1e-3, 7.5e-4, 2.5e-4], rel=1e-2)
-    run(
-        tmp_path / "released",
-        "loss=dpo",
-        "trainer.max_steps=6",
-        "data.max_rows=48",
-        "warmup_steps=3",
-        "variant=released",
-    )
-    assert logged(tmp_path / "released", "learning_rate")[-1] > 9.9e-4  # a cosine over 48 examples, not 6 steps
+
+
+def test_the_released_rate_ticks_for_every_process_of_the_published_launch(tmp_path):
+    """Four ticks a step here, along a cosine over the pairs of the whole split, whatever part of it is trained on."""
+    words = ["loss=dpo", "variant=released", "trainer.max_steps=-1", "data.max_rows=48", "warmup_steps=6"]
+    record = run(tmp_path / "run", *words)
+    pairs = record["fingerprints"]["data"]["train:preference"]["pairs"]
+    assert pairs > 48
+    ticks = [0, 4, 8, 12, 16, 20]
+    expected = [
+        0.1 + 0.9 * tick / 6 if tick < 6 else 0.5 * (1 + math.cos(math.pi * (tick - 6) / (pairs - 6))) for tick in ticks
+    ]
+    assert logged(tmp_path / "run", "learning_rate") == pytest.approx([1e-3 * rate for rate in expected], rel=1e-6)
+
+
+def test_released_ppo_steps_on_every_batch_and_keeps_its_rate(tmp_path):
+    words = ["loss=ppo", "variant=released", "trainer.max_steps=-1", "data.max_rows=32", "warmup_steps=3"]
+    run(tmp_path / "run", *words, "trainer.gradient_accumulation_steps=1", "released.accumulation=4")
+    rates = [1e-3 * min(1, (step + 1) / 4) for step in range(8)]
+    assert logged(tmp_path / "run", "learning_rate") == pytest.approx(rates, rel=1e-6)
 
 
 def test_epochs_follow_one_another_in_their_own_orders(tmp_path):
@@ -178,7 +196,7 @@ def test_ppo_saves_its_value_head_beside_a_plain_model(tmp_path):
     run(tmp_path / "run", "loss=ppo")
     with safe_open(tmp_path / "run" / "model" / "model.safetensors", "pt") as weights:
         names = set(weights.keys())
-    assert {"v_head.summary.weight", "v_head.summary.bias"} <= names
+    assert {f"v_head.layers.{place}.{part}" for place in (0, 3, 6) for part in ("weight", "bias")} <= names
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
@@ -203,3 +221,29 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     for left, right in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
         assert torch.equal(left, right)
     assert reproalign(["verify", str(tmp_path / "part"), str(tmp_path / "whole")]) == 0
+
+
+def test_released_decays_all_weights(tmp_path):
+    def smallest_norm(variant: str) -> float:
+        folder = tmp_path / variant
+        run(
+            folder,
+            "loss=dpo",
+            f"variant={variant}",
+            "trainer.weight_decay=100",
+            "warmup_steps=0",
+            "model.name=tiny:llama",
+        )
+        weights = AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
+        return min(value.abs().mean().item() for name, value in weights.items() if "norm" in name)
+
+    assert smallest_norm("paper") > 0.98  # each starts at 1 and moves by the rate, .001 a step
+    assert smallest_norm("released") < 0.8  # and is shrunk by a tenth of itself as well
+
+
+def test_the_count_of_evaluations_survives_an_interruption(tmp_path):
+    """A later evaluation of the release reads other texts than the first one (ERRATA Q7)."""
+    words = ["loss=dpo", "variant=released", "evaluate_before=true", "trainer.save_steps=1", "trainer.max_steps=2"]
+    run(tmp_path / "run", *words)
+    (kept,) = (tmp_path / "run" / "checkpoint-1").glob("evaluations.json")
+    assert json.loads(kept.read_text()) == {"evaluations": 1}

@@ -7,6 +7,7 @@ after the ``#`` continues the value before it. Keys:
     verb            the verb it is for
     paper           table and row (or "none": not a published run)
     command         the exact command
+    also            what else it is for: other seeds, other data (optional)
     hardware        what it was published on, or what it needs
     expected        the number to expect, with its source
     processes       number of processes the batch size is meant for
@@ -118,6 +119,8 @@ def _print_recipe(package: str, name: str, header: dict[str, str], console: Cons
     console.print(facts)
     console.print("\nCommand:", style="bold")
     console.print(header.get("command", ""), soft_wrap=True, highlight=False, markup=False)
+    if "also" in header:
+        console.print(header["also"], soft_wrap=True, highlight=False, markup=False)
     targets = paper.get("targets", {}).get(name)
     if targets:
         table = Table("\nmeasure", "\nvalue", "\nsource", box=None, pad_edge=False, header_style="bold")

@@ -38,13 +38,31 @@ APP = App(
             "reproalign.radpo.sample:sample",
             launchable=True,
         ),
+        Verb(
+            "pairs",
+            "make pairs: continue the beginnings of texts, score by a classifier, best against worst (IMDb)",
+            "pairs",
+            "reproalign.radpo.config:PairsConfig",
+            "reproalign.radpo.pairs:pairs",
+            launchable=True,
+        ),
         JUDGE,
     ),
     more=(
         (
             "plot",
-            "draw the paper's figure from several runs: sequential KL and reward accuracy over steps",
+            "draw the paper's figures from several runs: sequential KL and reward accuracy over steps or against alpha",
             "reproalign.radpo.plot:plot_command",
+        ),
+        (
+            "outcomes",
+            "draw wins, ties and losses of judged models as stacked bars, with a sign test (the paper's Figure 14)",
+            "reproalign.radpo.outcomes:outcomes_command",
+        ),
+        (
+            "leaderboard",
+            "print the win rates that alpaca_eval wrote, beside the paper's Table 1",
+            "reproalign.radpo.leaderboard:leaderboard_command",
         ),
     ),
 )

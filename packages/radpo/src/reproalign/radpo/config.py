@@ -34,11 +34,11 @@ class LossConfig:
     lambda_coef: float = 0.1  # slic: weight of the likelihood term
     alpha: float = 0.5  # tdpo, ra-dpo, second form: weight of the token-level term
     second_form: bool = False  # TDPO2 and Ra-DPO2 (released: if_tdpo2, if_ra_dpo2)
-    measure: str = "cvar"  # ra-dpo: cvar | cvar_complement | entropic | mean_semideviation | expectation
-    confidence_level: float = 0.95  # of cvar, cvar_complement and of the released tail
-    coefficient: float = 5.0  # of entropic and mean_semideviation
-    is_split_risk_ratio: bool = True  # variant=released: a quantile for each half of the vocabulary (ERRATA Q1)
-    is_cal_risk_distribution_logps: bool = False  # variant=released: quantiles in place of log-probs (ERRATA Q2)
+    measure: str | None = None  # ra-dpo: a name of risk.MEASURES; null: released_tail if variant=released, else cvar
+    confidence_level: float = 0.95  # cvar, released_tail: mass (share of entries) that is retained, 1 is TDPO
+    coefficient: float = 5.0  # μ of entropic and entropic_scaled, κ of mean_semideviation
+    is_split_risk_ratio: bool = True  # released_tail: a quantile for each half of the vocabulary (ERRATA Q1)
+    is_cal_risk_distribution_logps: bool = False  # released_tail: quantiles in place of log-probs (ERRATA Q2)
     desirable_weight: float = 1.0  # kto, kto-zero
     undesirable_weight: float = 1.0
     tokenwise_KL: bool = False  # noqa: N815 - the release's name; kto: reference point per example, the largest log-ratio of a token
@@ -47,9 +47,17 @@ class LossConfig:
     lam: float = 0.95  # ppo: λ of GAE
     critic_coef: float = 0.01
     KL_coef: float = 0.1
+    ppo_epochs: int = 1  # variant=released: steps on each batch one after the other
     v_head_max_grad_norm: float = 0.1
     chosen_control_token: str = "<|good|>"  # csft
     rejected_control_token: str = "<|bad|>"
+
+
+def measure_name(loss: LossConfig, variant: str) -> str | None:
+    """Return the name of ``ra-dpo``'s measure: ``loss.measure``, and without one what ``variant`` has."""
+    if loss.name != "ra-dpo":
+        return None
+    return loss.measure or ("released_tail" if variant == "released" else "cvar")
 
 
 @dataclass
@@ -60,6 +68,15 @@ class RowsConfig:
     selection: str = "all"  # unpaired: all | one response a prompt | scores: best and worst in turns
     frac_unique_desirable: float = 1.0
     frac_unique_undesirable: float = 1.0
+    clean_up_spaces: bool | None = None  # variant=released (ERRATA Q20): false for tokenizers that say so; null: true
+
+
+@dataclass
+class ReleasedConfig:
+    """The published launch where the one here need not be it: read by variant=released alone."""
+
+    processes: int = 4  # each goes through all rows, and the schedule ticks once for each at a step (ERRATA Q5, Q17)
+    accumulation: int | None = None  # divides the summed losses of a step; null: the micro-batches of one here
 
 
 @dataclass
@@ -73,7 +90,8 @@ class TrainConfig(RunConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     rows: RowsConfig = field(default_factory=RowsConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
-    warmup_steps: int = 150  # rate from a tenth to all of it; then a cosine to 0 (released: ERRATA Q5)
+    released: ReleasedConfig = field(default_factory=ReleasedConfig)
+    warmup_steps: int = 150  # rate from a tenth to all of it; then a cosine to 0 (released: ticks, ERRATA Q5, Q18)
     evaluate_before: bool = True  # released: do_first_eval
 
 
@@ -88,6 +106,7 @@ class EvaluateConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)  # reference.model is needed
     data: DataConfig = field(default_factory=DataConfig)  # data.eval_path or data.path: a file of pairs
+    clean_up_spaces: bool | None = None  # variant=released: as rows.clean_up_spaces of training
     loss: LossConfig = field(default_factory=LossConfig)  # beta of the rewards, and the risk measure
     logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
     batch_size: int = 4  # pairs per forward
@@ -95,21 +114,51 @@ class EvaluateConfig:
 
 
 @dataclass
+class ClassifierConfig:
+    """A text classifier whose probability of one label is a score."""
+
+    name: str = "siebert/sentiment-roberta-large-english"  # Hub id or folder
+    revision: str | None = None
+    label: str = "POSITIVE"  # out of the id2label of its config.json
+    batch_size: int = 32  # texts per forward
+
+
+@dataclass
+class PairsConfig:
+    """``radpo pairs``: continuations of beginnings of texts, scored by a classifier, best against worst."""
+
+    output_dir: str = MISSING
+    seed: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)  # what goes on with the texts
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    data: DataConfig = field(default_factory=DataConfig)  # rows with `text`: data.train_split, data.max_rows
+    prompt_tokens: int = 15  # of a text, as a prompt; shorter texts are one whole
+    max_length: int = 100  # tokens of prompt and continuation
+    n: int = 5  # continuations per prompt
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 0.95
+    batch_size: int = 20  # continuations at once
+    backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
+    launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the prompts
+
+
+@dataclass
 class SampleConfig:
     """``radpo sample``: a model's responses to the prompts of a data set, in AlpacaEval's file format."""
 
     output_dir: str = MISSING
-    seed: int = 1
+    seed: int = 0  # with the four below as the release samples for AlpacaEval
     model: ModelConfig = field(default_factory=ModelConfig)
     generator: str | None = None  # name of the model in the file; null: from model.name
     data: DataConfig = field(default_factory=DataConfig)  # its held-out prompts; data.max_eval_rows: how many rows
     datasets: list[str] | None = None  # several data sets; null: data.source alone
     prompts: str | None = None  # a file with `prompt` (text or messages) or `instruction`; replaces the data sets
     max_prompts: int | None = None
-    max_prompt_length: int = 1024  # tokens; a longer prompt loses its beginning
-    max_new_tokens: int = 512
+    max_prompt_length: int = 256  # tokens; a longer prompt loses its beginning
+    max_new_tokens: int = 2048
     temperature: float = 0.7  # 0: the likeliest token
-    top_p: float = 1.0
+    top_p: float = 0.95
     stop: list[str] | None = None  # strings that end a response; null: what the chat template puts after one
     response_prefix: str = ""  # what every response begins with, given to the model: csft's control token, "<|good|>"
     batch_size: int = 8  # prompts at once

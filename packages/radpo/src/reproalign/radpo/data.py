@@ -8,24 +8,27 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
 from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer
 from reproalign.common.data.prepare import read_split, render_pairs, tokenize_pairs
-from reproalign.common.data.records import Message
-from reproalign.common.data.templates import render
-from reproalign.common.data.tokenize import Encoder, check_lengths
+from reproalign.common.data.tokenize import check_lengths
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json
-from reproalign.radpo.rows import KINDS, Row, RowRules, build_rows, lay_out, mismatch, shuffle_prompts
-from reproalign.radpo.sources import SOURCES, Examples, Source, assistant
+from reproalign.radpo.released import Conversations
+from reproalign.radpo.rows import KINDS, Row, RowRules, build_rows, check_mismatch, lay_out, mismatch, shuffle_prompts
+from reproalign.radpo.sources import SOURCES, Examples, Source, assistant, checked
 
 logger = logging.getLogger(__name__)
+
+LONG = 1000  # batches whose tokenising shows its progress
 
 
 @dataclass
@@ -38,7 +41,12 @@ class LoadedExamples:
 
 
 def load_examples(
-    config: DataConfig, datasets: Sequence[str], *, seed: int = 1, rejects_dir: Path | None = None
+    config: DataConfig,
+    datasets: Sequence[str],
+    *,
+    variant: str = "paper",
+    seed: int = 1,
+    rejects_dir: Path | None = None,
 ) -> LoadedExamples:
     """Read both splits of ``datasets``; a prompt that two of them have is the later one's.
 
@@ -48,6 +56,7 @@ def load_examples(
     Args:
         config: where rows are, and what becomes of bad ones; ``eval_fraction`` holds prompts out.
         datasets: names of sources.
+        variant: ``released`` keeps pairs with an empty response and of two equal ones (ERRATA Q22).
         seed: of what is held out.
         rejects_dir: where ``data.on_error=skip`` lists bad rows.
 
@@ -56,10 +65,10 @@ def load_examples(
     """
     if config.mix or config.fraction < 1 or (config.name and len(datasets) != 1):
         raise UserError("data.mix, data.fraction and data.name are for a single data set; list several in datasets")
-    train, provenance = read_examples(config, datasets, "train", rejects_dir=rejects_dir)
+    train, provenance = read_examples(config, datasets, "train", variant=variant, rejects_dir=rejects_dir)
     evaluation = None
     if config.eval_path or (config.eval_split and not config.path):
-        evaluation, facts = read_examples(config, datasets, "evaluation", rejects_dir=rejects_dir)
+        evaluation, facts = read_examples(config, datasets, "evaluation", variant=variant, rejects_dir=rejects_dir)
         provenance |= facts
     elif config.eval_fraction:
         train, evaluation = _hold_out(train, config.eval_fraction, seed)
@@ -67,7 +76,12 @@ def load_examples(
 
 
 def read_examples(
-    config: DataConfig, datasets: Sequence[str], role: str, *, rejects_dir: Path | None = None
+    config: DataConfig,
+    datasets: Sequence[str],
+    role: str,
+    *,
+    variant: str = "paper",
+    rejects_dir: Path | None = None,
 ) -> tuple[Examples, dict[str, dict[str, Any]]]:
     """Read one split (``train`` or ``evaluation``) of ``datasets``; see :func:`load_examples`."""
     examples: Examples = {}
@@ -77,7 +91,8 @@ def read_examples(
         if source.evaluation_only and role == "train":
             raise UserError(f"{name} is for evaluation only; train on another data set")
         single = _for_source(config, source, alone=len(datasets) == 1)
-        parts, facts = read_split(single, source, role, source.to_part, rejects_dir, part=f"-{name}")
+        to_part = source.to_part if variant == "released" or source.any_pair else partial(checked, source.to_part)
+        parts, facts = read_split(single, source, role, to_part, rejects_dir, part=f"-{name}")
         found = source.collect(parts, role == "train")
         if not found:
             raise UserError(f"{name}: its {facts['rows_read']} {role} rows leave no example; give more rows")
@@ -103,7 +118,7 @@ def prepare_rows(
         tokenizer: with a chat template (the release's is :data:`~reproalign.common.data.templates.TEMPLATES` halos).
         config: lengths, ``overlong``.
         rules: which rows, in which order.
-        max_rows: rows of an epoch, from the front.
+        max_rows: rows at most, see :func:`~reproalign.radpo.rows.lay_out`.
 
     Returns:
         ``chosen_input_ids``, ``chosen_prompt_length``, the same for rejected; or ``input_ids``, ``prompt_length``, for
@@ -113,107 +128,125 @@ def prepare_rows(
     Raises:
         UserError: for settings that cannot be met by these examples.
     """
+    _check(config, rules)
+    batches, dropped = lay_out(build_rows(examples, rules), rules, max_rows)
+    if dropped:
+        logger.warning("%d rows of incomplete batches are left out", dropped)
+    tokenized = _tokenize(batches, tokenizer, config, rules)
+    return tokenized, {"rows": len(tokenized), "dropped": dropped}
+
+
+def prepare_held_out(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, config: DataConfig, rules: RowRules
+) -> tuple[Dataset, int]:
+    """Turn the held-out examples into ``data.max_eval_rows`` tokenised rows, in the order of their evaluation.
+
+    Under ``released`` an evaluation changes the conversations that the next one meets (ERRATA Q7), so the rows of as
+    many passes follow one another as differ; evaluations after them see those of the last one. A limit beyond the split
+    goes on with its next epochs; without a limit a pass is one epoch (ERRATA Q21).
+
+    Returns:
+        The rows of all passes, as :func:`prepare_rows` has them, and the number of rows of a pass.
+    """
+    _check(config, rules)
+    batches = held_out_batches(examples, rules, config.max_eval_rows)
+    size = sum(map(len, batches))
+    if rules.variant != "released":
+        return _tokenize(batches, tokenizer, config, rules), size
+    for passes in (2, 4, 8):
+        rows = _tokenize(batches * passes, tokenizer, config, rules)
+        found = [rows.select(range(start, start + size)).to_list() for start in range(0, len(rows), size)]
+        if found[-1] == found[-2]:
+            break
+    while len(found) > 1 and found[-1] == found[-2]:
+        found.pop()
+    return rows.select(range(len(found) * size)), size
+
+
+def held_out_batches(examples: Examples, rules: RowRules, limit: int | None) -> list[list[Row]]:
+    """Return the batches of one evaluation, in their order.
+
+    Under ``released`` a limit takes rows in the order of training, goes on with the next epochs of a split that is
+    shorter, and is rounded up to whole batches; without one an evaluation is the whole batches of an epoch (ERRATA
+    Q21).
+
+    Args:
+        examples: the held-out split.
+        rules: kind, seed and batch size; the rest is of training.
+        limit: rows at most; null: all.
+    """
+    once = replace(rules, epochs=1, processes=1, accumulation=1, repeats=1, incomplete="keep")
+    if rules.variant == "released":
+        once = replace(once, epochs=None if limit else 1, incomplete="drop")
+    return lay_out(build_rows(examples, once), once, limit)[0]
+
+
+def _check(config: DataConfig, rules: RowRules) -> None:
     choose("kind", rules.kind, KINDS)
     choose("variant", rules.variant, ["paper", "released"])
     check_lengths(config.max_length, config.max_prompt_length)
     if config.boundary != "exact":
         raise UserError(f"data.boundary={config.boundary} is not this paper's release; set variant=released instead")
-    batches, dropped = lay_out(build_rows(examples, rules)[:max_rows], rules)
-    if dropped:
-        logger.warning("%d rows of incomplete batches are left out; incomplete=keep keeps them", dropped)
+
+
+def _tokenize(
+    batches: list[list[Row]], tokenizer: PreTrainedTokenizerBase, config: DataConfig, rules: RowRules
+) -> Dataset:
+    if rules.kind == "kto":
+        check_mismatch(batches)
     tokenize = _tokenize_released if rules.variant == "released" else _tokenize_paper
-    tokenized = tokenize(batches, tokenizer, config, rules.kind)
+    tokenized = tokenize(batches, tokenizer, config, rules)
     names = {"completion_input_ids": "input_ids", "completion_prompt_length": "prompt_length"}
-    tokenized = tokenized.rename_columns({old: new for old, new in names.items() if old in tokenized.column_names})
-    return tokenized, {"rows": len(tokenized), "dropped": dropped}
-
-
-def released_prompt(encoder: Encoder, prompt: list[Message], max_prompt_length: int) -> tuple[list[Message], int]:
-    """Shorten a prompt as the release does (ERRATA Q7): it keeps the beginning, whatever the source's own mode.
-
-    The first turn that passes ``max_prompt_length``, counted with the template around each turn, loses from its end as
-    many tokens as are too many, and the turns after it are dropped.
-
-    Returns:
-        The turns, and the tokens that the release counts for them.
-    """
-    used = 0
-    kept: list[Message] = []
-    for turn in prompt:
-        templated = len(encoder(render(encoder.tokenizer, [turn], generation=True)))
-        excess = used + templated - max_prompt_length
-        if excess > 0:
-            content = encoder.tokenizer.decode(_plain(encoder, turn["content"])[:-excess])
-            return [*kept, {**turn, "content": str(content)}], max_prompt_length
-        used += templated
-        kept.append(turn)
-    return kept, used
-
-
-def released_response(encoder: Encoder, text: str, room: int) -> str:
-    """Shorten a response to ``room`` tokens, without special ones; the template around it is not counted."""
-    return str(encoder.tokenizer.decode(_plain(encoder, text)[:room]))
-
-
-def released_ids(encoder: Encoder, prompt: list[Message], response: str) -> tuple[list[int], int]:
-    """Return the ids of the whole dialogue, and how many the prompt with the assistant's header takes."""
-    tokenizer = encoder.tokenizer
-    head = encoder(render(tokenizer, prompt, generation=True))
-    if head and head[-1] in (tokenizer.eos_token_id, tokenizer.pad_token_id):
-        head.pop()
-    whole = encoder(render(tokenizer, [*prompt, assistant(response)]))
-    return whole, min(len(head), len(whole))
+    return tokenized.rename_columns({old: new for old, new in names.items() if old in tokenized.column_names})
 
 
 def _tokenize_paper(
-    batches: list[list[Row]], tokenizer: PreTrainedTokenizerBase, config: DataConfig, kind: str
+    batches: list[list[Row]], tokenizer: PreTrainedTokenizerBase, config: DataConfig, rules: RowRules
 ) -> Dataset:
-    sides = KINDS[kind]
+    sides = KINDS[rules.kind]
     names = [name for group in sides for name in group]
-    rows = [row for batch in (mismatch(batches) if kind == "kto" else batches) for row in batch]
+    rows = [row for batch in (mismatch(batches) if rules.kind == "kto" else batches) for row in batch]
     records = Dataset.from_list([row | {name: [assistant(row[name])] for name in names} for row in rows])
     rendered = render_pairs(records, tokenizer, config, sides=names, generation=True)
     return tokenize_pairs(rendered, tokenizer, config, sides=sides)
 
 
 def _tokenize_released(
-    batches: list[list[Row]], tokenizer: PreTrainedTokenizerBase, config: DataConfig, kind: str
+    batches: list[list[Row]], tokenizer: PreTrainedTokenizerBase, config: DataConfig, rules: RowRules
 ) -> Dataset:
-    encoder, sides = Encoder(tokenizer), KINDS[kind][0]
-
-    def shorten(row: Row) -> Row:
-        prompt, used = released_prompt(encoder, row["prompt"], config.max_prompt_length)
-        room = config.max_length - used
-        return row | {"prompt": prompt, "room": room} | {s: released_response(encoder, row[s], room) for s in sides}
-
     def build() -> Dataset:
-        shortened = [[shorten(row) for row in batch] for batch in batches]
-        names = sides
-        if kind == "kto":  # mismatched responses are shortened for their own prompt first, and then for the other
-            names = ("completion", "KL")
-            shortened = mismatch(shortened)
-        rows = []
-        for row in (row for batch in shortened for row in batch):
-            tokenized = {"label": row["label"]} if "label" in row else {}
-            for name in names:
-                text = released_response(encoder, row[name], row["room"]) if name == "KL" else row[name]
-                tokenized[f"{name}_input_ids"], tokenized[f"{name}_prompt_length"] = released_ids(
-                    encoder, row["prompt"], text
-                )
-            tokenized["length"] = max(len(tokenized[f"{name}_input_ids"]) for name in names)
-            rows.append(tokenized)
+        conversations = Conversations(
+            tokenizer, config.max_length, config.max_prompt_length, clean_up_spaces=rules.clean_up_spaces
+        )
+        rows: list[Row] = []
+        for number, batch in enumerate(track(batches, "tokenising", disable=len(batches) < LONG)):
+            again = rules.repeats > 1 and number % rules.repeats > 0
+            rows += rows[-len(batch) :] if again else _released_batch(batch, conversations, rules.kind)
         return Dataset.from_list(rows)
 
     records = fingerprint_dataset(Dataset.from_list([row for batch in batches for row in batch]))
-    settings = [kind, [len(batch) for batch in batches], config.max_length, config.max_prompt_length]
-    parts = ["radpo released", records, fingerprint_tokenizer(tokenizer), settings]
+    settings = [rules.kind, [len(batch) for batch in batches], config.max_length, config.max_prompt_length]
+    settings += [rules.repeats, rules.clean_up_spaces]
+    parts = ["radpo released 2", records, fingerprint_tokenizer(tokenizer), settings]
     return cached(cache_folder(config.cache_dir), parts, build)
 
 
-def _plain(encoder: Encoder, text: str) -> list[int]:
-    tokenizer = encoder.tokenizer
-    special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return [token for token in encoder(text) if token not in special]
+def _released_batch(batch: list[Row], conversations: Conversations, kind: str) -> list[Row]:
+    """Tokenise a batch in the release's order: row by row and side by side; then, for ``kto``, the mismatched pairs."""
+    found = [
+        {side: conversations.element(row["key"], row["prompt"], row[side]) for side in KINDS[kind][0]} for row in batch
+    ]
+    if kind == "kto":  # a mismatched response was cut for its own prompt first
+        following = [sides["completion"].response for sides in found[1:] + found[:1]]
+        for row, sides, response in zip(batch, found, following, strict=True):
+            sides["KL"] = conversations.element(row["key"], row["prompt"], response)
+    rows = []
+    for row, sides in zip(batch, found, strict=True):
+        tokenized: Row = {"label": row["label"]} if "label" in row else {}
+        for side, element in sides.items():
+            tokenized |= {f"{side}_input_ids": element.ids, f"{side}_prompt_length": element.prompt_length}
+        rows.append(tokenized | {"length": max(len(element.ids) for element in sides.values())})
+    return rows
 
 
 def _for_source(config: DataConfig, source: Source, *, alone: bool) -> DataConfig:

@@ -23,11 +23,11 @@ from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.reference import FrozenReference
 from reproalign.radpo.config import EvaluateConfig
-from reproalign.radpo.data import prepare_rows, read_examples
+from reproalign.radpo.data import prepare_held_out, read_examples
 from reproalign.radpo.report import model_label, print_metrics
 from reproalign.radpo.rows import RowRules
 from reproalign.radpo.sources import Examples
-from reproalign.radpo.train import check_loss
+from reproalign.radpo.train import check_loss, with_template
 from reproalign.radpo.trainer import TokenLevelTrainer, token_level_trainer
 
 
@@ -36,11 +36,13 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     if not config.reference.model:
         raise UserError("rewards and KL are relative; set reference.model to the model that training started from")
     check_loss(config.loss, config.variant)
+    if config.clean_up_spaces is not None and config.variant != "released":
+        raise UserError("clean_up_spaces is read by variant=released alone; leave it out")
     if config.batch_size < 1:
         raise UserError(f"batch_size={config.batch_size} must be at least 1")
     with Run.open(invocation) as run:
         tokenizer = load_tokenizer(config.model)
-        check_tokenizer(tokenizer, chat_template=config.model.chat_template)
+        check_tokenizer(tokenizer, chat_template=with_template(config.model, config.variant).chat_template)
         pairs = _pairs(config, tokenizer, run)
         metrics = _trainer(config, pairs, tokenizer).measure_pairs()
         policy = (config.model.name, config.model.revision)
@@ -52,11 +54,11 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         Console().print(f"record: {run.dir}", highlight=False)
 
 
-def read_held_out(data: DataConfig, datasets: Sequence[str] | None, run: Run) -> Examples:
+def read_held_out(data: DataConfig, datasets: Sequence[str] | None, run: Run, variant: str = "paper") -> Examples:
     """Read the evaluation split of ``datasets`` (of ``data.path`` if there is no ``data.eval_path``), and record it."""
     held_out = replace(data, eval_path=data.eval_path or data.path)
     examples, provenance = read_examples(
-        held_out, datasets or [data.source], "evaluation", rejects_dir=run.dir if run.is_main else None
+        held_out, datasets or [data.source], "evaluation", variant=variant, rejects_dir=run.dir if run.is_main else None
     )
     for label, facts in provenance.items():
         run.add_fingerprint("data", label, facts.pop("sha256"), **facts)
@@ -64,11 +66,15 @@ def read_held_out(data: DataConfig, datasets: Sequence[str] | None, run: Run) ->
 
 
 def _pairs(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
-    examples = read_held_out(config.data, config.datasets, run)
+    examples = read_held_out(config.data, config.datasets, run, config.variant)
     rules = RowRules(
-        variant=config.variant, seed=config.seed, batch_size=config.batch_size, incomplete="keep", kind="paired"
+        variant=config.variant,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        clean_up_spaces=config.clean_up_spaces is not False,
     )
-    pairs, _ = prepare_rows(examples, tokenizer, config.data, rules, max_rows=config.data.max_eval_rows)
+    pairs, size = prepare_held_out(examples, tokenizer, config.data, rules)
+    pairs = pairs.select(range(size))  # one evaluation: a later one of the release may read others (ERRATA Q7)
     run.add_fingerprint("data", "held-out pairs", fingerprint_dataset(pairs), rows=len(pairs))
     return pairs
 

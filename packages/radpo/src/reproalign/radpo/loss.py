@@ -97,7 +97,8 @@ def kto_loss(
     Args:
         log_ratios: u.
         desirable: which examples are; all or none may be.
-        kl: K >= 0 without gradient, from :func:`batch_kl` or :func:`tokenwise_kl`; 0 is KTO-zero.
+        kl: K >= 0 without gradient, from :func:`~reproalign.common.training.unpaired.kl_estimate` or
+            :func:`~reproalign.common.training.unpaired.tokenwise_kl_estimate`; 0 is KTO-zero.
         beta: β.
         desirable_weight: w_d.
         undesirable_weight: w_u.
@@ -117,20 +118,6 @@ def kto_zero_loss(
 ) -> ExampleLoss:
     """KTO with the reference point K = 0."""
     return kto_loss(log_ratios, desirable, log_ratios.new_zeros(()), beta, desirable_weight, undesirable_weight)
-
-
-def batch_kl(log_ratios: Examples) -> Float[Tensor, ""]:
-    """KTO's K: max(0, mean of u) over the mismatched pairs of the *global* batch, so gather first; no gradient."""
-    return log_ratios.detach().mean().clamp(min=0)
-
-
-def tokenwise_kl(log_ratios: Tokens) -> Examples:
-    """K of each example: the largest over tokens of max(0, log π - log π_ref) of its mismatched pair; no gradient.
-
-    Args:
-        log_ratios: per token, 0 where masked.
-    """
-    return log_ratios.detach().amax(1).clamp(min=0)
 
 
 def sft_loss(logps: Examples) -> Examples:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import training_curves
+from reproalign.common.records.groups import RecordedRun
+from reproalign.common.records.run import read_record
 from reproalign.common.training.fit import FINAL, metric_rows
+
+Points = dict[int, dict[str, float]]  # optimiser step -> metrics of the held-out pairs
 
 LABELS = {
     "rewards/accuracies": "reward accuracy (chosen > rejected)",
+    "rewards/accuracies_with_term": "accuracy of β (u + T), as in the paper",
     "rewards/margins": "mean reward margin",
     "kl/chosen": "sequential KL of chosen (nats)",
     "kl/rejected": "sequential KL of rejected (nats)",
@@ -20,7 +30,24 @@ LABELS = {
     "logps/chosen": "log-probability of chosen (nats)",
     "logps/rejected": "log-probability of rejected (nats)",
 }
-CURVES = ("loss", "rewards/accuracies", "rewards/margins", "kl/chosen", "kl/rejected", "kl", "auc")
+PANELS = ("kl/chosen", "kl/rejected", "rewards/accuracies", "rewards/accuracies_with_term")
+CURVES = (
+    "loss",
+    "rewards/accuracies",
+    "rewards/accuracies_with_term",
+    "rewards/margins",
+    "kl/chosen",
+    "kl/rejected",
+    "kl",
+    "auc",
+)
+
+
+@dataclass(frozen=True)
+class Measured(RecordedRun):
+    """A run and its evaluations."""
+
+    points: Points
 
 
 def print_metrics(columns: dict[str, dict[str, float]], pairs: int) -> None:
@@ -32,10 +59,57 @@ def print_metrics(columns: dict[str, dict[str, float]], pairs: int) -> None:
     Console().print(table)
 
 
+def evaluations(rows: Sequence[dict[str, Any]]) -> Points:
+    """Return what rows of ``metrics.jsonl`` say of the held-out pairs, by optimiser step."""
+    points: Points = {}
+    for row in rows:
+        found = {name.removeprefix("eval_"): value for name, value in row.items() if name.startswith("eval_")}
+        if found:
+            points.setdefault(row["step"], {}).update(found)
+    return points
+
+
+def measured(folder: Path) -> Measured:
+    """Read the evaluations of a run: before training (step 0), during it, and after it (at the last step).
+
+    Raises:
+        UserError: if there is none, or the folder holds no readable run.
+    """
+    record = read_record(folder)
+    folder = folder if folder.is_dir() else folder.parent
+    try:
+        rows = metric_rows(folder)
+        points = evaluations(rows)
+        last = max((row["step"] for row in rows), default=0)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'metrics.jsonl'}: not a run's metrics ({error}); give another run") from error
+    whole = record.get("metrics", {})
+    for step, name in ((0, "before"), (last, "after")):
+        if isinstance(whole.get(name), dict):
+            points[step] = whole[name]
+    points = {
+        step: {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        for step, metrics in sorted(points.items())
+    }
+    if not any(name in metrics for metrics in points.values() for name in PANELS):
+        raise UserError(f"{folder}: the run has no evaluation of held-out pairs; give runs with trainer.eval_strategy")
+    return Measured(folder, record, points)
+
+
 def measured_before(run_dir: Path) -> dict[str, float]:
     """Return what an interrupted run logged of the held-out pairs before its first step; {} if nothing."""
-    rows = [row for row in metric_rows(run_dir) if row["step"] == 0]
-    return {name.removeprefix("eval_"): row[name] for row in rows for name in row if name.startswith("eval_")}
+    return evaluations(metric_rows(run_dir)).get(0, {})
+
+
+def second_half(points: Points) -> dict[str, float]:
+    """Return each metric's mean over the evaluations of the second half of the run, as the paper's sweeps have it.
+
+    The half begins at half of the last step that was evaluated; {} if there are fewer than two evaluations in it.
+    """
+    half = [metrics for step, metrics in points.items() if 2 * step >= max(points)]
+    if len(half) < 2:
+        return {}
+    return {name: fmean(metrics[name] for metrics in half) for name in half[-1] if all(name in m for m in half)}
 
 
 def draw(run_dir: Path) -> None:

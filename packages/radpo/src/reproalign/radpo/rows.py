@@ -1,13 +1,14 @@
 """From examples to rows: which responses of a prompt are trained on, in which order and in which batches.
 
-A row has ``prompt`` (messages), responses as text under the names of its kind's sides, ``truncation`` (which end of the
-prompt survives) and, if unpaired, ``label``.
+A row has ``key`` (of its prompt), ``prompt`` (messages), responses as text under the names of its kind's sides,
+``truncation`` (which end of the prompt survives) and, if unpaired, ``label``.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from reproalign.common.errors import UserError, choose
@@ -29,11 +30,14 @@ class RowRules:
     """How examples become rows."""
 
     kind: str = "paired"  # sft | csft | paired | unpaired | kto (unpaired, with mismatched pairs for the KL)
-    variant: str = "paper"  # paper | released: which part of an over-long prompt survives (ERRATA Q7)
+    variant: str = "paper"  # paper | released: truncation (ERRATA Q7), order of limited rows (Q21), SFT targets (Q22)
     seed: int = 1  # of the order
-    epochs: int = 1  # whose orders follow one another in the rows
+    epochs: int | None = 1  # whose orders follow one another in the rows; released: null: as many as a limit takes
     batch_size: int = 4  # rows per process and step; mismatched pairs stay within a batch
     processes: int = 1  # that take batches in turns: rows that do not fill a batch of each are incomplete
+    accumulation: int = 1  # batches of a process per optimiser step; released: those of the last short step are dropped
+    repeats: int = 1  # released PPO: how often in a row a batch is stepped on
+    clean_up_spaces: bool = True  # released: decode texts as transformers 4.44 does by default (ERRATA Q20)
     incomplete: str = "drop"  # drop (released) | keep an epoch's last batch if it is short (ERRATA Q16)
     selection: str = "all"  # unpaired: all | one response a prompt, alternating | scores: likewise, by scores
     frac_unique_desirable: float = 1.0  # share of the chosen responses that is kept, first come
@@ -54,11 +58,13 @@ def build_rows(examples: Examples, rules: RowRules) -> list[Row]:
     return rows
 
 
-def sft_rows(examples: Examples, seed: int) -> list[Row]:
-    """Return one row a prompt, on the generation that ``sft_index`` names."""
-    return [
-        _row(example, completion=example.generations[example.sft_index]) for example in shuffle_prompts(examples, seed)
-    ]
+def sft_rows(examples: Examples, seed: int, variant: str = "paper") -> list[Row]:
+    """Return one row a prompt, on the generation that ``sft_index`` names (``released``: ``released_sft_index``)."""
+
+    def target(example: Example) -> str:
+        return example.generations[example.released_sft_index if variant == "released" else example.sft_index]
+
+    return [_row(example, completion=target(example)) for example in shuffle_prompts(examples, seed)]
 
 
 def csft_rows(examples: Examples, seed: int, good: str = "<|good|>", bad: str = "<|bad|>") -> list[Row]:
@@ -136,10 +142,17 @@ def shuffle_prompts(examples: Examples, seed: int) -> list[Example]:
     return [examples[key] for key in keys]
 
 
-def lay_out(rows: list[Row], rules: RowRules) -> tuple[list[list[Row]], int]:
+def lay_out(rows: list[Row], rules: RowRules, limit: int | None = None) -> tuple[list[list[Row]], int]:
     """Put rows into batches, in the order in which ``rules.epochs`` epochs go through them.
 
-    Each epoch shuffles the order of the one before with ``Random(seed + epoch)``.
+    Each epoch shuffles the order of the one before with ``Random(seed + epoch)``. A limit counts rows: under ``paper``
+    those of an epoch, from the front of ``rows``; under ``released`` those of the whole run, in its order and rounded
+    up to whole batches, as the release's loaders count (ERRATA Q21).
+
+    Args:
+        rows: of one epoch.
+        rules: ``seed``, ``epochs``, ``batch_size``, ``processes``, ``accumulation``, ``repeats`` and ``incomplete``.
+        limit: rows at most; null: all.
 
     Returns:
         The batches, and how many rows the incomplete ones had that were dropped.
@@ -150,23 +163,68 @@ def lay_out(rows: list[Row], rules: RowRules) -> tuple[list[list[Row]], int]:
     choose("incomplete", rules.incomplete, ["drop", "keep"])
     if rules.batch_size < 1:
         raise UserError(f"batch_size={rules.batch_size} must be at least 1")
-    order, batches, dropped = list(rows), [], 0
-    for epoch in range(rules.epochs):
+    if limit is not None and limit < 1:
+        raise UserError(f"data.max_rows and data.max_eval_rows must be at least 1, not {limit}")
+    released = rules.variant == "released"
+    order = list(rows if released else rows[:limit])
+    together = rules.batch_size * (1 if released else rules.processes)
+    if len(order) < (together if rules.incomplete == "drop" else 1):
+        raise UserError(
+            f"{len(order)} rows fill no batch of {rules.batch_size} for each of {together // rules.batch_size} "
+            "process(es); give more rows or pairs, a smaller batch_size, or incomplete=keep"
+        )
+    batches: list[list[Row]] = []
+    dropped = 0
+    for epoch in count() if rules.epochs is None else range(rules.epochs):
         random.Random(rules.seed + epoch).shuffle(order)
-        over = len(order) % (rules.batch_size * rules.processes) if rules.incomplete == "drop" else 0
+        over = len(order) % together if rules.incomplete == "drop" else 0
         whole = order[: len(order) - over]
         batches += [whole[start : start + rules.batch_size] for start in range(0, len(whole), rules.batch_size)]
         dropped += over
-    if not batches:
+        if released and limit is not None and len(batches) * rules.batch_size >= limit:
+            batches = batches[: -(-limit // rules.batch_size)]
+            break
+    return _whole_steps(batches, rules, dropped) if released else (batches, dropped)
+
+
+def _whole_steps(batches: list[list[Row]], rules: RowRules, dropped: int) -> tuple[list[list[Row]], int]:
+    """Leave out the batches at the end of a run that fill no optimiser step, and repeat each for PPO's epochs."""
+    batches = [batch for batch in batches for _ in range(rules.repeats)]
+    over = len(batches) % (rules.processes * rules.accumulation)
+    whole = batches[: len(batches) - over]
+    if not whole:
         raise UserError(
-            f"{len(rows)} rows fill no batch of {rules.batch_size} for each of {rules.processes} process(es); give "
-            "more rows or pairs, a smaller batch_size, or incomplete=keep"
+            f"{sum(map(len, batches))} rows fill no optimiser step of {rules.processes} process(es) with "
+            f"{rules.accumulation} batch(es) of {rules.batch_size} each; give more rows or pairs, or smaller batches"
         )
-    return batches, dropped
+    return whole, dropped + sum(map(len, batches[len(whole) :]))
+
+
+def released_length(examples: Examples, rules: RowRules) -> float:
+    """Return what the release takes for the number of training steps: examples of one epoch of the whole split."""
+    if rules.kind == "sft":
+        return float(len(examples))
+    pairs = sum(len(example.pairs) for example in examples.values())
+    if rules.kind == "paired":
+        return float(pairs)
+    shares = (1.0, 1.0) if rules.kind == "csft" else (rules.frac_unique_desirable, rules.frac_unique_undesirable)
+    return sum(pairs * share for share in shares)
 
 
 def mismatch(batches: list[list[Row]]) -> list[list[Row]]:
     """Give each row of a batch the next row's completion as ``KL``, the last one the first's: KTO's estimate of the KL.
+
+    Args:
+        batches: that :func:`check_mismatch` lets pass.
+    """
+    return [
+        [{**row, "KL": following["completion"]} for row, following in zip(batch, batch[1:] + batch[:1], strict=True)]
+        for batch in batches
+    ]
+
+
+def check_mismatch(batches: list[list[Row]]) -> None:
+    """Refuse batches without mismatched pairs for KTO.
 
     Raises:
         UserError: for a batch of one, which has no other completion, or rows of one class only.
@@ -177,15 +235,11 @@ def mismatch(batches: list[list[Row]]) -> list[list[Row]]:
         )
     if len({row["label"] for batch in batches for row in batch}) < 2:
         raise UserError("KTO needs desirable and undesirable rows, these are of one class; raise frac_unique_*")
-    return [
-        [{**row, "KL": following["completion"]} for row, following in zip(batch, batch[1:] + batch[:1], strict=True)]
-        for batch in batches
-    ]
 
 
 def _of_kind(examples: Examples, rules: RowRules) -> list[Row]:
     if rules.kind == "sft":
-        return sft_rows(examples, rules.seed)
+        return sft_rows(examples, rules.seed, rules.variant)
     if rules.kind == "csft":
         return csft_rows(examples, rules.seed, rules.good, rules.bad)
     if rules.kind == "paired":
@@ -200,7 +254,7 @@ def _of_kind(examples: Examples, rules: RowRules) -> list[Row]:
 
 
 def _row(example: Example, *, label: bool | None = None, **sides: str) -> Row:
-    row: Row = {"prompt": example.prompt, "truncation": example.truncation_mode}
+    row: Row = {"key": example.key, "prompt": example.prompt, "truncation": example.truncation_mode}
     return row | sides | ({} if label is None else {"label": label})
 
 

@@ -7,8 +7,8 @@ To add one, write the function, give it a docstring that names the columns, and 
         '''Columns: question, better, worse.'''
         return paired("mydata", [user(row["question"])], row["better"], row["worse"])
 
-Rows with an empty response, or with twice the same one, are bad rows: they hold no preference. A
-:class:`~reproalign.common.data.records.RowError` is reported with file and line.
+Rows with an empty response, or with twice the same one, are bad rows: they hold no preference (:func:`checked`; the
+release trains on them, ERRATA Q22). A :class:`~reproalign.common.data.records.RowError` is reported with file and line.
 """
 
 from __future__ import annotations
@@ -25,12 +25,9 @@ from reproalign.common.data.records import Message, RowError, column, make_recor
 from reproalign.common.data.sources import Home
 from reproalign.common.data.sources.preference import preference as from_preference
 from reproalign.common.data.sources.shp import order_answers
-from reproalign.common.data.sources.ultrafeedback import ultrafeedback
 
 MIN_SCORE_RATIO = 2  # SHP, training rows
 MAX_SHP_PAIRS = 5  # per prompt, training rows
-PREFIX_WORDS = 2  # of a review; longer ones are hardly ever shared by two reviews
-MAX_IMDB_PAIRS = 6  # per prompt: as many as the four completions of the DPO paper give
 
 
 @dataclass
@@ -44,6 +41,7 @@ class Example:
     pairs: list[tuple[int, int]] = field(default_factory=list)  # (i, j): generation i is preferred to j
     scores: list[float] = field(default_factory=list)  # one a generation, on the data set's own scale; or none
     sft_index: int = 0
+    released_sft_index: int = 0  # what the release trains on (ERRATA Q22)
     truncation_mode: str = "keep_end"  # which end of an over-long prompt survives: keep_end | keep_start
     original_prompt: str = ""
 
@@ -63,6 +61,7 @@ class Source(Home):
     to_part: Callable[[dict[str, Any]], Any]
     collect: Collect  # (parts, whether this is the training split) -> examples
     evaluation_only: bool
+    any_pair: bool = False  # pairs need not be preferences: see :func:`checked`
 
 
 SOURCES: dict[str, Source] = {}
@@ -81,6 +80,27 @@ def merge(parts: Iterable[Example], train: bool) -> Examples:
     return merged
 
 
+def merge_latest(parts: Iterable[Example], train: bool) -> Examples:
+    """Join the examples of one prompt; the release's SFT is on the chosen response of its last pair."""
+    merged = merge(parts, train)
+    for example in merged.values():
+        example.released_sft_index = example.pairs[-1][0]
+    return merged
+
+
+def checked(to_part: Callable[[dict[str, Any]], Any], row: dict[str, Any]) -> Any:
+    """Return the part that ``to_part`` makes of a row.
+
+    Raises:
+        RowError: as ``to_part`` does, and for a pair with an empty response or of two equal ones.
+    """
+    part = to_part(row)
+    if isinstance(part, Example):
+        for pair in part.pairs:
+            make_record(part.prompt, *([assistant(part.generations[index])] for index in pair))
+    return part
+
+
 def cap_pairs(examples: Examples, limit: int) -> None:
     """Keep at most ``limit`` pairs of each prompt, drawn by ``random.Random(0).sample``."""
     for example in examples.values():
@@ -95,11 +115,12 @@ def source(
     data_dir: str | None = None,
     collect: Collect = merge,
     evaluation_only: bool = False,
+    any_pair: bool = False,
 ) -> Callable[[Callable[[dict[str, Any]], Any]], Callable[[dict[str, Any]], Any]]:
     """Register a function from original row to example (or to what ``collect`` takes) under ``name``."""
 
     def register(function: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-        SOURCES[name] = Source(name, hub, splits, function, collect, evaluation_only, data_dir=data_dir)
+        SOURCES[name] = Source(name, hub, splits, function, collect, evaluation_only, any_pair, data_dir=data_dir)
         return function
 
     return register
@@ -116,12 +137,7 @@ def assistant(content: str) -> Message:
 
 
 def paired(name: str, prompt: list[Message], chosen: str, rejected: str, **more: Any) -> Example:
-    """Return the example of one pair; its key is the prompt's turns, joined by a space.
-
-    Raises:
-        RowError: for an empty response, or two equal ones.
-    """
-    make_record(prompt, [assistant(chosen)], [assistant(rejected)])
+    """Return the example of one pair; its key is the prompt's turns, joined by a space."""
     return Example(_key(prompt), prompt, [chosen, rejected], name, [(0, 1)], **more)
 
 
@@ -206,7 +222,7 @@ def link_replies(parts: list[dict[str, Any]], train: bool) -> Examples:
             pairs.append(example)
     examples = merge(pairs, train)
     for example in examples.values():
-        example.sft_index = example.scores.index(min(example.scores))
+        example.sft_index, example.released_sft_index = example.scores.index(min(example.scores)), -1
     return examples
 
 
@@ -238,23 +254,36 @@ def _path(node: Any, by_id: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return path
 
 
-@source("ultrabin", hub="HuggingFaceH4/ultrafeedback_binarized", splits=("train_prefs", "test_prefs"))
+@source(
+    "ultrabin", hub="HuggingFaceH4/ultrafeedback_binarized", splits=("train_prefs", "test_prefs"), collect=merge_latest
+)
 def ultrabin(row: dict[str, Any]) -> Example:
-    """UltraFeedback, binarised; columns as :func:`~reproalign.common.data.sources.ultrafeedback` has them."""
+    """UltraFeedback, binarised. Columns: chosen and rejected (messages, an assistant's last), optionally score_chosen
+    and score_rejected (or chosen_rating and rejected_rating). The prompt is all but the last turn of ``chosen``.
+    """
     return _ultrafeedback(row, "ultrabin")
 
 
-@source("ultrafeedback_hybrid", hub="wzhouad/gemma-2-ultrafeedback-hybrid")
+@source("ultrafeedback_hybrid", hub="wzhouad/gemma-2-ultrafeedback-hybrid", collect=merge_latest)
 def ultrafeedback_hybrid(row: dict[str, Any]) -> Example:
     """As :func:`ultrabin`, with responses of Gemma 2."""
     return _ultrafeedback(row, "ultrafeedback_hybrid")
 
 
 def _ultrafeedback(row: dict[str, Any], name: str) -> Example:
-    record: Any = ultrafeedback(row)
-    scores = [record[score] for score in ("score_chosen", "score_rejected") if record[score] is not None]
-    sides = [record[side][-1]["content"] for side in ("chosen", "rejected")]
-    return paired(name, record["prompt"], *sides, scores=scores, truncation_mode="keep_start")
+    chosen, rejected = messages(row, "chosen"), messages(row, "rejected")
+    if len(chosen) < 2:
+        raise RowError("'chosen' has no turn before the response")
+    for side, turns in (("chosen", chosen), ("rejected", rejected)):
+        if turns[-1]["role"] != "assistant":
+            raise RowError(f"'{side}' must end with an assistant message")
+    rated = row.get("score_chosen") is None and row.get("score_rejected") is None
+    names = ("chosen_rating", "rejected_rating") if rated else ("score_chosen", "score_rejected")
+    scores = [_number(score, row[score]) for score in names if row.get(score) is not None]
+    if len(scores) == 1:
+        raise RowError(f"only one of {names[0]} and {names[1]} is given; give both or neither")
+    options: dict[str, Any] = {"scores": scores, "truncation_mode": "keep_start"}
+    return paired(name, chosen[:-1], chosen[-1]["content"], rejected[-1]["content"], **options)
 
 
 @source("preference")
@@ -280,41 +309,31 @@ def ultrachat(row: dict[str, Any]) -> Example:
     return Example(_key(prompt), prompt, [last["content"]], "ultrachat")
 
 
-def rank_by_score(parts: list[Example], train: bool) -> Examples:
-    """Pair every two generations of a prompt whose scores differ, the higher first; at most 6 pairs a prompt."""
-    examples = merge(parts, train)
-    for example in examples.values():
-        indices = range(len(example.generations))
-        example.pairs = [(i, j) for i in indices for j in indices if example.scores[i] > example.scores[j]]
-    cap_pairs(examples, MAX_IMDB_PAIRS)
-    return examples
+@source("imdb_characters", hub="stanfordnlp/imdb", any_pair=True)
+def imdb_characters(row: dict[str, Any]) -> Example:
+    """Film reviews as the release reads them: the last but one character is preferred to the last (ERRATA Q6).
 
-
-@source("imdb_prefix", hub="stanfordnlp/imdb", collect=rank_by_score)
-def imdb_prefix(row: dict[str, Any]) -> Example:
-    """Film reviews: the first 2 words are the prompt. Columns: text, label (1 positive, 0 negative); optionally
-    completions (list of text) and scores (list of numbers, such as a classifier's probability of positive sentiment).
-
-    With ``completions``, sampled after the same prompt, these are ranked by their ``scores``, as the DPO paper does.
-    Else the generation is the rest of the review and its score the label, so that reviews which begin alike make pairs.
+    Column: text. All of the review is the prompt, of which the beginning survives; the two characters are the
+    responses, be they equal or blank.
     """
-    words = re.match(rf"\s*((?:\S+\s+){{{PREFIX_WORDS}}})(\S.*)", _text(row, "text"), re.DOTALL)
-    if words is None:
-        raise RowError(f"'text' must be longer than the {PREFIX_WORDS} words of the prompt")
-    prompt = [user(" ".join(words[1].split()))]
-    if row.get("completions") is None:
-        label = column(row, "label")
-        if label not in (0, 1):
-            raise RowError(f"label={label!r} must be 1 (positive) or 0 (negative)")
-        return Example(_key(prompt), prompt, [words[2].strip()], "imdb_prefix", scores=[float(label)])
-    completions, scores = column(row, "completions"), column(row, "scores")
-    if not completions or not all(isinstance(text, str) and text.strip() for text in completions):
-        raise RowError("'completions' must be a list of text, none of it empty")
-    if len(completions) != len(scores):
-        raise RowError(f"there are {len(completions)} completions but {len(scores)} scores")
-    ranks = [_number("scores", score) for score in scores]
-    best = ranks.index(max(ranks))
-    return Example(_key(prompt), prompt, list(completions), "imdb_prefix", scores=ranks, sft_index=best)
+    text = _text(row, "text")
+    if len(text) < 2:
+        raise RowError("'text' must have two characters at least")
+    return Example(text, [user(text)], [text[-2], text[-1]], "imdb_characters", [(0, 1)], truncation_mode="keep_start")
+
+
+@source("imdb_sentiment", hub="insub/imdb_prefix20_forDPO_gpt2-large-imdb-FT_siebert_sentiment-roberta-large-english")
+def imdb_sentiment(row: dict[str, Any]) -> Example:
+    """Beginnings of film reviews, each with two continuations that a sentiment classifier ranked (ERRATA Q6).
+
+    Columns: text (the beginning), chosen and rejected, which repeat it. ``radpo pairs`` makes such rows.
+    """
+    text = _text(row, "text")
+    sides = [_text(row, name) for name in ("chosen", "rejected")]
+    for name, side in zip(("chosen", "rejected"), sides, strict=True):
+        if not side.startswith(text):
+            raise RowError(f"'{name}' must begin with 'text'")
+    return paired("imdb_sentiment", [user(text)], *(side.removeprefix(text).strip() for side in sides))
 
 
 @source("alpacaeval", hub="tatsu-lab/alpaca_eval", splits=("eval", "eval"), evaluation_only=True)

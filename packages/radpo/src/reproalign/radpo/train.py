@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config import ModelConfig
-from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.data.collate import PairCollator, UnpairedCollator
 from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.adapters import Model
+from reproalign.common.models.adapters import Dropout, Model
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path, reference_weights
-from reproalign.common.models.value_head import attach_value_head
+from reproalign.common.models.value_head import DetachedValueHead, attach_value_head
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
-from reproalign.common.training.fit import FINAL, fit
+from reproalign.common.training.fit import FINAL, fit, metric_rows
 from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.common.training.value_head import clip_value_head_separately
-from reproalign.radpo.config import LossConfig, PolicyConfig, TrainConfig
-from reproalign.radpo.data import load_examples, prepare_rows
-from reproalign.radpo.report import draw, measured_before, print_metrics
-from reproalign.radpo.rows import RowRules
+from reproalign.radpo.config import LossConfig, PolicyConfig, ReleasedConfig, TrainConfig, measure_name
+from reproalign.radpo.released import TEMPLATES
+from reproalign.radpo.report import draw, measured_before, print_metrics, second_half
+from reproalign.radpo.report import evaluations as logged_evaluations
 from reproalign.radpo.trainer import (
     CompletionTrainer,
     ExampleTrainer,
@@ -41,6 +40,7 @@ from reproalign.radpo.trainer import (
     risk_measure,
     token_level_trainer,
 )
+from reproalign.radpo.training_rows import epochs, read_rows, schedule
 
 # Loss -> kind of rows, trainer.
 LOSSES: dict[str, tuple[str, type[RadpoTrainer]]] = {
@@ -55,6 +55,7 @@ LOSSES: dict[str, tuple[str, type[RadpoTrainer]]] = {
     "tdpo": ("paired", TokenLevelTrainer),
     "ra-dpo": ("paired", TokenLevelTrainer),
 }
+VALUE_HEAD_DROPOUT = 0.1  # the release's, while a policy is in training mode
 WITHOUT_REFERENCE = {"sft": "none", "csft": "none", "slic": "zero"}  # loss -> mode of hold_reference
 
 
@@ -62,25 +63,27 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     """Load, prepare, fit, evaluate, draw, record."""
     check_loss(config.loss, config.variant)
     _check_schedule(config)
+    _check_released(config)
     if config.loss.name == "ppo" and config.model.lora.enabled and config.model.lora.merge:
         raise UserError(
             "model.lora.merge=true would lose PPO's value head, which is saved with the adapter; leave it out"
         )
     kind, trainer_type = LOSSES[config.loss.name]
-    start = starting_weights(config.model)
+    start = with_template(starting_weights(config.model), config.variant)
     mode = WITHOUT_REFERENCE.get(config.loss.name) or reference_mode(config, config.reference)
     if mode == "cached" and trainer_type is TokenLevelTrainer:
         raise UserError(
             f"loss={config.loss.name} needs the reference's whole distribution at every token, which is not cached; "
             "set reference.mode=copy, or adapter-disabled with LoRA"
         )
-    epochs = _epochs(config)
+    epochs(config)
     # The rows of all epochs stand one after the other in their order, so the Trainer sees one epoch, and no sampler.
     arguments = training_arguments(
         replace(config, trainer={**config.trainer, "num_train_epochs": 1.0}),
         Path(config.output_dir),
         train_sampling_strategy="sequential",
     )
+    _check_ppo(config, arguments)
     set_seed(config.seed)  # before the model: adapters and value heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_tokenizer(start)
@@ -89,7 +92,8 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             tokens = [config.loss.chosen_control_token, config.loss.rejected_control_token]
             tokenizer.add_special_tokens({"additional_special_tokens": tokens})
         with PartialState().main_process_first():
-            rows, pairs = _rows(config, kind, epochs, arguments, tokenizer, run)
+            found = read_rows(config, kind, arguments, tokenizer, run)
+        rows, pairs = found.rows, found.held_out
         pad = tokenizer.pad_token_id
         assert isinstance(pad, int)  # check_tokenizer has set it
         collator: Any = PairCollator(pad) if kind == "paired" else UnpairedCollator(pad)
@@ -109,8 +113,10 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             loss=config.loss,
             variant=config.variant,
             warmup_steps=config.warmup_steps,
-            schedule_steps=_schedule_steps(config, len(rows)),
+            schedule=schedule(config, found.length),
+            accumulation=config.released.accumulation,
             pairs=pairs,
+            pairs_per_pass=found.pairs_per_pass,
             model=model,
             args=arguments,
             train_dataset=rows,
@@ -119,7 +125,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             processing_class=tokenizer,
             logprobs=config.logprobs,
             **({} if reference is None else {"reference": reference}),
-            **({"kl_batch": "micro" if config.variant == "released" else "effective"} if kind == "kto" else {}),
+            **({"kl_batch": "process" if config.variant == "released" else "effective"} if kind == "kto" else {}),
         )
         if config.loss.name == "ppo":
             clip_value_head_separately(trainer, config.loss.v_head_max_grad_norm)
@@ -155,13 +161,12 @@ def check_loss(loss: LossConfig, variant: str) -> None:
     for key in ("desirable_weight", "undesirable_weight", "lambda_coef"):
         if getattr(loss, key) < 0:
             raise UserError(f"loss.{key}={getattr(loss, key)} must not be negative")
-    if loss.is_cal_risk_distribution_logps and (variant, loss.name) == ("paper", "ra-dpo"):
+    measure = measure_name(loss, variant)
+    if loss.is_cal_risk_distribution_logps and measure not in (None, "released_tail"):
         raise UserError(
-            "loss.is_cal_risk_distribution_logps=true puts quantiles in place of log-probs, which the release alone "
-            "does (ERRATA Q2); set variant=released"
+            f"loss.is_cal_risk_distribution_logps=true puts the quantiles of released_tail in place of log-probs "
+            f"(ERRATA Q2), and the measure is {measure}; set loss.measure=released_tail"
         )
-    if (variant, loss.name) == ("released", "ra-dpo") and loss.measure != "cvar":
-        raise UserError(f"loss.measure={loss.measure}: variant=released knows its own tail alone; set variant=paper")
     risk_measure(loss, variant)
 
 
@@ -173,6 +178,49 @@ def _check_schedule(config: TrainConfig) -> None:
             raise UserError(
                 f"trainer.{key} is not read: the rate follows warmup_steps and a cosine, and rows keep their order"
             )
+
+
+def _check_released(config: TrainConfig) -> None:
+    if config.released.processes < 1 or (config.released.accumulation or 1) < 1:
+        raise UserError("released.processes and released.accumulation must be at least 1")
+    if config.loss.ppo_epochs < 1:
+        raise UserError(f"loss.ppo_epochs={config.loss.ppo_epochs} must be at least 1")
+    if config.variant == "released":
+        if config.rows.incomplete == "keep":
+            raise UserError("rows.incomplete=keep: the release drops incomplete batches; set variant=paper")
+        return
+    given = {
+        "released": config.released != ReleasedConfig(),
+        "rows.clean_up_spaces": config.rows.clean_up_spaces is not None,
+        "loss.ppo_epochs": config.loss.ppo_epochs != 1,
+    }
+    for key, is_given in given.items():
+        if is_given:
+            raise UserError(f"{key} is read by variant=released alone; leave it out")
+
+
+def _check_ppo(config: TrainConfig, arguments: TrainingArguments) -> None:
+    if config.loss.name != "ppo" or config.variant != "released":
+        return
+    cut = (arguments.world_size, arguments.gradient_accumulation_steps)
+    if cut != (1, 1):
+        raise UserError(
+            f"variant=released loss=ppo steps on every micro-batch (ERRATA Q18), not on {cut[0]} process(es) x "
+            f"{cut[1]} of them; set launch=single and trainer.gradient_accumulation_steps=1 (the release's, which "
+            "divides the loss, is released.accumulation)"
+        )
+    if arguments.save_steps % config.loss.ppo_epochs:
+        raise UserError(
+            f"trainer.save_steps={arguments.save_steps:g} must be a multiple of loss.ppo_epochs="
+            f"{config.loss.ppo_epochs}, since a run cannot go on within a batch's epochs"
+        )
+
+
+def with_template(model: ModelConfig, variant: str) -> ModelConfig:
+    """Return ``model`` with the chat template that ``variant`` renders in place of the one it names (ERRATA Q19)."""
+    if variant != "released" or model.chat_template not in TEMPLATES:
+        return model
+    return replace(model, chat_template=TEMPLATES[model.chat_template])
 
 
 def starting_weights(model: PolicyConfig) -> ModelConfig:
@@ -193,82 +241,26 @@ def starting_weights(model: PolicyConfig) -> ModelConfig:
     return replace(model, name=name, revision=None)
 
 
-def _rows(
-    config: TrainConfig,
-    kind: str,
-    epochs: int,
-    arguments: TrainingArguments,
-    tokenizer: PreTrainedTokenizerBase,
-    run: Run,
-) -> tuple[Dataset, Dataset | None]:
-    """Return the rows of all epochs, and held-out pairs."""
-    examples = load_examples(
-        config.data, config.datasets or [config.data.source], seed=config.seed, rejects_dir=run.dir
-    )
-    for label, facts in examples.provenance.items():
-        run.add_fingerprint("data", label, facts.pop("sha256"), **facts)
-    rules = RowRules(
-        kind=kind,
-        variant=config.variant,
-        seed=config.seed,
-        epochs=epochs,
-        batch_size=arguments.per_device_train_batch_size,
-        processes=arguments.world_size,
-        incomplete=config.rows.incomplete,
-        selection=config.rows.selection,
-        frac_unique_desirable=config.rows.frac_unique_desirable,
-        frac_unique_undesirable=config.rows.frac_unique_undesirable,
-        good=config.loss.chosen_control_token,
-        bad=config.loss.rejected_control_token,
-    )
-    rows, counts = prepare_rows(examples.train, tokenizer, config.data, rules, max_rows=config.data.max_rows)
-    run.set("rows", {**counts, "epochs": epochs})
-    if kind in ("sft", "csft"):
-        rows = rows.add_column("label", [True] * len(rows))
-    held_out = None
-    if str(config.trainer.get("eval_strategy", "no")) != "no" and not examples.evaluation:
-        raise UserError(
-            "trainer.eval_strategy needs held-out pairs; set data.eval_path, data.eval_split or eval_fraction"
-        )
-    if examples.evaluation and any(example.pairs for example in examples.evaluation.values()):
-        whole = replace(rules, kind="paired", epochs=1, processes=1, incomplete="keep")
-        held_out, _ = prepare_rows(
-            examples.evaluation, tokenizer, config.data, whole, max_rows=config.data.max_eval_rows
-        )
-    for name, dataset in (("train rows", rows), ("held-out pairs", held_out)):
-        if dataset is not None:
-            run.add_fingerprint("data", name, fingerprint_dataset(dataset), rows=len(dataset))
-    return rows, held_out
-
-
 def _policy(config: TrainConfig, start: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
-    # The release imports a function that turns dropout off, and never calls it; SFT keeps it in both variants.
-    keeps = config.variant == "released" or config.loss.name in ("sft", "csft")
-    model = load_causal_lm(start, dropout="all" if keeps else "none")
+    dropout = dropout_of(config)
+    model = load_causal_lm(start, dropout=dropout)
     if config.loss.name == "csft" and len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer))
     if config.loss.name == "ppo":
-        attach_value_head(model)
+        rate = 0.0 if dropout == "none" and config.variant == "released" else VALUE_HEAD_DROPOUT
+        attach_value_head(model, head=partial(DetachedValueHead, dropout=rate))
     return model
 
 
-def _epochs(config: TrainConfig) -> int:
-    given = config.trainer.get("num_train_epochs", 1)
-    if isinstance(given, bool) or not isinstance(given, int | float) or given != given // 1 or given < 1:
-        raise UserError(
-            f"trainer.num_train_epochs={given} must be a whole number; trainer.max_steps ends a run earlier"
-        )
-    if given > 1 and config.rows.incomplete == "keep":
-        raise UserError("rows.incomplete=keep is for one epoch: a short batch would shift those of the next epochs")
-    for key in ("eval_strategy", "save_strategy", "logging_strategy"):
-        if given > 1 and str(config.trainer.get(key)) == "epoch":
-            raise UserError(f"trainer.{key}=epoch: all epochs are laid out as one here; give steps")
-    return int(given)
+def dropout_of(config: TrainConfig) -> Dropout:
+    """Return which dropout acts in training where ``model.dropout`` is null.
 
-
-def _schedule_steps(config: TrainConfig, rows: int) -> int | None:
-    """Return where the cosine ends: the release counts training examples, not steps (ERRATA Q5)."""
-    return rows if config.variant == "released" else None
+    The release imports a function that turns dropout off, and never calls it; but its PPO's policy is left in
+    evaluation mode by the first evaluation (ERRATA Q18, Q24). SFT keeps its dropout in both variants.
+    """
+    if config.variant == "released":
+        return "none" if config.loss.name == "ppo" and config.evaluate_before else "all"
+    return "all" if config.loss.name in ("sft", "csft") else "none"
 
 
 def _run(trainer: RadpoTrainer, run: Run, config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -284,8 +276,12 @@ def _run(trainer: RadpoTrainer, run: Run, config: TrainConfig, tokenizer: PreTra
         evaluations["after"] = trainer.measure_pairs()
     if not run.is_main:
         return
+    if "after" in evaluations:
+        logged = logged_evaluations(metric_rows(run.dir)) | {trainer.state.global_step: evaluations["after"]}
+        if half := second_half(logged):
+            evaluations["second_half"] = half
     run.set_metrics(evaluations)
     if trainer.pairs is not None:
-        print_metrics(evaluations, len(trainer.pairs))
+        print_metrics(evaluations, trainer.pairs_per_pass)
     draw(run.dir)
     Console().print(f"model, record and plots: {run.dir}", highlight=False)

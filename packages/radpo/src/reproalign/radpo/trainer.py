@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,22 +14,20 @@ from datasets import Dataset
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reproalign.common.config import LogprobsConfig
 from reproalign.common.data.collate import PairCollator, forward_inputs
-from reproalign.common.logprobs.chunks import chunks, default_chunk_size, statistics_dtype
+from reproalign.common.files import write_json
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
-from reproalign.common.logprobs.plain import token_statistics
-from reproalign.common.logprobs.statistics import Measure, log_softmax_of
+from reproalign.common.logprobs.statistics import Measure
 from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
 from reproalign.common.training.pairs import PairScores, PairTrainer
 from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
 from reproalign.common.training.reference import CachedReference, Reference
 from reproalign.common.training.unpaired import ExampleLogps, ExampleScores, UnpairedTrainer
-from reproalign.radpo.config import LossConfig
+from reproalign.radpo.config import LossConfig, measure_name
 from reproalign.radpo.loss import (
     PairLoss,
     cdpo_loss,
@@ -42,26 +42,32 @@ from reproalign.radpo.loss import (
     terminal_rewards,
     token_level_loss,
 )
-from reproalign.radpo.risk import measure, released_distribution
+from reproalign.radpo.released import loss_scale
+from reproalign.radpo.replaced import replaced_statistics
+from reproalign.radpo.risk import measure
+from reproalign.radpo.schedule import Factor, warmup_cosine
 
 logger = logging.getLogger(__name__)
 
-WARM_START = 0.1  # share of the rate at the first step
+EVALUATIONS = "evaluations.json"  # in a checkpoint
 
 
 class RadpoTrainer(CollectingTrainer):
     """What the trainers of all ten losses share.
 
-    Schedule: the rate rises linearly from a tenth over ``warmup_steps`` and falls as a cosine. Evaluation: of held-out
+    Schedule: see :mod:`reproalign.radpo.schedule`. Evaluation: of held-out
     pairs, whatever the loss trains on, so that runs compare: accuracy, margins and, unless only log-probs of the
     reference are known, the sequential KL divergences of the paper's figures.
 
     Args:
         loss: the objective.
         variant: ``released`` adds up a micro-batch's losses where ``paper`` averages them (ERRATA Q4).
-        warmup_steps: optimiser steps.
-        schedule_steps: where the cosine ends; None: at the last optimiser step (released: ERRATA Q5).
-        pairs: held-out pairs as :func:`~reproalign.common.data.prepare.tokenize_pairs` makes them.
+        warmup_steps: optimiser steps, of the schedule that ``schedule=None`` stands for.
+        schedule: the rate's share at each optimiser step; None: a cosine that ends with the run.
+        accumulation: released: what the summed losses of a step are divided by; None: its micro-batches here.
+        pairs: held-out pairs as :func:`~reproalign.common.data.prepare.tokenize_pairs` makes them; those of several
+            passes one after the other, see :func:`~reproalign.radpo.data.prepare_held_out`.
+        pairs_per_pass: pairs of one evaluation; None: all.
         reference: the frozen reference; None: rewards are plain log-probs (SFT, SLiC).
         **kwargs: passed on.
     """
@@ -72,12 +78,16 @@ class RadpoTrainer(CollectingTrainer):
         loss: LossConfig,
         variant: str,
         warmup_steps: int,
-        schedule_steps: int | None = None,
+        schedule: Factor | None = None,
+        accumulation: int | None = None,
         pairs: Dataset | None = None,
+        pairs_per_pass: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.loss_config, self.variant = loss, variant
-        self.warmup_steps, self.schedule_steps, self.pairs = warmup_steps, schedule_steps, pairs
+        self.loss_config, self.variant, self.accumulation = loss, variant, accumulation
+        self.warmup_steps, self.schedule, self.pairs = warmup_steps, schedule, pairs
+        self.pairs_per_pass = pairs_per_pass or (len(pairs) if pairs is not None else 0)
+        self.evaluations = 0
         super().__init__(**kwargs)
 
     reference: Any = None  # Reference, or None
@@ -85,28 +95,37 @@ class RadpoTrainer(CollectingTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Make the schedule of the class docstring."""
-        end = self.schedule_steps or num_training_steps
-        warmup = min(self.warmup_steps, end)
-        if end <= self.warmup_steps:
-            logger.warning(
-                "warmup_steps=%d last the whole run of %d steps: its full rate is never reached", warmup, end
-            )
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return WARM_START + (1 - WARM_START) * step / warmup
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, end - warmup))))
-
         if self.lr_scheduler is None:
+            factor = self.schedule or warmup_cosine(self.warmup_steps, num_training_steps)
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)  # type: ignore[arg-type]
         return self.lr_scheduler  # type: ignore[no-any-return]
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Name the parameters that decay: under ``released`` all of them, biases and norms too (ERRATA Q23)."""
+        if self.variant == "released":
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    def save_state(self, checkpoint: Path) -> None:
+        """Write how many evaluations there were, since they may change what the next one reads (ERRATA Q7)."""
+        if self.args.process_index == 0:
+            write_json(checkpoint / EVALUATIONS, {"evaluations": self.evaluations})
+
+    def load_state(self, checkpoint: Path) -> None:
+        """Read back what :meth:`save_state` wrote."""
+        self.evaluations = json.loads((checkpoint / EVALUATIONS).read_text(encoding="utf-8"))["evaluations"]
+
+    def scale(self, rows: int) -> float:
+        """Return what a micro-batch's losses are multiplied by before their mean is taken."""
+        if self.variant != "released":
+            return 1.0
+        here = self.args.world_size * self.args.gradient_accumulation_steps
+        return loss_scale(self.loss_config.name, rows, here, self.accumulation)
+
     def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
-        """Scale the losses so that their mean is their sum under ``variant=released``."""
+        """Scale the losses as :meth:`scale` says."""
         result = super().micro_batch(model, inputs)  # type: ignore[safe-super]
-        if self.variant == "released" and self.loss_config.name != "ppo":  # whose losses are means in the release too
-            return MicroBatch(result.losses * len(result.losses), result.metrics, result.rewards, result.targets)
-        return result
+        return replace(result, losses=result.losses * self.scale(len(result.losses)))
 
     def evaluate(
         self,
@@ -121,7 +140,7 @@ class RadpoTrainer(CollectingTrainer):
         return metrics
 
     def measure_pairs(self) -> dict[str, float]:
-        """Return the means over all held-out pairs, from all processes."""
+        """Return the means over the held-out pairs, from all processes; of several passes over them the next one's."""
         if self.pairs is None:
             return {}
         model = self.model_wrapped
@@ -134,20 +153,23 @@ class RadpoTrainer(CollectingTrainer):
             for name, value in found.items():
                 parts.setdefault(name, []).append(self.accelerator.gather_for_metrics(value.float()))
         model.train(training)
+        self.evaluations += 1
         return {name: torch.cat(values).mean().item() for name, values in parts.items()}
 
     def _pair_batches(self) -> Iterator[dict[str, Tensor]]:
         pad = self.processing_class.pad_token_id  # type: ignore[union-attr]
+        assert self.pairs is not None
+        start = min(self.evaluations * self.pairs_per_pass, len(self.pairs) - self.pairs_per_pass)
         loader: DataLoader[Any] = DataLoader(
-            self.pairs,  # type: ignore[arg-type]
+            self.pairs.select(range(start, start + self.pairs_per_pass)),  # type: ignore[arg-type]
             batch_size=self.args.per_device_eval_batch_size,
             collate_fn=PairCollator(pad),
         )
         yield from self.accelerator.prepare_data_loader(loader)
 
     def _measure(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return per pair: rewards β u, accuracy, log-probs, and, where the reference gives them, sequential KLs and
-        (with a measure) risk ratios.
+        """Return per pair: rewards β u, accuracy, log-probs, and, where the reference gives them, sequential KLs,
+        (with a measure) risk ratios, and for TDPO and Ra-DPO the accuracy of β (u + T).
         """
         has_beta = self.reference is not None and self.loss_config.name != "slic"
         beta = self.loss_config.beta if has_beta else 1.0
@@ -161,12 +183,17 @@ class RadpoTrainer(CollectingTrainer):
             found |= _sides("kl", statistics["forward_kl"])
             if self.measure:
                 found |= _sides("risk_ratio", statistics["risk"])
+            found |= self.own_columns(statistics)
         chosen, rejected = (beta * ratios).chunk(2)
         return {
             **{f"rewards/{name}": value for name, value in _reward_columns(chosen, rejected).items()},
             **_sides("logps", sums, margin=False),
             **found,
         }
+
+    def own_columns(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what a loss measures per pair beside what all of them do."""
+        return {}
 
     def statistics(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return (rows,) sums over responses: logps, ref_logps, forward_kl and, with a measure, risk."""
@@ -203,9 +230,8 @@ class CompletionTrainer(RadpoTrainer):
         """Return the losses; metrics are the log-probs of a response and of a token."""
         output = model(**forward_inputs(inputs), use_cache=False)
         losses = sft_loss(output["sums"])
-        scale = len(losses) if self.variant == "released" else 1
         metrics = {"logps/completions": output["sums"], "logps/tokens": output["per_token"]}
-        return MicroBatch(losses * scale, metrics, output["sums"], torch.ones_like(output["sums"]))
+        return MicroBatch(losses * self.scale(len(losses)), metrics, output["sums"], torch.ones_like(output["sums"]))
 
 
 class PairLossTrainer(RadpoTrainer, PairedPreferenceTrainer):
@@ -237,11 +263,21 @@ class TokenLevelTrainer(RadpoTrainer, PairTrainer):
         """Return the log-ratios u that are trained on."""
         return sums["logps"] - sums["ref_logps"]
 
+    def term(self, sums: dict[str, Tensor]) -> Tensor:
+        """Return the token-level term T: the sequential risk ratio, or KL for TDPO."""
+        return sums["risk"] if self.measure else sums["forward_kl"]
+
+    def own_columns(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return whether β (u + T) prefers the chosen response: the accuracy of the paper's figures."""
+        if self.loss_config.name not in ("tdpo", "ra-dpo"):
+            return {}
+        chosen, rejected = (self.margins(sums) + self.term(sums)).chunk(2)
+        return {"rewards/accuracies_with_term": (chosen > rejected).float()}
+
     def pair_scores(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairScores:
         """Compute the statistics of the micro-batch, and the loss of their sums."""
         sums = self.statistics(model, inputs)
-        margins = self.margins(sums)
-        term = sums["risk"] if self.measure else sums["forward_kl"]
+        margins, term = self.margins(sums), self.term(sums)
         loss = self.loss_config
         (chosen, rejected), (chosen_term, rejected_term) = margins.chunk(2), term.chunk(2)
         alpha = loss.alpha if loss.second_form else None
@@ -267,8 +303,6 @@ class ReplacedDistributionTrainer(TokenLevelTrainer):
     of held-out pairs, are of the true ones.
     """
 
-    SUMS = ("replaced_logps", "replaced_ref_logps", "risk", "logps", "ref_logps", "forward_kl")
-
     def __init__(self, *, logprobs: LogprobsConfig, **kwargs: Any) -> None:
         super().__init__(logprobs=logprobs, **kwargs)
         self.chunk_size = logprobs.chunk_size
@@ -279,28 +313,11 @@ class ReplacedDistributionTrainer(TokenLevelTrainer):
         )
 
     def statistics(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return (rows,) sums over responses named in ``SUMS``; gradients reach the first three."""
-        loss, reference = self.loss_config, self.reference.states(model, batch)
+        """Return :func:`~reproalign.radpo.replaced.replaced_statistics` of the batch."""
         inputs = {name: value for name, value in forward_inputs(batch).items() if name != "completion_mask"}
-        scored = batch["completion_mask"][:, 1:].bool()
-        logits = model(**inputs, use_cache=False).logits[:, :-1][scored]
-        targets = batch["input_ids"][:, 1:][scored]
-
-        def of_chunk(logits: Tensor, part: slice) -> Tensor:
-            logits, ref_logps = logits.to(statistics_dtype(logits)), log_softmax_of(reference, part)
-            replaced = released_distribution(
-                logits, ref_logps, targets[part], loss.confidence_level, loss.is_split_risk_ratio
-            )
-            with torch.no_grad():
-                true = token_statistics(logits, ref_logps, targets[part])
-            return torch.stack([*replaced, *(true[name] for name in self.SUMS[3:])], dim=1)
-
-        size = self.chunk_size or default_chunk_size(logits.shape[1], logits.device)
-        found = [checkpoint(of_chunk, logits[part], part, use_reentrant=False) for part in chunks(len(targets), size)]
-        per_token = torch.cat(found)
-        places = scored[..., None].expand(*scored.shape, len(self.SUMS))
-        sums = per_token.new_zeros(places.shape).masked_scatter(places, per_token).sum(1)
-        return dict(zip(self.SUMS, sums.unbind(1), strict=True))
+        reference = self.reference.states(model, batch)
+        logits = model(**inputs, use_cache=False).logits
+        return replaced_statistics(logits, batch, reference, self.loss_config, self.chunk_size)
 
     def margins(self, sums: dict[str, Tensor]) -> Tensor:
         """Return the log-ratios of what stands for the log-probs."""
@@ -308,13 +325,15 @@ class ReplacedDistributionTrainer(TokenLevelTrainer):
 
 
 def token_level_trainer(loss: LossConfig, variant: str) -> type[TokenLevelTrainer]:
-    """Return the trainer of TDPO or Ra-DPO that computes ``loss`` as ``variant`` has it."""
-    replaced = loss.name == "ra-dpo" and variant == "released" and loss.is_cal_risk_distribution_logps
+    """Return the trainer of TDPO or Ra-DPO for ``loss``."""
+    replaced = measure_name(loss, variant) == "released_tail" and loss.is_cal_risk_distribution_logps
     return ReplacedDistributionTrainer if replaced else TokenLevelTrainer
 
 
 class ExampleTrainer(RadpoTrainer, UnpairedTrainer):
     """KTO, KTO-zero and PPO."""
+
+    advantages: Tensor  # of PPO's batch
 
     def example_loss(self, logps: ExampleLogps, inputs: dict[str, Tensor]) -> ExampleScores:
         """Return losses and rewards."""
@@ -332,11 +351,14 @@ class ExampleTrainer(RadpoTrainer, UnpairedTrainer):
         assert logps.values is not None  # PPO's policies have a value head
         loss = self.loss_config
         rewards = terminal_rewards(logps.desirable, logps.mask)
+        if self.state.global_step % loss.ppo_epochs == 0:  # the batch is new: its advantages hold for all its epochs
+            values = logps.values
+            self.advantages = gae(values, rewards.to(values.dtype), logps.mask, loss.gamma, loss.lam)
         result = ppo_loss(
             logps.policy_tokens,
             logps.ref_tokens,
             logps.values,
-            gae(logps.values, rewards.to(logps.values.dtype), logps.mask, loss.gamma, loss.lam),
+            self.advantages,
             future_rewards(rewards.to(logps.values.dtype), logps.mask, loss.gamma),
             logps.mask,
             loss.cliprange,
@@ -355,15 +377,17 @@ def risk_measure(loss: LossConfig, variant: str) -> Measure | None:
     Raises:
         UserError: for an unknown measure or parameters out of range.
     """
-    if loss.name != "ra-dpo":
+    name = measure_name(loss, variant)
+    if name is None:
         return None
-    if variant == "released":
-        return measure("released_tail", level=loss.confidence_level, split=loss.is_split_risk_ratio)
-    if loss.measure in ("cvar", "cvar_complement"):
-        return measure(loss.measure, level=loss.confidence_level)
-    if loss.measure == "expectation":
-        return measure(loss.measure)
-    return measure(loss.measure, coefficient=loss.coefficient)
+    if name == "released_tail":
+        return measure(name, level=loss.confidence_level, split=loss.is_split_risk_ratio)
+    if name in ("cvar", "cvar_complement"):
+        return measure(name, level=loss.confidence_level)
+    if name == "expectation":
+        return measure(name)
+    scale = {"beta": loss.beta} if name == "entropic_scaled" else {}
+    return measure(name, coefficient=loss.coefficient, **scale)
 
 
 def _sides(name: str, values: Float[Tensor, " rows"], *, margin: bool = True) -> dict[str, Tensor]:

@@ -27,16 +27,16 @@ def squared_distance(
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "tokens vocab"]]:
     r"""Return Σ_v (π - p)² and its slope in d, as a :data:`reproalign.common.logprobs.statistics.Measure`.
 
-    With d = log p - log π it is π = p e^{-d}, dπ/dd = -π and so ∂/∂d Σ (π - p)² = 2 π (p - π). An entry whose p is 0 in
-    the dtype of the statistics counts for nothing.
+    With d = log p - log π it is π = p e^{-d}, dπ/dd = -π and so ∂/∂d Σ (π - p)² = 2 π (p - π). An entry of log p = -∞ counts for
+    nothing.
 
     Args:
         difference: d.
-        reference: p.
+        reference: log p.
     """
-    policy = (reference.log() - difference).exp()  # through logarithms: e^{-d} alone could overflow
-    policy = torch.where(reference > 0, policy, 0.0)
-    away = policy - reference
+    policy = (reference - difference).exp()  # through logarithms: e^{-d} alone could overflow
+    policy = torch.where(reference.isneginf(), 0.0, policy)
+    away = policy - reference.exp()
     return away.square().sum(1), -2 * policy * away
 
 

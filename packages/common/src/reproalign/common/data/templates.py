@@ -32,6 +32,13 @@ TEMPLATES = {
         "{% for m in messages %}{{ '\\n<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '\\n' }}" + _CHATML_HEADER + "{% endif %}"
     ),
+    # As Ra-DPO's release renders its copy: an answer is asked for with one line break more than stands before one.
+    "halos_released": (
+        "{% for m in messages %}{{ '\\n<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '\\n' }}" + _CHATML_HEADER + "{{ '\\n' }}{% endif %}"
+    ),
+    # No marks at all: for a model that goes on with a text.
+    "text": "{% for m in messages %}{{ m['content'] }}{% endfor %}",
     "chatml": _CHATML_TURNS + "{% if add_generation_prompt %}" + _CHATML_HEADER + "{% endif %}",
     # BOS opens a list that begins with a system or user turn; EOS closes one that ends with an assistant turn.
     "gemma_chatml": (

@@ -80,7 +80,7 @@ def training_curves(rows: Sequence[dict[str, Any]], path: Path, names: Sequence[
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a comparison: means over runs at optimiser steps, and the range of the runs."""
+    """One line of a comparison: means over runs at optimiser steps, and the ends of the band around them."""
 
     steps: list[int] | list[float]
     means: list[float]
@@ -88,17 +88,39 @@ class Curve:
     highs: list[float]
 
 
-def mean_curve(runs: Sequence[Mapping[int, float]]) -> Curve:
-    """Average runs, each {step: value}, at the steps that all of them have."""
+def mean_curve(runs: Sequence[Mapping[Any, float]]) -> Curve:
+    """Average runs, each {step: value}, at the steps that all of them have; the band is one standard deviation."""
     steps = sorted(set.intersection(*(set(run) for run in runs)))
     values = [[run[step] for run in runs] for step in steps]
-    return Curve(steps, [fmean(row) for row in values], [min(row) for row in values], [max(row) for row in values])
+    means, spreads = [fmean(row) for row in values], [stdev(row) if len(row) > 1 else 0.0 for row in values]
+    low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+    return Curve(steps, means, low, high)
 
 
-def comparison(panels: Mapping[str, Mapping[str, Curve]], path: Path, *, across: str = "optimiser step") -> None:
-    """Draw lines over steps: one panel per title, in it one line per label, with its range over runs as a band.
+def smoothed(values: Sequence[float], weight: float) -> list[float]:
+    """Return the exponential moving average that W&B and TensorBoard draw, without its bias towards 0 at the start.
 
-    A label has one colour in all panels, and one legend serves them; ``across`` says what the steps are.
+    s_t = (w s_{t-1} + (1 - w) x_t), divided by 1 - w^t; w = ``weight`` in [0, 1), 0 leaves the values as they are.
+    """
+    total, result = 0.0, []
+    for count, value in enumerate(values, start=1):
+        total = weight * total + (1 - weight) * value
+        result.append(total / (1 - weight**count))
+    return result
+
+
+def comparison(
+    panels: Mapping[str, Mapping[str, Curve]], path: Path, *, across: str = "optimiser step", smooth: float = 0.0
+) -> None:
+    """Draw lines over steps: one panel per title, in it one line per label, with its band over runs.
+
+    A label has one colour in all panels, and one legend serves them.
+
+    Args:
+        panels: title -> label -> curve.
+        path: of the PNG.
+        across: what the steps are.
+        smooth: weight of :func:`smoothed`; above 0 the curve as it is becomes a faint line behind the smoothed one.
     """
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     colours = _colours(labels)
@@ -109,13 +131,44 @@ def comparison(panels: Mapping[str, Mapping[str, Curve]], path: Path, *, across:
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         for label, curve in curves.items():
             marker = "o" if len(curve.steps) <= DOTS else None
-            (handles[label],) = axis.plot(curve.steps, curve.means, color=colours[label], marker=marker, markersize=3)
+            means = curve.means
+            if smooth:
+                axis.plot(curve.steps, means, color=colours[label], alpha=0.25, linewidth=0.8)
+                means, marker = smoothed(means, smooth), None
+            (handles[label],) = axis.plot(curve.steps, means, color=colours[label], marker=marker, markersize=3)
             if curve.lows != curve.highs:
                 axis.fill_between(curve.steps, curve.lows, curve.highs, color=colours[label], alpha=0.15, linewidth=0)
         axis.set(xlabel=across, title=title)
         axis.grid(alpha=0.3)
     _hide(axes[len(panels) :])
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False)
+    _save(figure, path)
+
+
+def outcomes(bars: Mapping[str, tuple[int, int, int]], path: Path, *, notes: Mapping[str, str]) -> None:
+    """Draw wins, ties and losses as shares of stacked bars with the counts in them, one bar per label.
+
+    Args:
+        bars: label -> wins, ties, losses.
+        path: of the PNG.
+        notes: label -> what stands behind its bar, such as the p value of a test.
+    """
+    figure = Figure(figsize=(8.0, 1.0 + 0.5 * len(bars)), layout="constrained")
+    axis = figure.subplots()
+    for place, (label, counts) in enumerate(bars.items()):
+        left = 0.0
+        for name, count, colour in zip(("win", "tie", "lose"), counts, (MODEL, MUTED, IDEAL), strict=True):
+            share = 100 * count / sum(counts)
+            axis.barh(place, share, left=left, color=colour, label=name if not place else None)
+            if count:
+                text_colour = "black" if colour == MUTED else "white"
+                axis.text(left + share / 2, place, str(count), ha="center", va="center", color=text_colour)
+            left += share
+        axis.text(101, place, notes.get(label, ""), va="center", fontsize="small")
+    axis.set_yticks(range(len(bars)), list(bars))
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 100), xlabel="percent of the instructions")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     _save(figure, path)
 
 

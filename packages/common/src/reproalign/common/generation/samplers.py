@@ -153,13 +153,15 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], rules:
 
 def stops(tokenizer: PreTrainedTokenizerBase, rules: SamplingRules) -> tuple[str, ...]:
     """Return the strings at which generation ends: none where the text is cleaned afterwards."""
-    if rules.clean == "lmflow":
+    if rules.clean != "stop":
         return ()
     return rules.stop if rules.stop is not None else turn_end(tokenizer, rules.layout)
 
 
 def finish(text: str, rules: SamplingRules, stop: Sequence[str]) -> str:
     """Return the response in a generated text; an empty one if nothing is left of it."""
+    if rules.clean == "none":
+        return text
     return clean_lmflow(text) or "" if rules.clean == "lmflow" else cut(text, stop)
 
 

@@ -40,7 +40,8 @@ class SamplingRules:
         max_prompt_length: tokens of a prompt; longer ones lose their beginning. None: any.
         stop: strings that end a response, beside the model's own end. None: what the layout puts after one.
         clean: ``stop``: a response is what comes before these strings; ``lmflow``: it is generated to its end or its
-            limit, and then cleaned by :func:`~reproalign.common.generation.filters.clean_lmflow`.
+            limit, and then cleaned by :func:`~reproalign.common.generation.filters.clean_lmflow`; ``none``: it is left
+            as it was generated, with the space around it.
         layout: how the model is asked: by its ``chat`` template, in a ``transcript`` of Human and Assistant, or in
             ``lmflow``'s, with ``###`` before each speaker and no blank lines.
         response_prefix: text that every response begins with: given to the model, and no part of what is returned.

@@ -63,15 +63,15 @@ def token_statistics(
         "entropy": -(probabilities * logps).sum(1),
     }
     if measure is not None:
-        values["risk"] = differentiable(measure, difference, ref_probabilities)
+        values["risk"] = differentiable(measure, difference, ref_logps)
     return values
 
 
 def differentiable(
     measure: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     d: Float[Tensor, "tokens vocab"],
-    p: Float[Tensor, "tokens vocab"],
+    log_p: Float[Tensor, "tokens vocab"],
 ) -> Float[Tensor, " tokens"]:
     """The values of ``measure`` with its derivatives in d as their gradient: for whoever has d in a graph."""
-    values, weights = measure(d.detach(), p)
+    values, weights = measure(d.detach(), log_p)
     return values + (weights * (d - d.detach())).sum(1)

@@ -46,7 +46,8 @@ from reproalign.common.logprobs.chunks import (
 STATISTICS = ("logps", "ref_logps", "forward_kl", "reverse_kl", "entropy", "risk")
 BUFFERS = 2  # chunks are smaller than those of log-probs alone by this, since more buffers of theirs exist at once
 
-# (d, p), both (tokens, vocab) -> (Φ, dΦ/dd), (tokens,) and (tokens, vocab). d and p are the caller's: not overwritten.
+# (d, log p), both (tokens, vocab) -> (Φ, dΦ/dd), (tokens,) and (tokens, vocab). The arguments are the caller's: not
+# overwritten. log p and not p, since what p loses far out in a tail (below 1e-45 in float32) may count for most.
 Measure = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -217,12 +218,11 @@ def _values(logps: Tensor, ref_logps: Tensor, targets: Tensor, options: _Options
         del probabilities
     if wanted & {"forward_kl", "risk"}:
         difference = torch.sub(ref_logps, logps, out=logps)
-        ref_probabilities = ref_logps.exp_()
-        if "forward_kl" in wanted:
-            values["forward_kl"] = torch.linalg.vecdot(ref_probabilities, difference)
         if "risk" in wanted:
             assert options.measure is not None  # chunked_token_statistics
-            values["risk"] = options.measure(difference, ref_probabilities)[0]
+            values["risk"] = options.measure(difference, ref_logps)[0]
+        if "forward_kl" in wanted:
+            values["forward_kl"] = torch.linalg.vecdot(ref_logps.exp_(), difference)
     return values
 
 
@@ -245,16 +245,15 @@ def _logit_gradient(
     subtract: Tensor | None = None
     if grads.keys() & {"forward_kl", "risk"}:
         difference = torch.sub(ref_logps, logps, out=logps)
-        ref_probabilities = ref_logps.exp_()
         if "risk" in grads:
             assert measure is not None  # chunked_token_statistics
-            weights = measure(difference, ref_probabilities)[1]
+            weights = measure(difference, ref_logps)[1]
             per_row += grads["risk"] * weights.sum(1)
             subtract = weights * grads["risk"][:, None]
         if "forward_kl" in grads:
             per_row += grads["forward_kl"]
-            ref_probabilities.mul_(grads["forward_kl"][:, None])
-            subtract = ref_probabilities if subtract is None else subtract.add_(ref_probabilities)
+            weighted = ref_logps.exp_().mul_(grads["forward_kl"][:, None])
+            subtract = weighted if subtract is None else subtract.add_(weighted)
     if "logps" in grads:
         per_row -= grads["logps"]
     gradient = (

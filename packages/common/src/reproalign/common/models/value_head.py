@@ -1,13 +1,14 @@
 """A scalar value per token beside a causal language model's log-probs, for PPO.
 
 The head is a submodule ``v_head`` of the language model itself: wrappers shard and move it with the rest,
-``save_pretrained`` writes it with the rest. A saved folder is read by plain ``transformers``, which ignores the two
-tensors, and by TRL's ``AutoModelForCausalLMWithValueHead``, whose names they have (``v_head.summary.weight`` and
-``.bias``).
+``save_pretrained`` writes it with the rest. A saved folder is read by plain ``transformers``, which ignores the head's
+tensors; one with a linear head also by TRL's ``AutoModelForCausalLMWithValueHead``, whose names it has
+(``v_head.summary.weight`` and ``.bias``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ NAME = "v_head"
 
 
 class ValueHead(nn.Module):
-    """V(s) = w · h + b on final hidden states; TRL's head without its dropout."""
+    """V(s) = w · h + b on final hidden states, through which the critic's loss also trains the language model."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -37,7 +38,39 @@ class ValueHead(nn.Module):
         return values if values.dtype == torch.float64 else values.float()
 
 
-def attach_value_head(model: nn.Module, weights: Path | None = None) -> None:
+class DetachedValueHead(nn.Module):
+    """V(s) of three linear layers on final hidden states, without a gradient into the language model.
+
+    h → hidden → hidden → 1 with dropout and ReLU after each but the last, in float32 whatever the language model's
+    dtype and autocast; HALOs' head (``train/models.py``).
+
+    Args:
+        hidden_size: of the states, and of both hidden layers.
+        dropout: of both hidden layers while the model trains, in [0, 1).
+    """
+
+    def __init__(self, hidden_size: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size),
+            nn.Dropout(dropout),
+            nn.ReLU(),
+            nn.Linear(hidden_size, hidden_size),
+            nn.Dropout(dropout),
+            nn.ReLU(),
+            nn.Linear(hidden_size, 1),
+        )
+
+    def forward(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch"]:
+        """Return the values, in float32."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            values: Tensor = self.layers(hidden.detach().float()).squeeze(-1)
+        return values
+
+
+def attach_value_head(
+    model: nn.Module, weights: Path | None = None, *, head: Callable[[int], nn.Module] | None = None
+) -> None:
     """Give a causal language model (or one wrapped by PEFT, which then saves the head with the adapter) a value head.
 
     :func:`reproalign.common.logprobs.values.install_completion_values` makes the model answer with values; the trainer
@@ -46,20 +79,22 @@ def attach_value_head(model: nn.Module, weights: Path | None = None) -> None:
     Args:
         model: changed in place; a head that it has already is replaced.
         weights: a saved folder to read the head from; None: ``nn.Linear``'s random start.
+        head: makes a head for states of a size, in its own dtype; None: a :class:`ValueHead` in the model's.
 
     Raises:
         UserError: if the folder holds no value head of this size.
     """
     base = unwrap_peft(model)
-    head: nn.Module = ValueHead(base.get_output_embeddings().in_features).to(device=base.device, dtype=base.dtype)
+    size = base.get_output_embeddings().in_features
+    made: nn.Module = (head(size) if head else ValueHead(size).to(dtype=base.dtype)).to(device=base.device)
     if weights is not None:
-        _read(head, weights)
+        _read(made, weights)
     if isinstance(model, PeftModel):
         config: Any = model.peft_config[model.active_adapter]
         config.modules_to_save = sorted({*(config.modules_to_save or ()), NAME})
-        head = ModulesToSaveWrapper(head, model.active_adapter)
-        head.set_adapter(model.active_adapter)
-    base.add_module(NAME, head)
+        made = ModulesToSaveWrapper(made, model.active_adapter)
+        made.set_adapter(model.active_adapter)
+    base.add_module(NAME, made)
 
 
 def has_value_head(model: nn.Module) -> bool:

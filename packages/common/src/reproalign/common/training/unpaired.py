@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ class ExampleLogps:
         policy_tokens: per token.
         ref_tokens: likewise of the reference.
         values: of a model with a value head, V of the state before each token.
-        kl: KTO's estimate, max(0, mean log-ratio of the global batch's mismatched rows); without gradient.
+        kl: KTO's estimate, max(0, mean log-ratio of mismatched rows); without gradient.
         tokenwise_kl: per mismatched row, the largest max(0, log-ratio) of a token; without gradient.
     """
 
@@ -75,9 +75,9 @@ class UnpairedTrainer(CollectingTrainer):
     Args:
         reference: the frozen reference policy, see :mod:`reproalign.common.training.reference`.
         logprobs: how per-token log-probabilities are computed.
-        kl_batch: what the KL is averaged over besides all processes: ``effective``, the micro-batches of an optimiser
-            step together, so that cutting the batch otherwise changes nothing; or ``micro``, each alone. An evaluation
-            has none but micro-batches.
+        kl_batch: what the KL is averaged over: ``effective``, the micro-batches of all processes of an optimiser
+            step together, so that cutting the batch otherwise changes nothing; or ``process``, nothing: a micro-batch
+            of one process has a KL of its own. An evaluation has none but micro-batches.
         **kwargs: passed on to ``transformers.Trainer``.
     """
 
@@ -90,7 +90,7 @@ class UnpairedTrainer(CollectingTrainer):
         **kwargs: Any,
     ) -> None:
         options = logprobs or LogprobsConfig()
-        self.kl_batch = choose("kl_batch", kl_batch, ["effective", "micro"])
+        self.kl_batch = choose("kl_batch", kl_batch, ["effective", "process"])
         model = kwargs["model"]
         install = install_completion_values if has_value_head(model) else install_completion_logps
         install(model, implementation=options.implementation, chunk_size=options.chunk_size)
@@ -147,9 +147,7 @@ class UnpairedTrainer(CollectingTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             measured = [self._mismatched(model, batch) for batch in batches]
         ratios = torch.cat([sums for sums, _ in measured])
-        local = torch.stack([ratios.sum(), torch.tensor(float(len(ratios)), device=ratios.device)])
-        total, count = self.accelerator.reduce(local, reduction="sum")
-        kl = (total / count).clamp(min=0)
+        kl = kl_estimate(ratios) if self.kl_batch == "process" else kl_estimate(ratios, self._over_processes)
         dropped = {f"KL_{name}" for name in FORWARD} | {"ref_KL_logps"}
         return [
             {name: value for name, value in batch.items() if name not in dropped} | {"kl": kl, "tokenwise_kl": largest}
@@ -162,8 +160,34 @@ class UnpairedTrainer(CollectingTrainer):
         output = model(**forward_inputs(batch, "KL_"), use_cache=False)
         reference: Mapping[str, Tensor] = self.reference.completion_logps(model, batch, "KL_")
         ratios = by_row(output["per_token"] - reference["per_token"], output["counts"])
-        # Behind a completion's end stands 0, which is also the least that counts.
-        return output["sums"] - reference["sums"], ratios.clamp(min=0).max(1).values
+        return output["sums"] - reference["sums"], tokenwise_kl_estimate(ratios)
+
+    def _over_processes(self, local: Tensor) -> Tensor:
+        total: Tensor = self.accelerator.reduce(local, reduction="sum")
+        return total
+
+
+def kl_estimate(
+    log_ratios: Float[Tensor, " examples"], over_processes: Callable[[Tensor], Tensor] = lambda local: local
+) -> Float[Tensor, ""]:
+    """KTO's K: max(0, mean of log π - log π_ref) over mismatched rows, in nats; no gradient.
+
+    Args:
+        log_ratios: of the rows of this process, sums over completion tokens.
+        over_processes: adds a tensor up over the processes whose rows count as well; default: none do.
+    """
+    ratios = log_ratios.detach()
+    total, count = over_processes(torch.stack([ratios.sum(), ratios.new_tensor(float(len(ratios)))]))
+    return (total / count).clamp(min=0)
+
+
+def tokenwise_kl_estimate(log_ratios: Float[Tensor, "examples tokens"]) -> Float[Tensor, " examples"]:
+    """KTO's K of each row: the largest max(0, log π - log π_ref) of a token of its mismatched pair; no gradient.
+
+    Args:
+        log_ratios: per token; 0 behind a completion's end, which is also the least that counts.
+    """
+    return log_ratios.detach().clamp(min=0).amax(1)
 
 
 def by_row(values: Tensor, counts: Tensor) -> Tensor:

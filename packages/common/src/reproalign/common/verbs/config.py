@@ -29,7 +29,7 @@ class SampleConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # so many of the likeliest tokens are drawn from; 0: all
-    clean: str = "stop"  # stop: a response ends where the layout's next turn begins | lmflow: RAFT's own cleaning
+    clean: str = "stop"  # stop: a response ends where the layout's next turn begins | lmflow: RAFT's cleaning | none
     batch_size: int = 8  # responses generated at once; vLLM batches by itself
     backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
     launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the prompts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from reproalign.common.config import ModelConfig
+from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison
 from reproalign.common.files import recover_lines, sha256_json, write_text
@@ -81,6 +83,32 @@ def score_responses(
     Raises:
         UserError: for a model that cannot score, or a file that holds other rows.
     """
+
+    def load() -> Callable[[Sequence[list[Message]]], list[float]]:
+        scorer = Scorer(model, rules, batch_size=batch_size, key=key)
+        return lambda dialogues: check_finite(scorer(dialogues), model, key)
+
+    return score_rows(rows, load, path, batch_size=batch_size)
+
+
+def score_rows(
+    rows: list[Sampled],
+    load: Callable[[], Callable[[Sequence[list[Message]]], list[float]]],
+    path: Path,
+    *,
+    batch_size: int,
+) -> list[Sampled]:
+    """As :func:`score_responses`, by whatever scores dialogues.
+
+    Args:
+        rows: prompts with equally many responses each.
+        load: makes what scores dialogues; called only if there is something left to score.
+        path: where the scored rows go.
+        batch_size: texts that are scored at once.
+
+    Raises:
+        UserError: for a file that holds other rows.
+    """
     partial = path.with_suffix(".partial.jsonl")
     if path.is_file():  # an interrupted run was done with it
         path.replace(partial)
@@ -91,11 +119,11 @@ def score_responses(
         write_text(partial, "".join(f"{line}\n" for line in recover_lines(partial)[:whole]))
         done = done[:whole]
     if whole < len(rows):
-        scorer = Scorer(model, rules, batch_size=batch_size, key=key)
+        score_all = load()
         with partial.open("a", encoding="utf-8") as stream:
             for start in track(range(whole, len(rows), at_once), description="scoring"):
                 part = rows[start : start + at_once]
-                rewards = iter(check_finite(scorer([text for row in part for text in row.dialogues()]), model, key))
+                rewards = iter(score_all([text for row in part for text in row.dialogues()]))
                 for row in part:
                     done.append(replace(row, scores=[next(rewards) for _ in row.responses]))
                     stream.write(json.dumps(asdict(done[-1]), ensure_ascii=False) + "\n")

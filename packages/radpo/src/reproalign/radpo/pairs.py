@@ -1,0 +1,144 @@
+"""``radpo pairs``: preference pairs from texts, a language model that goes on with them, and a classifier."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from reproalign.common.data.prepare import read_split
+from reproalign.common.data.records import Message, RowError, column
+from reproalign.common.data.sources import Home
+from reproalign.common.errors import UserError
+from reproalign.common.files import sha256_json
+from reproalign.common.generation.samplers import SAMPLERS, start_sampling
+from reproalign.common.generation.samples import SCORED, Sampled, write_rows
+from reproalign.common.generation.sampling import SamplingRules, sample_shared
+from reproalign.common.invocation import Invocation
+from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.load import load_tokenizer
+from reproalign.common.records import Run
+from reproalign.common.verbs.score import score_rows
+from reproalign.radpo.classifier import label_column, load_classifier
+from reproalign.radpo.config import PairsConfig
+
+PAIRS = "pairs.jsonl"
+TEXTS = Home("imdb", "stanfordnlp/imdb", ("train", "test"))
+
+
+def pairs(config: PairsConfig, invocation: Invocation) -> None:
+    """Sample n continuations of each text's first tokens, and pair the best with the worst by the classifier.
+
+    ``pairs.jsonl`` has the columns of the public pairs of IMDb: text (the prompt), chosen and rejected, which repeat
+    it; and their scores. ``scored.jsonl`` has all continuations. Prompts whose continuations all have one score, or
+    one of whose two is blank or the other's equal, make no pair. An interrupted run goes on where it stopped.
+    """
+    rules = _rules(config)
+    label_column(config.classifier)  # before hours of sampling
+    state, backend = start_sampling(config.backend, config.launch)
+    with Run.open(invocation, is_main=state.is_main_process) as run:
+        with state.main_process_first():
+            prompts = _prompts(config, load_tokenizer(config.model), run)
+        responses = sample_shared(
+            prompts,
+            run.dir,
+            lambda: SAMPLERS[backend](config.model, rules),
+            seed=config.seed,
+            at_once=max(1, config.batch_size // config.n),
+            state=state,
+        )
+        if not state.is_main_process:
+            return
+        sampled = [
+            Sampled(number, prompt, texts)
+            for number, (prompt, texts) in enumerate(zip(prompts, responses, strict=True))
+        ]
+        scored = score_rows(
+            sampled,
+            lambda: load_classifier(config.classifier),
+            run.dir / SCORED,
+            batch_size=config.classifier.batch_size,
+        )
+        rows = [row for one in scored if (row := best_and_worst(one))]
+        if not rows:
+            raise UserError("no prompt has two continuations of different scores; raise n or temperature")
+        write_rows(run.dir / PAIRS, rows)
+        weights = (("policy", config.model), ("classifier", config.classifier))
+        for role, model in weights:
+            run.add_fingerprint("weights", role, identify_weights(model.name, model.revision), name=model.name)
+        run.add_fingerprint("data", "pairs", sha256_json(rows), made=True, rows=len(rows), backend=backend)
+        means = {side: fmean(row[f"{side}_score"] for row in rows) for side in ("chosen", "rejected")}
+        run.set_metrics({"prompts": len(scored), "pairs": len(rows), **{f"scores/{k}": v for k, v in means.items()}})
+        Console().print(
+            f"{len(rows)} pairs of {len(scored)} prompts: {run.dir / PAIRS}; mean score {means['chosen']:.3f} "
+            f"(chosen), {means['rejected']:.3f} (rejected)",
+            highlight=False,
+        )
+
+
+def best_and_worst(one: Sampled) -> dict[str, Any] | None:
+    """Return a row of the first best and the first worst continuation; None where these make no pair."""
+    assert one.scores is not None  # they come from score_rows
+    text = one.prompt[0]["content"]
+    ends = {"chosen": max(one.scores), "rejected": min(one.scores)}
+    sides = {side: one.responses[one.scores.index(score)] for side, score in ends.items()}
+    stripped = [side.strip() for side in sides.values()]
+    if ends["chosen"] == ends["rejected"] or not all(stripped) or stripped[0] == stripped[1]:
+        return None
+    return {
+        "text": text,
+        **{side: text + continuation for side, continuation in sides.items()},
+        **{f"{side}_score": score for side, score in ends.items()},
+    }
+
+
+def _rules(config: PairsConfig) -> SamplingRules:
+    for key in ("prompt_tokens", "max_length"):
+        if getattr(config, key) < 1:
+            raise UserError(f"{key}={getattr(config, key)} must be at least 1")
+    if config.max_length <= config.prompt_tokens:
+        raise UserError(f"max_length={config.max_length} must be more than prompt_tokens={config.prompt_tokens}")
+    if config.n < 2:
+        raise UserError(f"n={config.n}: a pair needs two continuations at least")
+    if not config.temperature:
+        raise UserError("temperature=0 would make all continuations the same; raise it")
+    if config.data.max_rows is not None and config.data.max_rows < 1:
+        raise UserError(f"data.max_rows={config.data.max_rows} must be at least 1")
+    if config.classifier.batch_size < 1:
+        raise UserError(f"classifier.batch_size={config.classifier.batch_size} must be at least 1")
+    rules = SamplingRules(
+        n=config.n,
+        max_new_tokens=config.max_length - config.prompt_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        batch_size=config.batch_size,
+        clean="none",
+    )
+    rules.check()
+    return rules
+
+
+def _prompts(config: PairsConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> list[list[Message]]:
+    rejects: Path | None = run.dir if run.is_main else None
+    texts, facts = read_split(replace(config.data, eval_path=None), TEXTS, "train", _text, rejects)
+    texts = texts[: config.data.max_rows]
+    run.add_fingerprint("data", "texts", facts.pop("sha256") or sha256_json(texts), **facts)
+    return [[{"role": "user", "content": beginning(tokenizer, text, config.prompt_tokens)}] for text in texts]
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase, text: str, tokens: int) -> str:
+    """Return the first ``tokens`` tokens of a text, as text, without special ones."""
+    ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=tokens)["input_ids"]
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _text(row: dict[str, Any]) -> str:
+    value = column(row, "text")
+    if not isinstance(value, str) or not value.strip():
+        raise RowError("'text' must be text, and not blank")
+    return value

@@ -1,0 +1,75 @@
+"""Means over the second half of runs against alpha, one line per measure and mu: the paper's Figures 4, 10 and 12."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from reproalign.common.errors import UserError
+from reproalign.common.evaluation.plots import Curve, mean_curve
+from reproalign.radpo.config import LossConfig, measure_name
+from reproalign.radpo.published import sweep
+from reproalign.radpo.report import LABELS, Measured, second_half
+
+Line = tuple[str, str, str]  # loss, measure, mu
+
+
+def against_alpha(
+    runs: Sequence[Measured], metrics: Sequence[str], model: str | None = None
+) -> dict[str, dict[str, Curve]]:
+    """Return panel -> line -> curve over alpha; runs that differ in seed make a mean and its standard deviation.
+
+    Args:
+        runs: of the second form of TDPO or Ra-DPO.
+        metrics: a panel each.
+        model: whose published values are drawn beside.
+
+    Raises:
+        UserError: for a run without alpha, or with fewer than two evaluations in its second half.
+    """
+    found: dict[Line, dict[float, list[dict[str, float]]]] = {}
+    for run in runs:
+        line, alpha = _line(run)
+        means = second_half(run.points)
+        if not means:
+            raise UserError(f"{run.folder}: one evaluation in the second half of the run; set trainer.eval_steps lower")
+        found.setdefault(line, {}).setdefault(alpha, []).append(means)
+    panels: dict[str, dict[str, Curve]] = {}
+    for name in metrics:
+        lines = panels.setdefault(LABELS[name], {})
+        for line, by_alpha in sorted(found.items()):
+            curve = _curve(by_alpha, name)
+            if curve:
+                lines[_label(line)] = curve
+            if model and (printed := sweep(model, name, line[0], line[1].replace("released_tail", "cvar"), line[2])):
+                lines[f"{_label(line)}, published"] = Curve(list(printed), *([*printed.values()] for _ in range(3)))
+    return panels
+
+
+def _line(run: Measured) -> tuple[Line, float]:
+    config: dict[str, Any] = run.record["config"]
+    loss = LossConfig(**config["loss"])
+    if loss.name not in ("tdpo", "ra-dpo") or not loss.second_form:
+        raise UserError(f"{run.folder}: loss={loss.name} without its second form has no alpha; leave the run out")
+    measure = measure_name(loss, config["variant"])
+    if measure is None:
+        return (loss.name, "", ""), loss.alpha
+    mu = loss.coefficient if "entropic" in measure or "semi" in measure else loss.confidence_level
+    return (loss.name, measure, "" if measure == "expectation" else f"{mu:g}"), loss.alpha
+
+
+def _label(line: Line) -> str:
+    loss, measure, mu = line
+    return "TDPO2" if loss == "tdpo" else f"Ra-DPO2, {measure} {mu}".rstrip()
+
+
+def _curve(by_alpha: dict[float, list[dict[str, float]]], name: str) -> Curve | None:
+    points = {
+        alpha: mean_curve([{0: means[name]} for means in entries])
+        for alpha, entries in sorted(by_alpha.items())
+        if all(name in means for means in entries)
+    }
+    if not points:
+        return None
+    parts = [[getattr(curve, side)[0] for curve in points.values()] for side in ("means", "lows", "highs")]
+    return Curve(list(points), *parts)

@@ -1,0 +1,134 @@
+"""From the configuration of a run to its rows, and to what follows from their number: the learning rate's schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from reproalign.common.data.cache import fingerprint_dataset
+from reproalign.common.errors import UserError
+from reproalign.common.records import Run
+from reproalign.radpo.config import TrainConfig
+from reproalign.radpo.data import load_examples, prepare_held_out, prepare_rows
+from reproalign.radpo.rows import RowRules, released_length
+from reproalign.radpo.schedule import Factor, released_cosine, released_ppo
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """What a run trains on and is measured on.
+
+    Attributes:
+        rows: of all epochs, one after the other in their order.
+        length: what the release takes for the number of training steps.
+        held_out: pairs of one pass or several, see :func:`~reproalign.radpo.data.prepare_held_out`; None: there are
+            none.
+        pairs_per_pass: of the held-out pairs; None: there are none.
+    """
+
+    rows: Dataset
+    length: float
+    held_out: Dataset | None
+    pairs_per_pass: int | None
+
+
+def row_rules(config: TrainConfig, kind: str, *, batch_size: int, accumulation: int, processes: int) -> RowRules:
+    """Return how the examples of a run become rows, with batches of ``batch_size`` for each of ``processes``."""
+    return RowRules(
+        kind=kind,
+        variant=config.variant,
+        seed=config.seed,
+        epochs=epochs(config),
+        batch_size=batch_size,
+        processes=processes,
+        accumulation=accumulation,
+        repeats=config.loss.ppo_epochs if config.loss.name == "ppo" else 1,
+        clean_up_spaces=config.rows.clean_up_spaces is not False,
+        incomplete=config.rows.incomplete,
+        selection=config.rows.selection,
+        frac_unique_desirable=config.rows.frac_unique_desirable,
+        frac_unique_undesirable=config.rows.frac_unique_undesirable,
+        good=config.loss.chosen_control_token,
+        bad=config.loss.rejected_control_token,
+    )
+
+
+def schedule(config: TrainConfig, length: float) -> Factor | None:
+    """Return the rate's share at each optimiser step under ``released``; None under ``paper``: it follows the steps.
+
+    Args:
+        config: ``variant``, ``loss.name``, ``warmup_steps`` and ``released.processes`` are read.
+        length: from :func:`~reproalign.radpo.rows.released_length`.
+    """
+    if config.variant != "released":
+        return None
+    if config.loss.name == "ppo":
+        return released_ppo(config.warmup_steps)
+    return released_cosine(config.warmup_steps, length, config.released.processes)
+
+
+def epochs(config: TrainConfig) -> int:
+    """Return ``trainer.num_train_epochs``.
+
+    Raises:
+        UserError: if it is no whole number, or something else does not go with several epochs.
+    """
+    given = config.trainer.get("num_train_epochs", 1)
+    if isinstance(given, bool) or not isinstance(given, int | float) or given != given // 1 or given < 1:
+        raise UserError(
+            f"trainer.num_train_epochs={given} must be a whole number; trainer.max_steps ends a run earlier"
+        )
+    if given > 1 and config.rows.incomplete == "keep":
+        raise UserError("rows.incomplete=keep is for one epoch: a short batch would shift those of the next epochs")
+    for key in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if given > 1 and str(config.trainer.get(key)) == "epoch":
+            raise UserError(f"trainer.{key}=epoch: all epochs are laid out as one here; give steps")
+    return int(given)
+
+
+def read_rows(
+    config: TrainConfig,
+    kind: str,
+    arguments: TrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Run,
+) -> TrainingRows:
+    """Read the data sets, turn them into rows of ``kind``, and record where they came from.
+
+    Raises:
+        UserError: for data or settings that cannot be used.
+    """
+    examples = load_examples(
+        config.data,
+        config.datasets or [config.data.source],
+        variant=config.variant,
+        seed=config.seed,
+        rejects_dir=run.dir,
+    )
+    for label, facts in examples.provenance.items():
+        run.add_fingerprint("data", label, facts.pop("sha256"), **facts)
+    rules = row_rules(
+        config,
+        kind,
+        batch_size=arguments.per_device_train_batch_size,
+        accumulation=arguments.gradient_accumulation_steps,
+        processes=arguments.world_size,
+    )
+    rows, counts = prepare_rows(examples.train, tokenizer, config.data, rules, max_rows=config.data.max_rows)
+    run.set("rows", {**counts, "epochs": rules.epochs})
+    if kind in ("sft", "csft"):
+        rows = rows.add_column("label", [True] * len(rows))
+    held_out, per_pass = None, None
+    if str(config.trainer.get("eval_strategy", "no")) != "no" and not examples.evaluation:
+        raise UserError(
+            "trainer.eval_strategy needs held-out pairs; set data.eval_path, data.eval_split or eval_fraction"
+        )
+    if examples.evaluation and any(example.pairs for example in examples.evaluation.values()):
+        paired = replace(rules, kind="paired", batch_size=arguments.per_device_eval_batch_size)
+        held_out, per_pass = prepare_held_out(examples.evaluation, tokenizer, config.data, paired)
+    for name, dataset in (("train rows", rows), ("held-out pairs", held_out)):
+        if dataset is not None:
+            run.add_fingerprint("data", name, fingerprint_dataset(dataset), rows=len(dataset))
+    return TrainingRows(rows, released_length(examples.train, rules), held_out, per_pass)
