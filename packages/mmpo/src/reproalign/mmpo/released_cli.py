@@ -182,6 +182,7 @@ def translate(recipe: Path, argv: Sequence[str]) -> tuple[list[str], list[str]]:
         words += ["data.boundary=released", "pairs.cap_per_prompt=5" if shp else "pairs.decontaminate=humaneval"]
     else:
         words.append("data.overlong=drop")
+    words.append("pairs.shuffle_seed=42")
     for key, value in values.items():
         name = TRANSLATION.get(key, f"trainer.{key}" if key in fields else None)
         if key in SWITCHES:
