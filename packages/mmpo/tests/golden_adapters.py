@@ -26,8 +26,8 @@ from reproalign.common.data.collate import IGNORED, PairCollator
 from reproalign.common.data.mixing import MixPart, mix_datasets
 from reproalign.common.data.prepare import load_preferences, render_messages, render_pairs
 from reproalign.common.data.prompts import prompt_text
-from reproalign.common.data.sources.shp import shp
-from reproalign.common.data.sources.ultrafeedback import ultrafeedback
+from reproalign.common.data.sources.shp import order_answers
+from reproalign.common.data.sources.ultrafeedback import given_scores
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation import mtbench, rewardbench
 from reproalign.common.evaluation.calibration import calibration, sigmoid
@@ -60,24 +60,20 @@ def vector(values: list[float], *, grad: bool = False) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64, requires_grad=grad)
 
 
-DIALOGUE = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-OTHER = [DIALOGUE[0], {"role": "assistant", "content": "another"}]
-
-
 def pairs_of(rows: list[Case]) -> Dataset:
     """Rendered pairs with the scores that the source of UltraFeedback reads from the columns of a row."""
     pairs = []
     for row in rows:
-        record = ultrafeedback({**row, "chosen": DIALOGUE, "rejected": OTHER})
+        scores = dict(zip(("score_chosen", "score_rejected"), given_scores(row), strict=True))
         texts = {side: row.get(f"text_{side}", "") for side in ("chosen", "rejected")}
-        pairs.append({**record, "prompt": "", **texts})
+        pairs.append({"prompt": "", **texts, "prompt_id": row.get("prompt_id"), **scores})
     return Dataset.from_list(pairs, features=PAIR)
 
 
 TEXT, NUMBER = Value("string"), Value("float64")
 PAIR = Features(
     {
-        **dict.fromkeys(["prompt", "chosen", "rejected", "prompt_id", "source", "domain"], TEXT),
+        **dict.fromkeys(["prompt", "chosen", "rejected", "prompt_id"], TEXT),
         **dict.fromkeys(["score_chosen", "score_rejected"], NUMBER),
     }
 )
@@ -309,8 +305,8 @@ def chat_format(inputs: Case, params: Case) -> Any:
     elif task == "generation":
         texts = {"text": prompt_text(tokenizer, mutated["messages"], "chat")}
     else:
-        prompt = inputs["chosen"][:-1]
-        sides = {side: inputs[side][-1 if task == "dpo" else len(prompt) :] for side in ("chosen", "rejected")}
+        prompt = inputs["chosen"][:-1] if task == "dpo" else []
+        sides = {side: inputs[side][-1:] if task == "dpo" else inputs[side] for side in ("chosen", "rejected")}
         record = Dataset.from_list([{"prompt": prompt, **sides}], features=MESSAGES)
         if task == "dpo":
             row = render_pairs(record, tokenizer, config)[0]
@@ -326,11 +322,11 @@ MESSAGES = Features({"prompt": TURNS, "chosen": TURNS, "rejected": TURNS})
 
 @adapter
 def shp_preprocess(inputs: Case, params: Case) -> Any:
-    record = shp(inputs)
+    history, best, other, votes = order_answers(inputs)
+    turns = {"prompt": ("user", history), "chosen": ("assistant", best), "rejected": ("assistant", other)}
+    record = {name: [{"role": role, "content": content}] for name, (role, content) in turns.items()}
     row = render_pairs(Dataset.from_list([record]), golden_tokenizer(params), rendering(params))[0]
-    return {f"text_{name}": row[name] for name in ("prompt", "chosen", "rejected")} | {
-        f"score_{side}": row[f"score_{side}"] for side in ("chosen", "rejected")
-    }
+    return {f"text_{name}": row[name] for name in turns} | {"score_chosen": votes[0], "score_rejected": votes[1]}
 
 
 @adapter
