@@ -11,7 +11,8 @@ import torch
 from reproalign.common.config import LoraConfig, ModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.models.identify import identify_settings, identify_weights
-from reproalign.common.models.load import load_causal_lm
+from reproalign.common.models.adapters import disable_dropout, dropout_probabilities
+from reproalign.common.models.load import load_causal_lm, load_reward_model, load_tokenizer
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.records import fingerprint_folder
 
@@ -80,3 +81,59 @@ def test_settings_are_those_of_the_folder_or_of_an_adapters_base(tmp_path):
     (base / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.2}))
     assert identify_settings(str(base)) != known
     assert identify_settings("org/model") is None
+
+
+def dropping_model(folder: Path) -> str:
+    """GPT-2 with the dropout of its release (0.1) and attention that has a probability in its configuration."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=1, n_head=2)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("option", "default", "lora", "expected"),
+    [
+        (None, "all", False, [0.1]),
+        (None, "all", True, [0.1, 0.3]),
+        (None, "adapters", True, [0.3]),
+        (None, "none", True, []),
+        (None, "none", False, []),
+        (True, "none", True, [0.1, 0.3]),
+        (False, "all", True, []),
+        (False, "all", False, []),
+    ],
+)
+def test_the_dropout_of_a_policy_is_what_the_option_says_or_else_the_verb(tmp_path, option, default, lora, expected):
+    config = ModelConfig(
+        name=dropping_model(tmp_path), dropout=option, lora=LoraConfig(enabled=lora, dropout=0.3, r=2, alpha=2)
+    )
+    model = load_causal_lm(config, dropout=default)
+    assert dropout_probabilities(model) == expected
+    assert model.training
+
+
+@pytest.mark.parametrize(("option", "expected"), [(None, [0.1, 0.3]), (True, [0.1, 0.3]), (False, [])])
+def test_a_reward_model_keeps_its_dropout_unless_told(tmp_path, option, expected):
+    config = ModelConfig(name=dropping_model(tmp_path), dropout=option, lora=LoraConfig(enabled=True, dropout=0.3))
+    tokenizer = load_tokenizer(ModelConfig(name="tiny:llama"))
+    assert dropout_probabilities(load_reward_model(config, tokenizer)) == expected
+
+
+def test_attention_that_reads_its_probability_from_an_attribute_is_switched_off_too(tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(save_tiny(tmp_path / "tiny"))
+    config.attention_dropout = 0.2
+    model = AutoModelForCausalLM.from_config(config)
+    assert dropout_probabilities(model) == [0.2]
+    disable_dropout(model)
+    assert dropout_probabilities(model) == []
+
+
+def test_keys_of_dropout_that_come_to_nothing_are_warned_of(caplog):
+    adapters = LoraConfig(enabled=True, dropout=0.3)
+    load_causal_lm(ModelConfig(name="tiny:llama", lora=adapters), dropout="none")
+    assert "model.lora.dropout=0.3 has no effect" in caplog.text
+    load_causal_lm(ModelConfig(name="tiny:llama", dropout=True))
+    assert "model.dropout=true has no effect: 'tiny:llama' has no dropout" in caplog.text

@@ -45,7 +45,7 @@ def test_published_hyper_parameters(name):
     assert (config["target"]["gamma"], trainer["learning_rate"], trainer["num_train_epochs"]) == (gamma, rate, epochs)
     assert (config["launch"]["processes"], effective_batch(config, processes)) == (processes, batch)
     assert (config["variant"], config["seed"], config["data"]["max_length"]) == ("released", 42, 1024)
-    assert trainer["bf16"] is True
+    assert trainer["bf16"] is (config["model"]["dtype"] == "float32")
     assert trainer["gradient_checkpointing"] is True
     if HEADERS[name]["verb"] == "train":
         assert (config["loss"]["beta"], config["loss"]["type"], config["data"]["max_prompt_length"]) == (

@@ -33,7 +33,7 @@ def test_published_hyper_parameters(name):
     assert (config["seed"], config["warmup_steps"]) == (1, 150)
     assert (config["data"]["max_length"], config["data"]["max_prompt_length"]) == (512, 256)
     assert (config["launch"]["strategy"], config["launch"]["processes"]) == ("fsdp", 4)
-    assert config["model"]["dtype"] == "bfloat16"
+    assert (config["model"]["dtype"], trainer["bf16"]) == ("bfloat16", False)
     assert trainer.get("gradient_checkpointing", False) == ("pythia" not in name)
     assert config["variant"] == ("paper" if "erm" in name else "released")
     assert loss["beta"] == 0.1

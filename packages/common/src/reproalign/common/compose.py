@@ -18,9 +18,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from reproalign.common.config import BaseRunConfig
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.invocation import load_object
 from reproalign.common.mappings import flatten
+from reproalign.common.precision import settle_precision
 
 COMMON_CONFIGS = "reproalign.common.configs"
 
@@ -64,7 +66,8 @@ def compose(package: str, config_name: str, schema: str, overrides: Sequence[str
             composed = hydra_compose(config_name=config_name, overrides=[searched, *words])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
-    return Composed(_resolve(composed), recipe)
+    resolved = _resolve(composed)
+    return Composed(settle_precision(resolved) if issubclass(node, BaseRunConfig) else resolved, recipe)
 
 
 def primary_module(package: str, config_name: str) -> str:

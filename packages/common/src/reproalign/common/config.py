@@ -34,7 +34,10 @@ class ModelConfig:
     revision: str | None = None
     tokenizer: str | None = None  # null: the model's
     chat_template: str | None = None  # null: the tokenizer's own; or a name in common.data.templates; or a file
-    dtype: str = "auto"  # auto | float32 | bfloat16 | float16
+    dtype: str = (
+        "auto"  # float32 | bfloat16 | float16: of weights and optimiser states; auto: as saved, with autocast float32
+    )
+    dropout: bool | None = None  # of a model in training, adapters' lora.dropout included; null: as the verb has it
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     quantization: str | None = None  # null | 4bit | 8bit (QLoRA; needs bitsandbytes)
@@ -46,7 +49,7 @@ class ModelConfig:
 class RewardModelConfig(ModelConfig):
     """A language model with a linear head on its final hidden states, without bias: r = w · pool(h)."""
 
-    dtype: str = "float32"  # of the weights, since 16 bits lose small updates; trainer.bf16 computes in 16 anyway
+    dtype: str = "float32"  # of weights and optimiser states: 16 bits lose small updates; trainer.bf16 computes in 16
     pooling: str | None = (
         None  # eos | last (the one before) | average | max | last_not_pad | first_pad; null: as trained, new: last
     )

@@ -183,6 +183,9 @@ def translate(recipe: Path, argv: Sequence[str]) -> tuple[list[str], list[str]]:
     else:
         words.append("data.overlong=drop")
     words.append("pairs.shuffle_seed=42")
+    if values.get("bf16") and values.get("torch_dtype") in ("bfloat16", "float16"):
+        # What the release's ZeRO-3 runs hold; its plain data-parallel runs have no masters (ERRATA Q38).
+        values["torch_dtype"] = "float32"
     for key, value in values.items():
         name = TRANSLATION.get(key, f"trainer.{key}" if key in fields else None)
         if key in SWITCHES:

@@ -57,7 +57,7 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
         )
         pairs = _in_order(Pairs(*columns), arguments, config, run)
         # TRL 0.7.7, which the release ran, turns off the adapters' dropout as well (ERRATA Q34a).
-        model = load_causal_lm(config.model, adapter_dropout=config.variant == "paper")
+        model = load_causal_lm(config.model, dropout="adapters" if config.variant == "paper" else "none")
         _record_weights(run, "policy", config.model.name, config.model.revision)
         trainer = MMPOTrainer(
             loss=config.loss,

@@ -242,7 +242,9 @@ def _rows(
 
 
 def _policy(config: TrainConfig, start: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
-    model = load_causal_lm(start)
+    # The release imports a function that turns dropout off, and never calls it; SFT keeps it in both variants.
+    keeps = config.variant == "released" or config.loss.name in ("sft", "csft")
+    model = load_causal_lm(start, dropout="all" if keeps else "none")
     if config.loss.name == "csft" and len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer))
     if config.loss.name == "ppo":

@@ -78,7 +78,7 @@ def dpo(config: DPOConfig, invocation: Invocation) -> None:
         assert isinstance(tokenizer.pad_token_id, int)  # asking_tokenizer has set it
         pad_id = tokenizer.pad_token_id
         reference, train, held_out = hold_reference(mode, config, config.reference, train, held_out, pad_id)
-        model = load_causal_lm(config.model)
+        model = load_causal_lm(config.model, dropout="adapters")
         if run.is_main:
             weights = identify_weights(config.model.name, config.model.revision)
             run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)

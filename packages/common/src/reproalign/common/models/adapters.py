@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
@@ -14,6 +15,24 @@ from reproalign.common.config import LoraConfig, ModelConfig
 from reproalign.common.errors import UserError, first_line
 
 Model = PreTrainedModel | PeftModel
+Dropout = Literal["all", "adapters", "none"]
+ATTENTION = "attention_dropout"  # the probability that attention without a dropout module of its own reads
+
+logger = logging.getLogger(__name__)
+
+
+def dropout_in_force(config: ModelConfig, default: Dropout) -> Dropout:
+    """Return which dropout acts in training: what ``model.dropout`` says, or the verb's ``default``.
+
+    A warning names the keys that come to nothing: ``lora.dropout`` beside dropout that is off.
+    """
+    found = default if config.dropout is None else "all" if config.dropout else "none"
+    if found == "none" and config.lora.enabled and config.lora.dropout:
+        logger.warning(
+            "model.lora.dropout=%s has no effect: this run trains without dropout; set model.dropout=true to keep it",
+            config.lora.dropout,
+        )
+    return found
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -21,6 +40,15 @@ def disable_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        if isinstance(getattr(module, ATTENTION, None), float):
+            module.attention_dropout = 0.0
+
+
+def dropout_probabilities(model: nn.Module) -> list[float]:
+    """Return the distinct probabilities with which a model in training drops activations, in ascending order."""
+    found = {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    found |= {p for module in model.modules() if isinstance(p := getattr(module, ATTENTION, None), float)}
+    return sorted(found - {0.0})
 
 
 def lora_config(config: LoraConfig, task: TaskType, *, dropout: bool = True) -> PeftLoraConfig:
@@ -43,14 +71,15 @@ def adapter_folder(path: str) -> Path | None:
     return folder if alone else None
 
 
-def make_trainable(model: PreTrainedModel, config: ModelConfig, task: TaskType, *, adapter_dropout: bool) -> Model:
-    """Prepare a loaded model for training: its own dropout off, the configured LoRA adapters added.
+def make_trainable(model: PreTrainedModel, config: ModelConfig, task: TaskType, *, dropout: Dropout) -> Model:
+    """Prepare a loaded model for training: the configured LoRA adapters added, dropout as it is to be.
 
     Args:
         model: just loaded.
-        config: ``quantization`` and ``lora`` are read.
+        config: ``dropout``, ``quantization`` and ``lora`` are read.
         task: what PEFT saves the adapter for.
-        adapter_dropout: keep ``lora.dropout``.
+        dropout: what acts where ``config.dropout`` is null: ``all`` (the model's own and the adapters'), ``adapters``
+            (theirs alone) or ``none``.
 
     Raises:
         UserError: for quantised weights without adapters, or adapters that do not fit.
@@ -62,12 +91,16 @@ def make_trainable(model: PreTrainedModel, config: ModelConfig, task: TaskType, 
                 f"model.quantization={config.quantization} trains adapters only; set model.lora.enabled=true"
             )
         adapted = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    disable_dropout(adapted)  # before the adapters come, which bring their own
+    dropout = dropout_in_force(config, dropout)
+    if dropout != "all":
+        disable_dropout(adapted)  # before the adapters come, which bring their own
     if config.lora.enabled:
         try:
-            adapted = get_peft_model(adapted, lora_config(config.lora, task, dropout=adapter_dropout))
+            adapted = get_peft_model(adapted, lora_config(config.lora, task, dropout=dropout != "none"))
         except ValueError as error:
             raise UserError(f"model.lora does not fit '{config.name}': {first_line(error)}") from error
+    if config.dropout and not dropout_probabilities(adapted):
+        logger.warning("model.dropout=true has no effect: '%s' has no dropout", config.name)
     adapted.train()
     trainable: Model = adapted
     return trainable

@@ -20,7 +20,7 @@ from transformers import (
 
 from reproalign.common.config import ModelConfig, ReferenceConfig
 from reproalign.common.errors import UserError, choose, first_line
-from reproalign.common.models.adapters import Model, adapter_folder, make_trainable
+from reproalign.common.models.adapters import Dropout, Model, adapter_folder, make_trainable
 from reproalign.common.models.ensemble_file import ENSEMBLE, is_ensemble, read_ensemble
 from reproalign.common.models.gemma import apply_gemma_numerics
 
@@ -83,7 +83,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def load_causal_lm(
-    config: ModelConfig, *, name: str | None = None, trainable: bool = True, adapter_dropout: bool = True
+    config: ModelConfig, *, name: str | None = None, trainable: bool = True, dropout: Dropout = "all"
 ) -> Model:
     """Load a causal language model.
 
@@ -91,10 +91,11 @@ def load_causal_lm(
         config: dtype, attention, quantisation and adapters are taken from it.
         name: other weights than ``config.name`` (a reference policy).
         trainable: add the configured LoRA adapters; otherwise freeze everything.
-        adapter_dropout: keep the adapters' ``lora.dropout``.
+        dropout: of a trainable model where ``config.dropout`` is null: ``all``, ``adapters`` (theirs alone) or ``none``
+            (as TRL has it for DPO: policy and reference are compared on equal terms).
 
     Returns:
-        The model in training mode without dropout of its own, or frozen in eval mode.
+        The model in training mode, or frozen in eval mode.
 
     Raises:
         UserError: if the weights cannot be read.
@@ -104,7 +105,7 @@ def load_causal_lm(
         return _load_ensemble(config, folder)
     model = _load(AutoModelForCausalLM, config, name or config.name)
     if trainable:
-        return make_trainable(model, config, TaskType.CAUSAL_LM, adapter_dropout=adapter_dropout)
+        return make_trainable(model, config, TaskType.CAUSAL_LM, dropout=dropout)
     model.requires_grad_(False)
     model.eval()
     return model
@@ -132,11 +133,12 @@ def load_reward_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -
     """Load a sequence classifier with one label: r(x, y) = w · h(last token), w ~ N(0, initializer_range²).
 
     The pad id is set from the tokenizer, since pooling finds the last token by it. With LoRA the task type is SEQ_CLS,
-    so that the head is trained and saved with the adapter (the released code loses it, MMPO ERRATA Q18).
+    so that the head is trained and saved with the adapter (the released code loses it, MMPO ERRATA Q18). Dropout acts,
+    unless ``config.dropout`` is false.
     """
     model = _load(AutoModelForSequenceClassification, config, config.name, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return make_trainable(model, config, TaskType.SEQ_CLS, adapter_dropout=True)
+    return make_trainable(model, config, TaskType.SEQ_CLS, dropout="all")
 
 
 def merge_adapter(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, adapter: Path) -> PreTrainedModel:

@@ -91,8 +91,7 @@ def training_arguments(
     check_seed(seed=config.seed)
     on_cpu = not torch.accelerator.is_available()
     values: dict[str, Any] = {**DEFAULTS, "use_cpu": on_cpu, **defaults, **given}
-    if on_cpu and "bf16" not in given:
-        values["bf16"] = False  # TRL's configs turn it on
+    values.setdefault("bf16", False)  # TRL's configs turn it on where the machine has it
     packaged = deepspeed_config(config.launch.strategy)
     if packaged:
         values["deepspeed"] = packaged

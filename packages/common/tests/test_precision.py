@@ -1,0 +1,54 @@
+"""Precision belongs to the recipe: what a configuration says is settled or refused before anything is started."""
+
+from __future__ import annotations
+
+import pytest
+
+from reproalign.common.errors import UserError
+from reproalign.common.precision import held_dtype
+from reproalign.common.testing import composed
+from reproalign.dtm.cli import APP as DTM
+from reproalign.mmpo.cli import APP as MMPO
+from reproalign.mmpo.cli import main
+
+
+@pytest.mark.parametrize(
+    ("dtype", "trainer", "adapters", "held"),
+    [
+        ("float32", {"bf16": True}, False, "float32"),
+        ("float32", {}, False, "float32"),
+        ("bfloat16", {"bf16": False}, False, "bfloat16"),
+        ("bfloat16", {}, False, "bfloat16"),
+        ("auto", {}, False, "auto"),
+        ("auto", {"bf16": True}, False, "float32"),
+        ("auto", {"fp16": True}, False, "float32"),
+        ("auto", {"bf16": True}, True, "auto"),  # the base's; adapters are float32
+        ("bfloat16", {"bf16": True}, True, "bfloat16"),
+        ("float16", {"fp16": True}, True, "float16"),
+    ],
+)
+def test_the_dtype_that_weights_are_read_in(dtype, trainer, adapters, held):
+    assert held_dtype(dtype, trainer, adapters=adapters) == held
+
+
+@pytest.mark.parametrize(("dtype", "key"), [("bfloat16", "bf16"), ("float16", "fp16"), ("float16", "bf16")])
+def test_sixteen_bit_weights_beside_autocast_are_refused_with_both_choices(dtype, key):
+    with pytest.raises(UserError) as refused:
+        held_dtype(dtype, {key: True}, adapters=False)
+    assert "model.dtype=float32" in str(refused.value)
+    assert f"trainer.{key}=false" in str(refused.value)
+
+
+def test_it_is_refused_as_the_configuration_is_composed_and_leaves_nothing_behind(tmp_path, capsys):
+    words = ["model=tiny", "data=demo", "model.dtype=bfloat16", "trainer.bf16=true", f"output_dir={tmp_path / 'run'}"]
+    assert main(["train", *words, "--dry-run"]) == 2
+    assert main(["train", *words]) == 2
+    assert "model.dtype=bfloat16 with trainer.bf16=true" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_auto_beside_autocast_is_recorded_as_float32():
+    words = ["model.name=a/b", "data=demo", "output_dir=x"]
+    assert composed(MMPO, *words, "trainer.bf16=true", verb="train")["model"]["dtype"] == "float32"
+    assert composed(MMPO, *words, verb="train")["model"]["dtype"] == "auto"
+    assert composed(DTM, "experiment=llama-2-7b-vanilla")["model"]["dtype"] == "float16"  # adapters on a frozen base
