@@ -312,7 +312,9 @@ def chat_format(inputs: Case, params: Case) -> Any:
             row = render_pairs(record, tokenizer, config)[0]
         else:
             row = render_dialogues(record, Reader(tokenizer, reading_rules(config)), config)[0]
-        texts = {f"text_{side}": row[side] for side in sides} | ({"text_prompt": row["prompt"]} if task == "dpo" else {})
+        texts = {f"text_{side}": row[side] for side in sides} | (
+            {"text_prompt": row["prompt"]} if task == "dpo" else {}
+        )
     return {**texts, "mutated_example": inputs | mutated}
 
 
@@ -453,9 +455,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 def rm_preprocess(inputs: Case, params: Case) -> Any:
     pairs = build_targets(pairs_of(inputs["rows"]), TargetConfig(gamma=params["bt_beta"]))
     pairs = pairs.add_column("row", list(range(len(pairs))))
-    data = DataConfig(
-        source="preference", max_length=params["max_length"], overlong="drop", special_tokens="released"
-    )
+    data = DataConfig(source="preference", max_length=params["max_length"], overlong="drop", special_tokens="released")
     reader = Reader(byte_tokenizer(), reading_rules(data))
     try:
         kept = tokenize_dialogues(pairs, reader, data)["row"][:]

@@ -91,7 +91,9 @@ def _check_reference(config: EvaluateConfig, kind: str) -> None:
         choose("reference_free", config.reference_free, NORMALISATIONS)
         if given or kind == "reward":
             other = "reference.model is set" if given else "a reward model is evaluated"
-            raise UserError(f"reference_free={config.reference_free} is for a policy by itself, but {other}; remove one")
+            raise UserError(
+                f"reference_free={config.reference_free} is for a policy by itself, but {other}; remove one"
+            )
     elif kind == "policy" and not given:
         raise UserError(
             "a policy's rewards are relative; set reference.model to the model that training started from, or "
@@ -125,7 +127,9 @@ def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, reader:
         pad, side = reader.special.pad, reader.rules.padding_side
         model = load_reward(config.model, tokenizer, reader.rules, pad)
         collator = PairCollator(pad, padding_side=side)
-        return MMPORewardTrainer(model=model, data_collator=collator, variant=config.variant, **common)
+        return MMPORewardTrainer(
+            model=model, data_collator=collator, variant=config.variant, rules=reader.rules, **common
+        )
     plain = replace(config.model, lora=replace(config.model.lora, enabled=False))
     if config.reference_free:
         return LikelihoodTrainer(
@@ -162,7 +166,11 @@ def _rewardbench(
     scores = section_scores(subsets)
     result = {"subsets": subsets, **asdict(scores), "average_of": scores.average_label}
     table = Table("RewardBench", "accuracy", header_style="bold")
-    for name, value in {**scores.sections, "prior sets": scores.prior_sets, scores.average_label: scores.average}.items():
+    for name, value in {
+        **scores.sections,
+        "prior sets": scores.prior_sets,
+        scores.average_label: scores.average,
+    }.items():
         table.add_row(name, "-" if math.isnan(value) else f"{100 * value:.2f}")
     table.add_section()
     for name, value in subsets.items():

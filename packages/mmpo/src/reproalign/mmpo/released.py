@@ -43,7 +43,7 @@ class Steps:
 
 
 def count_steps(
-    rows: int, processes: int, micro_batch: int, accumulation: int, epochs: float, max_steps: int = -1
+    rows: int, processes: int, micro_batch: int, accumulation: int, epochs: int | float, max_steps: int = -1
 ) -> Steps:
     """Return the optimiser steps that the release makes of ``rows`` (module docstring).
 

@@ -82,7 +82,9 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         pairs = _in_order(load_pairs(config, tokenizer, run, Reader(tokenizer, rules)), arguments, config, run)
         model = load_reward(config.model, tokenizer, rules, _pad_id(tokenizer))
         _record_weights(run, "start", config.model.name, config.model.revision)
-        trainer = MMPORewardTrainer(variant=config.variant, **_common(config, model, arguments, pairs, tokenizer))
+        trainer = MMPORewardTrainer(
+            variant=config.variant, rules=rules, **_common(config, model, arguments, pairs, tokenizer)
+        )
         notes = {NOTE: rules.note()}
         _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before, notes=notes)
 
@@ -99,9 +101,7 @@ def _run(
 ) -> None:
     evaluations = {}
     if config.launch.strategy.startswith("zero") and evaluate_before:
-        logger.warning(
-            "evaluate_before is skipped: DeepSpeed cannot evaluate before training has set up its engine"
-        )
+        logger.warning("evaluate_before is skipped: DeepSpeed cannot evaluate before training has set up its engine")
     elif evaluate_before and pairs.evaluation:
         evaluations["before"] = Rewards(*trainer.rewards(pairs.evaluation))
     fit(trainer, run, config, tokenizer, notes=notes)
@@ -122,9 +122,7 @@ def _name(config: PreferenceConfig | RewardConfig) -> dict[str, str]:
     return {"run_name": released_name(config)} if config.variant == "released" else {}
 
 
-def _in_order(
-    pairs: Pairs, arguments: TrainingArguments, config: PreferenceConfig | RewardConfig, run: Run
-) -> Pairs:
+def _in_order(pairs: Pairs, arguments: TrainingArguments, config: PreferenceConfig | RewardConfig, run: Run) -> Pairs:
     """Lay the training pairs out as the release goes through them, if the variant says so."""
     if config.variant == "paper":
         return pairs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from reproalign.common.config import LogprobsConfig
 from reproalign.common.data.collate import forward_inputs
 from reproalign.common.evaluation.rewardbench import response_scores
+from reproalign.common.files import write_json
 from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.reward.rules import NOTE, RewardRules
 from reproalign.common.training.pairs import PairScores, PairTrainer
 from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
 from reproalign.common.training.reward import PairedRewardTrainer
@@ -62,9 +65,15 @@ class LikelihoodTrainer(PairTrainer):
 class MMPORewardTrainer(PairedRewardTrainer):
     """Reward-model training on soft Bradley-Terry targets."""
 
-    def __init__(self, *, variant: str, **kwargs: Any) -> None:
+    def __init__(self, *, variant: str, rules: RewardRules, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.variant = variant
+        self.rules = rules
+
+    def save_state(self, checkpoint: Path) -> None:
+        """Write ``reward.json`` into every checkpoint, each of which is a reward model to be scored."""
+        if self.is_world_process_zero():
+            write_json(checkpoint / NOTE, self.rules.note())
 
     def reward_loss(self, chosen: Tensor, rejected: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Return the binary cross-entropies of the reward differences against the targets."""

@@ -161,7 +161,9 @@ def render_messages(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config
         return {"text": render(tokenizer, dialogue)}
 
     features = Features({"text": Value("string")})
-    return _map(dataset.select_columns("messages"), tokenizer, config, "render_messages", build, features, drop="messages")
+    return _map(
+        dataset.select_columns("messages"), tokenizer, config, "render_messages", build, features, drop="messages"
+    )
 
 
 def tokenize_pairs(
