@@ -81,5 +81,5 @@ def test_a_limit_of_steps_lays_out_no_more_than_it_takes(tmp_path):
 
 def test_another_order_is_refused(tmp_path):
     data = Dataset.from_dict({"row": [1, 2]})
-    with pytest.raises(UserError, match="remove trainer.train_sampling_strategy"):
+    with pytest.raises(UserError, match=r"remove trainer\.train_sampling_strategy"):
         lay_out_epochs(data, arguments(tmp_path, train_sampling_strategy="sequential"))

@@ -6,9 +6,9 @@ With R rows, P processes, micro-batches of B and A of them per optimiser step:
     optimiser steps per epoch             S = max(floor(M / A), 1)
     optimiser steps of the run            T = ceil(epochs · S)
 
-The M - A·S micro-batches left over at the end of an epoch go into the first step of the next one, and what is left after
-step T is not used. Current transformers count ceil(M / A) steps per epoch and divide the last, smaller step by what it
-has. So the epochs are laid out as one: a data set of all of them, read in its own order.
+The M - A·S micro-batches left over at the end of an epoch go into the first step of the next one, and what is left
+after step T is not used. Current transformers count ceil(M / A) steps per epoch and divide the last, smaller step by
+what it has. So the epochs are laid out as one: a data set of all of them, read in its own order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a model is, before it is loaded: a reward model or a language model, whose missing head would be random; Gemma."""
+"""What a model is, before it is loaded: reward model or language model, whose missing head would be random; Gemma 1."""
 
 from __future__ import annotations
 
