@@ -34,7 +34,6 @@ from reproalign.common.evaluation.calibration import calibration, sigmoid
 from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.generation.best_of_n import best_of_n
 from reproalign.common.logprobs.chunked import chunked_token_logps
-from reproalign.common.logprobs.plain import sequence_logps
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
 from reproalign.common.reward.pooling import pooled_index
@@ -92,13 +91,24 @@ def bt_target(inputs: Case, params: Case) -> Any:
 @adapter
 def batch_logps(inputs: Case, params: Case) -> Any:
     if "logits_shape" in inputs:
-        logits, labels = torch.zeros(inputs["logits_shape"]), torch.zeros(inputs["labels_shape"], dtype=torch.long)
-        return {"logps": sequence_logps(logits, labels)}
-    logits = vector(inputs["logits"], grad=True)
-    labels = torch.tensor(inputs["labels"])
-    logps = sequence_logps(logits, labels, params["average_log_prob"], params["label_pad_token_id"])
+        raise UserError(
+            f"logits {inputs['logits_shape']} and labels {inputs['labels_shape']} differ"
+        )  # made by one model
+    logits, normalisation = vector(inputs["logits"], grad=True), "avg" if params["average_log_prob"] else "sum"
+    logps = scores_of_logits(logits, inputs["labels"], normalisation, params["label_pad_token_id"])
     (gradient,) = torch.autograd.grad((logps * vector(params["grad_weights"])).sum(), logits)
     return {"logps": logps, "grad_logits_of_weighted_sum": gradient}
+
+
+def scores_of_logits(
+    logits: torch.Tensor, labels: list[Any], normalisation: str, ignored: int = IGNORED
+) -> torch.Tensor:
+    """The run reads states through the head, so logits are states behind a head that changes nothing."""
+    states, targets = logits[:, :-1], torch.tensor(labels)[:, 1:]
+    scored = targets != ignored
+    head = torch.eye(states.shape[-1], dtype=states.dtype)
+    per_token = chunked_token_logps(states[scored], head, targets[scored])
+    return rewardbench.response_scores(per_token, scored.sum(1), normalisation)
 
 
 def released_targets(values: list[float] | None, as_tensor: bool) -> torch.Tensor | None:
@@ -534,30 +544,21 @@ def rewardbench_sections(inputs: Case, params: Case) -> Any:
     return {"sections": scores.sections, "average": scores.average, "prior_sets": scores.prior_sets}
 
 
-def scores_of_logits(logits: list[Any], labels: list[Any], normalisation: str) -> torch.Tensor:
-    """The run reads states through the head, so logits are states behind a head that changes nothing."""
-    states, targets = vector(logits)[:, :-1], torch.tensor(labels)[:, 1:]
-    scored = targets != IGNORED
-    head = torch.eye(states.shape[-1], dtype=states.dtype)
-    per_token = chunked_token_logps(states[scored], head, targets[scored])
-    return rewardbench.response_scores(per_token, scored.sum(1), normalisation)
-
-
 @adapter
 def rewardbench_logps(inputs: Case, params: Case) -> Any:
-    return {"logps": scores_of_logits(inputs["logits"], inputs["labels"], params["ref_free_norm"])}
+    return {"logps": scores_of_logits(vector(inputs["logits"]), inputs["labels"], params["ref_free_norm"])}
 
 
 @adapter
 def rewardbench_dpo_score(inputs: Case, params: Case) -> Any:
     free = params["reference_free"]
     policy = scores_of_logits(
-        inputs["policy_logits"], inputs["labels"], params["ref_free_norm"] if free else "sum"
+        vector(inputs["policy_logits"]), inputs["labels"], params["ref_free_norm"] if free else "sum"
     ).chunk(2)
     if free:
         chosen, rejected = policy
     else:
-        reference = scores_of_logits(inputs["reference_logits"], inputs["labels"], "sum").chunk(2)
+        reference = scores_of_logits(vector(inputs["reference_logits"]), inputs["labels"], "sum").chunk(2)
         result = loss.pair_loss(LossConfig(beta=1.0), "released", *policy, *reference)
         chosen, rejected = result.chosen_rewards, result.rejected_rewards
     names = [f"{number}" for number in range(len(chosen))]

@@ -1,6 +1,6 @@
 r"""From a quality margin to the target probability that the chosen response is preferred.
 
-    q = sigma(gamma · m),   m = s_w - s_l          (Bradley-Terry; section 3 of the paper)
+    q = sigma(gamma · m),   m = s_w - s_l          (Bradley-Terry)
 
 gamma = null stands for infinity: q = 1, plain DPO or a plain Bradley-Terry reward model.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reproalign.common.errors import UserError, choose
+from reproalign.common.evaluation.calibration import sigmoid
 from reproalign.mmpo.config import TargetConfig
 
 Floats = NDArray[np.float64]
@@ -37,12 +38,6 @@ def check_gamma(gamma: float | None) -> float | None:
         )
         return None
     return gamma
-
-
-def sigmoid(x: Floats) -> Floats:
-    """Logistic function without overflow: 1/(1+e^-x) for x >= 0, e^x/(1+e^x) below."""
-    decay = np.exp(-np.abs(x))
-    return np.asarray(np.where(x >= 0, 1.0, decay) / (1.0 + decay))
 
 
 def transform_margins(score_chosen: Floats, score_rejected: Floats, target: TargetConfig) -> Floats:

@@ -117,7 +117,7 @@ def _run(
     Console().print(f"model, record and plots: {run.dir}", highlight=False)
 
 
-def _name(config: PreferenceConfig | RewardConfig) -> dict[str, str]:
+def _name(config: PreferenceConfig | RewardConfig) -> dict[str, Any]:
     """The release's name of the run, for whatever logs it."""
     return {"run_name": released_name(config)} if config.variant == "released" else {}
 

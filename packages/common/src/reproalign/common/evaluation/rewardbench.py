@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -56,7 +57,11 @@ SECTIONS = {
 }
 PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
 MAX_LENGTH, MAX_PROMPT_LENGTH = 2048, 128
-NORMALISATIONS = ("sum", "avg", "norm")
+NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": lambda logps: logps.sum(),
+    "avg": lambda logps: logps.mean(),
+    "norm": lambda logps: -logps.norm(),
+}
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,7 @@ def response_scores(
     Raises:
         UserError: for another normalisation.
     """
-    choose("reference_free", normalisation, NORMALISATIONS)
-    reduce = {"sum": torch.sum, "avg": torch.mean, "norm": lambda part: -torch.linalg.vector_norm(part)}[normalisation]
+    reduce = NORMALISATIONS[choose("reference_free", normalisation, NORMALISATIONS)]
     return torch.stack([reduce(part) for part in per_token.split(counts.tolist())])
 
 

@@ -45,4 +45,5 @@ def apply_gemma_numerics(model: nn.Module, numerics: str | None, name: str) -> N
 
 def _scaled(self: Any, input_ids: Tensor) -> Tensor:
     """Embed, and multiply by √hidden at the precision of the product, not of the weights."""
-    return functional.embedding(input_ids, self.weight, self.padding_idx) * self.scalar_embed_scale
+    scaled: Tensor = functional.embedding(input_ids, self.weight, self.padding_idx) * self.scalar_embed_scale
+    return scaled
