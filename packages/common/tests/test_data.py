@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ from reproalign.common.data.prepare import (
     load_evaluation,
     load_messages,
     load_preferences,
+    render_messages,
     render_pairs,
     tokenize_pairs,
 )
 from reproalign.common.data.records import RowError
 from reproalign.common.data.sources import SOURCES
-from reproalign.common.data.templates import TEMPLATES, render, render_completion, render_example, with_system
+from reproalign.common.data.templates import TEMPLATES, render, render_completion, with_system
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 
@@ -390,8 +392,7 @@ def test_a_mixture_has_the_front_of_every_training_split_and_all_test_rows(share
 def test_released_shares_are_paired_with_training_splits_in_load_order():
     rows = Dataset.from_dict({"row": list(range(10))})
     parts = [MixPart("two", 0.5, {"train_a": rows, "train_b": rows}), MixPart("one", 1.0, {"train": rows})]
-    assert len(mix_datasets(parts)["train"]) == 5 + 5 + 10
-    assert len(mix_datasets(parts, released=True)["train"]) == 5 + 10
+    assert len(mix_datasets(parts)["train"]) == 5 + 10
     with pytest.raises(UserError, match="split 'dev' of 'one' has neither 'train' nor 'test'"):
         mix_datasets([MixPart("one", 1.0, {"dev": rows})])
     with pytest.raises(UserError, match=r"the share of 'one' is 1.5; it must be between 0 and 1"):
@@ -523,22 +524,14 @@ def test_the_released_rule_renders_responses_alone(tmp_path):
     assert [rendered[rule]["chosen"] for rule in rendered] == ["[assistant]Europa.", "<s>[assistant]Europa."]
 
 
-def test_original_rows_are_rendered_for_each_task():
+def test_dialogues_are_rendered_whole_after_the_system_turn(tmp_path):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = PLAIN
-    example = {"messages": DIALOGUE, "chosen": DIALOGUE, "rejected": [DIALOGUE[0], assistant("No.")]}
-    whole, other = "[user]Hi [assistant]Yes.", "[user]Hi [assistant]No."
-    expected = {
-        "sft": {"text": whole},
-        "generation": {"text": whole},
-        "rm": {"text_chosen": whole, "text_rejected": other},
-        "dpo": {"text_prompt": "[user]Hi ", "text_chosen": "[assistant]Yes.", "text_rejected": "[assistant]No."},
-    }
-    assert {task: render_example(tokenizer, example, task, system="auto") for task in expected} == expected
-    with pytest.raises(UserError, match="task rm needs the column 'chosen'; the row has messages"):
-        render_example(tokenizer, {"messages": DIALOGUE}, "rm", system=None)
-    with pytest.raises(UserError, match="unknown task 'ppo'"):
-        render_example(tokenizer, example, "ppo", system=None)
+    rows = Dataset.from_list([{"messages": DIALOGUE, "other": 1}])
+    plain = DataConfig(source="messages", cache_dir=str(tmp_path))
+    assert render_messages(rows, tokenizer, plain)[:] == {"text": ["[user]Hi [assistant]Yes."]}
+    kind = replace(plain, system_message="Be kind.")
+    assert render_messages(rows, tokenizer, kind)["text"][:] == ["[system]Be kind.[user]Hi [assistant]Yes."]
 
 
 # Preparing, caching

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +37,7 @@ from reproalign.common.evaluation.rewardbench import (
     COUNTS,
     SECTIONS,
     read_rewardbench,
+    response_scores,
     section_scores,
     subset_accuracies,
 )
@@ -191,7 +193,20 @@ def test_rewardbench_sections_weigh_subsets_by_their_size():
     two = section_scores({"alpacaeval-easy": 1.0, "mt-bench-easy": 0.0})
     assert two.sections["Chat"] == pytest.approx(100 / 128)
     assert math.isnan(two.average)
+    some = section_scores({**dict.fromkeys(COUNTS, 1.0), "shp": 0.5, "summarize": 0.25, "unknown": 0.0})
+    assert some.prior_sets == pytest.approx(0.375)  # of those that are there
+    assert some.average == pytest.approx((2 * 4 + 0.375) / 9)
+    assert (perfect.average_label, some.average_label) == ("average of four sections, no prior sets", "average")
     assert subset_accuracies(["a", "a", "b"], [1.0, 0.0, -1.0]) == {"a": 0.5, "b": 0.0}
+
+
+def test_responses_are_scored_by_their_own_token_log_probs():
+    per_token, counts = torch.tensor([-3.0, -4.0, -2.0]), torch.tensor([2, 1])
+    assert response_scores(per_token, counts, "sum").tolist() == [-7.0, -2.0]
+    assert response_scores(per_token, counts, "avg").tolist() == [-3.5, -2.0]
+    assert response_scores(per_token, counts, "norm").tolist() == [-5.0, -2.0]
+    with pytest.raises(UserError, match="unknown reference_free 'mean'"):
+        response_scores(per_token, counts, "mean")
 
 
 def test_rewardbench_rows_are_checked(tmp_path):

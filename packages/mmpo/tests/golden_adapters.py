@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from datasets import Dataset
+from datasets import Dataset, Features, Value
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from reproalign.common.config import DataConfig
 from reproalign.common.data import templates, tokenize
-from reproalign.common.data.collate import PairCollator, pad_rows
+from reproalign.common.data.collate import IGNORED, PairCollator
 from reproalign.common.data.mixing import MixPart, mix_datasets
+from reproalign.common.data.prepare import load_preferences, render_messages, render_pairs
+from reproalign.common.data.prompts import prompt_text
 from reproalign.common.data.sources.shp import order_answers
+from reproalign.common.data.sources.ultrafeedback import given_scores
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation import mtbench, rewardbench
-from reproalign.common.evaluation.calibration import calibration
+from reproalign.common.evaluation.calibration import calibration, sigmoid
+from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.generation.best_of_n import best_of_n
-from reproalign.common.logprobs.plain import sequence_logps
+from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
 from reproalign.common.reward.pooling import pooled_index
+from reproalign.common.reward.reading import Reader
 from reproalign.common.training.pairs import reward_metrics
 from reproalign.common.training.reference import CachedReference, FrozenReference
 from reproalign.mmpo import decontaminate, loss, naming, released_cli
-from reproalign.mmpo.config import LossConfig
-from reproalign.mmpo.data import cap_per_prompt
-from reproalign.mmpo.target import released_target
+from reproalign.mmpo.config import LossConfig, PairRulesConfig, TargetConfig
+from reproalign.mmpo.data import apply_pair_rules, build_targets, cap_per_prompt
+from reproalign.mmpo.prepare import reading_rules
 from reproalign.mmpo.trainer import MMPOTrainer
 
 Case = dict[str, Any]
@@ -43,22 +59,56 @@ def vector(values: list[float], *, grad: bool = False) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64, requires_grad=grad)
 
 
+def pairs_of(rows: list[Case]) -> Dataset:
+    """Rendered pairs with the scores that the source of UltraFeedback reads from the columns of a row."""
+    pairs = []
+    for row in rows:
+        scores = dict(zip(("score_chosen", "score_rejected"), given_scores(row), strict=True))
+        texts = {side: row.get(f"text_{side}", "") for side in ("chosen", "rejected")}
+        pairs.append({"prompt": "", **texts, "prompt_id": row.get("prompt_id"), **scores})
+    return Dataset.from_list(pairs, features=PAIR)
+
+
+TEXT, NUMBER = Value("string"), Value("float64")
+PAIR = Features(
+    {
+        **dict.fromkeys(["prompt", "chosen", "rejected", "prompt_id"], TEXT),
+        **dict.fromkeys(["score_chosen", "score_rejected"], NUMBER),
+    }
+)
+
+
 @adapter
 def bt_target(inputs: Case, params: Case) -> Any:
-    labels = {entry["prompt_id"]: entry["p_chosen"] for entry in params["soft_labels"] or []}
-    return released_target(inputs, params["bt_beta"], labels)
+    with tempfile.TemporaryDirectory() as folder:
+        labels = Path(folder) / "labels.json"
+        labels.write_text(json.dumps(params["soft_labels"] or []), encoding="utf-8")
+        target = TargetConfig(gamma=params["bt_beta"], soft_labels=str(labels) if params["soft_labels"] else None)
+        row = build_targets(pairs_of([inputs]), target)[0]
+    return {"p_chosen": row["p_chosen"], "text_chosen": row["chosen"], "text_rejected": row["rejected"]}
 
 
 @adapter
 def batch_logps(inputs: Case, params: Case) -> Any:
     if "logits_shape" in inputs:
-        logits, labels = torch.zeros(inputs["logits_shape"]), torch.zeros(inputs["labels_shape"], dtype=torch.long)
-        return {"logps": sequence_logps(logits, labels)}
-    logits = vector(inputs["logits"], grad=True)
-    labels = torch.tensor(inputs["labels"])
-    logps = sequence_logps(logits, labels, params["average_log_prob"], params["label_pad_token_id"])
+        raise UserError(
+            f"logits {inputs['logits_shape']} and labels {inputs['labels_shape']} differ"
+        )  # made by one model
+    logits, normalisation = vector(inputs["logits"], grad=True), "avg" if params["average_log_prob"] else "sum"
+    logps = scores_of_logits(logits, inputs["labels"], normalisation, params["label_pad_token_id"])
     (gradient,) = torch.autograd.grad((logps * vector(params["grad_weights"])).sum(), logits)
     return {"logps": logps, "grad_logits_of_weighted_sum": gradient}
+
+
+def scores_of_logits(
+    logits: torch.Tensor, labels: list[Any], normalisation: str, ignored: int = IGNORED
+) -> torch.Tensor:
+    """The run reads states through the head, so logits are states behind a head that changes nothing."""
+    states, targets = logits[:, :-1], torch.tensor(labels)[:, 1:]
+    scored = targets != ignored
+    head = torch.eye(states.shape[-1], dtype=states.dtype)
+    per_token = chunked_token_logps(states[scored], head, targets[scored])
+    return rewardbench.response_scores(per_token, scored.sum(1), normalisation)
 
 
 def released_targets(values: list[float] | None, as_tensor: bool) -> torch.Tensor | None:
@@ -189,37 +239,49 @@ def encode_byte_pairs(text: str) -> list[int]:
     return ids
 
 
+def padded(rows: list[Any], pad: int, *, side: str = "right", multiple: int | None = None) -> Case:
+    """One batch of the run's collator, which pads both sides of a pair to one length, for one side by itself."""
+    pairs = [{"chosen_input_ids": ids, "rejected_input_ids": ids} for ids in rows]
+    batch = PairCollator(pad, padding_side=side, pad_to_multiple_of=multiple)(pairs)
+    return {name: values[: len(rows)] for name, values in batch.items()}
+
+
 @adapter
 def dpo_collate(inputs: Case, params: Case) -> Any:
-    features = inputs["features"]
-    fill = {"input_ids": params["pad_token_id"], "attention_mask": 0, "labels": params["label_pad_token_id"]}
-    batch: Case = {}
-    for name in features[0]:
-        values = [feature[name] for feature in features]
-        kind = next((kind for kind in fill if name.endswith(f"_{kind}")), None)
-        if kind:
-            batch[name] = pad_rows(values, fill[kind], side="left" if name.startswith("prompt") else "right")
-        else:
-            batch[name] = torch.tensor(values) if name.endswith("_logps") else values
-    rows = [
+    features, ignored = inputs["features"], params["label_pad_token_id"]
+    pairs = [
         {
-            f"{side}_{key}": value
-            for side in ("chosen", "rejected")
-            for key, value in (
-                ("input_ids", feature[f"{side}_input_ids"]),
-                ("prompt_length", sum(label == params["label_pad_token_id"] for label in feature[f"{side}_labels"])),
-            )
+            **{f"{side}_input_ids": feature[f"{side}_input_ids"] for side in ("chosen", "rejected")},
+            **{f"{side}_prompt_length": feature[f"{side}_labels"].count(ignored) for side in ("chosen", "rejected")},
         }
         for feature in features
     ]
-    pairs = PairCollator(params["pad_token_id"])(rows)
-    labels = pairs["input_ids"].masked_fill(pairs["completion_mask"] == 0, params["label_pad_token_id"])
+    whole = PairCollator(params["pad_token_id"])(pairs)
+    batch: Case = {}
+    for name in features[0]:
+        column = [feature[name] for feature in features]
+        kind = next((kind for kind in ("input_ids", "attention_mask", "labels") if name.endswith(f"_{kind}")), None)
+        side = "left" if name.startswith("prompt") else "right"
+        if kind == "input_ids":
+            batch[name] = padded(column, params["pad_token_id"], side=side)["input_ids"]
+        elif kind == "attention_mask":
+            ids = [feature[name.replace("attention_mask", "input_ids")] for feature in features]
+            batch[name] = padded(ids, params["pad_token_id"], side=side)["attention_mask"]
+        elif kind == "labels":
+            batch[name] = padded(column, ignored, side=side)["input_ids"]
+        elif name.endswith("_logps"):
+            batch[name] = PairCollator(0, extras=(name,))(
+                [{**pair, name: value} for pair, value in zip(pairs, column, strict=True)]
+            )[name]
+        else:
+            batch[name] = column
+    labels = whole["input_ids"].masked_fill(whole["completion_mask"] == 0, ignored)
     return {
         "batch": batch,
         "batch_types": {k: "tensor" if isinstance(v, torch.Tensor) else "list" for k, v in batch.items()},
         "concatenated": {
-            "concatenated_input_ids": pairs["input_ids"],
-            "concatenated_attention_mask": pairs["attention_mask"],
+            "concatenated_input_ids": whole["input_ids"],
+            "concatenated_attention_mask": whole["attention_mask"],
             "concatenated_labels": labels,
         },
     }
@@ -232,36 +294,104 @@ def golden_tokenizer(params: Case) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def rendering(params: Case, **options: Any) -> DataConfig:
+    system = "auto" if params["auto_insert_empty_system_msg"] else None
+    return DataConfig(source="preference", system_message=system, boundary="released", **options)
+
+
 @adapter
 def chat_format(inputs: Case, params: Case) -> Any:
-    tokenizer = golden_tokenizer(params)
-    system = "auto" if params["auto_insert_empty_system_msg"] else None
-    texts = templates.render_example(tokenizer, inputs, params["task"], system=system)
-    inserted = {"sft": ["messages"], "generation": ["messages"], "rm": ["chosen", "rejected"], "dpo": []}
-    return texts | {
-        "mutated_example": inputs
-        | {
-            name: templates.with_system(inputs[name], system, tokenizer.chat_template)
-            for name in inserted[params["task"]]
-        }
+    tokenizer, config, task = golden_tokenizer(params), rendering(params), params["task"]
+    needed = {"sft": ["messages"], "generation": ["messages"]}.get(task, ["chosen", "rejected"])
+    if task not in ("sft", "generation", "rm", "dpo") or not inputs.keys() >= {*needed}:
+        raise UserError("no such task, or a column is missing")
+    mutated = {
+        name: templates.with_system(inputs[name], config.system_message, tokenizer.chat_template)
+        for name in needed
+        if task != "dpo"
     }
+    if task == "sft":
+        texts = render_messages(Dataset.from_list([inputs]), tokenizer, config)[0]
+    elif task == "generation":
+        texts = {"text": prompt_text(tokenizer, mutated["messages"], "chat")}
+    else:
+        prompt = inputs["chosen"][:-1] if task == "dpo" else []
+        sides = {side: inputs[side][-1:] if task == "dpo" else inputs[side] for side in ("chosen", "rejected")}
+        record = Dataset.from_list([{"prompt": prompt, **sides}], features=MESSAGES)
+        if task == "dpo":
+            row = render_pairs(record, tokenizer, config)[0]
+        else:
+            row = render_dialogues(record, Reader(tokenizer, reading_rules(config)), config)[0]
+        texts = {f"text_{side}": row[side] for side in sides} | (
+            {"text_prompt": row["prompt"]} if task == "dpo" else {}
+        )
+    return {**texts, "mutated_example": inputs | mutated}
+
+
+TURNS = [{"role": TEXT, "content": TEXT}]
+MESSAGES = Features({"prompt": TURNS, "chosen": TURNS, "rejected": TURNS})
 
 
 @adapter
 def shp_preprocess(inputs: Case, params: Case) -> Any:
-    tokenizer = golden_tokenizer(params)
     history, best, other, votes = order_answers(inputs)
-    system = "auto" if params["auto_insert_empty_system_msg"] else None
-    prompt = templates.with_system([{"role": "user", "content": history}], system, tokenizer.chat_template)
-    answers = [[{"role": "assistant", "content": answer}] for answer in (best, other)]
-    chosen, rejected = (templates.render_completion(tokenizer, prompt, answer, alone=True) for answer in answers)
+    turns = {"prompt": ("user", history), "chosen": ("assistant", best), "rejected": ("assistant", other)}
+    record = {name: [{"role": role, "content": content}] for name, (role, content) in turns.items()}
+    row = render_pairs(Dataset.from_list([record]), golden_tokenizer(params), rendering(params))[0]
+    return {f"text_{name}": row[name] for name in turns} | {"score_chosen": votes[0], "score_rejected": votes[1]}
+
+
+@adapter
+def shp_order_and_cap(inputs: Case, params: Case) -> Any:
+    """Reads the prompts from files, as a run does; the number of a row stands in its response."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for split in ("train", "test"):
+            rows = [
+                {"prompt": prompt, "chosen": f"{number}", "rejected": f"-{number}"}
+                for number, prompt in enumerate(inputs[split])
+            ]
+            files[split] = Path(folder) / f"{split}.jsonl"
+            files[split].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        data = load_preferences(
+            DataConfig(
+                source="preference",
+                path=str(files["train"]),
+                eval_path=str(files["test"]),
+                fraction=params["fraction"],
+            )
+        )
+    rules = PairRulesConfig(shuffle_seed=params["shuffle_seed"])
+    capped = replace(rules, cap_per_prompt=params["max_per_prompt"])
+
+    def numbers(rows: Dataset | None, rules: PairRulesConfig, split: str) -> list[int]:
+        return [int(text) for text in apply_pair_rules(rows, rules, split=split, seed=0)["chosen"]]
+
     return {
-        "text_prompt": templates.render(tokenizer, prompt),
-        "text_chosen": chosen,
-        "text_rejected": rejected,
-        "score_chosen": votes[0],
-        "score_rejected": votes[1],
+        "shuffled_train": numbers(data.train, rules, "train"),
+        "train": numbers(data.train, capped, "train"),
+        "test": numbers(data.evaluation, capped, "evaluation"),
     }
+
+
+@adapter
+def sft_text(inputs: Case, params: Case) -> Any:
+    rows = Dataset.from_list([{"messages": dialogue} for dialogue in inputs["dialogues"]])
+    texts = render_messages(rows, golden_tokenizer(params), rendering(params))["text"][:]
+    return {"text": texts, "keep": decontaminate.keep_mask(texts, params["filter_out"])}
+
+
+@adapter
+def rewardbench_average(inputs: Case, params: Case) -> Any:
+    answers = [
+        (name, margin)
+        for table in (inputs["subsets"], inputs["prior_sets"])
+        for name, (right, examples) in table.items()
+        for margin in [1.0] * right + [-1.0] * (examples - right)
+    ]
+    accuracies = rewardbench.subset_accuracies([name for name, _ in answers], [margin for _, margin in answers])
+    scores = rewardbench.section_scores(accuracies)
+    return {"accuracies": accuracies, **asdict(scores)}
 
 
 @adapter
@@ -291,7 +421,7 @@ def mix_datasets_(inputs: Case, params: Case) -> Any:
             MixPart(part.name, part.fraction, {s: rows.remove_columns("id") for s, rows in part.splits.items()})
             for part in parts
         ]
-    mixed = mix_datasets(parts, shuffle=params["shuffle"], released=True)
+    mixed = mix_datasets(parts, shuffle=params["shuffle"])
     if params["columns_to_keep"] is None:
         return {split: {"columns": rows.column_names, "num_rows": len(rows)} for split, rows in mixed.items()}
     return {split: rows["id"][:] for split, rows in mixed.items()}
@@ -315,36 +445,58 @@ class ReleasedLoader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it."""
 
 
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, three above it, after BOS (1), in the form that the run's reader takes."""
+    alphabet = bytes_to_unicode()
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, **{alphabet[byte]: byte + 3 for byte in range(256)}}
+    backend = Tokenizer(BPE(vocabulary, []))
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        chat_template=templates.TEMPLATES["chatml"],
+    )
+
+
 @adapter
 def rm_preprocess(inputs: Case, params: Case) -> Any:
-    sides: Case = {"chosen_probs": [], "kept": []}
-    for row in inputs["rows"]:
-        lengths = []
-        for side in ("chosen", "rejected"):
-            ids = [1, *encode_bytes(row[f"text_{side}"])]
-            sides.setdefault(f"input_ids_{side}", []).append(ids)
-            sides.setdefault(f"attention_mask_{side}", []).append([1] * len(ids))
-            lengths.append(len(ids))
-        sides["chosen_probs"].append(released_target(row, params["bt_beta"])["p_chosen"])
-        sides["kept"].append(max(lengths) <= params["max_length"])
-    return sides
+    pairs = build_targets(pairs_of(inputs["rows"]), TargetConfig(gamma=params["bt_beta"]))
+    pairs = pairs.add_column("row", list(range(len(pairs))))
+    data = DataConfig(source="preference", max_length=params["max_length"], overlong="drop", special_tokens="released")
+    reader = Reader(byte_tokenizer(), reading_rules(data))
+    try:
+        kept = tokenize_dialogues(pairs, reader, data)["row"][:]
+    except UserError:  # none is left, which no run goes on with
+        kept = []
+    result: Case = {"chosen_probs": pairs["p_chosen"][:], "kept": [row in kept for row in range(len(pairs))]}
+    for side in ("chosen", "rejected"):
+        result[f"input_ids_{side}"] = reader.encode(pairs[side][:])
+        result[f"attention_mask_{side}"] = [[1] * len(ids) for ids in result[f"input_ids_{side}"]]
+    return result
 
 
 @adapter
 def rm_collate(inputs: Case, params: Case) -> Any:
     features, multiple = inputs["features"], params["pad_to_multiple_of"]
-    names = [f"{name}_{side}" for side in ("chosen", "rejected") for name in ("input_ids", "attention_mask")]
-    if any(name not in feature for name in names for feature in features):
-        raise UserError(f"the columns {', '.join(names)} are needed")
+    sides = {side: [feature.get(f"input_ids_{side}") for feature in features] for side in ("chosen", "rejected")}
+    if any(ids is None for rows in sides.values() for ids in rows):
+        raise UserError("both sides are needed")
+    if any(f"attention_mask_{side}" not in feature for side in sides for feature in features):
+        raise UserError("attention masks are needed")
     batch: Case = {"return_loss": True}
-    for name in names:
-        fill = params["pad_token_id"] if name.startswith("input_ids") else 0
-        batch[name] = pad_rows([feature[name] for feature in features], fill, multiple_of=multiple)
+    for side, rows in sides.items():
+        side_batch = padded(rows, params["pad_token_id"], multiple=multiple)
+        batch |= {f"{name}_{side}": side_batch[name] for name in ("input_ids", "attention_mask")}
     dtype = None
-    for name in ("chosen_probs", "margin"):
-        if name in features[-1]:
-            values = [feature[name] for feature in features if name in feature]
-            batch[name] = torch.tensor(values, dtype=torch.float32)
+    for name, ours in (("chosen_probs", "p_chosen"), ("margin", "margin")):
+        # All of our rows have a column or none has; the release looks at the last row alone.
+        having = [feature for feature in features if name in feature] if name in features[-1] else []
+        if having:
+            rows = [{"chosen_input_ids": [1], "rejected_input_ids": [1], ours: feature[name]} for feature in having]
+            batch[name] = PairCollator(0)(rows)[ours]
             dtype = str(batch[name].dtype)
     return {"batch": batch, "target_dtype": dtype}
 
@@ -372,10 +524,13 @@ def rm_loss(inputs: Case, params: Case) -> Any:
 
 @adapter
 def rm_eval(inputs: Case, params: Case) -> Any:
-    rewards = torch.cat([vector(inputs["rewards_chosen"]), vector(inputs["rewards_rejected"])], dim=1)
-    preferences = rewards.softmax(-1)
-    accuracy = (preferences[:, 0] > preferences[:, 1]).double().mean().item()
-    return {"preferences": preferences, "labels": [0.0] * len(rewards), "accuracy": accuracy}
+    chosen, rejected = (np.array(inputs[f"rewards_{side}"])[:, 0] for side in ("chosen", "rejected"))
+    wins = sigmoid(chosen - rejected)
+    return {
+        "preferences": np.stack([wins, sigmoid(rejected - chosen)], axis=1),
+        "labels": [0.0] * len(chosen),
+        "accuracy": preference_metrics(chosen, rejected)["accuracy"],
+    }
 
 
 @adapter
@@ -385,25 +540,30 @@ def seqcls_pool(inputs: Case, params: Case) -> Any:
 
 @adapter
 def rewardbench_sections(inputs: Case, params: Case) -> Any:
-    scores = rewardbench.section_scores(inputs["subsets"], inputs["prior_sets"])
+    scores = rewardbench.section_scores({**inputs["subsets"], **(inputs["prior_sets"] or {})})
     return {"sections": scores.sections, "average": scores.average, "prior_sets": scores.prior_sets}
 
 
 @adapter
 def rewardbench_logps(inputs: Case, params: Case) -> Any:
-    logits, labels = vector(inputs["logits"]), torch.tensor(inputs["labels"])
-    return {"logps": rewardbench.response_logps(logits, labels, params["ref_free_norm"])}
+    return {"logps": scores_of_logits(vector(inputs["logits"]), inputs["labels"], params["ref_free_norm"])}
 
 
 @adapter
 def rewardbench_dpo_score(inputs: Case, params: Case) -> Any:
-    labels = torch.tensor(inputs["labels"])
-    policy = rewardbench.response_logps(vector(inputs["policy_logits"]), labels, params["ref_free_norm"])
-    reference = None
-    if not params["reference_free"]:
-        reference = rewardbench.response_logps(vector(inputs["reference_logits"]), labels, params["ref_free_norm"])
-    chosen, rejected = rewardbench.implicit_rewards(policy, reference)
-    return {"scores_chosen": chosen, "scores_rejected": rejected, "results": (chosen > rejected).int()}
+    free = params["reference_free"]
+    policy = scores_of_logits(
+        vector(inputs["policy_logits"]), inputs["labels"], params["ref_free_norm"] if free else "sum"
+    ).chunk(2)
+    if free:
+        chosen, rejected = policy
+    else:
+        reference = scores_of_logits(vector(inputs["reference_logits"]), inputs["labels"], "sum").chunk(2)
+        result = loss.pair_loss(LossConfig(beta=1.0), "released", *policy, *reference)
+        chosen, rejected = result.chosen_rewards, result.rejected_rewards
+    names = [f"{number}" for number in range(len(chosen))]
+    wins = rewardbench.subset_accuracies(names, (chosen - rejected).tolist())
+    return {"scores_chosen": chosen, "scores_rejected": rejected, "results": [int(wins[name]) for name in names]}
 
 
 @adapter

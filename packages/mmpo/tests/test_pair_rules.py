@@ -10,8 +10,10 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reproalign.common.config import DataConfig
 from reproalign.common.errors import UserError
-from reproalign.mmpo.config import PairRulesConfig
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.mmpo.config import PairRulesConfig, TargetConfig
 from reproalign.mmpo.data import (
     apply_pair_rules,
     cap_per_prompt,
@@ -21,6 +23,7 @@ from reproalign.mmpo.data import (
     uniform_quotas,
 )
 from reproalign.mmpo.decontaminate import filter_strings, keep_mask
+from reproalign.mmpo.prepare import PairOptions, prepare_split
 
 counts = st.lists(st.integers(0, 30), min_size=1, max_size=8).map(np.array)
 
@@ -126,3 +129,35 @@ def test_decontamination_from_a_file(tmp_path):
     assert filter_strings([joined])["human_eval_solutions"] == ["return ''.join(strings)"]
     assert filter_strings([joined], fix_whitelist=True)["human_eval_solutions"] == []
     assert keep_mask(["a"], {"none": []}) == [True]
+
+
+def test_the_cap_keeps_the_first_rows_of_the_shuffled_order():
+    data = Dataset.from_list([{"prompt": f"p{row % 3}", "row": row} for row in range(30)])
+    order = np.random.default_rng(42).permutation(30).tolist()
+    expected, seen = [], dict.fromkeys(range(3), 0)
+    for row in order:
+        seen[row % 3] += 1
+        if seen[row % 3] <= 2:
+            expected.append(row)
+    rules = PairRulesConfig(shuffle_seed=42, cap_per_prompt=2)
+    for split in ("train", "evaluation"):
+        assert apply_pair_rules(data, rules, split=split, seed=0)["row"][:] == expected
+    unshuffled = apply_pair_rules(data, PairRulesConfig(cap_per_prompt=2), split="train", seed=0)
+    assert unshuffled["row"][:] == [0, 1, 2, 3, 4, 5]
+
+
+def test_texts_are_swapped_before_the_chosen_one_is_decontaminated(tmp_path):
+    problems, labels = tmp_path / "problems.jsonl", tmp_path / "labels.json"
+    problems.write_text(json.dumps({"prompt": '"""Add two numbers up."""', "canonical_solution": "secret = 1"}) + "\n")
+    labels.write_text(json.dumps([{"prompt_id": "swapped", "p_chosen": 0.1}]))
+    texts = {"prompt": "p", "chosen": "secret = 1", "rejected": "no"}
+    rows = [{**texts, "prompt_id": name} for name in ("as-is", "swapped")]
+    scores = {"score_chosen": 2.0, "score_rejected": 1.0, "source": None, "domain": None}
+    options = PairOptions(
+        DataConfig(source="preference", cache_dir=str(tmp_path)),
+        TargetConfig(soft_labels=str(labels)),
+        PairRulesConfig(decontaminate=str(problems)),
+        seed=0,
+    )
+    kept = prepare_split(Dataset.from_list([row | scores for row in rows]), tiny_tokenizer(), options, "train", None)
+    assert kept["p_chosen"][:] == [0.9]

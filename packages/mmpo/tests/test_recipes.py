@@ -24,6 +24,13 @@ PUBLISHED = {  # section of the spec's tables: gamma, learning rate, epochs, pro
     "gemma-2b-reward": (None, 1.41e-5, 3, 4, 64),
     "gemma-7b-reward": (None, 3e-6, 2, 4, 32),
     "llama-3-8b-reward": (None, 3e-6, 2, 4, 32),
+    "gemma-2b-reward-mmpo": (0.5, 1.41e-5, 3, 4, 64),
+    "gemma-7b-reward-mmpo": (0.5, 3e-6, 2, 4, 32),
+    "gemma-7b-reward-lr3e-7": (None, 3e-7, 2, 4, 32),
+    "gemma-7b-reward-mmpo-lr3e-7": (0.5, 3e-7, 2, 4, 32),
+    "llama-3-8b-reward-mmpo": (0.5, 3e-6, 2, 4, 32),
+    "llama-3-8b-reward-lr1e-6": (None, 1e-6, 2, 4, 32),
+    "llama-3-8b-reward-mmpo-lr1e-6": (0.5, 1e-6, 2, 4, 32),
 }
 
 

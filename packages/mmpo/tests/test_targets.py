@@ -9,9 +9,10 @@ import pytest
 from datasets import Dataset
 
 from reproalign.common.errors import UserError
+from reproalign.common.evaluation.calibration import sigmoid
 from reproalign.mmpo.config import TargetConfig
 from reproalign.mmpo.data import build_targets
-from reproalign.mmpo.target import check_gamma, sigmoid, target_probabilities, transform_margins
+from reproalign.mmpo.target import check_gamma, target_probabilities, transform_margins
 
 
 def pairs(*scores: tuple[float, float]) -> Dataset:

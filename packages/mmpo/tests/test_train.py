@@ -86,6 +86,34 @@ def test_evaluation_during_training_is_logged(tmp_path):
     assert sum("eval_rewards/accuracies" in row for row in rows) == 3
 
 
+@pytest.mark.parametrize(("verb", "recipe"), [("train", "smoke"), ("reward", "smoke-reward")])
+def test_a_released_run_steps_as_the_release_counts(tmp_path, verb, recipe):
+    """22 rows are 6 micro-batches of 4: 1 step of 4 an epoch, and left-overs go on; current transformers make 2."""
+    words = ["trainer.max_steps=-1", "trainer.num_train_epochs=3", "data.max_rows=22", "data.max_eval_rows=8"]
+    words += ["trainer.gradient_accumulation_steps=4", "trainer.per_device_train_batch_size=4"]
+    words += ["evaluate_before=false", "trainer.save_strategy=epoch", "trainer.save_total_limit=9", "variant=released"]
+    record = run(tmp_path / "run", *words, verb=verb, recipe=recipe)
+    assert record["steps"] == {"per_epoch": 1, "total": 3}
+    assert len(losses(tmp_path / "run")) == 3
+    checkpoints = sorted((tmp_path / "run").glob("checkpoint-*"))
+    assert [folder.name for folder in checkpoints] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    assert all((folder / "reward.json").is_file() == (verb == "reward") for folder in checkpoints)
+
+
+def test_an_additive_margin_replaces_the_soft_targets(tmp_path):
+    words = [*QUICK, "data.max_eval_rows=8", "pad_to_multiple_of=8"]
+    run(tmp_path / "soft", *words, verb="reward", recipe="smoke-reward")
+    run(tmp_path / "margin", *words, "additive_margin=true", verb="reward", recipe="smoke-reward")
+    assert losses(tmp_path / "margin")[0] > losses(tmp_path / "soft")[0] + 1  # -log sigma(0 - m) is about m
+
+
+def test_sft_rows_are_rendered_packed_and_counted_as_released(tmp_path):
+    words = ["trainer.max_steps=-1", "trainer.num_train_epochs=2", "trainer.packing=true", "data.max_length=64"]
+    words += ["trainer.packing_strategy=wrapped", "variant=released", "rows.shuffle_seed=42", "data.max_rows=40"]
+    record = run(tmp_path / "run", *words, "trainer.gradient_accumulation_steps=3", verb="sft", recipe="smoke-sft")
+    assert record["steps"]["total"] == 2 * record["steps"]["per_epoch"] == len(losses(tmp_path / "run"))
+
+
 def test_sft_trains_and_measures(tmp_path):
     record = run(tmp_path / "run", "trainer.max_steps=3", verb="sft", recipe="smoke-sft")
     assert record["metrics"]["eval_loss"] > 0
@@ -99,15 +127,18 @@ def test_policies_and_reward_models_are_evaluated(tmp_path):
     rows = [
         {"prompt": "Name a moon.", "chosen": "Europa.", "rejected": "A fork.", "subset": "alpacaeval-easy"},
         {"prompt": "Add 2 and 2.", "chosen": "4", "rejected": "5", "subset": "math-prm"},
+        {"prompt": "Fix a leak?", "chosen": "New washer.", "rejected": "No.", "subset": "shp"},
     ]
     bench.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for kind, more in (("policy", ["reference.model=tiny:llama"]), ("reward", [])):
-        folder = tmp_path / f"{kind}-evaluation"
+    free = ["reference_free=avg"]
+    for kind, more in (("policy", ["reference.model=tiny:llama"]), ("reward", []), ("policy", free)):
+        folder = tmp_path / f"{kind}-evaluation{'-free' if more == free else ''}"
         words = [f"model.name={tmp_path / kind / 'model'}", "data=demo", "data.max_eval_rows=8", f"rewardbench={bench}"]
         assert main(["evaluate", *words, *more, f"output_dir={folder}"]) == 0
         metrics = json.loads((folder / "run.json").read_text())["metrics"]
         assert 0 <= metrics["accuracy"] <= 1
-        assert metrics["rewardbench"]["subsets"].keys() == {"alpacaeval-easy", "math-prm"}
+        assert metrics["rewardbench"]["subsets"].keys() == {"alpacaeval-easy", "math-prm", "shp"}
+        assert metrics["rewardbench"]["prior_sets"] == metrics["rewardbench"]["subsets"]["shp"]
         assert (folder / "plots" / "reliability.png").is_file()
 
 

@@ -41,6 +41,7 @@ class ModelConfig:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     quantization: str | None = None  # null | 4bit | 8bit (QLoRA; needs bitsandbytes)
+    gemma_numerics: str | None = None  # Gemma 1: current | transformers-4.38 (exact GELU); null: as the variant says
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 

@@ -23,7 +23,16 @@ class TargetConfig:
 
 
 @dataclass
-class PairRulesConfig:
+class RowRulesConfig:
+    """Which rows are trained on, and in which order the rules meet them."""
+
+    shuffle_seed: int | None = None  # shuffle the rows of both splits first (released: 42); null: the files' order
+    decontaminate: str | None = None  # null | humaneval (Hub) | a local JSON-lines file of HumanEval rows
+    decontaminate_fix_whitelist: bool = False  # true: fix the broken fourth entry (ERRATA Q27)
+
+
+@dataclass
+class PairRulesConfig(RowRulesConfig):
     """Which pairs are trained on."""
 
     sampling: str = "none"  # none | uniform | proportional over score-margin bins
@@ -32,10 +41,8 @@ class PairRulesConfig:
     sampling_bins: int = 10
     drop_ties: bool = False  # released: a tie counts as "B chosen" with target 1/2
     cap_per_prompt: int | None = None  # SHP: 5
-    cap_mode: str = "first"  # first | random
+    cap_mode: str = "first"  # first (released: after the shuffle) | random
     cap_splits: str = "both"  # both (released) | train
-    decontaminate: str | None = None  # null | humaneval (Hub) | a local JSON-lines file of HumanEval rows
-    decontaminate_fix_whitelist: bool = False  # true: fix the broken fourth entry (ERRATA Q27)
 
 
 @dataclass
@@ -59,6 +66,7 @@ class PreferenceConfig(RunConfig):
     pairs: PairRulesConfig = field(default_factory=PairRulesConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    pad_to_multiple_of: int | None = None  # batches are padded to a multiple of so many tokens; null: to the longest
     evaluate_before: bool = False  # also evaluate the starting model, for a before/after table
 
 
@@ -66,16 +74,21 @@ class PreferenceConfig(RunConfig):
 class RewardConfig(RunConfig):
     """``mmpo reward``: a Bradley-Terry reward model on soft targets."""
 
-    variant: str = "paper"  # released: batch-mean targets by broadcasting (ERRATA Q5)
+    variant: str = "paper"  # paper | released (batch-mean targets by broadcasting, ERRATA Q5)
     target: TargetConfig = field(default_factory=TargetConfig)
     pairs: PairRulesConfig = field(default_factory=PairRulesConfig)
+    additive_margin: bool = False  # -log sigma(d - m) with the margin m (Llama 2) in place of the soft targets
     pool: str = "last"  # last non-pad token | first_pad (transformers 4.38)
+    pad_to_multiple_of: int | None = None
     evaluate_before: bool = False
 
 
 @dataclass
 class SFTRunConfig(RunConfig):
     """``mmpo sft``: fine-tuning with ``trl.SFTTrainer``; ``trainer.*`` reaches every ``trl.SFTConfig`` field."""
+
+    variant: str = "paper"  # paper | released (epochs as transformers 4.38 counts them, ERRATA M5)
+    rows: RowRulesConfig = field(default_factory=RowRulesConfig)
 
 
 @dataclass
@@ -87,14 +100,15 @@ class EvaluateConfig:
     kind: str = "auto"  # auto (by the model's architecture) | policy | reward
     variant: str = "paper"  # paper | released
     model: ModelConfig = field(default_factory=ModelConfig)
-    reference: ReferenceConfig = field(default_factory=ReferenceConfig)  # of a policy; reference.model is needed
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)  # of a policy
+    reference_free: str | None = None  # a policy without reference.model: sum | avg | norm of its token log-probs
     data: DataConfig = field(default_factory=DataConfig)
     logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
     target: TargetConfig = field(default_factory=TargetConfig)  # soft targets to compare with
     beta: float = 0.01  # a policy's rewards are beta (log pi - log pi_ref)
     n_bins: int = 10  # of the calibration error
     binning: str = "uniform"  # uniform | quantile (equal mass)
-    rewardbench: str | None = None  # a RewardBench-format file: prompt, chosen, rejected, subset
+    rewardbench: str | None = None  # a RewardBench-format file: prompt, chosen, rejected, subset; prior sets as subsets
     batch_size: int = 4  # pairs per forward
     trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16
 

@@ -9,36 +9,37 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from reproalign.common.errors import UserError, choose
-from reproalign.mmpo.config import PairRulesConfig, TargetConfig
+from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.mmpo.config import PairRulesConfig, RowRulesConfig, TargetConfig
 from reproalign.mmpo.decontaminate import filter_strings, keep_mask, load_problems
-from reproalign.mmpo.target import (
-    check_gamma,
-    read_soft_labels,
-    target_probabilities,
-    transform_margins,
-)
+from reproalign.mmpo.target import read_soft_labels, target_probabilities, transform_margins
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
-def build_targets(dataset: Dataset, target: TargetConfig) -> Dataset:
+def build_targets(dataset: Dataset, target: TargetConfig, *, additive_margin: bool = False) -> Dataset:
     """Add the column ``p_chosen``; swap texts where a soft label says so; filter by margin if asked.
 
+    gamma is taken as it is: 0 means hard labels, as in the release; what a run may be given,
+    :func:`~reproalign.mmpo.target.check_gamma` says.
+
     Args:
-        dataset: has ``chosen``, ``rejected``, and the scores if gamma or a threshold is set.
+        dataset: has ``chosen``, ``rejected``, and the scores if gamma, a threshold or the margin is asked for.
         target: gamma, transform, soft labels, threshold.
+        additive_margin: also add the transformed margin as the column ``margin``.
 
     Raises:
         UserError: if scores are needed and missing, or no pair is left.
     """
-    gamma = check_gamma(target.gamma)
-    if gamma is not None or target.filter_threshold is not None:
+    gamma = target.gamma or None
+    probabilities = np.ones(len(dataset))
+    if gamma is not None or target.filter_threshold is not None or additive_margin:
         scores = _scores(dataset)
-        probabilities = target_probabilities(transform_margins(*scores, target), gamma)
-    else:
-        probabilities = np.ones(len(dataset))
+        margins = transform_margins(*scores, target)
+        probabilities = target_probabilities(margins, gamma)
+        if additive_margin:
+            dataset = dataset.add_column("margin", margins.tolist())
     dataset = dataset.add_column("p_chosen", probabilities.tolist())
     if target.soft_labels:
         labels = read_soft_labels(target.soft_labels)
@@ -50,10 +51,10 @@ def build_targets(dataset: Dataset, target: TargetConfig) -> Dataset:
 
 
 def apply_pair_rules(dataset: Dataset, rules: PairRulesConfig, *, split: str, seed: int) -> Dataset:
-    """Apply the rules in the release's order: ties, sampling over margins, cap per prompt, decontamination.
+    """Apply the rules in the release's order: shuffle, ties, sampling over margins, cap per prompt, decontamination.
 
     Args:
-        dataset: rendered pairs.
+        dataset: rendered pairs; where the release has targets before it decontaminates, these are there already.
         rules: what to apply.
         split: ``train`` or ``evaluation``; sampling is for training pairs, the cap for what ``cap_splits`` says.
         seed: of sampling and of the random cap.
@@ -64,6 +65,7 @@ def apply_pair_rules(dataset: Dataset, rules: PairRulesConfig, *, split: str, se
     choose("pairs.sampling", rules.sampling, ["none", "uniform", "proportional"])
     choose("pairs.cap_mode", rules.cap_mode, ["first", "random"])
     choose("pairs.cap_splits", rules.cap_splits, ["both", "train"])
+    dataset = shuffle_rows(dataset, rules)
     if rules.drop_ties:
         chosen, rejected = _scores(dataset)
         dataset = _select(dataset, np.flatnonzero(chosen != rejected), "pairs.drop_ties")
@@ -78,11 +80,32 @@ def apply_pair_rules(dataset: Dataset, rules: PairRulesConfig, *, split: str, se
     if rules.cap_per_prompt is not None and (split == "train" or rules.cap_splits == "both"):
         kept = cap_per_prompt(dataset["prompt"][:], rules.cap_per_prompt, mode=rules.cap_mode, seed=seed)
         dataset = dataset.select(kept)
-    if rules.decontaminate:
-        strings = filter_strings(load_problems(rules.decontaminate), fix_whitelist=rules.decontaminate_fix_whitelist)
-        clean = np.flatnonzero(keep_mask(dataset["chosen"][:], strings))
-        dataset = _select(dataset, clean, "pairs.decontaminate")
-    return dataset
+    return without_contamination(dataset, rules, "chosen", "pairs.decontaminate")
+
+
+def shuffle_rows(dataset: Dataset, rules: RowRulesConfig) -> Dataset:
+    """Return the rows permuted by ``shuffle_seed`` (numpy's default_rng, in ``datasets``), as the alignment-handbook
+    does with 42 for a single data set too; in their order if it is null.
+
+    Raises:
+        UserError: for a negative seed.
+    """
+    if rules.shuffle_seed is None:
+        return dataset
+    check_seed(shuffle_seed=rules.shuffle_seed)
+    return dataset.shuffle(seed=rules.shuffle_seed)
+
+
+def without_contamination(dataset: Dataset, rules: RowRulesConfig, column: str, key: str) -> Dataset:
+    """Drop the rows whose ``column`` holds a HumanEval problem or solution, if ``rules.decontaminate`` asks for it.
+
+    Raises:
+        UserError: if HumanEval cannot be loaded, or no row is left.
+    """
+    if not rules.decontaminate:
+        return dataset
+    strings = filter_strings(load_problems(rules.decontaminate), fix_whitelist=rules.decontaminate_fix_whitelist)
+    return _select(dataset, np.flatnonzero(keep_mask(dataset[column][:], strings)), key)
 
 
 def sample_by_margin(
@@ -193,5 +216,5 @@ def _scores(dataset: Dataset) -> tuple[Floats, Floats]:
 
 def _select(dataset: Dataset, kept: Any, rule: str) -> Dataset:
     if not len(kept):
-        raise UserError(f"{rule} leaves no pair of {len(dataset)}; loosen it")
+        raise UserError(f"{rule} leaves no row of {len(dataset)}; loosen it")
     return dataset.select(kept)

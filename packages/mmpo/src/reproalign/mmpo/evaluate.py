@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.rewardbench import (
     MAX_LENGTH,
     MAX_PROMPT_LENGTH,
+    NORMALISATIONS,
     read_rewardbench,
     response_texts,
     section_scores,
@@ -29,7 +31,7 @@ from reproalign.common.evaluation.rewardbench import (
 )
 from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.kind import model_kind
+from reproalign.common.models.kind import gemma_of_variant, model_kind
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import tokenize_dialogues
@@ -40,19 +42,23 @@ from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import FrozenReference
 from reproalign.mmpo.config import EvaluateConfig, LossConfig, PairRulesConfig
-from reproalign.mmpo.prepare import prepare_split, reading_rules
+from reproalign.mmpo.loss import VARIANTS
+from reproalign.mmpo.prepare import PairOptions, prepare_split, reading_rules
 from reproalign.mmpo.report import Rewards, draw, print_metrics
-from reproalign.mmpo.trainer import MMPORewardTrainer, MMPOTrainer
+from reproalign.mmpo.target import check_gamma
+from reproalign.mmpo.trainer import LikelihoodTrainer, MMPORewardTrainer, MMPOTrainer
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Measure accuracy, margins and calibration on the data, and RewardBench's sections if a file is given."""
+    check_gamma(config.target.gamma)
+    choose("variant", config.variant, VARIANTS)
+    config = replace(config, model=gemma_of_variant(config.model, config.variant))
     kind = _kind(config)
     rules = _rules(config) if kind == "reward" else None
-    if kind == "policy" and not config.reference.model:
-        raise UserError("a policy's rewards are relative; set reference.model to the model that training started from")
+    _check_reference(config, kind)
     with Run.open(invocation) as run:
         tokenizer = load_reward_tokenizer(config.model) if rules else load_tokenizer(config.model)
         if rules is None:  # what a reward model needs of its tokenizer depends on how it reads
@@ -61,16 +67,8 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         trainer = _trainer(config, tokenizer, reader)
         records, facts = load_evaluation(config.data, rejects_dir=run.dir)
         run.add_fingerprint("data", "evaluation", facts.pop("sha256"), **facts)
-        pairs = prepare_split(
-            records,
-            tokenizer,
-            config.data,
-            config.target,
-            PairRulesConfig(),
-            "evaluation",
-            config.seed,
-            reader,
-        )
+        options = PairOptions(config.data, config.target, PairRulesConfig(), config.seed)
+        pairs = prepare_split(records, tokenizer, options, "evaluation", reader)
         rewards = Rewards(*trainer.rewards(pairs))
         metrics = rewards.metrics(config.n_bins)
         run.set_metrics(metrics)
@@ -85,6 +83,22 @@ def _kind(config: EvaluateConfig) -> str:
     if choose("kind", config.kind, ["auto", "policy", "reward"]) != "auto":
         return config.kind
     return "reward" if model_kind(config.model)[0] == "reward" else "policy"
+
+
+def _check_reference(config: EvaluateConfig, kind: str) -> None:
+    given = config.reference.model is not None
+    if config.reference_free is not None:
+        choose("reference_free", config.reference_free, NORMALISATIONS)
+        if given or kind == "reward":
+            other = "reference.model is set" if given else "a reward model is evaluated"
+            raise UserError(
+                f"reference_free={config.reference_free} is for a policy by itself, but {other}; remove one"
+            )
+    elif kind == "policy" and not given:
+        raise UserError(
+            "a policy's rewards are relative; set reference.model to the model that training started from, or "
+            "reference_free=sum|avg|norm to rank by its own log-probs"
+        )
 
 
 def _rules(config: EvaluateConfig) -> RewardRules:
@@ -113,8 +127,18 @@ def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, reader:
         pad, side = reader.special.pad, reader.rules.padding_side
         model = load_reward(config.model, tokenizer, reader.rules, pad)
         collator = PairCollator(pad, padding_side=side)
-        return MMPORewardTrainer(model=model, data_collator=collator, variant=config.variant, **common)
+        return MMPORewardTrainer(
+            model=model, data_collator=collator, variant=config.variant, rules=reader.rules, **common
+        )
     plain = replace(config.model, lora=replace(config.model.lora, enabled=False))
+    if config.reference_free:
+        return LikelihoodTrainer(
+            model=load_causal_lm(plain),
+            normalisation=config.reference_free,
+            logprobs=config.logprobs,
+            data_collator=PairCollator(tokenizer.pad_token_id),
+            **common,
+        )
     return MMPOTrainer(
         model=load_causal_lm(plain),
         loss=LossConfig(beta=config.beta),
@@ -140,10 +164,14 @@ def _rewardbench(
     rewards = Rewards(*trainer.rewards(pairs.add_column("p_chosen", [1.0] * len(pairs))))
     subsets = subset_accuracies([row["subset"] for row in rows], rewards.margins.tolist())
     scores = section_scores(subsets)
-    result = {"subsets": subsets, **asdict(scores)}
+    result = {"subsets": subsets, **asdict(scores), "average_of": scores.average_label}
     table = Table("RewardBench", "accuracy", header_style="bold")
-    for name, value in {**scores.sections, "average": scores.average}.items():
-        table.add_row(name, f"{100 * value:.2f}")
+    for name, value in {
+        **scores.sections,
+        "prior sets": scores.prior_sets,
+        scores.average_label: scores.average,
+    }.items():
+        table.add_row(name, "-" if math.isnan(value) else f"{100 * value:.2f}")
     table.add_section()
     for name, value in subsets.items():
         table.add_row(name, f"{100 * value:.2f}")
@@ -154,7 +182,13 @@ def _rewardbench(
 
 def rewardbench_pairs(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> Dataset:
     """Tokenise RewardBench rows for a policy as RewardBench does: no system turn, 2,048 tokens, prompts cut to 128 if
-    need be; the rendered prompt is deleted from both full texts.
+    need be; the rendered prompt is deleted from both full texts; BOS and EOS are always added, so that a template which
+    holds them gives doubled ones. A tokenizer without BOS, for which RewardBench fails, gets EOS alone.
+
+    Args:
+        rows: of a RewardBench-format file.
+        tokenizer: with a chat template.
+        data: where prepared data is kept.
     """
     texts = []
     for row in rows:
@@ -162,7 +196,7 @@ def rewardbench_pairs(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizer
         head = render(tokenizer, prompt)
         sides = response_texts(head, *(render(tokenizer, whole) for whole in wholes))
         texts.append({"prompt": head, "chosen": sides[0], "rejected": sides[1]})
-    special = "released" if tokenizer.bos_token_id is not None and data.special_tokens == "released" else "dedupe"
+    special = "dedupe" if tokenizer.bos_token_id is None else "released"
     rules = DataConfig(
         source="preference",
         max_length=MAX_LENGTH,

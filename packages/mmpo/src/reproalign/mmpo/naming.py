@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, Literal
+
+from transformers import TrainingArguments
+
+from reproalign.mmpo.config import PreferenceConfig, RewardConfig
 
 
 def run_name(
@@ -37,3 +42,24 @@ def run_name(
         unset = filter_threshold is None or filter_threshold < 0
         parts = [f"e{num_train_epochs}", f"b{beta}", gamma, f"ft{'n' if unset else filter_threshold}"]
     return "-".join([f"b{batch_size}", f"lr{learning_rate}", *parts, f"seed{seed}"])
+
+
+def released_name(config: PreferenceConfig | RewardConfig) -> str:
+    """Return the released name of a configured run."""
+    trainer = {**_DEFAULTS, **config.trainer}
+    batch = trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] * config.launch.processes
+    beta = config.loss.beta if isinstance(config, PreferenceConfig) else None
+    return run_name(
+        "rm" if beta is None else "dpo",
+        batch_size=batch,
+        learning_rate=trainer["learning_rate"],
+        num_train_epochs=trainer["num_train_epochs"],
+        seed=config.seed,
+        beta=beta,
+        bt_beta=config.target.gamma,
+        filter_threshold=config.target.filter_threshold,
+        max_steps=trainer["max_steps"],
+    )
+
+
+_DEFAULTS = {field.name: field.default for field in fields(TrainingArguments)}

@@ -26,6 +26,25 @@ class Pairs:
     evaluation: Dataset | None
 
 
+@dataclass(frozen=True)
+class PairOptions:
+    """What decides which pairs are trained on, with which targets, and how they are tokenised.
+
+    Attributes:
+        data: lengths, boundary, special tokens.
+        target: margin to target.
+        rules: which pairs.
+        seed: of sampling.
+        additive_margin: whether the margin itself goes along, for the loss of a reward model.
+    """
+
+    data: DataConfig
+    target: TargetConfig
+    rules: PairRulesConfig
+    seed: int
+    additive_margin: bool = False
+
+
 def reading_rules(data: DataConfig, pool: str = "last") -> RewardRules:
     """Return how a reward model reads dialogues under this paper's options; its variants differ in the loss alone.
 
@@ -64,10 +83,10 @@ def load_pairs(
     data = load_preferences(config.data, rejects_dir=run.dir if run.is_main else None)
     for split, facts in data.provenance.items():
         run.add_fingerprint("data", split, facts.get("sha256", ""), **{k: v for k, v in facts.items() if k != "sha256"})
-    train = prepare_split(data.train, tokenizer, config.data, config.target, config.pairs, "train", config.seed, reader)
-    evaluation = data.evaluation and prepare_split(
-        data.evaluation, tokenizer, config.data, config.target, config.pairs, "evaluation", config.seed, reader
-    )
+    margin = isinstance(config, RewardConfig) and config.additive_margin
+    options = PairOptions(config.data, config.target, config.pairs, config.seed, margin)
+    train = prepare_split(data.train, tokenizer, options, "train", reader)
+    evaluation = data.evaluation and prepare_split(data.evaluation, tokenizer, options, "evaluation", reader)
     if not len(train):
         raise UserError("no training pair is left after the rules of data.*, target.* and pairs.*; loosen them")
     run.set("pairs", {"train": len(train), "evaluation": len(evaluation) if evaluation else 0})
@@ -75,27 +94,19 @@ def load_pairs(
 
 
 def prepare_split(
-    records: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    data: DataConfig,
-    target: TargetConfig,
-    rules: PairRulesConfig,
-    split: str,
-    seed: int,
-    reader: Reader | None,
+    records: Dataset, tokenizer: PreTrainedTokenizerBase, options: PairOptions, split: str, reader: Reader | None
 ) -> Dataset:
-    """Turn records into tokenised pairs: render, apply the rules, add targets, tokenise.
+    """Turn records into tokenised pairs: render, add targets, apply the rules, tokenise.
 
     Args:
         records: preference records.
         tokenizer: with a chat template.
-        data: lengths, boundary, special tokens.
-        target: margin to target.
-        rules: which pairs.
+        options: of the run.
         split: ``train`` or ``evaluation``.
-        seed: of sampling.
         reader: of a reward model, which reads whole dialogues; None: prompt and response, for a policy.
     """
+    data = options.data
     rendered = render_dialogues(records, reader, data) if reader else render_pairs(records, tokenizer, data)
-    selected = build_targets(apply_pair_rules(rendered, rules, split=split, seed=seed), target)
+    aimed = build_targets(rendered, options.target, additive_margin=options.additive_margin)
+    selected = apply_pair_rules(aimed, options.rules, split=split, seed=options.seed)
     return tokenize_dialogues(selected, reader, data) if reader else tokenize_pairs(selected, tokenizer, data)

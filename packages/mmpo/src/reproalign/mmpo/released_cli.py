@@ -182,6 +182,7 @@ def translate(recipe: Path, argv: Sequence[str]) -> tuple[list[str], list[str]]:
         words += ["data.boundary=released", "pairs.cap_per_prompt=5" if shp else "pairs.decontaminate=humaneval"]
     else:
         words.append("data.overlong=drop")
+    words.append("pairs.shuffle_seed=42")
     if values.get("bf16") and values.get("torch_dtype") in ("bfloat16", "float16"):
         # What the release's ZeRO-3 runs hold; its plain data-parallel runs have no masters (ERRATA Q38).
         values["torch_dtype"] = "float32"

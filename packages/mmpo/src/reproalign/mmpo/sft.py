@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from datasets import Dataset
 from rich.console import Console
-from transformers import set_seed
-from trl import SFTConfig
+from transformers import PreTrainedTokenizerBase, set_seed
+from trl import SFTConfig, pack_dataset
 
-from reproalign.common.data.prepare import check_tokenizer, load_messages
+from reproalign.common.config import DataConfig
+from reproalign.common.data.prepare import check_tokenizer, load_messages, render_messages
+from reproalign.common.data.tokenize import Encoder
+from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.kind import gemma_of_variant
 from reproalign.common.models.load import load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.sft import fine_tune
-from reproalign.mmpo.config import SFTRunConfig
+from reproalign.mmpo.config import RowRulesConfig, SFTRunConfig
+from reproalign.mmpo.data import shuffle_rows, without_contamination
+from reproalign.mmpo.loss import VARIANTS
+from reproalign.mmpo.released import lay_out_epochs
 from reproalign.mmpo.report import draw
+
+UNREAD = ("max_prompt_length", "truncation", "overlong", "special_tokens", "boundary")
 
 
 def sft(config: SFTRunConfig, invocation: Invocation) -> None:
     """Fine-tune with ``trl.SFTTrainer`` on the ``messages`` of the data; every token of a dialogue is trained on."""
+    _check(config)
+    config = replace(config, model=gemma_of_variant(config.model, config.variant))
     arguments = training_arguments(config, Path(config.output_dir), SFTConfig, max_length=config.data.max_length)
+    assert isinstance(arguments, SFTConfig)
     set_seed(config.seed)  # before the model: adapters begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_tokenizer(config.model)
@@ -30,8 +44,58 @@ def sft(config: SFTRunConfig, invocation: Invocation) -> None:
             run.add_fingerprint(
                 "data", split, facts.get("sha256", ""), **{k: v for k, v in facts.items() if k != "sha256"}
             )
-        evaluation = None if data.evaluation is None else data.evaluation.select_columns("messages")
-        fine_tune(config, run, arguments, tokenizer, data.train.select_columns("messages"), evaluation)
+        train, *held_out = [
+            prepare_rows(records, tokenizer, config.data, config.rows, arguments)
+            for records in (data.train, data.evaluation)
+            if records is not None
+        ]
+        if arguments.packing and arguments.packing_strategy == "wrapped":
+            arguments.packing = arguments.eval_packing = False  # done, before the epochs are laid out
+        if config.variant == "released":
+            train, steps = lay_out_epochs(train, arguments)
+            run.set("steps", {"per_epoch": steps.per_epoch, "total": steps.total})
+        fine_tune(config, run, arguments, tokenizer, train, held_out[0] if held_out else None)
         if run.is_main:
             draw(run.dir, {})
             Console().print(f"model, record and plots: {run.dir}", highlight=False)
+
+
+def prepare_rows(
+    records: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataConfig,
+    rules: RowRulesConfig,
+    arguments: SFTConfig,
+) -> Dataset:
+    """Turn dialogues into rows of ``input_ids``: render, shuffle, decontaminate, tokenise, pack.
+
+    The template's text is tokenised as it is; no special token is added to those that it holds. Packing ``wrapped``
+    concatenates all dialogues and cuts them into rows of ``max_length``; other strategies are the trainer's.
+
+    Args:
+        records: rows of ``messages``.
+        tokenizer: with a chat template.
+        data: system turn and cache.
+        rules: shuffle and decontamination.
+        arguments: ``packing`` and ``max_length`` are read.
+    """
+    texts = shuffle_rows(render_messages(records, tokenizer, data), rules)
+    texts = without_contamination(texts, rules, "text", "rows.decontaminate")
+    encoder = Encoder(tokenizer)
+    rows = texts.map(
+        lambda batch: {"input_ids": encoder.batch(batch["text"])},
+        batched=True,
+        remove_columns=texts.column_names,
+        desc="tokenize dialogues",
+    )
+    if not (arguments.packing and arguments.packing_strategy == "wrapped"):
+        return rows
+    return pack_dataset(rows, data.max_length, "wrapped", {"desc": "pack"})
+
+
+def _check(config: SFTRunConfig) -> None:
+    choose("variant", config.variant, VARIANTS)
+    default = DataConfig()
+    for name in UNREAD:
+        if getattr(config.data, name) != getattr(default, name):
+            raise UserError(f"data.{name} has no effect in mmpo sft, which trains on whole dialogues; remove it")

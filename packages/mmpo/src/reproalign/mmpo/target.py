@@ -1,6 +1,6 @@
 r"""From a quality margin to the target probability that the chosen response is preferred.
 
-    q = sigma(gamma · m),   m = s_w - s_l          (Bradley-Terry; section 3 of the paper)
+    q = sigma(gamma · m),   m = s_w - s_l          (Bradley-Terry)
 
 gamma = null stands for infinity: q = 1, plain DPO or a plain Bradley-Terry reward model.
 """
@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reproalign.common.errors import UserError, choose
+from reproalign.common.evaluation.calibration import sigmoid
 from reproalign.mmpo.config import TargetConfig
 
 Floats = NDArray[np.float64]
@@ -39,12 +38,6 @@ def check_gamma(gamma: float | None) -> float | None:
         )
         return None
     return gamma
-
-
-def sigmoid(x: Floats) -> Floats:
-    """Logistic function without overflow: 1/(1+e^-x) for x >= 0, e^x/(1+e^x) below."""
-    decay = np.exp(-np.abs(x))
-    return np.asarray(np.where(x >= 0, 1.0, decay) / (1.0 + decay))
 
 
 def transform_margins(score_chosen: Floats, score_rejected: Floats, target: TargetConfig) -> Floats:
@@ -75,48 +68,6 @@ def transform_margins(score_chosen: Floats, score_rejected: Floats, target: Targ
 def target_probabilities(margins: Floats, gamma: float | None) -> Floats:
     """Return q = sigma(gamma · m) for every margin; 1 for hard labels."""
     return np.ones_like(margins) if gamma is None else sigmoid(gamma * margins)
-
-
-def released_target(
-    row: Mapping[str, Any], gamma: float | None, soft_labels: Mapping[str, float] | None = None, *, reflect: bool = True
-) -> dict[str, Any]:
-    """Return ``p_chosen``, ``text_chosen`` and ``text_rejected`` of one row as the released script does.
-
-    A soft label of the row's ``prompt_id`` replaces the computed target; one below 1/2 swaps the texts and is reflected
-    (not the scores), unless ``reflect`` is false. ``score_*`` goes before ``*_rating``. gamma is taken as it is: 0
-    means hard labels, and a negative one turns every preference round.
-
-    Raises:
-        UserError: if gamma is set and the row has no scores.
-    """
-    p = 1.0
-    if gamma:
-        chosen, rejected = scores_of(row)
-        p = float(sigmoid(np.asarray(gamma * (chosen - rejected))))
-    texts = row.get("text_chosen"), row.get("text_rejected")
-    if soft_labels and row.get("prompt_id") in soft_labels:
-        p = soft_labels[row["prompt_id"]]
-        if p < 0.5 and reflect:
-            p, texts = 1.0 - p, texts[::-1]
-    return {"p_chosen": p, "text_chosen": texts[0], "text_rejected": texts[1]}
-
-
-def scores_of(row: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the scores of a row.
-
-    Raises:
-        UserError: if it has neither pair of columns, or one of the scores is null.
-    """
-    names = ("score_chosen", "score_rejected")
-    if not all(name in row for name in names):
-        names = ("chosen_rating", "rejected_rating")
-    values = [row.get(name) for name in names]
-    if any(value is None for value in values):
-        raise UserError(
-            "target.gamma is set, but a row has no scores (score_chosen and score_rejected, or chosen_rating and "
-            "rejected_rating); give scores, or set target.gamma=null"
-        )
-    return float(values[0]), float(values[1])  # type: ignore[arg-type]
 
 
 def read_soft_labels(path: str) -> dict[str, float]:

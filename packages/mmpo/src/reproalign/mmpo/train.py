@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.kind import gemma_of_variant
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward
@@ -27,7 +29,9 @@ from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.mmpo.config import PreferenceConfig, RewardConfig
 from reproalign.mmpo.loss import VARIANTS, check_loss
+from reproalign.mmpo.naming import released_name
 from reproalign.mmpo.prepare import Pairs, load_pairs, reading_rules
+from reproalign.mmpo.released import lay_out_epochs
 from reproalign.mmpo.report import Rewards, draw, print_metrics
 from reproalign.mmpo.target import check_gamma
 from reproalign.mmpo.trainer import MMPORewardTrainer, MMPOTrainer
@@ -39,19 +43,19 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
     """Train a policy: load, prepare, fit, evaluate, draw, record."""
     check_loss(config.loss, config.variant)
     check_gamma(config.target.gamma)
+    config = replace(config, model=gemma_of_variant(config.model, config.variant))
     mode = reference_mode(config, config.reference)
     if config.loss.reference_free:
         mode = "zero"  # as the loss will have it
-    arguments = training_arguments(config, Path(config.output_dir))
+    arguments = training_arguments(config, Path(config.output_dir), **_name(config))
     set_seed(config.seed)  # before the model: adapters and reward heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
         pairs = load_pairs(config, tokenizer, run)
-        collator = PairCollator(_pad_id(tokenizer))
         reference, *columns = hold_reference(
             mode, config, config.reference, pairs.train, pairs.evaluation, _pad_id(tokenizer)
         )
-        pairs = Pairs(*columns)
+        pairs = _in_order(Pairs(*columns), arguments, config, run)
         # TRL 0.7.7, which the release ran, turns off the adapters' dropout as well (ERRATA Q34a).
         model = load_causal_lm(config.model, dropout="adapters" if config.variant == "paper" else "none")
         _record_weights(run, "policy", config.model.name, config.model.revision)
@@ -60,7 +64,7 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
             variant=config.variant,
             reference=reference,
             logprobs=config.logprobs,
-            **_common(model, arguments, pairs, collator, tokenizer),
+            **_common(config, model, arguments, pairs, tokenizer),
         )
         _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before)
 
@@ -69,16 +73,18 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
     """Train a reward model: load, prepare, fit, evaluate, draw, record."""
     choose("variant", config.variant, VARIANTS)
     check_gamma(config.target.gamma)
+    config = replace(config, model=gemma_of_variant(config.model, config.variant))
     rules = reading_rules(config.data, config.pool)
-    arguments = training_arguments(config, Path(config.output_dir))
+    arguments = training_arguments(config, Path(config.output_dir), **_name(config))
     set_seed(config.seed)  # before the model: adapters and reward heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
-        pairs = load_pairs(config, tokenizer, run, Reader(tokenizer, rules))
+        pairs = _in_order(load_pairs(config, tokenizer, run, Reader(tokenizer, rules)), arguments, config, run)
         model = load_reward(config.model, tokenizer, rules, _pad_id(tokenizer))
         _record_weights(run, "start", config.model.name, config.model.revision)
-        collator = PairCollator(_pad_id(tokenizer))
-        trainer = MMPORewardTrainer(variant=config.variant, **_common(model, arguments, pairs, collator, tokenizer))
+        trainer = MMPORewardTrainer(
+            variant=config.variant, rules=rules, **_common(config, model, arguments, pairs, tokenizer)
+        )
         notes = {NOTE: rules.note()}
         _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before, notes=notes)
 
@@ -95,9 +101,7 @@ def _run(
 ) -> None:
     evaluations = {}
     if config.launch.strategy.startswith("zero") and evaluate_before:
-        logger.warning(
-            "evaluate_before is passed over: DeepSpeed cannot evaluate before training has set up its engine"
-        )
+        logger.warning("evaluate_before is skipped: DeepSpeed cannot evaluate before training has set up its engine")
     elif evaluate_before and pairs.evaluation:
         evaluations["before"] = Rewards(*trainer.rewards(pairs.evaluation))
     fit(trainer, run, config, tokenizer, notes=notes)
@@ -113,13 +117,29 @@ def _run(
     Console().print(f"model, record and plots: {run.dir}", highlight=False)
 
 
+def _name(config: PreferenceConfig | RewardConfig) -> dict[str, Any]:
+    """The release's name of the run, for whatever logs it."""
+    return {"run_name": released_name(config)} if config.variant == "released" else {}
+
+
+def _in_order(pairs: Pairs, arguments: TrainingArguments, config: PreferenceConfig | RewardConfig, run: Run) -> Pairs:
+    """Lay the training pairs out as the release goes through them, if the variant says so."""
+    if config.variant == "paper":
+        return pairs
+    train, steps = lay_out_epochs(pairs.train, arguments)
+    run.set("steps", {"per_epoch": steps.per_epoch, "total": steps.total})
+    return Pairs(train, pairs.evaluation)
+
+
 def _common(
+    config: PreferenceConfig | RewardConfig,
     model: Any,
     arguments: TrainingArguments,
     pairs: Pairs,
-    collator: PairCollator,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
+    if config.pad_to_multiple_of is not None and config.pad_to_multiple_of < 1:
+        raise UserError(f"pad_to_multiple_of={config.pad_to_multiple_of} must be at least 1")
     if arguments.eval_strategy != "no" and pairs.evaluation is None:
         raise UserError(
             f"trainer.eval_strategy={arguments.eval_strategy!s} needs held-out pairs; set data.eval_path, "
@@ -130,7 +150,7 @@ def _common(
         "args": arguments,
         "train_dataset": pairs.train,
         "eval_dataset": pairs.evaluation,
-        "data_collator": collator,
+        "data_collator": PairCollator(_pad_id(tokenizer), pad_to_multiple_of=config.pad_to_multiple_of),
         "processing_class": tokenizer,
     }
 

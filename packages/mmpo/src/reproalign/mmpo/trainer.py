@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from reproalign.common.config import LogprobsConfig
+from reproalign.common.data.collate import forward_inputs
+from reproalign.common.evaluation.rewardbench import response_scores
+from reproalign.common.files import write_json
+from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.reward.rules import NOTE, RewardRules
+from reproalign.common.training.pairs import PairScores, PairTrainer
 from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
 from reproalign.common.training.reward import PairedRewardTrainer
 from reproalign.mmpo.config import LossConfig
@@ -36,13 +44,38 @@ class MMPOTrainer(PairedPreferenceTrainer):
         return result.losses, result.chosen_rewards, result.rejected_rewards
 
 
+class LikelihoodTrainer(PairTrainer):
+    """Ranks pairs by a policy's own log-probs, without a reference; for evaluation alone."""
+
+    def __init__(self, *, normalisation: str, logprobs: LogprobsConfig, **kwargs: Any) -> None:
+        install_completion_logps(
+            kwargs["model"], implementation=logprobs.implementation, chunk_size=logprobs.chunk_size
+        )
+        super().__init__(**kwargs)
+        self.normalisation = normalisation
+
+    def pair_scores(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairScores:
+        """Return the scores as rewards, and the cross-entropy per token of chosen as the loss."""
+        output = model(**forward_inputs(inputs), use_cache=False)
+        chosen, rejected = response_scores(output["per_token"], output["counts"], self.normalisation).chunk(2)
+        means = output["means"].chunk(2)
+        return PairScores(-means[0], chosen, rejected, likelihoods=means)
+
+
 class MMPORewardTrainer(PairedRewardTrainer):
     """Reward-model training on soft Bradley-Terry targets."""
 
-    def __init__(self, *, variant: str, **kwargs: Any) -> None:
+    def __init__(self, *, variant: str, rules: RewardRules, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.variant = variant
+        self.rules = rules
+
+    def save_state(self, checkpoint: Path) -> None:
+        """Write ``reward.json`` into every checkpoint, each of which is a reward model to be scored."""
+        if self.is_world_process_zero():
+            write_json(checkpoint / NOTE, self.rules.note())
 
     def reward_loss(self, chosen: Tensor, rejected: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Return the binary cross-entropies of the reward differences against the targets."""
-        return reward_loss(chosen, rejected, inputs["p_chosen"], broadcast_compat=self.variant == "released")
+        compat = self.variant == "released"
+        return reward_loss(chosen, rejected, inputs["p_chosen"], margin=inputs.get("margin"), broadcast_compat=compat)

@@ -63,7 +63,7 @@ class PairCollator:
     """
 
     pad_token_id: int
-    extras: tuple[str, ...] = ("p_chosen", "ref_chosen_logps", "ref_rejected_logps")
+    extras: tuple[str, ...] = ("p_chosen", "margin", "ref_chosen_logps", "ref_rejected_logps")
     pad_to_multiple_of: int | None = None
     padding_side: str = "right"  # left: of dialogues that a reward model reads whole
 

@@ -18,20 +18,17 @@ class MixPart:
     splits: dict[str, Dataset]
 
 
-def mix_datasets(
-    parts: list[MixPart], *, seed: int = 42, shuffle: bool = True, released: bool = False
-) -> dict[str, Dataset]:
+def mix_datasets(parts: list[MixPart], *, seed: int = 42, shuffle: bool = True) -> dict[str, Dataset]:
     """Concatenate the first share of every training split, and all test splits whole.
 
     Splits with "train" in their name are training splits, with "test" test splits. A share keeps ``int(share * rows)``
-    rows from the front.
+    rows from the front. Shares are paired with training splits in load order, one of each data set: of several, as
+    ``data.mix`` never has them, the release pairs the wrong ones (MMPO ERRATA Q25).
 
     Args:
         parts: the data sets.
         seed: of the shuffle (numpy's default_rng permutation, in ``datasets``).
         shuffle: shuffle both results.
-        released: pair shares with training splits in load order, as the release does; wrong once a data set has
-            several training splits (MMPO ERRATA Q25). Otherwise a share holds for all training splits of its data set.
 
     Returns:
         ``train`` and ``test``, each only if there are such splits.
@@ -39,12 +36,12 @@ def mix_datasets(
     Raises:
         UserError: for a share outside [0, 1] or a split of neither kind.
     """
-    train: list[tuple[float, Dataset]] = []
+    train: list[Dataset] = []
     test: list[Dataset] = []
     for part in parts:
         for split, dataset in part.splits.items():
             if "train" in split:
-                train.append((part.fraction, dataset))
+                train.append(dataset)
             elif "test" in split:
                 test.append(dataset)
             else:
@@ -54,11 +51,10 @@ def mix_datasets(
     for part in parts:
         if not 0 <= part.fraction <= 1:
             raise UserError(f"data.mix: the share of '{part.name}' is {part.fraction}; it must be between 0 and 1")
-    if released:
-        train = list(zip([part.fraction for part in parts], [dataset for _, dataset in train], strict=False))
     mixed = {}
     if train:
-        mixed["train"] = concatenate_datasets([rows.select(range(int(share * len(rows)))) for share, rows in train])
+        shares = zip([part.fraction for part in parts], train, strict=False)
+        mixed["train"] = concatenate_datasets([rows.select(range(int(share * len(rows)))) for share, rows in shares])
     if test:
         mixed["test"] = concatenate_datasets(test)
     return {name: rows.shuffle(seed=seed) if shuffle else rows for name, rows in mixed.items()}

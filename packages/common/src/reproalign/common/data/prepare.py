@@ -153,6 +153,19 @@ def render_pairs(
     return _map(dataset, tokenizer, config, "render_pairs", build, features, options=[*sides, generation])
 
 
+def render_messages(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
+    """Render whole dialogues (``messages``) as ``text`` with the chat template, after ``data.system_message``."""
+
+    def build(record: Mapping[str, Any]) -> dict[str, str]:
+        dialogue = with_system(record["messages"], config.system_message, str(tokenizer.chat_template))
+        return {"text": render(tokenizer, dialogue)}
+
+    features = Features({"text": Value("string")})
+    return _map(
+        dataset.select_columns("messages"), tokenizer, config, "render_messages", build, features, drop="messages"
+    )
+
+
 def tokenize_pairs(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -409,6 +422,7 @@ def _map(
     build: Callable[[Any], dict[str, Any]],
     features: Features,
     options: Sequence[Any] = (),
+    drop: str | None = None,
 ) -> Dataset:
     parts = [
         stage,
@@ -426,6 +440,7 @@ def _map(
         num_proc=config.num_proc,
         desc=stage.replace("_", " "),
         features=features,
+        remove_columns=drop,
     )
 
 

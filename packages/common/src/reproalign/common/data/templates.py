@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -192,48 +191,3 @@ def render_completion(
             "prompt and answer cannot be told apart; set another model.chat_template"
         )
     return whole[len(head) :]
-
-
-def render_example(
-    tokenizer: PreTrainedTokenizerBase, example: dict[str, Any], task: str, *, system: str | None
-) -> dict[str, str]:
-    """Render an original row as the alignment-handbook does.
-
-    Args:
-        tokenizer: gives the template.
-        example: has ``messages`` (tasks ``sft``, ``generation``) or ``chosen`` and ``rejected`` (``rm``, ``dpo``).
-        task: which texts to make.
-        system: see :func:`with_system`.
-
-    Returns:
-        ``text``, or ``text_chosen`` and ``text_rejected``, for ``dpo`` the last turns alone and ``text_prompt``.
-
-    Raises:
-        UserError: for an unknown task or a missing column.
-    """
-    needed = {
-        "sft": ["messages"],
-        "generation": ["messages"],
-        "rm": ["chosen", "rejected"],
-        "dpo": ["chosen", "rejected"],
-    }
-    if task not in needed:
-        raise UserError(f"unknown task '{task}'; choose one of {', '.join(needed)}")
-    for name in needed[task]:
-        if name not in example:
-            raise UserError(f"task {task} needs the column '{name}'; the row has {', '.join(sorted(example))}")
-    template = str(tokenizer.chat_template)
-    if task in ("sft", "generation"):
-        dialogue = with_system(example["messages"], system, template)
-        return {"text": render(tokenizer, dialogue, generation=task == "generation")}
-    if task == "rm":
-        return {
-            f"text_{name}": render(tokenizer, with_system(example[name], system, template))
-            for name in ("chosen", "rejected")
-        }
-    prompt = with_system(example["chosen"][:-1], system, template)
-    return {
-        "text_prompt": render(tokenizer, prompt),
-        "text_chosen": render(tokenizer, example["chosen"][-1:]),
-        "text_rejected": render(tokenizer, example["rejected"][-1:]),
-    }

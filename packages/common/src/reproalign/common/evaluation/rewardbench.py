@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -12,8 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reproalign.common.data.reading import local_path, read_local
-from reproalign.common.errors import UserError
-from reproalign.common.logprobs.plain import IGNORE, token_logps
+from reproalign.common.errors import UserError, choose
 
 # Examples per subset; math-prm (447 rows) is counted 984 times, so that it weighs as much as all of HumanEval.
 COUNTS = {
@@ -57,63 +57,73 @@ SECTIONS = {
 }
 PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
 MAX_LENGTH, MAX_PROMPT_LENGTH = 2048, 128
+NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": lambda logps: logps.sum(),
+    "avg": lambda logps: logps.mean(),
+    "norm": lambda logps: -logps.norm(),
+}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies in [0, 1]: of the sections, the prior sets (NaN without), and the average the leaderboard shows."""
+    """Accuracies in [0, 1].
+
+    Attributes:
+        sections: by name; of a section's subsets those count that are there.
+        prior_sets: mean of those that are there; NaN without any.
+        average: over everything, NaN unless every subset is there. It is the one that RewardBench v1 published only
+            with prior sets: without them the four sections alone are averaged, another and usually a higher number.
+    """
 
     sections: dict[str, float]
     prior_sets: float
     average: float
 
+    @property
+    def average_label(self) -> str:
+        """What the average is called: it says so if no prior set is in it."""
+        return "average of four sections, no prior sets" if math.isnan(self.prior_sets) else "average"
 
-def section_scores(subsets: dict[str, float], prior_sets: dict[str, float] | None = None) -> Scores:
-    """Aggregate accuracies per subset.
 
-    Section: mean over the subsets present, weighted by :data:`COUNTS`, 0 if none. Prior sets: plain mean of the four in
-    :data:`PRIOR_SETS`. Average: (2 · sections + prior sets) / 9, without prior sets the mean of the sections; NaN
-    unless every subset is present.
+def section_scores(accuracies: dict[str, float]) -> Scores:
+    """Aggregate accuracies per subset and prior set into RewardBench's sections and its average.
+
+    Section: mean over its subsets that are there, weighted by :data:`COUNTS` (not by the rows of the run), 0 if none.
+    Prior sets: plain mean of those of :data:`PRIOR_SETS` that are there. Average: (2 · four sections + prior sets) / 9,
+    without any prior set the mean of the sections; NaN unless every subset is there. (RewardBench v1's
+    ``calculate_scores_per_section`` and ``get_average_over_rewardbench``.)
+
+    Args:
+        accuracies: in [0, 1], by the name of the subset or prior set; other names are not read.
     """
     sections = {}
     for name, members in SECTIONS.items():
-        present = [member for member in members if member in subsets]
+        present = [member for member in members if member in accuracies]
         weight = sum(COUNTS[member] for member in present)
-        sections[name] = sum(COUNTS[member] * subsets[member] for member in present) / weight if present else 0.0
-    given = [prior_sets[name] for name in PRIOR_SETS if name in prior_sets] if prior_sets else []
-    prior = fmean(given) if len(given) == len(PRIOR_SETS) else math.nan
+        sections[name] = sum(COUNTS[member] * accuracies[member] for member in present) / weight if present else 0.0
+    given = [accuracies[name] for name in PRIOR_SETS if name in accuracies]
+    prior = fmean(given) if given else math.nan
     average = math.nan
-    if COUNTS.keys() <= subsets.keys():
-        average = fmean(sections.values()) if math.isnan(prior) else (2 * sum(sections.values()) + prior) / 9
+    if COUNTS.keys() <= accuracies.keys():
+        average = (2 * sum(sections.values()) + prior) / 9 if given else fmean(sections.values())
     return Scores(sections, prior, average)
 
 
-def response_logps(
-    logits: Float[Tensor, "batch seq vocab"], labels: Int[Tensor, "batch seq"], normalisation: str = "sum"
-) -> Float[Tensor, " batch"]:
-    """Reduce per-token log-probs: ``sum`` or ``none`` (sum), ``avg`` (mean), ``norm`` (minus their L2 norm).
+def response_scores(
+    per_token: Float[Tensor, " tokens"], counts: Int[Tensor, " responses"], normalisation: str = "sum"
+) -> Float[Tensor, " responses"]:
+    """Reduce token log-probs to the score of each response, as RewardBench does for a policy without a reference.
+
+    Args:
+        per_token: log-probs of all responses' tokens, one response after the other, in nats.
+        counts: tokens of each response.
+        normalisation: ``sum``, ``avg`` (mean) or ``norm`` (minus their L2 norm).
 
     Raises:
-        ValueError: for another normalisation.
+        UserError: for another normalisation.
     """
-    logps = token_logps(logits, labels)
-    if normalisation in ("sum", "none"):
-        return logps.sum(-1)
-    if normalisation == "avg":
-        return logps.sum(-1) / (labels[:, 1:] != IGNORE).sum(-1)
-    if normalisation == "norm":
-        norms: Tensor = torch.linalg.vector_norm(logps, dim=-1)
-        return -norms
-    raise ValueError(f"unknown normalisation '{normalisation}'; choose sum, avg or norm")
-
-
-def implicit_rewards(
-    policy_logps: Float[Tensor, " rows"], ref_logps: Float[Tensor, " rows"] | None
-) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
-    """Score both halves (chosen rows first): log π(y|x) - log π_ref(y|x), without β; log π(y|x) if no reference."""
-    scores = policy_logps if ref_logps is None else policy_logps - ref_logps
-    chosen, rejected = scores.chunk(2)
-    return chosen, rejected
+    reduce = NORMALISATIONS[choose("reference_free", normalisation, NORMALISATIONS)]
+    return torch.stack([reduce(part) for part in per_token.split(counts.tolist())])
 
 
 def response_texts(prompt: str, chosen: str, rejected: str) -> tuple[str, str]:

@@ -1,14 +1,17 @@
-"""Telling reward models and language models apart before either is loaded, whose missing head would be random."""
+"""What a model is, before it is loaded: reward model or language model, whose missing head would be random; Gemma 1."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from peft import PeftConfig
 from transformers import AutoConfig
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.errors import UserError, first_line
+from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.ensemble_file import is_ensemble
 from reproalign.common.models.load import model_path
 
@@ -38,6 +41,30 @@ def model_kind(config: ModelConfig, key: str = "model.name") -> tuple[str, int]:
     if "SequenceClassification" in names[0]:
         return "reward", found.num_labels
     return ("language" if "CausalLM" in names[0] or "LMHead" in names[0] else names[0] or "unknown"), 0
+
+
+def gemma_of_variant(config: ModelConfig, variant: str) -> ModelConfig:
+    """Return ``config`` with ``gemma_numerics`` decided: where it is null, Gemma 1 computes under ``released`` as in
+    transformers 4.38, which the releases ran.
+
+    Args:
+        config: of the model, or of an adapter of it.
+        variant: ``paper`` or ``released``.
+    """
+    if config.gemma_numerics is not None or variant != "released" or not _is_gemma(config):
+        return config
+    return replace(config, gemma_numerics="transformers-4.38")
+
+
+def _is_gemma(config: ModelConfig) -> bool:
+    path = model_path(config.name)
+    try:
+        if adapter := adapter_folder(path):
+            path = model_path(str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path))
+        found = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError):
+        return False  # the loader says what is wrong
+    return bool(found.model_type == "gemma")
 
 
 def check_reward_model(config: ModelConfig, key: str = "model.name") -> None:

@@ -22,6 +22,7 @@ from reproalign.common.config import ModelConfig, ReferenceConfig
 from reproalign.common.errors import UserError, choose, first_line
 from reproalign.common.models.adapters import Dropout, Model, adapter_folder, make_trainable
 from reproalign.common.models.ensemble_file import ENSEMBLE, is_ensemble, read_ensemble
+from reproalign.common.models.gemma import apply_gemma_numerics
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -188,6 +189,7 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
         raise
     except Exception as error:  # safetensors, OS, JSON and config errors all mean the same to the user
         raise UserError(f"cannot load the model '{name}': {first_line(error)}") from error
+    apply_gemma_numerics(model, config.gemma_numerics, name)
     return model
 
 

@@ -16,14 +16,19 @@ def ultrafeedback(row: dict[str, Any]) -> PreferenceRecord:
     chosen, rejected = messages(row, "chosen"), messages(row, "rejected")
     if len(chosen) < 2:
         raise RowError("'chosen' has no turn before the response")
-    rated = row.get("score_chosen") is None and row.get("score_rejected") is None
-    scores = ("chosen_rating", "rejected_rating") if rated else ("score_chosen", "score_rejected")
+    score_chosen, score_rejected = given_scores(row)
     return make_record(
         chosen[:-1],
         chosen[-1:],
         rejected[-1:],
-        score_chosen=row.get(scores[0]),
-        score_rejected=row.get(scores[1]),
+        score_chosen=score_chosen,
+        score_rejected=score_rejected,
         prompt_id=row.get("prompt_id"),
         source=row.get("source"),
     )
+
+
+def given_scores(row: dict[str, Any]) -> tuple[Any, Any]:
+    """Return a row's scores as they stand: ``score_chosen`` and ``score_rejected``, if both are null the ratings."""
+    scores = row.get("score_chosen"), row.get("score_rejected")
+    return (row.get("chosen_rating"), row.get("rejected_rating")) if scores == (None, None) else scores
