@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
@@ -81,7 +82,7 @@ class DialogueRules:
         return replace(self.sampling, n=1, temperature=temperature, own_noise=temperature > 0)
 
 
-def ask_by(template: str, model: ModelConfig, system_message: str | None) -> tuple[ModelConfig, dict[str, str | None]]:
+def ask_by(template: str, model: ModelConfig, system_message: str | None) -> tuple[ModelConfig, dict[str, Any]]:
     """Return the model with the chat template that it is asked by, and the fields of SamplingRules that go with it.
 
     ``chat`` is the model's own (or ``chat_template``), with ``system_message``. ``gemma-custom`` is the one with which

@@ -169,6 +169,7 @@ def _answers(config: MTBenchConfig, questions: Sequence[Question], run: Run) -> 
     made = sha256_json([answer.choices[0].turns for answer in answers.values()])
     run.add_fingerprint("data", "answers", made, made=True, rows=len(answers))
     run.set_metrics({"answers": len(answers), "empty_turns": texts.count("")})
+    run.keep()
     return answers
 
 
