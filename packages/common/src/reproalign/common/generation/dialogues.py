@@ -127,7 +127,7 @@ def answer_questions(
         UserError: if ``path`` holds other answers.
     """
     n = rules.sampling.n
-    batches = list(_batches(questions, rules, max(1, at_once // n)))
+    batches = list(_batches(questions, rules, at_once))
     answers = _kept(path, questions, n)
     todo = [batch for batch in batches if any(question.id not in answers for question in batch)]
     for question in (question for batch in todo for question in batch):  # a batch is answered as a whole
@@ -154,9 +154,10 @@ def answer_questions(
     return {question.id: answers[question.id] for question in questions}
 
 
-def _batches(questions: Sequence[Question], rules: DialogueRules, size: int) -> Iterator[list[Question]]:
+def _batches(questions: Sequence[Question], rules: DialogueRules, at_once: int) -> Iterator[list[Question]]:
     for temperature in dict.fromkeys(rules.temperature(question.category) for question in questions):
         group = [question for question in questions if rules.temperature(question.category) == temperature]
+        size = max(1, at_once // rules.sampling.n) if temperature > 0 else at_once
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 

@@ -30,7 +30,7 @@ from reproalign.common.judging.single import (
     references_for,
     requests_for,
 )
-from reproalign.common.judging.single_prompts import NAMES, OWN_PROMPTS, prompts_digest, read_prompts
+from reproalign.common.judging.single_prompts import NAMES, OWN_PROMPTS, JudgePrompt, Kind, prompts_digest, read_prompts
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
@@ -121,19 +121,7 @@ def _graded(config: MTBenchConfig, questions: Sequence[Question], run: Run) -> t
         needing = [question for question in questions if question.category in WITH_REFERENCE]
         given = read_answers(config.references, needing, "references") if config.references and needing else None
         references = references_for(questions, given)
-        names = [prompts[kind].name for kind in NAMES]
-        run.set(
-            "judge",
-            {
-                "model": config.endpoint.model,
-                "base_url": config.endpoint.base_url,
-                "request": config.endpoint.request,
-                "prompts": {"of": config.prompts or "reproalign", "names": names, "sha256": prompts_digest(prompts)},
-                "references": config.references or "questions",
-            },
-        )
-        run.add_fingerprint("data", "prompts", prompts_digest(prompts), path=config.prompts or "reproalign")
-        run.add_fingerprint("data", "references", sha256_json([[str(key), turns] for key, turns in references.items()]))
+        _record_judge(config, prompts, references, run)
     answers = _given_answers(config, questions, run) if config.answers else _answers(config, questions, run)
     model_id = config.model_id or next(iter(answers.values())).model_id
     if not config.endpoint.model:
@@ -148,6 +136,29 @@ def _graded(config: MTBenchConfig, questions: Sequence[Question], run: Run) -> t
         if has_judgments(path) or not config.answers:
             raise
         raise UserError(str(error)) from error  # there is nothing to keep
+
+
+def _record_judge(
+    config: MTBenchConfig,
+    prompts: Mapping[Kind, JudgePrompt],
+    references: Mapping[QuestionId, Sequence[str]],
+    run: Run,
+) -> None:
+    """Put into the record who grades, how it is asked, and what it is given."""
+    digest, source = prompts_digest(prompts), config.prompts or "reproalign"
+    run.set(
+        "judge",
+        {
+            "model": config.endpoint.model,
+            "base_url": config.endpoint.base_url,
+            "request": config.endpoint.request,
+            "prompts": {"of": source, "names": [prompts[kind].name for kind in NAMES], "sha256": digest},
+            "references": config.references or "questions",
+        },
+    )
+    run.add_fingerprint("data", "prompts", digest, path=source)
+    given = [[str(name), list(turns)] for name, turns in references.items()]
+    run.add_fingerprint("data", "references", sha256_json(given), path=config.references or "questions")
 
 
 def _answers(config: MTBenchConfig, questions: Sequence[Question], run: Run) -> dict[QuestionId, Answer]:
