@@ -23,7 +23,11 @@ ROOT = Path(__file__).parents[3]
 ERRATA = (ROOT / "packages" / "mmpo" / "ERRATA.md").read_text(encoding="utf-8")
 PAPER = load_paper("reproalign.mmpo")
 HEADERS = read_headers("reproalign.mmpo")
-PUBLISHED = [name for name in HEADERS if not name.startswith(("smoke", "smollm2"))]
+PUBLISHED = [  # trainings
+    name
+    for name, header in HEADERS.items()
+    if not name.startswith(("smoke", "smollm2")) and header["verb"] not in ("mt-bench", "best-of-n")
+]
 SECTIONS = ("chat", "chat_hard", "safety", "reasoning")
 
 
