@@ -83,8 +83,9 @@ class RewardTrainer(CollectingTrainer):
         """Return the schedule of the learning rate: the release's, or that of ``trainer.*``."""
         if not self.schedule or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        warmup = self.args.get_warmup_steps(num_training_steps)
-        self.lr_scheduler = warmup_decay(optimizer or self.optimizer, num_training_steps, warmup)
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None  # it is made first
+        self.lr_scheduler = warmup_decay(optimizer, num_training_steps, self.args.get_warmup_steps(num_training_steps))
         return self.lr_scheduler
 
     def get_batch_samples(
