@@ -13,10 +13,11 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, TrainingAr
 from reproalign.common.reward.model import install_rewards
 from reproalign.common.reward.rules import RewardRules
 from reproalign.more.balance import Balancer
+from reproalign.more.balanced import MoreTrainer
 from reproalign.more.cli import main
 from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums
-from reproalign.more.trainer import MoreTrainer, item_rewards
+from reproalign.more.trainer import item_rewards
 
 DOMAINS = ["a", "b", "c"]
 QUICK = ["train", "experiment=smoke", "trainer.max_steps=3", "trainer.save_strategy=no", "trainer.eval_strategy=no"]
