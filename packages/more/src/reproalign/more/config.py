@@ -74,5 +74,7 @@ class EvaluateConfig:
     judge: EndpointConfig = field(default_factory=EndpointConfig)  # for win rates; no judge.model: by rewards alone
     pairrm: PairRMConfig = field(default_factory=PairRMConfig)  # another judge, with pairrm.model; see docs/judging.md
     template: str | None = None  # of the judge: helpful | harmless | union (null) | a text file; see the README
+    prompts: str | None = None  # of the judge: a YAML file, helpful | harmless | union -> text; see the README
+    attempts: int | None = None  # requests for a readable verdict, with variant=released; null: 10
     confidence: float = 0.95  # of a win rate's interval
     trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16

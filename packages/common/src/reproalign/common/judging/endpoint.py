@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from reproalign.common.errors import UserError
 
 Key = TypeVar("Key", bound=Hashable)
+Found = TypeVar("Found")
 TRANSIENT = (408, 409, 429, 500, 502, 503, 504)  # statuses after which asking again may help
 
 
@@ -35,7 +36,16 @@ class EndpointConfig:
 
 
 class EndpointError(Exception):
-    """A server that gives no answer; the message is one sentence for the user."""
+    """A server that gives no answer; the message is one sentence for the user.
+
+    Attributes:
+        status: of its reply; None if there was none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """Keep the status beside the message."""
+        super().__init__(message)
+        self.status = status
 
 
 def check_endpoint(config: EndpointConfig, key: str = "endpoint") -> None:
@@ -63,19 +73,21 @@ def ask(config: EndpointConfig, question: str) -> str:
         headers["Authorization"] = f"Bearer {key}"
     url = f"{config.base_url.rstrip('/')}/chat/completions"
     body = json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
-    attempt = 0
+    attempt, status = 0, None
     while True:
         try:
             with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=config.timeout) as response:
                 return _content(url, response.read())
         except urllib.error.HTTPError as error:
             reason = f"answers with status {error.code} {error.reason}"
-            passing = error.code in TRANSIENT
+            status = error.code
+            passing = status in TRANSIENT
         except (OSError, HTTPException) as error:
             reason = f"cannot be reached ({getattr(error, 'reason', None) or error})"
-            passing = True
+            status, passing = None, True
         if not passing or attempt == config.retries:
-            raise EndpointError(f"{url} {reason}; check endpoint.base_url, endpoint.model and {config.key_variable}")
+            sentence = f"{url} {reason}; check endpoint.base_url, endpoint.model and {config.key_variable}"
+            raise EndpointError(sentence, status)
         time.sleep(config.pause * 2**attempt)
         attempt += 1
 
@@ -86,11 +98,25 @@ def ask_all(config: EndpointConfig, questions: Mapping[Key, str], write: Callabl
     Raises:
         EndpointError: the first, after the answers that were already under way have been handed over.
     """
+    work_on_all(config, questions, lambda text: ask(config, text), write)
+
+
+def work_on_all(
+    config: EndpointConfig,
+    questions: Mapping[Key, str],
+    work: Callable[[str], Found],
+    write: Callable[[Key, Found], None],
+) -> None:
+    """Hand over what ``work`` makes of each question, ``config.parallel`` of them at once, as it comes.
+
+    Raises:
+        EndpointError: the first that ``work`` raises, after what was already under way has been handed over.
+    """
     failure: EndpointError | None = None
     stopped = threading.Event()  # cancelled futures would never be reported as completed
 
-    def ask_unless_stopped(text: str) -> str | None:
-        return None if stopped.is_set() else ask(config, text)
+    def ask_unless_stopped(text: str) -> Found | None:
+        return None if stopped.is_set() else work(text)
 
     with ThreadPoolExecutor(config.parallel) as pool:
         futures = {pool.submit(ask_unless_stopped, text): key for key, text in questions.items()}
