@@ -1,18 +1,24 @@
-"""What tests need: golden vectors, commands in processes of their own, composed configurations.
+"""What tests need: golden vectors, commands in processes of their own, composed configurations, facts.
 
 Public, because the tests of paper packages use it and so may yours; no package imports it.
 """
 
+from reproalign.common.testing.facts import Fact, assert_facts, launch_facts, read_facts, recipe_config
 from reproalign.common.testing.golden import assert_matches, load_adapters, load_golden, parametrize_golden
 from reproalign.common.testing.processes import refusal, run_command
 from reproalign.common.testing.recipes import composed
 
 __all__ = [
+    "Fact",
+    "assert_facts",
     "assert_matches",
     "composed",
+    "launch_facts",
     "load_adapters",
     "load_golden",
     "parametrize_golden",
+    "read_facts",
+    "recipe_config",
     "refusal",
     "run_command",
 ]
