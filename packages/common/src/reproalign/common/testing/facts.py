@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 
 from reproalign.common.cli import App, find_verb
 from reproalign.common.invocation import load_object
-from reproalign.common.records.paper import load_paper
 from reproalign.common.recipes import read_headers
+from reproalign.common.records.paper import load_paper
 from reproalign.common.testing.recipes import composed
 
 
