@@ -97,14 +97,14 @@ def judge_template(config: EvaluateConfig) -> str | None:
     name, released = config.template or "union", config.variant == "released"
     if config.attempts is not None and (not released or config.attempts < 1):
         raise UserError(f"attempts={config.attempts} is for the judge of variant=released, and at least 1")
+    if config.judge.model is None and config.prompts is not None:
+        raise UserError("prompts is for a judge that is asked; set judge.model too")
     if config.prompts is not None:
         text = _prompts(config.prompts, name, shows_answers=not (released and name == "union"))
     elif released:
         text = RELEASED_TEMPLATES[choose("template", name, RELEASED_TEMPLATES)]
     else:
         text = TEMPLATES[name] if name in TEMPLATES else read_template(name)
-    if config.judge.model is None and config.prompts is not None:
-        raise UserError("prompts is for a judge that is asked; set judge.model too")
     return text if config.judge.model else None
 
 

@@ -38,8 +38,8 @@ def read_answer(answer: str, prompt_type: str) -> str | None:
     r"""Return the verdict in an answer as the release reads it; None: it asks again.
 
     ``helpful`` and ``harmless``: a capital A anywhere in the last line, otherwise a capital B; so ``Answer: B`` is read
-    as A, and an answer that ends with a line break has an empty last line. ``union``: the first of four phrases,
-    in the order ``model_A is better``, ``model_B is better``, ``equally good``, ``equally bad``, that is somewhere in it.
+    as A, and an answer that ends with a line break has an empty last line. ``union``: the first of four phrases that is
+    somewhere in it, in the order ``model_A is better``, ``model_B is better``, ``equally good``, ``equally bad``.
     """
     if prompt_type == "union":
         return next((verdict for phrase, verdict in _PHRASES.items() if phrase in answer), None)

@@ -26,7 +26,7 @@ from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import check_trainer_keys, training_arguments
 from reproalign.common.training.fit import metric_rows
-from reproalign.common.training.sft import answer_losses, fine_tune, tokenize_responses
+from reproalign.common.training.sft import answer_losses, check_loss_mean, fine_tune, tokenize_responses
 from reproalign.common.verbs.config import AlignConfig
 
 Item = TypeVar("Item")
@@ -62,7 +62,9 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
                 )
                 for part in (train, held_out)
             )
-        trainer = fine_tune(config, run, arguments, tokenizer, rows, evaluation if held_out else None)
+        trainer = fine_tune(
+            config, run, arguments, tokenizer, rows, evaluation if held_out else None, loss_mean=config.loss_mean
+        )
         if held_out:
             metrics = perplexities(answer_losses(trainer))
             metrics["perplexity"] = math.exp(min(run.record["metrics"]["eval_loss"], 700.0))
@@ -85,6 +87,7 @@ def check_align(config: AlignConfig) -> None:
     """
     check_separator(choose("layout", config.layout, LAYOUTS), config.response_separator)
     check_trainer_keys(config.trainer, SFTConfig)
+    check_loss_mean(config.loss_mean, config.trainer)
     if config.max_length < 2:
         raise UserError(f"max_length={config.max_length} must be at least 2")
     if not 0 <= config.eval_fraction < 1:

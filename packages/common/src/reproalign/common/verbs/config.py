@@ -68,11 +68,12 @@ class SelectConfig:
 class AlignConfig(BaseRunConfig):
     """``align``: fine-tune a language model on the selected responses (rejection-sampling alignment)."""
 
-    selected: str = MISSING  # file or folder of the verb `select`
+    selected: str = MISSING  # file or folder of the verb `select`, or rows with `chosen` (a transcript)
     eval_fraction: float = 0.0  # hold out this share for the loss and the perplexity
     max_length: int = 768  # tokens of prompt and response
     layout: str = "chat"  # chat | transcript | lmflow
     response_separator: str = "space"  # space | none; transcript, lmflow: between "Assistant:" and the response
+    loss_mean: str = "tokens"  # of a step's tokens | examples (MORE's release): one row per device at a time
 
 
 @dataclass
