@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reproalign.common.cli import App, run
 from reproalign.common.invocation import Verb
-from reproalign.common.verbs import EVALUATE_SUITE, RAFT, REJECTION_SAMPLING
+from reproalign.common.verbs import EVALUATE_SUITE, PERPLEXITY, RAFT, REJECTION_SAMPLING
 
 APP = App(
     command="more-rm",
@@ -32,6 +32,7 @@ APP = App(
         EVALUATE_SUITE,
         *REJECTION_SAMPLING,
         RAFT,
+        PERPLEXITY,
     ),
     more=(
         (

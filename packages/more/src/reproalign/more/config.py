@@ -66,6 +66,7 @@ class EvaluateConfig:
     variant: str | None = None  # paper | released; null: as trained, otherwise paper
     model: RewardModelConfig = field(default_factory=RewardModelConfig)
     data: DomainsConfig = field(default_factory=DomainsConfig)
+    fresh_head: bool = False  # measure a language model with a new head, drawn by the seed (the paper's Raw)
     batch_size: int = 8  # items per forward, or texts
     temperature: bool = False  # also report calibration after temperature scaling, fitted by cross-validation
     responses: list[str] | None = (
@@ -78,3 +79,12 @@ class EvaluateConfig:
     attempts: int | None = None  # requests for a readable verdict, with variant=released; null: 10
     confidence: float = 0.95  # of a win rate's interval
     trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16
+
+
+@dataclass
+class AverageConfig:
+    """``more-rm average``: the mean reward of several models on the same held-out items."""
+
+    output_dir: str = MISSING
+    runs: list[str] = MISSING  # folders of runs that measured the same held-out items
+    ties: str = "wrong"  # what equal mean rewards count for the accuracy: wrong, nothing | half

@@ -99,6 +99,15 @@ def measure_table(metrics: Metrics, title: str) -> Table:
     return table
 
 
+def average_table(results: Mapping[str, Any], title: str) -> Table:
+    """Show accuracy, calibration at ten bins, loss and pairs by domain, and their means, of margins alone."""
+    table = Table("domain", "accuracy", "ECE", "loss", "pairs", title=title, **LOOK)
+    for domain, values in [*results["domains"].items(), ("mean", results["mean"])]:
+        cells = [f"{values['accuracy']:.4f}", f"{values['ece_10']:.4f}", f"{values['loss']:.4f}"]
+        table.add_row(domain, *cells, f"{values['pairs']:.0f}")
+    return table
+
+
 def temperature_table(metrics: Metrics, shared: Metrics, per_domain: Metrics) -> Table:
     """Show ECE (ten bins) and loss as they are, under one temperature for all domains, and under one for each."""
     title = "temperature scaling: without, one T for all domains, one for each"

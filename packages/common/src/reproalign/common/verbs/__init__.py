@@ -23,6 +23,15 @@ JUDGE = Verb(
     "reproalign.common.verbs.judge:judge",
 )
 
+PERPLEXITY = Verb(
+    "perplexity",
+    "measure the perplexity of given answers to given prompts under a language model",
+    "perplexity",
+    "reproalign.common.verbs.config:PerplexityConfig",
+    "reproalign.common.verbs.perplexity:perplexity",
+    launchable=True,
+)
+
 # Sample responses, score them, select the best, fine-tune on these.
 REJECTION_SAMPLING = (
     Verb(

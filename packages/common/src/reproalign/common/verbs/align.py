@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +15,7 @@ from trl import SFTConfig
 
 from reproalign.common.data.templates import check_separator
 from reproalign.common.errors import UserError, choose
+from reproalign.common.evaluation.perplexity import perplexities
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.samplers import asking_tokenizer
@@ -30,13 +30,12 @@ from reproalign.common.training.sft import answer_losses, check_loss_mean, fine_
 from reproalign.common.verbs.config import AlignConfig
 
 Item = TypeVar("Item")
-GATE = 10_000.0  # MORE's release: answers of a higher perplexity are left out of the mean
 
 
 def align(config: AlignConfig, invocation: Invocation) -> None:
     """Fine-tune with ``trl.SFTTrainer`` on ``selected``; the loss is on the responses alone.
 
-    With something held out its loss per token, perplexity and the two perplexities of MORE's release are recorded.
+    With something held out its loss per token and perplexities (``common.evaluation.perplexity``) are recorded.
     """
     check_align(config)
     path = find(config.selected, SELECTED, "selected")
@@ -108,18 +107,3 @@ def hold_out(dialogues: list[Item], fraction: float, seed: int) -> tuple[list[It
         [dialogue for index, dialogue in enumerate(dialogues) if index not in chosen],
         [dialogue for index, dialogue in enumerate(dialogues) if index in chosen],
     )
-
-
-def perplexities(losses: Sequence[float]) -> dict[str, float]:
-    """Return the ``ppl`` measures of MORE's release of answers' mean losses (nats per token).
-
-    ``answer_perplexity``: the mean exp(loss) of the answers where it is below GATE; ``answers_above_gate``: how many
-    are left out; ``exp_mean_loss``: exp of the mean loss of all answers. All are finite.
-    """
-    below = [math.exp(loss) for loss in losses if loss < math.log(GATE)]
-    metrics = {"answers_above_gate": float(len(losses) - len(below))}
-    if below:
-        metrics["answer_perplexity"] = sum(below) / len(below)
-    if losses:
-        metrics["exp_mean_loss"] = math.exp(min(sum(losses) / len(losses), 700.0))
-    return metrics

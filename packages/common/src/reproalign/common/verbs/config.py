@@ -77,6 +77,21 @@ class AlignConfig(BaseRunConfig):
 
 
 @dataclass
+class PerplexityConfig:
+    """``perplexity``: of given answers to given prompts under a language model."""
+
+    output_dir: str = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    files: list[str] = MISSING  # rows with `prompt` and `answer` (texts), or `chosen` (a transcript)
+    answer: str = "reply"  # of a transcript: reply, all of it | last_paragraph (MORE's published test files)
+    max_rows: int | None = None  # of each file
+    max_length: int = 512  # tokens; a longer text loses its beginning
+    gate: float = 10_000.0  # an answer of this perplexity or a higher one is an outlier
+    batch_size: int = 8  # answers per forward
+    launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the batches
+
+
+@dataclass
 class RaftConfig:
     """``raft``: sample, score, select and align, each as a run of its own below this one, iteration by iteration."""
 
