@@ -43,12 +43,13 @@ Batch = dict[str, Tensor]
 class AutogradTrainer(MoreTrainer):
     """MORE with a backward per domain: what the closed form replaces."""
 
-    def local_sums(self, features: Tensor, rewards: Tensor, scores: Tensor, inputs: dict[str, Tensor]) -> DomainSums:
+    def local_sums(self, features: Tensor, rewards: Tensor, inputs: dict[str, Tensor]) -> DomainSums:
         """Take the head's gradients from autograd."""
         head: Any = self.model.score  # type: ignore[union-attr]
         weight = head.weight.detach().float().requires_grad_()
+        scores = inputs["scores"]
         logits = (features.float() @ weight.T).view_as(scores)
-        sums = super().local_sums(features, rewards, scores, inputs)
+        sums = super().local_sums(features, rewards, inputs)
         losses = [
             ranking_loss(logits[inputs["domain"] == k], scores[inputs["domain"] == k]) for k in range(len(sums.pairs))
         ]
@@ -122,8 +123,8 @@ def part(trainer: MoreTrainer, features: Tensor, batch: Batch) -> float:
     """Do only what MORE adds to a step."""
     scores = batch["scores"]
     rewards = features.float().sum(1).view_as(scores)
-    sums = trainer.local_sums(features, rewards, scores, batch)
-    loss, _ = trainer.training_loss(rewards, scores, batch["domain"], sums)
+    sums = trainer.local_sums(features, rewards, batch)
+    loss, _ = trainer.training_loss(features, rewards, batch, sums)
     return float(loss)
 
 

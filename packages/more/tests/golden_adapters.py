@@ -13,8 +13,9 @@ from torch import Tensor
 from reproalign.common.data.collate import pad_rows
 from reproalign.common.evaluation.calibration import probability_calibration
 from reproalign.common.judging.endpoint import EndpointError
-from reproalign.common.reward import reading, released
-from reproalign.more import balance, groups, items, loss, min_norm, released_judge
+from reproalign.common.reward import reading
+from reproalign.common.reward import released as reward_released
+from reproalign.more import balance, groups, items, loss, min_norm, released, released_judge
 from reproalign.more.config import WeightsConfig
 from reproalign.more.metrics import BINS, preference_metrics
 
@@ -45,8 +46,9 @@ def ranking_loss(inputs: Case, params: Case) -> Any:
 @adapter
 def more_ranking_loss(inputs: Case, params: Case) -> Any:
     logits, weights = tensor(inputs["logits"], grad=True), tensor(inputs["weights"])
-    factor = float(len(weights) if params["resampling"] else len(set(inputs["task_mask"])))
-    return with_gradient(loss.weighted_ranking_loss(logits, tensor(inputs["scores"]), weights, factor), logits)
+    domain = torch.tensor(inputs["task_mask"])
+    total = released.rows_loss(logits, tensor(inputs["scores"]), weights, domain, grouped=params["resampling"])
+    return with_gradient(total, logits)
 
 
 @adapter
@@ -63,52 +65,71 @@ def min_norm_frank_wolfe(inputs: Case, params: Case) -> Any:
     return {"weights": weights, "norm_sq": weights @ gram @ weights, "reported": norm}
 
 
-def balanced(inputs: Case, params: Case) -> list[tuple[balance.Balance, Tensor, Case]]:
-    """The weights and the momentum after each of the recorded steps."""
-    config = WeightsConfig(normalize=params["normalize"], alpha=float(params["alpha"]))
+def balancer(inputs: Case, params: Case) -> balance.Balancer:
+    """Rule, momentum and solver of a case; without momentum given, what the rule does not read."""
+    options = {"normalize": params["normalize"], "alpha": float(params["alpha"])} if "alpha" in params else {}
+    rule = "min-norm" if params.get("reweight", True) else "uniform"
+    start = tensor(inputs.get("initial_momentum", [[]] * params["task_num"]))
     names = [str(task) for task in range(params["task_num"])]
-    balancer = balance.Balancer(config, names, tensor(inputs["initial_momentum"]), "released")
-    results = []
-    for step in inputs["steps"]:
-        features = tensor(step["embeddings"])
-        items, responses, _ = features.shape
-        sums = loss.domain_sums(
-            features.flatten(0, 1),
-            features @ tensor(step["head_weight"]),
-            tensor(step["scores"]),
-            torch.arange(items * responses),
-            torch.tensor(step.get("task_mask", range(items))),
-            len(names),
-        )
-        results.append((balancer.step(sums, grouped="task_mask" not in step), balancer.momentum, step))
-    return results
+    return balance.Balancer(WeightsConfig(rule=rule, **options), names, start, "released")
+
+
+def weighted_rows(
+    made: balance.Balancer, step: Case, head: Tensor, *, grouped: bool
+) -> tuple[released.RowWeights, Tensor, Tensor, Tensor]:
+    """The weights of a batch's rows; also its rewards, scores and the domains of the rows."""
+    features, scores = tensor(step["embeddings"]), tensor(step["scores"])
+    rows, responses, _ = features.shape
+    tasks = step.get("task_mask") or [row * len(made.domains) // rows for row in range(rows)]
+    rewards, domain = features @ head, torch.tensor(tasks)
+    slot = torch.arange(rows * responses)
+    found = released.row_weights(made, features.flatten(0, 1), rewards, scores, slot, domain, grouped=grouped)
+    return found, rewards, scores, domain
 
 
 @adapter
 def compute_lambda(inputs: Case, params: Case) -> Any:
-    steps = balanced(inputs, params)
-    return {"steps": [{"lambda": found.weights, "momentum": momentum} for found, momentum, _ in steps]}
+    made, steps = balancer(inputs, params), []
+    for step in inputs["steps"]:
+        found, *_ = weighted_rows(made, step, tensor(step["head_weight"]), grouped=True)
+        steps.append({"lambda": found.weights, "momentum": made.momentum})
+    return {"steps": steps}
 
 
 @adapter
 def compute_lambda_noresampling(inputs: Case, params: Case) -> Any:
-    return {
-        "steps": [
-            {
-                "lambda_by_task": {
-                    str(task): found.weights[task] for task in range(params["task_num"]) if found.present[task]
-                },
-                "row_weights": found.weights[torch.tensor(step["task_mask"])],
-                "momentum": momentum,
-            }
-            for found, momentum, step in balanced(inputs, params)
-        ]
-    }
+    made, steps = balancer(inputs, params), []
+    for step in inputs["steps"]:
+        found, *_ = weighted_rows(made, step, tensor(step["head_weight"]), grouped=False)
+        of_task = dict(zip(map(str, step["task_mask"]), found.weights, strict=True))
+        steps.append({"lambda_by_task": of_task, "row_weights": found.weights, "momentum": made.momentum})
+    return {"steps": steps}
+
+
+def row_loss(inputs: Case, params: Case) -> Case:
+    """Weights as they meet the rows, the loss, its gradients, and the momentum after the step."""
+    made, head, grouped = balancer(inputs, params), tensor(inputs["head_weight"], grad=True), params["resampling"]
+    found, rewards, scores, domain = weighted_rows(made, inputs, head, grouped=grouped)
+    rewards.retain_grad()
+    loss_of_rows = released.rows_loss(rewards, scores, found.weights, domain, grouped=grouped)
+    loss_of_rows.backward()
+    results = {"loss": loss_of_rows, "grad_logits": rewards.grad, "grad_head_weight": head.grad}
+    return {"weights": found.weights, "momentum": made.momentum, **results}
+
+
+@adapter
+def more_loss_several_groups(inputs: Case, params: Case) -> Any:
+    return row_loss(inputs, params)
+
+
+@adapter
+def weights_without_reweight(inputs: Case, params: Case) -> Any:
+    return {name: value for name, value in row_loss(inputs, params).items() if name != "momentum"}
 
 
 @adapter
 def pooling_(inputs: Case, params: Case) -> Any:
-    pooled = released.released_pool(
+    pooled = reward_released.released_pool(
         tensor(inputs["hidden_states"]),
         torch.tensor(inputs["input_ids"]),
         torch.tensor(inputs["attention_mask"]),
@@ -129,7 +150,7 @@ def calibration_error(inputs: Case, params: Case) -> Any:
 
 @adapter
 def compute_metrics(inputs: Case, params: Case) -> Any:
-    metrics = preference_metrics(inputs["logits"], inputs["scores"], variant="released")
+    metrics = preference_metrics(inputs["logits"], inputs["scores"], ties="half")
     errors = {
         f"calibration_{name.upper()}_bin{n_bins}": metrics[f"{name}_{n_bins}"]
         for name in ("ece", "ace", "mce")
@@ -142,9 +163,12 @@ def compute_metrics(inputs: Case, params: Case) -> Any:
 def prepare_data_item(inputs: Case, params: Case) -> Any:
     item = inputs["item"]
     scores = [float(score) for score in item["score"]]
-    pad_to = params["max_response_num"] if params["padding"] else 0
-    texts, prepared = items.prepare_released(item["text"], scores, pad_to=pad_to, padding=" ") or (None, None)
-    return {"text": texts, "score": prepared}
+    prepared = items.prepare_released(item["text"], scores)
+    if prepared is None:
+        return {"text": None, "score": None}
+    texts, kept = prepared
+    absent = max(params["max_response_num"] - len(texts), 0) if params["padding"] else 0  # no row of tokens here
+    return {"text": [*texts, *[" "] * absent], "score": [*kept, *[-1.0] * absent]}
 
 
 @adapter
@@ -159,10 +183,11 @@ def resampling(inputs: Case, params: Case) -> Any:
 
 @adapter
 def reward_tokenize(inputs: Case, params: Case) -> Any:
-    special = released.SpecialIds(params["bos"], params["eos"], params["pad"])
+    special = reward_released.SpecialIds(params["bos"], params["eos"], params["pad"])
     length, side = params["max_length"], params["padding_side"]
     rows = [
-        reading.truncate(released.enclose(ids, special), length, params["truncation_side"]) for ids in inputs["encoded"]
+        reading.truncate(reward_released.enclose(ids, special), length, params["truncation_side"])
+        for ids in inputs["encoded"]
     ]
     multiple = None if params["padding"] == "longest" else length
     return {

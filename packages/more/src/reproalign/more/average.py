@@ -18,11 +18,10 @@ from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.more.config import AverageConfig
-from reproalign.more.metrics import Measured, mean_of_domains, preference_metrics
+from reproalign.more.metrics import TIES, Measured, named_means, preference_metrics
 from reproalign.more.report import DIFFERENCES, RESULTS, average_table, write_differences
 from reproalign.more.study.runs import Floats, StudiedRun, read_runs
 
-TIES = ("wrong", "half")
 _OF_REWARDS = ("reward_mean", "reward_std", "items")  # a margin tells nothing of these
 
 
@@ -44,7 +43,7 @@ def average(config: AverageConfig, invocation: Invocation) -> None:
     with Run.open(invocation) as run:
         for name in margins:
             run.add_fingerprint("data", f"held out:{name}", _held_out(runs[0])[name])
-        results: dict[str, Any] = {"domains": metrics, "mean": mean_of_domains(metrics)}
+        results: dict[str, Any] = {"domains": metrics, **named_means(metrics)}
         run.set_metrics(results)
         write_json(run.dir / RESULTS, results)
         write_differences(run.dir / DIFFERENCES, {name: as_measured(values) for name, values in margins.items()})
@@ -90,9 +89,7 @@ def margin_metrics(margins: Floats, ties: str) -> dict[str, float]:
         ties: what a margin of 0 counts for the accuracy: ``wrong``, nothing; ``half``, 1/2.
     """
     measured = as_measured(margins)
-    metrics = preference_metrics(measured.rewards, measured.scores)
-    if ties == "half":
-        metrics["accuracy"] += metrics["ties"] / 2
+    metrics = preference_metrics(measured.rewards, measured.scores, ties=ties)
     return {name: value for name, value in metrics.items() if name not in _OF_REWARDS}
 
 

@@ -6,12 +6,16 @@ At every step, with g_k = ∂L_k/∂w of the domains k in the batch (:mod:`repro
     m̃_k = m_k by one of NORMALIZATIONS
     λ = argmin over the simplex of ‖Σ_k λ_k m̃_k‖²                         :mod:`reproalign.more.min_norm`
 
-and the model is trained on Σ_k λ_k L_k: along -λ·m̃ no domain's loss goes up, to first order in the head.
+and the model is trained on Σ_k λ_k L_k (R1). The paper's own λ (its appendix B) has neither momentum nor normalisation:
+m̃_k = g_k. Then, with x = Σ_k λ_k g_k, g_k · x ≥ ‖x‖² for every k (VI): to first order in the head no domain's loss goes
+up along the step -x. With m̃ ≠ g that does not hold, since λ balances the m̃ and the step is still -Σ_k λ_k g_k:
+of g = (1, 0), (-3, 4) ``l2`` makes λ = (1/2, 1/2) and the step (1, -2), along which the first loss goes up.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,17 +31,28 @@ from reproalign.more.min_norm import frank_wolfe, min_norm_point
 VARIANTS = ("paper", "released")
 RULES = ("min-norm", "uniform", "fixed")
 NORMALIZATIONS = ("none", "l2", "loss", "loss+")
-SOLVERS = ("auto", "exact", "frank-wolfe")
-RELEASED_UNIFORM = 3  # released: keys of the batch, which is a dictionary, in place of domains (ERRATA Q5)
+SOLVERS = ("exact", "frank-wolfe")
+# The paper's appendix B; and the command that the release publishes, whose README calls α the momentum.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "paper": {"normalize": "none", "alpha": 1.0, "solver": "exact"},
+    "released": {"normalize": "l2", "alpha": 0.99, "solver": "frank-wolfe"},
+}
 
 
-def check_weights(config: WeightsConfig, domains: list[str], variant: str) -> None:
-    """Refuse options that cannot be meant.
+def settle_weights(config: WeightsConfig, domains: list[str], variant: str) -> WeightsConfig:
+    """Check the options, and put DEFAULTS of the variant in the place of those that are null.
+
+    Args:
+        config: as composed.
+        domains: names of those that are trained on.
+        variant: ``paper`` or ``released``.
 
     Raises:
         UserError: naming the key, its value and what is allowed.
     """
-    choose("variant", variant, VARIANTS)
+    defaults = DEFAULTS[choose("variant", variant, VARIANTS)]
+    config = replace(config, **{key: value for key, value in defaults.items() if getattr(config, key) is None})
+    assert config.alpha is not None
     choose("weights.rule", config.rule, RULES)
     choose("weights.normalize", config.normalize, NORMALIZATIONS)
     choose("weights.solver", config.solver, SOLVERS)
@@ -46,7 +61,7 @@ def check_weights(config: WeightsConfig, domains: list[str], variant: str) -> No
     if config.rule != "fixed":
         if config.fixed:
             raise UserError(f"weights.fixed is read with weights.rule=fixed alone; the rule is {config.rule}")
-        return
+        return config
     if set(config.fixed) != set(domains):
         raise UserError(
             f"weights.fixed names {', '.join(sorted(config.fixed)) or 'no domain'}; give one weight to each of "
@@ -54,6 +69,7 @@ def check_weights(config: WeightsConfig, domains: list[str], variant: str) -> No
         )
     if min(config.fixed.values()) < 0 or not sum(config.fixed.values()) > 0:
         raise UserError(f"weights.fixed={config.fixed} must not be negative, and one of them must be positive")
+    return config
 
 
 def normalize_gradients(
@@ -62,20 +78,13 @@ def normalize_gradients(
     kind: str,
     variant: str = "paper",
 ) -> Float[Tensor, "domains hidden"]:
-    """Bring the domains' gradients to comparable lengths: m̃_k = m_k / c_k with c of :func:`divisors`."""
-    c = divisors(gradients.norm(dim=1), losses, kind, variant)
-    return gradients / c[:, None]
+    r"""Bring the domains' gradients to comparable lengths: m̃_k = m_k / c_k.
 
-
-def divisors(
-    norms: Float[Tensor, " domains"], losses: Float[Tensor, " domains"], kind: str, variant: str = "paper"
-) -> Float[Tensor, " domains"]:
-    r"""Return c_k: ``none``: 1; ``l2``: ‖m_k‖; ``loss``: p_k = (L_k + 1) / Σ_j (L_j + 1); ``loss+``: ‖m_k‖ L_k.
-
-    A norm of 0 counts as 1.
+    c_k is 1 (``none``), ‖m_k‖ (``l2``), p_k = (L_k + 1) / Σ_j (L_j + 1) (``loss``) or ‖m_k‖ L_k (``loss+``). A norm
+    of 0 counts as 1.
 
     Args:
-        norms: ‖m_k‖ of the domains that take part.
+        gradients: m_k of the domains that take part.
         losses: L_k of the same domains, in nats.
         kind: one of NORMALIZATIONS.
         variant: under ``released`` a loss of 0 makes ``loss+`` divide by 0 (ERRATA Q7); ``paper`` keeps it at float32's
@@ -83,14 +92,15 @@ def divisors(
     """
     choose("weights.normalize", kind, NORMALIZATIONS)
     if kind == "none":
-        return torch.ones_like(norms)
+        return gradients
     if kind == "loss":
-        return (losses + 1) / (losses + 1).sum()
+        return gradients / ((losses + 1) / (losses + 1).sum())[:, None]
+    norms = gradients.norm(dim=1)
     norms = torch.where(norms == 0, 1.0, norms)
     if kind == "l2":
-        return norms
+        return gradients / norms[:, None]
     floor = torch.finfo(torch.float32).tiny if variant == "paper" else 0.0
-    return norms * losses.clamp(min=floor)
+    return gradients / (norms * losses.clamp(min=floor))[:, None]
 
 
 @dataclass(frozen=True)
@@ -112,26 +122,32 @@ class Balancer:
     """Keeps the domains' momentum from step to step and makes their weights.
 
     Args:
-        config: rule, normalisation, α, solver.
+        config: rule, normalisation, α, solver; null: as the variant has them (DEFAULTS).
         domains: their names.
         momentum: m_k before the first step.
-        variant: chooses the solver where ``config.solver=auto``: the exact one, or the released Frank-Wolfe.
+        variant: ``paper`` or ``released``.
+
+    Raises:
+        UserError: for options that cannot be meant (:func:`settle_weights`).
     """
 
     def __init__(
         self, config: WeightsConfig, domains: list[str], momentum: Float[Tensor, "domains hidden"], variant: str
     ) -> None:
-        check_weights(config, domains, variant)
-        self.config, self.domains, self.variant = config, domains, variant
-        self.momentum = momentum
-        exact = variant == "paper" if config.solver == "auto" else config.solver == "exact"
-        self.solve = min_norm_point if exact else _frank_wolfe
+        self.config = settle_weights(config, domains, variant)
+        self.domains, self.variant, self.momentum = domains, variant, momentum
+        self.solve = min_norm_point if self.config.solver == "exact" else _frank_wolfe
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the rule reads more of a batch than which domains are in it."""
+        return self.config.rule == "min-norm"
 
     def step(self, sums: DomainSums, *, grouped: bool) -> Balance:
-        """Take in the sums of one batch (of all processes, or of one: the caller decides) and return the weights.
+        """Take in the sums of one batch (of a whole step, or of one process: the caller decides); return the weights.
 
         Args:
-            sums: of the batch.
+            sums: of the batch; without gradients where :attr:`needs_gradients` is false.
             grouped: every batch has items of every domain (resampling). The release then lets domains without pairs
                 take part, with a gradient of 0; otherwise, and under ``paper``, a domain that has none in the batch
                 keeps its momentum and gets no weight.
@@ -143,50 +159,42 @@ class Balancer:
             present = torch.ones_like(sums.items, dtype=torch.bool) if grouped else sums.items > 0
         else:
             present = sums.pairs > 0
-        losses, gradients = sums.mean_losses(), sums.mean_gradients()
-        self.momentum = self.momentum.to(gradients.device)  # the device is known once the model is placed
-        alpha = self.config.alpha
-        moved = (1 - alpha) * self.momentum + alpha * gradients.to(self.momentum.dtype)
-        self.momentum = torch.where(present[:, None], moved, self.momentum)
-        weights = self._weights(losses, present, grouped)
-        return Balance(weights.to(losses), present, gradients.norm(dim=1))
-
-    def _weights(
-        self, losses: Float[Tensor, " domains"], present: Bool[Tensor, " domains"], grouped: bool
-    ) -> Float[Tensor, " domains"]:
         if self.config.rule == "uniform":
-            if grouped and self.variant == "released":
-                first = torch.arange(len(present), device=present.device) < RELEASED_UNIFORM
-                return first.double() / RELEASED_UNIFORM
-            return _shares(present.double())
-        if self.config.rule == "fixed":
+            weights = _shares(present.double())
+        elif self.config.rule == "fixed":
             fixed = torch.tensor([self.config.fixed[name] for name in self.domains], device=present.device)
-            return _shares(fixed.double() * present)
-        # One small transfer, the only one. Normalising scales rows and columns of the Gram matrix.
-        vectors = self.momentum.double()  # a product in TF32 would be no Gram matrix any more
-        gram = vectors @ vectors.T
-        host = torch.cat([gram, losses[:, None].to(gram), present[:, None].to(gram)], 1).double().cpu()
-        return self._solved(host[:, :-2], host[:, -2], host[:, -1].bool()).to(present.device)
+            weights = _shares(fixed.double() * present)
+        else:
+            self._remember(sums.mean_gradients(), present)
+            weights = self._min_norm(sums.mean_losses(), present)
+        return Balance(weights.to(sums.losses), present, sums.mean_gradients().norm(dim=1))
 
-    def _solved(
-        self,
-        gram: Float[Tensor, "domains domains"],
-        losses: Float[Tensor, " domains"],
-        present: Bool[Tensor, " domains"],
+    def _remember(self, gradients: Float[Tensor, "domains hidden"], present: Bool[Tensor, " domains"]) -> None:
+        assert self.config.alpha is not None
+        self.momentum = self.momentum.to(gradients.device)  # the device is known once the model is placed
+        moved = (1 - self.config.alpha) * self.momentum + self.config.alpha * gradients.to(self.momentum.dtype)
+        self.momentum = torch.where(present[:, None], moved, self.momentum)
+
+    def _min_norm(
+        self, losses: Float[Tensor, " domains"], present: Bool[Tensor, " domains"]
     ) -> Float[Tensor, " domains"]:
-        weights = torch.zeros(len(present), dtype=torch.float64)
+        weights = torch.zeros(len(present), dtype=torch.float64, device=present.device)
         chosen = present.nonzero().flatten()
         if not len(chosen):
             return weights
-        gram = gram[chosen][:, chosen]
-        c = divisors(gram.diagonal().clamp(min=0).sqrt(), losses[chosen], self.config.normalize, self.variant)
+        assert self.config.normalize is not None
+        # In float64: a product in TF32 would be no Gram matrix any more.
+        vectors = normalize_gradients(
+            self.momentum[chosen].double(), losses[chosen].double(), self.config.normalize, self.variant
+        )
         try:
-            weights[chosen] = torch.from_numpy(self.solve((gram / c[:, None] / c).numpy()))
+            found = self.solve((vectors @ vectors.T).cpu().numpy())
         except ValueError as error:
             raise UserError(
                 f"the domains' gradients cannot be balanced ({error}); lower trainer.learning_rate, or use "
                 "weights.normalize=l2"
             ) from error
+        weights[chosen] = torch.from_numpy(found).to(weights)
         return weights
 
 

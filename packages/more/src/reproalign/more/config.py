@@ -40,9 +40,9 @@ class WeightsConfig:
 
     rule: str = "min-norm"  # min-norm | uniform (released: reweight=false) | fixed
     fixed: dict[str, float] = field(default_factory=dict)  # domain -> weight, for rule=fixed; they are scaled to sum 1
-    normalize: str = "l2"  # of the gradients before the solver: none | l2 | loss | loss+
-    alpha: float = 0.99  # momentum m <- (1 - alpha) m + alpha g; 1: none
-    solver: str = "auto"  # exact | frank-wolfe (released) | auto: by the variant
+    normalize: str | None = None  # gradients before the solver: none | l2 | loss | loss+; null: none (released: l2)
+    alpha: float | None = None  # momentum m <- (1 - alpha) m + alpha g; 1: none; null: 1 (released: 0.99)
+    solver: str | None = None  # exact | frank-wolfe; null: exact (released: frank-wolfe)
 
 
 @dataclass
@@ -55,6 +55,7 @@ class TrainConfig(BaseRunConfig):
     data: DomainsConfig = field(default_factory=DomainsConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     evaluate_before: bool = False  # also measure the starting model (released: eval_at_start)
+    ties: str | None = None  # a pair of equal rewards counts in the accuracy as: wrong | half; null: half if released
 
 
 @dataclass
@@ -68,6 +69,7 @@ class EvaluateConfig:
     data: DomainsConfig = field(default_factory=DomainsConfig)
     fresh_head: bool = False  # measure a language model with a new head, drawn by the seed (the paper's Raw)
     batch_size: int = 8  # items per forward, or texts
+    ties: str | None = None  # a pair of equal rewards counts in the accuracy as: wrong | half; null: half if released
     temperature: bool = False  # also report calibration after temperature scaling, fitted by cross-validation
     responses: list[str] | None = (
         None  # two or more files of `more-rm sample`: compare these instead of reading domains

@@ -28,7 +28,7 @@ from reproalign.common.records import Run
 from reproalign.common.reward.reading import Reader
 from reproalign.more.config import DomainsConfig
 from reproalign.more.groups import Groups, Mixture, all_rows, resample
-from reproalign.more.items import best_is_first, count_ties, prepare
+from reproalign.more.items import best_is_first, count_ties, has_pair, prepare
 from reproalign.more.sources import PAIRINGS, SOURCES, Item, Source, source_of
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Statistics:
         split: ``train`` or ``held out``.
         rejected: bad rows that ``data.on_error=skip`` set aside.
         items: items read.
-        set_aside: items in which no two responses can be compared.
+        set_aside: items in which no two responses can be compared; ``released`` keeps them, so that they are none.
         used: items of an epoch, after resampling.
         responses: per item that is left, on average.
         tokens: per response that is left, on average, after truncation.
@@ -318,7 +318,7 @@ class Prepared:
 def prepare_items(
     items: list[Item], reader: Reader, config: DomainsConfig, facts: Mapping[str, Any], *, place: str
 ) -> Prepared:
-    """Normalise scores, set items without two comparable responses aside, and tokenise the others.
+    """Normalise scores, skip items without two comparable responses (``released``: keep them), and tokenise the others.
 
     Args:
         items: of one split.
@@ -337,7 +337,7 @@ def prepare_items(
             dialogues, scores = prepared
             texts["texts"].append([reader.render(dialogue) for dialogue in dialogues])
             texts["scores"].append(scores)
-    if not texts["texts"]:
+    if not any(has_pair(scores) for scores in texts["scores"]):
         raise UserError(
             f"{place}: none of the {len(items)} has two responses of different scores (all are ties, or too few are "
             "scored); give other rows"

@@ -21,6 +21,7 @@ from reproalign.more.compare import compare
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.data import load_domains
 from reproalign.more.groups import ItemCollator
+from reproalign.more.metrics import ties_of
 from reproalign.more.report import report
 from reproalign.more.trainer import RewardTrainer
 
@@ -33,6 +34,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         compare(config, invocation)
         return
     rules = _rules(config)
+    ties = ties_of(config.ties, rules.variant)
     base = BaseRunConfig(
         output_dir=config.output_dir,
         seed=config.seed,
@@ -58,10 +60,11 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
             domains=config.data.domains,
             held_out=domains.held_out,
             variant=rules.variant,
+            ties=ties,
         )
         weights = identify_weights(config.model.name, config.model.revision)
         run.add_fingerprint("weights", "reward", weights, name=config.model.name, revision=config.model.revision)
-        report(run, trainer.measured(), variant=rules.variant, seed=config.seed, temperature=config.temperature)
+        report(run, trainer.measured(), ties=ties, seed=config.seed, temperature=config.temperature)
         Console().print(f"record and plots: {run.dir}", highlight=False)
 
 

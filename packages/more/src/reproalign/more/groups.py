@@ -141,10 +141,13 @@ class ItemCollator:
     Args:
         pad_token_id: beside the tokens.
         padding_side: ``right`` or ``left``.
+        by_domain: put the items of several groups in the order of their domains, as the release does
+            (:mod:`reproalign.more.released`); otherwise they keep that of the rows.
     """
 
     pad_token_id: int
     padding_side: str = "right"
+    by_domain: bool = False
 
     def __call__(self, rows: Sequence[Sequence[ItemRow]]) -> dict[str, Tensor]:
         """Return the batch of all items of all rows; R is the largest number of responses among them.
@@ -154,6 +157,8 @@ class ItemCollator:
             ``scores`` (items, R) float32, -1 where an item has fewer responses; ``domain`` (items,).
         """
         items = [item for row in rows for item in row]
+        if self.by_domain:
+            items.sort(key=lambda item: int(item["domain"]))
         width = max(len(item["scores"]) for item in items)
         ids = [tokens for item in items for tokens in item["input_ids"]]
         slots = [number * width + place for number, item in enumerate(items) for place in range(len(item["scores"]))]

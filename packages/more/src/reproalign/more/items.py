@@ -19,9 +19,7 @@ def dense_ranks(scores: Sequence[float]) -> list[float]:
     return [float(places[score]) for score in scores]
 
 
-def prepare_released(
-    texts: Sequence[Response], scores: Sequence[float], *, pad_to: int = 0, padding: Response | None = None
-) -> tuple[list[Response], list[float]] | None:
+def prepare_released(texts: Sequence[Response], scores: Sequence[float]) -> tuple[list[Response], list[float]] | None:
     """Prepare an item as the release does (``prepare_data_item``).
 
     The first two responses alone are kept, the better one first (of two equal ones the second), their scores divided by
@@ -31,8 +29,6 @@ def prepare_released(
     Args:
         texts: the responses.
         scores: one each, higher is better.
-        pad_to: up to so many responses, ``padding`` is added with score -1.
-        padding: the response to add.
 
     Returns:
         Responses and scores, or None for unequal numbers of both, which the release drops.
@@ -41,9 +37,7 @@ def prepare_released(
         return None
     order = sorted(range(len(scores[:2])), key=lambda index: scores[index])[::-1]
     highest = max(scores[:2]) + EPSILON
-    missing = pad_to - len(order)
-    added = [] if padding is None else [padding] * missing
-    return [*(texts[i] for i in order), *added], [*(scores[i] / highest for i in order), *([-1.0] * len(added))]
+    return [texts[i] for i in order], [scores[i] / highest for i in order]
 
 
 def has_pair(scores: Sequence[float]) -> bool:
@@ -52,13 +46,14 @@ def has_pair(scores: Sequence[float]) -> bool:
 
 
 def prepare(item: Item, variant: str) -> tuple[list[Dialogue], list[float]] | None:
-    """Return responses and scores as the loss reads them; None if no two of them can be compared.
+    """Return responses and scores as the loss reads them; None for an item that is left out.
 
-    Responses without a score are left out first, in both variants.
+    Responses without a score are left out first, in both variants, and items with fewer than two others.
 
     Args:
         item: as its source has it.
-        variant: ``paper``: all responses, with :func:`dense_ranks`; ``released``: :func:`prepare_released`.
+        variant: ``paper``: all responses, with :func:`dense_ranks`, and None if no two of them can be compared;
+            ``released``: :func:`prepare_released`, where an item without a pair keeps its place (ERRATA Q17).
     """
     choose("variant", variant, ["paper", "released"])
     known = [(d, score) for d, score in zip(item.dialogues, item.scores, strict=True) if score is not None]
@@ -66,12 +61,9 @@ def prepare(item: Item, variant: str) -> tuple[list[Dialogue], list[float]] | No
         return None
     dialogues, scores = [d for d, _ in known], [score for _, score in known]
     if variant == "released":
-        prepared = prepare_released(dialogues, scores)
-        assert prepared is not None  # they are as many
-        dialogues, scores = prepared
-    else:
-        scores = dense_ranks(scores)
-    return (dialogues, scores) if has_pair(scores) else None
+        return prepare_released(dialogues, scores)
+    ranks = dense_ranks(scores)
+    return (dialogues, ranks) if has_pair(ranks) else None
 
 
 def count_ties(item: Item) -> tuple[int, int]:

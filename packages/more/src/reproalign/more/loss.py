@@ -11,6 +11,12 @@ so that every two responses of different scores count twice. With Δ_bij = sign(
 The sum's derivative in a reward is ∂/∂z_bi = -2 Σ_j σ(-Δ_bij) sign(s_bi - s_bj): (i, j) and (j, i) give the same.
 With z = w · h the gradient in the head w, features h held fixed, is Σ_bi (∂/∂z_bi) h_bi: one product of a (domains,
 responses) with a (responses, hidden) matrix gives it for all domains.
+
+Over K domains the model is trained on the paper's eq. 7: a mean over each domain's own pairs, λ on the simplex,
+
+    L = Σ_k λ_k L_k,   L_k = 1/|P_k| Σ_{P_k} -log σ(Δ)                                                       (R1)
+
+λ_k = 1/K are equal weights; λ_k = |P_k| / |P| is plain mixing, the mean over all pairs alike (MultiTask).
 """
 
 from __future__ import annotations
@@ -83,25 +89,34 @@ def ranking_loss(
     return pair_losses(rewards, signs).sum() / signs.abs().sum().clamp(min=1)
 
 
-def weighted_ranking_loss(
+def domain_loss(
     rewards: Float[Tensor, "items responses"],
     scores: Float[Tensor, "items responses"],
-    weights: Float[Tensor, " items"],
-    factor: float | Float[Tensor, ""],
-    pairs: Float[Tensor, ""] | None = None,
+    domain: Int[Tensor, " items"],
+    weights: Float[Tensor, " domains"],
+    pairs: Float[Tensor, " domains"],
 ) -> Float[Tensor, ""]:
-    """Factor · Σ_b λ_b Σ_P(b) -log σ(Δ) / |P|, with λ_b the weight of the item's domain.
+    """Σ_k λ_k Σ_{P_k} -log σ(Δ) / |P_k| over these items: their part of R1 (the paper's eq. 7).
+
+    The parts of all micro-batches and processes of a step, each given the step's λ and |P_k|, add up to R1.
 
     Args:
         rewards: z.
         scores: s.
-        weights: λ_b.
-        factor: number of domains that take part, which makes equal weights the plain loss.
-        pairs: |P|, where it is not that of these items alone.
+        domain: of each item, counted from 0.
+        weights: λ.
+        pairs: |P_k| of the whole step, of which these items are all or a part.
     """
-    signs = pair_signs(scores)
-    total = signs.abs().sum() if pairs is None else pairs
-    return factor * (pair_losses(rewards, signs).sum((1, 2)) * weights).sum() / total.clamp(min=1)
+    losses = pair_losses(rewards, pair_signs(scores)).sum((1, 2))
+    return (losses * (weights / pairs.clamp(min=1))[domain]).sum()
+
+
+def count_pairs(scores: Float[Tensor, "items responses"], domain: Int[Tensor, " items"], domains: int) -> DomainSums:
+    """Count items and pairs by domain; what takes rewards is 0, and the gradients have no columns."""
+    member = one_hot(domain, domains).to(scores.dtype)
+    pairs = member.T @ pair_signs(scores).abs().sum((1, 2))
+    nothing = torch.zeros_like(pairs)
+    return DomainSums(nothing, pairs, nothing, member.sum(0), scores.new_zeros(domains, 0))
 
 
 def domain_sums(

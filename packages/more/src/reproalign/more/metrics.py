@@ -19,13 +19,16 @@ from numpy.typing import ArrayLike, NDArray
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.calibration import (
     BINNINGS,
+    calibrated_ece,
     fit_temperature,
     ordered_pairs,
     probability_calibration,
 )
 
 Floats = NDArray[np.float64]
-BINS = (5, 10, 20)  # as the paper has them
+BINS = (5, 10, 20)  # as the release has them; the paper's tables have 10
+TIES = ("wrong", "half")
+HH = ("helpful", "harmless")  # whose arithmetic mean the paper calls H&H
 
 
 @dataclass(frozen=True)
@@ -69,37 +72,40 @@ def pair_margins(rewards: ArrayLike, scores: ArrayLike) -> tuple[Floats, NDArray
 
 
 def preference_metrics(
-    rewards: ArrayLike, scores: ArrayLike, *, variant: str = "paper", bins: Sequence[int] = BINS
+    rewards: ArrayLike, scores: ArrayLike, *, ties: str = "wrong", bins: Sequence[int] = BINS
 ) -> dict[str, float]:
     """Measure one domain (module docstring).
 
     Args:
         rewards: as :func:`pair_margins` takes them.
         scores: likewise.
-        variant: what a pair of equal rewards counts for the accuracy: nothing under ``paper``, as everywhere in these
-            packages; 1/2 under ``released``, where of its two orders one counts as right. ``ties`` has their share, so
-            that either follows from the other.
-        bins: numbers of bins M.
+        ties: what a pair of equal rewards counts for the accuracy: ``wrong``, nothing, as the paper's text has it and
+            all of these packages; ``half``, 1/2, as in the release, where of its two orders one counts as right. The
+            metric ``ties`` has their share, so that either follows from the other.
+        bins: numbers of bins M on [0, 1].
 
     Returns:
         ``accuracy``, ``loss`` (nats), ``ties``, ``pairs`` and ``items`` (numbers), ``reward_mean`` and ``reward_std``
         over responses; for every M ``ece_M``, ``ace_M``, ``mce_M`` over bins of equal width, and ``quantile_ece_M`` …
-        over bins of equal mass. Without pairs the accuracy is NaN, loss and errors are 0.
+        over bins of equal mass; ``ece_M_calibrated`` and ``ece_M_calibrated_sd``: mean and standard deviation of the
+        ECE that a perfectly calibrated model of the same confidences would show
+        (:func:`reproalign.common.evaluation.calibration.calibrated_ece`). Without pairs the accuracy is NaN, loss and
+        errors are 0.
 
     Raises:
         ValueError: as :func:`pair_margins`.
         UserError: likewise.
     """
-    choose("variant", variant, ["paper", "released"])
+    choose("ties", ties, TIES)
     margins, _ = pair_margins(rewards, scores)
     present = Measured(np.asarray(rewards), np.asarray(scores)).present
     count = len(margins)
-    ties = float((margins == 0).mean()) if count else 0.0
+    tied = float((margins == 0).mean()) if count else 0.0
     right = float((margins > 0).mean()) if count else float("nan")
     metrics = {
-        "accuracy": right + ties / 2 if variant == "released" else right,
+        "accuracy": right + tied / 2 if ties == "half" else right,
         "loss": float(np.logaddexp(0, -margins).mean()) if count else 0.0,
-        "ties": ties,
+        "ties": tied,
         "pairs": float(count),
         "items": float(len(np.asarray(scores))),
         "reward_mean": float(present.mean()) if len(present) else 0.0,
@@ -111,33 +117,61 @@ def preference_metrics(
         for n_bins in bins:
             errors = probability_calibration(probabilities, labels, n_bins=n_bins, binning=binning)
             metrics |= {f"{prefix}{name}_{n_bins}": getattr(errors, name) for name in ("ece", "ace", "mce")}
+    for n_bins in bins:
+        expected, spread = calibrated_ece(margins, n_bins=n_bins)
+        metrics |= {f"ece_{n_bins}_calibrated": expected, f"ece_{n_bins}_calibrated_sd": spread}
     return metrics
 
 
 def mean_of_domains(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Average every metric over the domains, each counting the same."""
-    names = next(iter(metrics.values()))
-    return {name: float(np.mean([values[name] for values in metrics.values()])) for name in names}
+    """Average every metric over the domains, each counting the same.
+
+    Standard deviations (``…_sd``) of n independent domains are those of the mean: √(Σ sd²) / n.
+    """
+    found = {}
+    for name in next(iter(metrics.values())):
+        values = [of[name] for of in metrics.values()]
+        found[name] = float(np.linalg.norm(values) / len(values) if name.endswith("_sd") else np.mean(values))
+    return found
+
+
+def named_means(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Return ``mean``, over all domains, and where there are both ``mean_hh``, over helpful and harmless alone."""
+    means = {"mean": mean_of_domains(metrics)}
+    if metrics.keys() >= set(HH):
+        means["mean_hh"] = mean_of_domains({name: metrics[name] for name in HH})
+    return means
+
+
+def ties_of(ties: str | None, variant: str) -> str:
+    """Return what equal rewards count: as asked for, or by the variant where that is None.
+
+    Raises:
+        UserError: for another word.
+    """
+    if ties is None:
+        return "half" if variant == "released" else "wrong"
+    return choose("ties", ties, TIES)
 
 
 def temperature_metrics(
     domains: Mapping[str, Measured],
     *,
     per_domain: bool,
-    variant: str = "paper",
+    ties: str = "wrong",
     bins: Sequence[int] = BINS,
     seed: int = 42,
 ) -> dict[str, dict[str, float]]:
     """Measure every domain once more with its rewards divided by a temperature that was fitted on other items.
 
-    Temperature scaling (Guo et al. 2017) mends calibration after training and leaves the accuracy as it is. Each
+    Temperature scaling (Guo et al. 2017) repairs calibration after training and leaves the accuracy as it is. Each
     domain's items are dealt into two halves; T minimises the cross-entropy of one half's pairs, and divides the other
     half's rewards, both ways. So every item is measured, under a T that has not seen it.
 
     Args:
         domains: rewards and scores by domain.
         per_domain: fit one T to each domain; otherwise one to the pairs of all.
-        variant: as for :func:`preference_metrics`.
+        ties: as for :func:`preference_metrics`.
         bins: likewise.
         seed: of the dealing.
 
@@ -158,7 +192,7 @@ def temperature_metrics(
         divisors = np.array([fit_temperature(pooled[half == 1]), fit_temperature(pooled[half == 0])])
         for name in group:
             scaled = np.asarray(domains[name].rewards, dtype=np.float64) / divisors[dealt[name]][:, None]
-            metrics = preference_metrics(scaled, domains[name].scores, variant=variant, bins=bins)
+            metrics = preference_metrics(scaled, domains[name].scores, ties=ties, bins=bins)
             results[name] = {**metrics, "temperature": fit_temperature(pooled)}
     return results
 

@@ -17,7 +17,12 @@ from reproalign.common.evaluation.plots import categories
 from reproalign.common.records.groups import RecordedRun, group_runs, name_groups
 from reproalign.common.records.run import read_record
 
-PANELS = {"accuracy": "accuracy", "ece_10": "ECE (10 bins)"}
+PANELS = {
+    "accuracy": "accuracy",
+    "ece_10": "ECE (10 bins)",
+    "ece_10_calibrated": "ECE (10 bins) if it were calibrated",
+}
+REQUIRED = ("accuracy", "ece_10")  # of every evaluation; records of earlier versions have no others
 METHODS = {"more": "MORE", "multitask": "MultiTask"}
 MEAN = "mean"
 Measurements = dict[str, dict[str, dict[str, list[float]]]]  # metric -> group of runs -> domain -> value of each run
@@ -43,28 +48,30 @@ def plot_command(argv: Sequence[str]) -> int:
     if arguments.output.suffix.lower() != ".png":
         raise UserError(f"--output={arguments.output} must end in .png")
     measurements = compare_runs(arguments.runs)
-    categories({title: measurements[name] for name, title in PANELS.items()}, arguments.output)
-    for name, title in PANELS.items():
-        Console().print(comparison_table(measurements[name], title))
+    categories({PANELS[name]: found for name, found in measurements.items()}, arguments.output)
+    for name, found in measurements.items():
+        Console().print(comparison_table(found, PANELS[name]))
     Console().print(f"figure: {arguments.output}", highlight=False)
     return 0
 
 
 def compare_runs(folders: Sequence[Path]) -> Measurements:
-    """Read the metrics of PANELS from several runs' records, grouped by configuration but for the seed.
+    """Read the metrics of PANELS that all runs have from their records, grouped by configuration but for the seed.
 
     Groups are named by method, else by recipe, else by folder.
 
     Raises:
         UserError: for a folder without held-out domains, or one given twice.
     """
-    groups = name_groups(group_runs([evaluated(folder) for folder in folders]), _method, _recipe)
+    evaluations = [evaluated(folder) for folder in folders]
+    groups = name_groups(group_runs(evaluations), _method, _recipe)
     return {
         metric: {
             label: {domain: [run.metrics[domain][metric] for run in runs] for domain in _common(runs)}
             for label, runs in groups.items()
         }
         for metric in PANELS
+        if all(metric in values for run in evaluations for values in run.metrics.values())
     }
 
 
@@ -78,7 +85,7 @@ def evaluated(folder: Path) -> EvaluatedRun:
     found = record.get("metrics", {})
     try:
         metrics = {
-            domain: {name: float(values[name]) for name in PANELS}
+            domain: {name: float(values[name]) for name in PANELS if name in values or name in REQUIRED}
             for domain, values in [*found["domains"].items(), (MEAN, found["mean"])]
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
 
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.calibration import ordered_pairs, probability_calibration
+from reproalign.common.evaluation.calibration import calibrated_ece, ordered_pairs, probability_calibration
 from reproalign.common.evaluation.plots import Curve, comparison, histograms, reliability_diagram
 from reproalign.common.files import atomic_path, write_json
 from reproalign.common.records import Run
 from reproalign.common.training.fit import metric_rows
 from reproalign.more.metrics import (
     Measured,
-    mean_of_domains,
+    named_means,
     pair_margins,
     preference_metrics,
     temperature_metrics,
@@ -33,6 +34,7 @@ CURVES = {
     "loss/{}": "ranking loss in training (nats)",
     "eval_{}/accuracy": "held-out accuracy",
     "eval_{}/ece_10": "held-out ECE (10 bins)",
+    "eval_{}/ece_10_calibrated": "ECE (10 bins) if it were calibrated",
 }
 LOOK: dict[str, Any] = {"header_style": "bold", "title_justify": "left"}
 Domains = Mapping[str, Measured]
@@ -43,7 +45,7 @@ def report(
     run: Run,
     measured: Domains,
     *,
-    variant: str,
+    ties: str,
     seed: int = 42,
     before: Domains | None = None,
     temperature: bool = False,
@@ -53,14 +55,14 @@ def report(
     Args:
         run: open; its metrics and folder get the results.
         measured: held-out domain -> rewards and scores, of the model that is reported on.
-        variant: ``paper`` or ``released``: how ties count (:func:`preference_metrics`).
+        ties: what a pair of equal rewards counts (:func:`preference_metrics`).
         seed: of the halves of temperature scaling.
         before: the same domains under the model that training started from.
         temperature: also measure the rewards after temperature scaling.
 
     Returns:
-        What is written: ``domains`` (domain -> metrics) and ``mean``; ``before`` with the same two; ``temperature``
-        with ``shared`` (one for all domains) and ``per_domain``, each domain -> metrics.
+        What is written: ``domains`` (domain -> metrics), ``mean`` and, of helpful and harmless, ``mean_hh``; ``before``
+        with the same; ``temperature`` with ``shared`` (one for all domains) and ``per_domain``, each domain -> metrics.
 
     Raises:
         UserError: if a domain has no pairs, or rewards are not finite.
@@ -68,13 +70,13 @@ def report(
     console = Console()
     results: dict[str, Any] = {}
     if before:
-        results["before"] = _summary(before, variant)
+        results["before"] = _summary(before, ties)
         console.print(measure_table(results["before"]["domains"], "before training"))
-    results |= _summary(measured, variant)
+    results |= _summary(measured, ties)
     console.print(measure_table(results["domains"], "after training" if before else "held-out preferences"))
     if temperature:
         results["temperature"] = {
-            name: temperature_metrics(measured, per_domain=own, variant=variant, seed=seed)
+            name: temperature_metrics(measured, per_domain=own, ties=ties, seed=seed)
             for name, own in (("shared", False), ("per_domain", True))
         }
         console.print(temperature_table(results["domains"], **results["temperature"]))
@@ -86,17 +88,30 @@ def report(
 
 
 def measure_table(metrics: Metrics, title: str) -> Table:
-    """Show accuracy, calibration at ten bins, loss and rewards by domain, and their means over the domains."""
-    table = Table("domain", "accuracy", "ECE", "ACE", "MCE", "loss", "pairs", "reward", title=title, **LOOK)
-    columns = ("accuracy", "ece_10", "ace_10", "mce_10", "loss")
+    """Show accuracy, calibration at ten bins, loss and rewards by domain, and their means over the domains.
+
+    Beside the ECE stands the one that a perfectly calibrated model of the same confidences would show.
+    """
+    heads = ("domain", "accuracy", "ECE", "calibrated", "ACE", "MCE", "loss", "pairs", "reward")
+    table = Table(*heads, title=title, **LOOK)
     for domain, values in metrics.items():
         reward = f"{values['reward_mean']:.2f} ± {values['reward_std']:.2f}"
-        table.add_row(domain, *(f"{values[name]:.3f}" for name in columns), f"{values['pairs']:.0f}", reward)
+        table.add_row(domain, *_measures(values), f"{values['pairs']:.0f}", reward)
     if len(metrics) > 1:
-        mean = mean_of_domains(metrics)
         table.add_section()
-        table.add_row("mean", *(f"{mean[name]:.3f}" for name in columns))
+        for name, mean in named_means(metrics).items():
+            table.add_row({"mean": "mean", "mean_hh": "mean H&H"}[name], *_measures(mean))
     return table
+
+
+def _measures(values: Mapping[str, float]) -> list[str]:
+    calibrated = f"{values['ece_10_calibrated']:.4f} ± {values['ece_10_calibrated_sd']:.4f}"
+    return [
+        f"{values['accuracy']:.3f}",
+        f"{values['ece_10']:.4f}",
+        calibrated,
+        *(f"{values[name]:.3f}" for name in ("ace_10", "mce_10", "loss")),
+    ]
 
 
 def average_table(results: Mapping[str, Any], title: str) -> Table:
@@ -143,7 +158,7 @@ def draw(run_dir: Path, evaluations: Mapping[str, Domains], *, n_bins: int = 10)
             for label, measured in evaluations.items()
         }
         diagrams = {
-            name: probability_calibration(*ordered_pairs(values), n_bins=n_bins)
+            _diagram_title(name, values, n_bins): probability_calibration(*ordered_pairs(values), n_bins=n_bins)
             for name, values in list(margins.values())[-1].items()
         }
         reliability_diagram(
@@ -180,12 +195,17 @@ def _curve(points: dict[int, float]) -> Curve:
     return Curve(steps, values, values, values)
 
 
-def _summary(measured: Domains, variant: str) -> dict[str, Any]:
-    metrics = {name: preference_metrics(of.rewards, of.scores, variant=variant) for name, of in measured.items()}
+def _summary(measured: Domains, ties: str) -> dict[str, Any]:
+    metrics = {name: preference_metrics(of.rewards, of.scores, ties=ties) for name, of in measured.items()}
     empty = [name for name, values in metrics.items() if not values["pairs"]]
     if empty:
         raise UserError(f"domain {empty[0]} has no two responses of different scores; give other held-out rows")
-    return {"domains": metrics, "mean": mean_of_domains(metrics)}
+    return {"domains": metrics, **named_means(metrics)}
+
+
+def _diagram_title(domain: str, margins: ArrayLike, n_bins: int) -> str:
+    expected, spread = calibrated_ece(margins, n_bins=n_bins)
+    return f"{domain} (calibrated: {expected:.4f} ± {spread:.4f})"
 
 
 def _by_domain(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:

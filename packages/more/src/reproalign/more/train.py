@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE, told_rules, training_rules
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
-from reproalign.more.balance import check_weights
+from reproalign.more.balance import settle_weights
 from reproalign.more.config import TrainConfig
 from reproalign.more.data import METHODS, load_domains
 from reproalign.more.groups import ItemCollator
+from reproalign.more.metrics import ties_of
 from reproalign.more.report import report
 from reproalign.more.trainer import MoreTrainer, RewardTrainer
 
@@ -32,7 +34,8 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     """Train a reward model: load, tabulate, fit, measure every domain, draw, record."""
     choose("method", config.method, METHODS)
     trained = config.data.train_domains or config.data.domains
-    check_weights(config.weights, trained, config.variant)
+    weights, ties = settle_weights(config.weights, trained, config.variant), ties_of(config.ties, config.variant)
+    released, grouped = config.variant == "released", config.method == "more" and config.data.resampling
     arguments = training_arguments(config, Path(config.output_dir))  # first: it makes the processes known to each other
     rules = training_rules(config.model, told_rules(config.model, config.data, config.variant))
     set_seed(config.seed)  # before the model: the head begins at random
@@ -52,31 +55,35 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             )
         model = load_reward(config.model, tokenizer, rules, domains.pad_id)
         if run.is_main:
-            weights = identify_weights(config.model.name, config.model.revision)
-            run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
+            identity = identify_weights(config.model.name, config.model.revision)
+            run.add_fingerprint("weights", "start", identity, name=config.model.name, revision=config.model.revision)
+            if config.method == "more":
+                run.set("weights", asdict(weights))  # with what null stands for
         common: dict[str, Any] = {
             "model": model,
             "args": arguments,
             "train_dataset": domains.train,
             "eval_dataset": domains.held_out or None,
-            "data_collator": ItemCollator(domains.pad_id, rules.padding_side),
+            "data_collator": ItemCollator(domains.pad_id, rules.padding_side, by_domain=released and grouped),
             "processing_class": tokenizer,
             "domains": trained,
             "held_out": domains.held_out,
             "variant": config.variant,
+            "ties": ties,
+            "schedule": released and "lr_scheduler_type" not in config.trainer,
         }
         if config.method == "more":
-            trainer: RewardTrainer = MoreTrainer(weights=config.weights, grouped=config.data.resampling, **common)
+            trainer: RewardTrainer = MoreTrainer(weights=weights, grouped=grouped, **common)
         else:
             trainer = RewardTrainer(**common)
         before = None
         if config.launch.strategy.startswith("zero") and config.evaluate_before:
-            logger.warning("evaluate_before is passed over: DeepSpeed has no engine before training")
+            logger.warning("evaluate_before is skipped: DeepSpeed has no engine before training")
         elif config.evaluate_before:
             before = trainer.measured()
         fit(trainer, run, config, tokenizer, notes={NOTE: rules.note()})
         after = trainer.measured()
         if run.is_main:
             if after:
-                report(run, after, variant=config.variant, seed=config.seed, before=before)
+                report(run, after, ties=ties, seed=config.seed, before=before)
             Console().print(f"model, record and plots: {run.dir}", highlight=False)

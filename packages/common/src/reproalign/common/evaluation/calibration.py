@@ -1,4 +1,4 @@
-r"""Calibration of pairwise preferences, in two forms, and temperature scaling.
+r"""Calibration of pairwise preferences, in two forms, how much of an error is noise, and temperature scaling.
 
 A pair with margin d = r_w - r_l is won with probability s = σ(d). Predictions c and outcomes y are put into M bins:
 
@@ -26,6 +26,7 @@ from reproalign.common.errors import choose
 Floats = NDArray[np.float64]
 BINNINGS = ("uniform", "quantile")
 TEMPERATURES = (1e-4, 1e4)  # between which one is looked for, times the margins' root mean square
+DIRECT = 256  # variables whose sum's distribution is convolved without Fourier transforms
 STEPS = 100  # at most; halving the interval each time would take 44
 
 
@@ -106,6 +107,57 @@ def ordered_pairs(margins: ArrayLike) -> tuple[Floats, Floats]:
     values = np.asarray(margins, dtype=np.float64)
     labels = np.concatenate([np.ones(len(values)), np.zeros(len(values))])
     return sigmoid(np.concatenate([values, -values])), labels
+
+
+def calibrated_ece(margins: ArrayLike, *, n_bins: int = 10) -> tuple[float, float]:
+    """Return mean and standard deviation of the ECE that a calibrated model of the same confidences would show.
+
+    An ECE measured on N pairs is above 0 even if every confidence c is true, because it averages absolute values of
+    what then is noise. Let each pair's outcome be y ~ Bernoulli(c), c = σ(|d|), independently. With
+    Z_m = Σ_{i in m} (y_i - c_i) over the pairs of bin m
+
+        ECE = Σ_m |Z_m| / N,   E[ECE] = Σ_m E|Z_m| / N,   Var[ECE] = Σ_m (Σ_{i in m} c_i (1 - c_i) - (E|Z_m|)²) / N²
+
+    and E|Z_m| is exact: Σ y_i of independent Bernoulli variables has the convolution of their distributions.
+
+    Args:
+        margins: (N,) reward margins d; their signs do not matter.
+        n_bins: M bins of equal width on [0, 1], into which each pair enters in both orders: the ECE of
+            :func:`probability_calibration` on :func:`ordered_pairs`, or of :func:`calibration` with M / 2 bins. A pair
+            in the middle one of an odd M adds nothing, as it adds nothing there, nor does a margin of 0.
+
+    Returns:
+        Mean and standard deviation; 0 and 0 without pairs.
+
+    Raises:
+        ValueError: for fewer than one bin.
+    """
+    if n_bins < 1:
+        raise ValueError(f"calibration needs at least one bin, got {n_bins}")
+    values = np.asarray(margins, dtype=np.float64)
+    confidence = sigmoid(np.abs(values))
+    index = np.searchsorted(np.linspace(0, 1, n_bins + 1)[1:-1], confidence, side="left")
+    mean = variance = 0.0
+    for m in range(n_bins):
+        inside = confidence[(index == m) & (2 * m + 1 != n_bins) & (values != 0)]
+        if len(inside):
+            sums = _sum_of_bernoullis(inside)
+            deviation = float(sums @ np.abs(np.arange(len(sums)) - inside.sum()))
+            mean += deviation
+            variance += float((inside * (1 - inside)).sum()) - deviation**2
+    return mean / max(len(values), 1), float(np.sqrt(max(variance, 0.0))) / max(len(values), 1)
+
+
+def _sum_of_bernoullis(probabilities: Floats) -> Floats:
+    """Return P(Σ y_i = k), k = 0 … n: by halves, whose distributions are convolved by Fourier transforms."""
+    count = len(probabilities)
+    if count == 1:
+        return np.array([1 - probabilities[0], probabilities[0]])
+    left, right = _sum_of_bernoullis(probabilities[: count // 2]), _sum_of_bernoullis(probabilities[count // 2 :])
+    if count <= DIRECT:
+        return np.convolve(left, right)
+    product: Floats = np.fft.irfft(np.fft.rfft(left, count + 1) * np.fft.rfft(right, count + 1), count + 1)
+    return product.clip(min=0)
 
 
 def _calibration(predicted: Floats, outcomes: Floats, n_bins: int, binning: str, lower_edge: float) -> Calibration:
