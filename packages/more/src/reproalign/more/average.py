@@ -7,7 +7,6 @@ evaluation writes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,7 +95,5 @@ def margin_metrics(margins: Floats, ties: str) -> dict[str, float]:
 def _held_out(run: StudiedRun) -> dict[str, str]:
     found = run.record.get("fingerprints", {}).get("data", {})
     return {
-        name.removeprefix("held out:"): entry["sha256"]
-        for name, entry in found.items()
-        if name.startswith("held out:")
+        name.removeprefix("held out:"): entry["sha256"] for name, entry in found.items() if name.startswith("held out:")
     }

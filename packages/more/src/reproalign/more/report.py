@@ -116,10 +116,12 @@ def _measures(values: Mapping[str, float]) -> list[str]:
 
 def average_table(results: Mapping[str, Any], title: str) -> Table:
     """Show accuracy, calibration at ten bins, loss and pairs by domain, and their means, of margins alone."""
-    table = Table("domain", "accuracy", "ECE", "loss", "pairs", title=title, **LOOK)
-    for domain, values in [*results["domains"].items(), ("mean", results["mean"])]:
-        cells = [f"{values['accuracy']:.4f}", f"{values['ece_10']:.4f}", f"{values['loss']:.4f}"]
-        table.add_row(domain, *cells, f"{values['pairs']:.0f}")
+    table = Table("domain", "accuracy", "ECE", "calibrated", "ACE", "MCE", "loss", "pairs", title=title, **LOOK)
+    for domain, values in results["domains"].items():
+        table.add_row(domain, *_measures(values), f"{values['pairs']:.0f}")
+    table.add_section()
+    for name, mean in named_means(results["domains"]).items():
+        table.add_row({"mean": "mean", "mean_hh": "mean H&H"}[name], *_measures(mean))
     return table
 
 

@@ -21,6 +21,7 @@ from reproalign.more.study.results import SINGLE
 Floats = NDArray[np.float64]
 RAW, AVERAGING, MORE, MULTITASK = "raw", "averaging", "more", "multitask"
 ALIGNED = "rjs_"  # scheme of a language model aligned by a reward model of the scheme that follows
+SFT = "sft"  # scheme of a language model fine-tuned on given responses
 BASE_MODEL = "base"  # scheme of a language model that no run has trained
 
 
@@ -91,17 +92,14 @@ def run_origin(record: Mapping[str, Any], folder: Path, bases: Mapping[str, str]
     verb, config = record.get("verb"), record["config"]
     if verb == "train":
         trained = tuple(config["data"].get("train_domains") or config["data"]["domains"])
-        base = base_name(config["model"]["name"], bases)
-        if config.get("method") == MORE:
-            uniform = config["weights"]["rule"] != "min-norm"
-            return Origin(base, config["weights"]["rule"] if uniform else MORE, trained)
-        single = len(trained) == 1
-        return Origin(base, f"{SINGLE}{trained[0]}" if single else MULTITASK, trained)
+        return Origin(base_name(config["model"]["name"], bases), _scheme(config, trained), trained)
     if verb == "evaluate" and config.get("fresh_head"):
         return Origin(base_name(config["model"]["name"], bases), RAW)
     if verb == "average":
         before = [run_origin(read_record(Path(path)), Path(path), bases) for path in config["runs"]]
         return Origin(before[0].base, AVERAGING, tuple(domain for origin in before for domain in origin.domains))
+    if verb == "align" and _input(record, "selected") is None:
+        return Origin(base_name(config["model"]["name"], bases), SFT)
     if verb == "align":
         reward = _follow(record, ("selected", "scored", "model.name"), folder, bases)
         return Origin(reward.base, f"{ALIGNED}{reward.scheme}", reward.domains)
@@ -111,6 +109,15 @@ def run_origin(record: Mapping[str, Any], folder: Path, bases: Mapping[str, str]
             return run_origin(read_record(before_folder), before_folder, bases)
         return Origin(base_name(config["model"]["name"], bases), BASE_MODEL)
     raise UserError(f"{folder}: a run of `{verb}` tells neither base model nor scheme; give it as BASE/SCHEME@{folder}")
+
+
+def _scheme(config: Mapping[str, Any], trained: Sequence[str]) -> str:
+    """Name the training: ``more``, ``multitask`` (``more-3`` on three domains of more), ``single-helpful``, a rule."""
+    if len(trained) == 1:
+        return f"{SINGLE}{trained[0]}"
+    rule = config["weights"]["rule"]
+    name = MULTITASK if config["method"] == MULTITASK else MORE if rule == "min-norm" else str(rule)
+    return name if len(trained) == len(config["data"]["domains"]) else f"{name}-{len(trained)}"
 
 
 def base_name(model: str, bases: Mapping[str, str]) -> str:
