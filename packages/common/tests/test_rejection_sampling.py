@@ -21,7 +21,7 @@ from reproalign.common.generation.sampling import SamplingRules, read_prompts
 from reproalign.common.generation.select import SelectionRules, select_row
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.training.sft import IGNORED, mean_losses, tokenize_responses
-from reproalign.common.verbs.align import perplexities
+from reproalign.common.evaluation.perplexity import perplexities
 
 
 def user(text: str) -> list[dict[str, str]]:
