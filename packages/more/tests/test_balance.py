@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from reproalign.common.errors import UserError
-from reproalign.more.balance import NORMALIZATIONS, Balancer, check_weights, normalize_gradients
+from reproalign.more.balance import NORMALIZATIONS, Balancer, normalize_gradients, settle_weights
 from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums
 from reproalign.more.trainer import initial_momentum
@@ -28,17 +30,46 @@ def balancer(variant: str = "paper", names: list[str] = NAMES, hidden: int = 2, 
 
 
 def test_l2_makes_the_weights_independent_of_the_lengths() -> None:
-    short = balancer().step(sums([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), grouped=True)
-    long = balancer().step(sums([[9.0, 0.0], [0.0, 0.1], [3.0, 3.0]]), grouped=True)
+    short = balancer(normalize="l2").step(sums([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), grouped=True)
+    long = balancer(normalize="l2").step(sums([[9.0, 0.0], [0.0, 0.1], [3.0, 3.0]]), grouped=True)
     torch.testing.assert_close(short.weights, long.weights)
     assert long.gradient_norms.tolist() == pytest.approx([9.0, 0.1, 3 * 2**0.5])
 
 
-def test_no_domain_s_loss_goes_up_along_the_step() -> None:
-    gradients = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found = balancer(normalize="none", alpha=1.0).step(sums(gradients.tolist()), grouped=True)
-    step = -(found.weights @ gradients)
-    assert (gradients @ step <= 1e-12).all()
+def directions(gradients: Tensor, weights: Tensor) -> Tensor:
+    """By how much each domain's loss changes along the step, to first order."""
+    return gradients @ -(weights @ gradients)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 6), st.integers(1, 8))
+@settings(max_examples=60, deadline=None)
+def test_no_domain_s_loss_goes_up_along_the_paper_s_step(seed: int, domains: int, hidden: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    gradients = torch.randn(domains, hidden, dtype=torch.float64, generator=generator)
+    found = balancer(names=[str(k) for k in range(domains)], hidden=hidden).step(sums(gradients.tolist()), grouped=True)
+    assert (directions(gradients, found.weights) <= 1e-10).all()
+
+
+def test_the_released_normalisation_can_raise_a_domain_s_loss() -> None:
+    """The example of docs/more.md: (1, 0) and (-3, 4)."""
+    gradients = torch.tensor([[1.0, 0.0], [-3.0, 4.0]], dtype=torch.float64)
+    batch = sums(gradients.tolist())
+    paper = balancer(names=["a", "b"]).step(batch, grouped=True).weights
+    assert paper.tolist() == pytest.approx([7 / 8, 1 / 8])
+    assert directions(gradients, paper).tolist() == pytest.approx([-0.5, -0.5])
+    released = balancer("released", names=["a", "b"]).step(batch, grouped=True).weights
+    assert released.tolist() == pytest.approx([0.5, 0.5])
+    assert directions(gradients, released).tolist() == pytest.approx([1.0, -11.0])
+
+
+def test_defaults_follow_the_variant_and_each_can_be_set_under_both() -> None:
+    found = {variant: settle_weights(WeightsConfig(), NAMES, variant) for variant in ("paper", "released")}
+    assert (found["paper"].normalize, found["paper"].alpha, found["paper"].solver) == ("none", 1.0, "exact")
+    assert (found["released"].normalize, found["released"].alpha) == ("l2", 0.99)
+    assert found["released"].solver == "frank-wolfe"
+    for variant in ("paper", "released"):
+        mixed = settle_weights(WeightsConfig(normalize="loss", alpha=0.5, solver="exact"), NAMES, variant)
+        assert (mixed.normalize, mixed.alpha, mixed.solver) == ("loss", 0.5, "exact")
 
 
 def test_momentum_is_an_average_that_begins_at_zero() -> None:
@@ -49,7 +80,7 @@ def test_momentum_is_an_average_that_begins_at_zero() -> None:
 
 
 def test_an_absent_domain_keeps_its_momentum_and_gets_no_weight() -> None:
-    one = balancer()
+    one = balancer(normalize="l2", alpha=0.99)
     one.step(sums([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), grouped=False)
     before = one.momentum.clone()
     found = one.step(sums([[2.0, 0.0], [0.0, 0.0], [0.0, 2.0]], [2.0, 0.0, 2.0]), grouped=False)
@@ -67,8 +98,13 @@ def test_a_batch_of_ties_alone_weights_nothing() -> None:
 def test_only_the_release_lets_a_domain_of_ties_take_part() -> None:
     batch = sums([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], [2.0, 2.0, 0.0])
     assert balancer().step(batch, grouped=True).weights.tolist() == pytest.approx([0.5, 0.5, 0.0])
-    released = balancer("released", solver="exact").step(batch, grouped=True)
+    released = balancer("released", solver="exact", alpha=1.0).step(batch, grouped=True)
     assert released.weights.tolist() == pytest.approx([0.0, 0.0, 1.0])  # its gradient of 0 is the shortest
+    # At the published α and l2 what is left of its momentum takes part at full length.
+    published = balancer("released", solver="exact")
+    published.step(sums([[1.0, 0.2], [0.1, 1.0], [1.0, 1.0]]), grouped=True)
+    assert published.step(batch, grouped=True).weights[2] < 0.5
+    assert published.momentum[2].norm() < 0.02
 
 
 def test_one_domain_has_all_the_weight() -> None:
@@ -82,8 +118,8 @@ def test_fixed_and_uniform_weights() -> None:
     fixed = balancer(rule="fixed", fixed={"a": 1.0, "b": 3.0, "c": 0.0}).step(batch, grouped=True)
     assert fixed.weights.tolist() == pytest.approx([0.25, 0.75, 0.0])
     assert balancer(rule="uniform").step(batch, grouped=True).weights.tolist() == pytest.approx([1 / 3] * 3)
-    five = balancer("released", list("abcde"), rule="uniform").step(sums([[1.0, 0.0]] * 5), grouped=True)
-    assert five.weights.tolist() == pytest.approx([1 / 3] * 3 + [0.0] * 2)  # ERRATA Q5
+    absent = sums([[1.0, 0.0]] * 3, [2.0, 0.0, 2.0])
+    assert balancer(rule="uniform").step(absent, grouped=True).weights.tolist() == pytest.approx([0.5, 0.0, 0.5])
 
 
 @pytest.mark.parametrize("kind", NORMALIZATIONS)
@@ -133,4 +169,4 @@ def test_initial_momentum() -> None:
 )
 def test_options_that_cannot_be_meant(options, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_weights(WeightsConfig(**options), NAMES, "paper")
+        settle_weights(WeightsConfig(**options), NAMES, "paper")

@@ -153,7 +153,8 @@ def test_webgpt_scores_are_not_negative():
     item = SOURCES["webgpt"].to_part(row)
     assert item == Item([[user("Why?"), assistant("A")], [user("Why?"), assistant("B")]], [0.5, 1.5])
     tie = SOURCES["webgpt"].to_part({**row, "score_1": -0.5})
-    assert prepare(tie, "paper") is prepare(tie, "released") is None
+    assert prepare(tie, "paper") is None
+    assert prepare(tie, "released") is not None  # it takes a slot and gives no pair (ERRATA Q17)
 
 
 def test_summarize():
@@ -200,15 +201,14 @@ def test_released_scores_keep_two_responses():
     assert scores == pytest.approx([3 / 3.00001, 1 / 3.00001], rel=1e-12)
     # Negative scores read as padding, so no pair is left; the paper's ranks keep it.
     negative = make_item(["a", "b"], [1, -1])
-    assert prepare(negative, "released") is None
+    kept = prepare(negative, "released")
+    assert kept is not None
+    assert not has_pair(kept[1])
     assert prepare(negative, "paper") == (["a", "b"], [1, 0])
 
 
-def test_released_padding():
-    assert prepare_released(["a", "b", "c"], [0.0, 1.0, 2.0], pad_to=3, padding=" ") == (
-        ["b", "a", " "],
-        [1 / 1.00001, 0, -1],
-    )
+def test_released_items_of_unequal_lengths_are_dropped():
+    assert prepare_released(["a", "b", "c"], [0.0, 1.0, 2.0]) == (["b", "a"], [1 / 1.00001, 0])
     assert prepare_released(["a", "b"], [1.0]) is None
 
 

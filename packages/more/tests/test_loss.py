@@ -1,4 +1,4 @@
-"""The ranking loss, its weighted form, and the head's gradients by domain."""
+"""The ranking loss, eq. 7 over domains (R1), and the head's gradients by domain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reproalign.more.loss import DomainSums, domain_sums, pair_signs, ranking_loss, weighted_ranking_loss
+from reproalign.more.loss import DomainSums, count_pairs, domain_loss, domain_sums, pair_signs, ranking_loss
 
 
 def brute_force(rewards: Tensor, scores: Tensor) -> float:
@@ -57,8 +57,8 @@ def test_ranking_loss_gradcheck() -> None:
     features, scores, domain, head, _ = problem()
     rewards = (features @ head).view_as(scores).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: ranking_loss(z, scores), (rewards,))
-    weights = torch.rand(3, dtype=torch.float64)[domain]
-    assert torch.autograd.gradcheck(lambda z: weighted_ranking_loss(z, scores, weights, 3.0), (rewards,))
+    weights, pairs = torch.rand(3, dtype=torch.float64), count_pairs(scores, domain, 3).pairs
+    assert torch.autograd.gradcheck(lambda z: domain_loss(z, scores, domain, weights, pairs), (rewards,))
 
 
 def test_large_margins_neither_overflow_nor_vanish() -> None:
@@ -70,11 +70,59 @@ def test_large_margins_neither_overflow_nor_vanish() -> None:
     assert rewards.grad.tolist() == [[-1.0, 1.0]]
 
 
-def test_equal_weights_give_the_plain_loss() -> None:
-    features, scores, _, head, _ = problem()
-    rewards = (features @ head).view_as(scores)
-    weighted = weighted_ranking_loss(rewards, scores, torch.full((len(scores),), 1 / 3, dtype=torch.float64), 3.0)
-    assert weighted.item() == pytest.approx(ranking_loss(rewards, scores).item(), abs=1e-14)
+def of_domains(seed: int = 0, domains: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rewards, scores, domains of items, and the pairs of each domain."""
+    features, scores, domain, head, _ = problem(domains=domains, seed=seed)
+    return (features @ head).view_as(scores), scores, domain, count_pairs(scores, domain, domains).pairs
+
+
+@given(st.integers(0, 10_000), st.integers(1, 5))
+@settings(max_examples=40, deadline=None)
+def test_r1_weights_the_mean_of_each_domain_s_own_pairs(seed: int, domains: int) -> None:
+    rewards, scores, domain, pairs = of_domains(seed, domains)
+    weights = torch.rand(domains, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    means = [brute_force(rewards[domain == k], scores[domain == k]) for k in range(domains)]
+    expected = sum(float(weight) * mean for weight, mean in zip(weights, means, strict=True))
+    assert domain_loss(rewards, scores, domain, weights, pairs).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_r1_of_three_domains_with_unequal_counts() -> None:
+    """No factor K, and no mean over all pairs: 2, 2 and 1 pairs whose losses are log 2, 2 log 2 and 4 log 2."""
+    margins = [-math.log(2**n - 1) for n in (1, 1, 2, 2, 4)]
+    rewards = torch.tensor([[m, 0.0] for m in margins], dtype=torch.float64)
+    scores, domain = torch.tensor([[1.0, 0.0]] * 5, dtype=torch.float64), torch.tensor([0, 0, 1, 1, 2])
+    pairs = count_pairs(scores, domain, 3).pairs
+    assert pairs.tolist() == [4, 4, 2]  # each in both orders
+    weights = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    found = domain_loss(rewards, scores, domain, weights, pairs).item()
+    assert found == pytest.approx(math.log(2) * (0.5 * 1 + 0.25 * 2 + 0.25 * 4))
+    uniform = domain_loss(rewards, scores, domain, torch.full((3,), 1 / 3, dtype=torch.float64), pairs).item()
+    assert uniform == pytest.approx(math.log(2) * 7 / 3)
+    assert ranking_loss(rewards, scores).item() == pytest.approx(math.log(2) * 10 / 5)  # plain mixing
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_weights_by_pairs_give_plain_mixing(seed: int) -> None:
+    rewards, scores, domain, pairs = of_domains(seed)
+    mixed = domain_loss(rewards, scores, domain, pairs / pairs.sum().clamp(min=1), pairs)
+    assert mixed.item() == pytest.approx(ranking_loss(rewards, scores).item(), abs=1e-12)
+
+
+def test_parts_of_a_step_add_up_to_its_loss() -> None:
+    rewards, scores, domain, pairs = of_domains()
+    weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    whole = domain_loss(rewards, scores, domain, weights, pairs)
+    parts = [domain_loss(rewards[p], scores[p], domain[p], weights, pairs) for p in (slice(0, 1), slice(1, 7))]
+    torch.testing.assert_close(parts[0] + parts[1], whole, rtol=0, atol=1e-14)
+
+
+def test_pairs_are_counted_as_the_sums_count_them() -> None:
+    features, scores, domain, head, slot = problem()
+    sums = domain_sums(features[slot], (features @ head).view_as(scores), scores, slot, domain, 3)
+    counted = count_pairs(scores, domain, 3)
+    assert torch.equal(counted.pairs, sums.pairs)
+    assert torch.equal(counted.items, sums.items)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 6))

@@ -15,16 +15,18 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.calibration import sigmoid
+from reproalign.common.evaluation.calibration import calibrated_ece, sigmoid
 from reproalign.common.records import Run
 from reproalign.more.loss import ranking_loss
 from reproalign.more.metrics import (
     BINS,
     Measured,
     mean_of_domains,
+    named_means,
     pair_margins,
     preference_metrics,
     temperature_metrics,
+    ties_of,
 )
 from reproalign.more.plot import compare_runs, plot_command
 from reproalign.more.report import DIFFERENCES, RESULTS, domain_curves, measure_table, report
@@ -60,14 +62,13 @@ def test_accuracy_and_loss_by_brute_force(table):
                     right += z[i] > z[j]
                     ties += z[i] == z[j]
                     loss += math.log1p(math.exp(z[j] - z[i]))
-    metrics = {variant: preference_metrics(rewards, scores, variant=variant) for variant in ("paper", "released")}
-    paper = metrics["paper"]
+    paper, released = (preference_metrics(rewards, scores, ties=counted) for counted in ("wrong", "half"))
     assert (paper["pairs"], paper["items"]) == (pairs, len(rewards))
     assert paper["reward_mean"] == pytest.approx(np.mean(responses) if responses else 0)
     assert paper["reward_std"] == pytest.approx(np.std(responses) if responses else 0)
     if pairs:
         assert paper["accuracy"] == pytest.approx(right / pairs)
-        assert metrics["released"]["accuracy"] == pytest.approx((right + ties / 2) / pairs)
+        assert released["accuracy"] == pytest.approx((right + ties / 2) / pairs)
         assert paper["ties"] == pytest.approx(ties / pairs)
         assert paper["loss"] == pytest.approx(loss / pairs)
         assert paper["loss"] == pytest.approx(
@@ -116,8 +117,8 @@ def test_rewards_that_cannot_be_measured():
         preference_metrics([[1.0, math.nan]], [[1.0, 0.0]])
     with pytest.raises(ValueError, match=r"\(items, responses\)"):
         pair_margins([[1.0, 2.0]], [[1.0]])
-    with pytest.raises(UserError, match="unknown variant"):
-        preference_metrics([[1.0, 2.0]], [[1.0, 0.0]], variant="other")
+    with pytest.raises(UserError, match="unknown ties"):
+        preference_metrics([[1.0, 2.0]], [[1.0, 0.0]], ties="other")
 
 
 def test_the_mean_weighs_domains_alike():
@@ -167,6 +168,39 @@ def test_one_item_is_too_few_for_a_temperature():
 # report
 
 
+def test_beside_an_error_stands_that_of_a_calibrated_model():
+    measured = made_up(200)
+    metrics = preference_metrics(measured.rewards, measured.scores)
+    margins, _ = pair_margins(measured.rewards, measured.scores)
+    for n_bins in (5, 10, 20):
+        expected = calibrated_ece(margins, n_bins=n_bins)
+        assert (metrics[f"ece_{n_bins}_calibrated"], metrics[f"ece_{n_bins}_calibrated_sd"]) == expected
+    row = measure_table({"a": metrics}, "t").columns[3]
+    assert [*row.cells] == [f"{metrics['ece_10_calibrated']:.4f} ± {metrics['ece_10_calibrated_sd']:.4f}"]
+
+
+def test_the_mean_of_helpful_and_harmless_stands_by_itself():
+    domains = {
+        "helpful": {"ece": 0.1, "x_sd": 0.3},
+        "harmless": {"ece": 0.3, "x_sd": 0.4},
+        "webgpt": {"ece": 0.8, "x_sd": 0},
+    }
+    means = named_means(domains)
+    assert means["mean"] == pytest.approx({"ece": 0.4, "x_sd": 0.5 / 3})  # of independent errors
+    assert means["mean_hh"] == pytest.approx({"ece": 0.2, "x_sd": 0.25})
+    assert named_means({"helpful": {"ece": 0.1}}).keys() == {"mean"}
+
+
+def test_ties_count_by_the_variant_unless_asked_otherwise():
+    assert (ties_of(None, "paper"), ties_of(None, "released"), ties_of("wrong", "released")) == (
+        "wrong",
+        "half",
+        "wrong",
+    )
+    with pytest.raises(UserError, match="unknown ties 'both'"):
+        ties_of("both", "paper")
+
+
 def opened(folder: Path) -> Run:
     """A run, as far as a report needs one."""
     folder.mkdir()
@@ -182,7 +216,7 @@ def test_a_report_is_written_drawn_and_recorded(tmp_path, capsys):
     (run.dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     domains = {"a": made_up(40), "b": made_up(30, 3)}
     before = {"a": made_up(40, factor=0.0), "b": made_up(30, 3, factor=0.1)}
-    results = report(run, domains, variant="paper", before=before, temperature=True)
+    results = report(run, domains, ties="wrong", before=before, temperature=True)
     assert results == run.record["metrics"] == json.loads((run.dir / RESULTS).read_text())
     assert results["domains"]["a"] == preference_metrics(domains["a"].rewards, domains["a"].scores)
     assert results["mean"] == mean_of_domains(results["domains"])
@@ -201,7 +235,7 @@ def test_a_report_is_written_drawn_and_recorded(tmp_path, capsys):
 
 def test_an_evaluation_alone_has_no_curves(tmp_path):
     run = opened(tmp_path / "run")
-    report(run, {"a": made_up(20)}, variant="released")
+    report(run, {"a": made_up(20)}, ties="half")
     assert not (run.dir / "plots" / "domains.png").exists()
     assert "before" not in run.record["metrics"]
 
@@ -210,7 +244,7 @@ def test_a_domain_of_ties_leaves_nothing(tmp_path):
     run = opened(tmp_path / "run")
     tied = Measured(np.zeros((3, 2)), np.ones((3, 2)))
     with pytest.raises(UserError, match="domain b has no two responses of different scores"):
-        report(run, {"a": made_up(20), "b": tied}, variant="paper")
+        report(run, {"a": made_up(20), "b": tied}, ties="wrong")
     assert list(run.dir.iterdir()) == []
 
 

@@ -139,7 +139,7 @@ def calibrated_ece(margins: ArrayLike, *, n_bins: int = 10) -> tuple[float, floa
     index = np.searchsorted(np.linspace(0, 1, n_bins + 1)[1:-1], confidence, side="left")
     mean = variance = 0.0
     for m in range(n_bins):
-        inside = confidence[(index == m) & (2 * m + 1 != n_bins) & (values != 0)]
+        inside = confidence[(index == m) & (2 * m + 1 != n_bins) & (confidence > 0.5)]
         if len(inside):
             sums = _sum_of_bernoullis(inside)
             deviation = float(sums @ np.abs(np.arange(len(sums)) - inside.sum()))
