@@ -109,10 +109,10 @@ def test_seeds_are_averaged_and_domains_count_the_same():
     assert mean_value([Value(1.0, 0.5)]) == Value(1.0, 0.5)
     found = mean_value([Value(1.0), Value(3.0)])
     assert (found.value, found.error, found.runs) == (2.0, pytest.approx(1.0), 2)
-    results = with_means({Key(BASE, "more", name, "ece_10"): Value(k, 3.0) for k, name in enumerate(FIVE)})
+    results = with_means({Key(BASE, "more", name, "ece_10"): Value(float(k), 3.0) for k, name in enumerate(FIVE)})
     assert results[Key(BASE, "more", "mean5", "ece_10")].value == 2.0
     assert results[Key(BASE, "more", "hh", "ece_10")].error == pytest.approx(math.hypot(3, 3) / 2)
-    top = with_top({Key(BASE, "single-helpful", name, "accuracy"): Value(k) for k, name in enumerate(HH)})
+    top = with_top({Key(BASE, "single-helpful", name, "accuracy"): Value(float(k)) for k, name in enumerate(HH)})
     assert top[Key(BASE, "top", "helpful", "accuracy")].value == 0
     assert Key(BASE, "top", "harmless", "accuracy") not in top
 

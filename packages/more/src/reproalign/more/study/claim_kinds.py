@@ -204,7 +204,7 @@ def _rest(check: Check, base: str, scheme: str, metric: str) -> Value | None:
     five, two = (check.value(base, scheme, name, metric) for name in ("mean5", "hh"))
     if five is None or two is None:
         return None
-    value = (len(FIVE) * five.value - len(HH) * two.value) / len(REST)
+    mean = (len(FIVE) * five.value - len(HH) * two.value) / len(REST)
     known = five.error is not None and two.error is not None
     error = math.hypot(len(FIVE) * (five.error or 0), len(HH) * (two.error or 0)) / len(REST) if known else None
-    return Value(value, error)
+    return Value(mean, error)

@@ -78,7 +78,7 @@ def _of_domains(run: StudiedRun, config: StudyConfig) -> Iterator[tuple[Key, Val
         if margins is not None:
             for sign, side in zip(("positive", "negative"), outliers(margins, config.outliers), strict=True):
                 name = f"outliers_{sign}"
-                yield Key(run.origin.base, run.origin.scheme, domain, name), Value(side.count)
+                yield Key(run.origin.base, run.origin.scheme, domain, name), Value(float(side.count))
                 if side.count:
                     yield Key(run.origin.base, run.origin.scheme, domain, f"{name}_mean"), Value(side.mean)
 

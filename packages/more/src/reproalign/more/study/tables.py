@@ -86,18 +86,18 @@ def _accuracy_row(results: Mapping[Key, Value], base: str, scheme: str) -> list[
     def cell(domain: str, metric: str, scale: float, digits: int) -> str:
         return _cell(results.get(Key(base, scheme, domain, metric)), scale, digits)
 
-    accuracies = [cell(domain, "accuracy", 100, 2) for domain in (*FIVE, "mean5", "hh")]
+    accuracies = [cell(domain, "accuracy", 100.0, 2) for domain in (*FIVE, "mean5", "hh")]
     return [
         *accuracies,
-        *(cell(domain, "ece_10", 1, 4) for domain in ("mean5", "hh")),
-        cell("hh", "ece_10_calibrated", 1, 4),
+        *(cell(domain, "ece_10", 1.0, 4) for domain in ("mean5", "hh")),
+        cell("hh", "ece_10_calibrated", 1.0, 4),
     ]
 
 
 def _aligned_row(results: Mapping[Key, Value], base: str, scheme: str) -> list[str]:
-    perplexities = [_cell(results.get(Key(base, scheme, domain, "answer_perplexity")), 1, 2) for domain in HH]
+    perplexities = [_cell(results.get(Key(base, scheme, domain, "answer_perplexity")), 1.0, 2) for domain in HH]
     rates = ("gpt4_win", "gpt4_tie", "gpt4_lose")
-    return [*perplexities, *(_cell(results.get(Key(base, scheme, "hh", name)), 100, 0) for name in rates)]
+    return [*perplexities, *(_cell(results.get(Key(base, scheme, "hh", name)), 100.0, 0) for name in rates)]
 
 
 def _outliers_row(results: Mapping[Key, Value], base: str, scheme: str) -> list[str]:
