@@ -21,6 +21,7 @@ from reproalign.common.testing import refusal
 from reproalign.more.average import margin_metrics
 from reproalign.more.cli import main
 from reproalign.more.report import DIFFERENCES
+from reproalign.more.study.claim_kinds import rank_correlation
 from reproalign.more.study.claims import check_claim
 from reproalign.more.study.config import OutliersConfig
 from reproalign.more.study.outliers import check_outliers, outliers
@@ -100,6 +101,31 @@ def test_effects_as_published(claim, label, value):
 def test_on_helpful_and_harmless_the_gains_are_near_the_estimator_s_noise_but_at_7b():
     effects = check_claim(PAPER["claims"]["C2"], RESULTS, PAPER["noise"]).effects
     assert [effect.clear for effect in effects] == [False, False, True]
+
+
+def test_a_lower_ece_goes_with_more_wins_by_rank():
+    results = {}
+    for name, ece, wins in (("more", 0.01, 0.5), ("more-2", 0.02, 0.4), ("multitask", 0.03, 0.3)):
+        results[Key("llama-2-7b", name, "hh", "ece_10")] = Value(ece)
+        pair = f"{name}_against_sft"
+        results[Key("llama-2-7b, alpaca-7b", pair, "hh", "gpt4_win")] = Value(wins)
+        results[Key("llama-2-7b, alpaca-7b", pair, "hh", "gpt4_lose")] = Value(0.3)
+    found = check_claim(PAPER["claims"]["C17"], results, {})
+    assert (found.holds, found.effects[0].value) == ("1 of 1", pytest.approx(-1.0))
+    assert rank_correlation(np.array([[1.0, 2.0], [1.0, 3.0], [2.0, 1.0]])) == pytest.approx(-math.sqrt(3) / 2)
+
+
+def test_rewards_of_one_model_lie_apart():
+    means = {"helpful": 0.0, "harmless": 3.0, "oasst1": 0.5, "webgpt": -0.5, "summarize": 0.2}
+    results = {Key(BASE, f"single-{name}", "harmless", "reward_mean"): Value(mean) for name, mean in means.items()}
+    found = check_claim(PAPER["claims"]["C18"], results, {})
+    assert found.holds == "1 of 1"
+    assert len(found.missing) == 3
+    curve = {
+        Key("llama-2-7b", name, "hh", "ece_10"): Value(ece)
+        for name, ece in (("more-2", 0.05), ("more-3", 0.04), ("more-4", 0.045), ("more", 0.02), ("top", 0.03))
+    }
+    assert check_claim(PAPER["claims"]["C14"], curve, {}).holds == "3 of 4"
 
 
 # results

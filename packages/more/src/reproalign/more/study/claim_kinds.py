@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from statistics import fmean
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reproalign.common.errors import UserError
 from reproalign.more.study.findings import Check, Effect, Finding
 from reproalign.more.study.results import FIVE, HH, SINGLE, Value, mean_of_domains
@@ -126,8 +129,6 @@ def win_rate(check: Check) -> Finding:
 
 def ece_and_wins(check: Check) -> Finding:
     """Correlate the ECE of reward models with what models aligned by them win against one model."""
-    from scipy.stats import spearmanr
-
     entry, effects, missing = check.entry, [], []
     for base in entry["bases"]:
         points = list(ece_and_win_points(check, base))
@@ -136,9 +137,19 @@ def ece_and_wins(check: Check) -> Finding:
                 f"fewer than three reward models with an ECE and a win rate against {entry['against']} ({base})"
             )
             continue
-        correlation = float(spearmanr(*zip(*points, strict=True)).statistic)
+        correlation = rank_correlation(np.asarray(points))
         effects.append(Effect(f"{base}, {len(points)} models", "correlation", correlation, None, correlation < 0))
     return Finding(effects, missing)
+
+
+def rank_correlation(points: NDArray[np.float64]) -> float:
+    """Return Spearman's rank correlation of two columns, equal values sharing the mean of their ranks; 0 if one is
+    constant.
+    """
+    ranks = [(column[:, None] > column).sum(1) + (column[:, None] == column).sum(1) / 2 for column in points.T]
+    if min(float(np.ptp(rank)) for rank in ranks) == 0:
+        return 0.0
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def ece_and_win_points(check: Check, base: str) -> Iterator[tuple[float, float]]:
