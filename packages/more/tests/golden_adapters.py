@@ -12,9 +12,10 @@ from torch import Tensor
 
 from reproalign.common.data.collate import pad_rows
 from reproalign.common.evaluation.calibration import probability_calibration
+from reproalign.common.judging.endpoint import EndpointError
 from reproalign.common.reward import reading
 from reproalign.common.reward import released as reward_released
-from reproalign.more import balance, groups, items, loss, min_norm, released
+from reproalign.more import balance, groups, items, loss, min_norm, released, released_judge
 from reproalign.more.config import WeightsConfig
 from reproalign.more.metrics import BINS, preference_metrics
 
@@ -193,3 +194,43 @@ def reward_tokenize(inputs: Case, params: Case) -> Any:
         "input_ids": pad_rows(rows, special.pad, side=side, multiple_of=multiple),
         "attention_mask": pad_rows([[1] * len(row) for row in rows], 0, side=side, multiple_of=multiple),
     }
+
+
+@adapter
+def judge_verdict(inputs: Case, params: Case) -> Any:
+    orders = []
+    for name in ("answers", "answers_swapped"):
+        replies = iter(inputs[name])
+
+        def ask(replies: Any = replies) -> str:
+            reply = next(replies)
+            if isinstance(reply, dict):  # an exception of the original's client, by its name
+                raise EndpointError(reply["error"], 429 if reply["error"] == "RateLimitError" else None)
+            return str(reply)
+
+        orders.append(released_judge.ask_one_order(ask, params["prompt_type"]))
+    first, second = orders
+    return {
+        "verdict": released_judge.joined_verdict(first.verdict, second.verdict),
+        "first": first.verdict,
+        "second_as_returned": second.verdict,
+        "requests": first.requests + second.requests,
+    }
+
+
+@adapter
+def win_rates(inputs: Case, params: Case) -> Any:
+    rates = released_judge.win_rates(inputs["verdicts"])
+    names = {
+        "first_win_rate": "wins",
+        "second_win_rate": "losses",
+        "equally_good_rate": "equally_good",
+        "equally_bad_rate": "equally_bad",
+        "tie_rate": "ties",
+        "error_rate": "errors",
+        "normalized_first_win_rate": "normalized_wins",
+        "normalized_second_win_rate": "normalized_losses",
+        "normalized_tie_rate": "normalized_ties",
+    }
+    found = {name: rates[ours] for name, ours in names.items() if rates[ours] is not None}
+    return found if len(found) == len(names) else {**found, "error": "ZeroDivisionError"}

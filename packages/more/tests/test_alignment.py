@@ -448,7 +448,7 @@ def test_a_judge_is_asked_in_both_orders_and_goes_on_where_it_stopped(tmp_path, 
     # good against bad: won. good against good: B in either order, a tie. x against good: lost.
     assert (result["wins"], result["ties"], result["losses"], result["unreadable"]) == (1, 1, 1, 0)
     assert result["plain"]["wins"] == pytest.approx(1 / 3)
-    assert result["normalised"] == {"wins": 0.5, "losses": 0.5}
+    assert result["decided"] == {"wins": 0.5, "losses": 0.5}
 
 
 def test_pairrm_judges_in_place_of_an_endpoint(tmp_path, files, rewards):
@@ -495,7 +495,7 @@ def test_mistakes_in_comparing_leave_nothing(tmp_path, files, rewards):
     pairrm = PairRMConfig(model="/nowhere")
     with pytest.raises(UserError, match=r"both judge\.model and pairrm\.model"):
         compared(folder, *files, judge=EndpointConfig(model="m"), pairrm=pairrm)
-    with pytest.raises(UserError, match="template is for a judge that reads questions"):
+    with pytest.raises(UserError, match="template and prompts are for a judge that reads questions"):
         compared(folder, *files, pairrm=pairrm, template="helpful")
     with pytest.raises(UserError, match=r"pairrm\.model=/nowhere: no such folder"):
         compared(folder, *files, pairrm=pairrm)
@@ -530,5 +530,5 @@ def test_rates_without_decisions_are_none():
     result = WinRate(0, 3, 0, 1, 0.5, 0.1, 0.9, 0.0, 1.0)
     assert outcome_rates(result) == {
         "plain": {"wins": 0, "ties": 0.75, "losses": 0, "unreadable": 0.25},
-        "normalised": None,
+        "decided": None,
     }

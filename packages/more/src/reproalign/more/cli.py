@@ -6,7 +6,38 @@ from collections.abc import Sequence
 
 from reproalign.common.cli import App, run
 from reproalign.common.invocation import Verb
-from reproalign.common.verbs import EVALUATE_SUITE, RAFT, REJECTION_SAMPLING
+from reproalign.common.verbs import EVALUATE_SUITE, PERPLEXITY, RAFT, REJECTION_SAMPLING
+
+AVERAGE = Verb(
+    "average",
+    "average the rewards of several reward models on the same held-out items (the baseline Averaging)",
+    "average",
+    "reproalign.more.config:AverageConfig",
+    "reproalign.more.average:average",
+)
+STUDY = (
+    Verb(
+        "study tables",
+        "make the paper's tables of these runs, beside the printed numbers",
+        "study_tables",
+        "reproalign.more.study.config:TablesConfig",
+        "reproalign.more.study.tables:tables",
+    ),
+    Verb(
+        "study claims",
+        "check the claims C1-C18 of the paper on its own numbers, and on these runs",
+        "study_claims",
+        "reproalign.more.study.config:ClaimsConfig",
+        "reproalign.more.study.claims:claims",
+    ),
+    Verb(
+        "study figures",
+        "draw the paper's figures of these runs",
+        "study_figures",
+        "reproalign.more.study.config:FiguresConfig",
+        "reproalign.more.study.figures:figures",
+    ),
+)
 
 APP = App(
     command="more-rm",
@@ -32,6 +63,9 @@ APP = App(
         EVALUATE_SUITE,
         *REJECTION_SAMPLING,
         RAFT,
+        PERPLEXITY,
+        AVERAGE,
+        *STUDY,
     ),
     more=(
         (

@@ -17,11 +17,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json, write_json
 from reproalign.common.generation.samples import RESPONSES, Sampled, find, read_sampled, write_rows
 from reproalign.common.invocation import Invocation
-from reproalign.common.judging.ask import (
-    check_confidence,
-    keeping_answers,
-    read_template,
-)
+from reproalign.common.judging.ask import check_confidence, keeping_answers
 from reproalign.common.judging.config import check_one_judge, check_pairrm
 from reproalign.common.judging.endpoint import check_endpoint
 from reproalign.common.judging.pairwise import pairrm_folder
@@ -31,7 +27,7 @@ from reproalign.common.records import Run
 from reproalign.common.reward.rules import scoring_rules, told_rules
 from reproalign.common.reward.scorer import Scorer, check_finite
 from reproalign.more.config import EvaluateConfig
-from reproalign.more.judged import TEMPLATES, judge_pairs
+from reproalign.more.judged import judge_pairs, judge_template
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000  # of the bootstrap
@@ -65,6 +61,8 @@ def compare(config: EvaluateConfig, invocation: Invocation) -> None:
             run.add_fingerprint("data", label, sha256_json([asdict(row) for row in rows]), rows=len(rows))
         weights = identify_weights(config.model.name, config.model.revision)
         run.add_fingerprint("weights", "reward", weights, name=config.model.name)
+        if template:
+            run.add_fingerprint("data", "judge prompt", sha256_json(template), path=config.prompts)
         rewards = _score(config, entries)
         result: dict[str, Any] = {"prompts": len(entries[0]), "files": {}, "pairs": {}}
         for label, values in zip(labels, rewards, strict=True):
@@ -152,13 +150,11 @@ def _check(config: EvaluateConfig) -> str | None:
     check_endpoint(config.judge, "judge")
     check_pairrm(config.pairrm)
     check_one_judge({"judge.model": config.judge.model, "pairrm.model": config.pairrm.model})
-    if config.pairrm.model and config.template:
-        raise UserError("template is for a judge that reads questions, and PairRM reads none; leave template out")
+    if config.pairrm.model and (config.template or config.prompts):
+        raise UserError("template and prompts are for a judge that reads questions, and PairRM reads none")
     if config.pairrm.model:
         pairrm_folder(config.pairrm)  # not after hours of scoring
-    template = config.template or "union"
-    text = TEMPLATES[template] if template in TEMPLATES else read_template(template)
-    return text if config.judge.model else None
+    return judge_template(config)
 
 
 def _labels(given: Sequence[str], files: Sequence[Path]) -> list[str]:

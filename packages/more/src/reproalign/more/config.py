@@ -67,6 +67,7 @@ class EvaluateConfig:
     variant: str | None = None  # paper | released; null: as trained, otherwise paper
     model: RewardModelConfig = field(default_factory=RewardModelConfig)
     data: DomainsConfig = field(default_factory=DomainsConfig)
+    fresh_head: bool = False  # measure a language model with a new head, drawn by the seed (the paper's Raw)
     batch_size: int = 8  # items per forward, or texts
     ties: str | None = None  # a pair of equal rewards counts in the accuracy as: wrong | half; null: half if released
     temperature: bool = False  # also report calibration after temperature scaling, fitted by cross-validation
@@ -76,5 +77,16 @@ class EvaluateConfig:
     judge: EndpointConfig = field(default_factory=EndpointConfig)  # for win rates; no judge.model: by rewards alone
     pairrm: PairRMConfig = field(default_factory=PairRMConfig)  # another judge, with pairrm.model; see docs/judging.md
     template: str | None = None  # of the judge: helpful | harmless | union (null) | a text file; see the README
+    prompts: str | None = None  # of the judge: a YAML file, helpful | harmless | union -> text; see the README
+    attempts: int | None = None  # requests for a readable verdict, with variant=released; null: 10
     confidence: float = 0.95  # of a win rate's interval
     trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16
+
+
+@dataclass
+class AverageConfig:
+    """``more-rm average``: the mean reward of several models on the same held-out items."""
+
+    output_dir: str = MISSING
+    runs: list[str] = MISSING  # folders of runs that measured the same held-out items
+    ties: str = "wrong"  # what equal mean rewards count for the accuracy: wrong, nothing | half

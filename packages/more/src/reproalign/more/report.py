@@ -114,6 +114,17 @@ def _measures(values: Mapping[str, float]) -> list[str]:
     ]
 
 
+def average_table(results: Mapping[str, Any], title: str) -> Table:
+    """Show accuracy, calibration at ten bins, loss and pairs by domain, and their means, of margins alone."""
+    table = Table("domain", "accuracy", "ECE", "calibrated", "ACE", "MCE", "loss", "pairs", title=title, **LOOK)
+    for domain, values in results["domains"].items():
+        table.add_row(domain, *_measures(values), f"{values['pairs']:.0f}")
+    table.add_section()
+    for name, mean in named_means(results["domains"]).items():
+        table.add_row({"mean": "mean", "mean_hh": "mean H&H"}[name], *_measures(mean))
+    return table
+
+
 def temperature_table(metrics: Metrics, shared: Metrics, per_domain: Metrics) -> Table:
     """Show ECE (ten bins) and loss as they are, under one temperature for all domains, and under one for each."""
     title = "temperature scaling: without, one T for all domains, one for each"

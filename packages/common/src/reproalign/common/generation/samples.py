@@ -14,6 +14,7 @@ from typing import Any
 
 from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.data.records import Message, RowError, messages
+from reproalign.common.data.sources.hh import transcript
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_text
 
@@ -74,7 +75,7 @@ def read_sampled(path: Path, *, scored: bool = False) -> list[Sampled]:
 
 
 def read_selected(path: Path) -> list[list[Message]]:
-    """Read selected dialogues: ``messages``, the last of them the assistant's.
+    """Read selected dialogues: ``messages``, or a transcript ``chosen``, whose last turn is the assistant's.
 
     Raises:
         UserError: naming the row that has none.
@@ -84,11 +85,13 @@ def read_selected(path: Path) -> list[list[Message]]:
         if row.problem:
             raise UserError(f"{row.place}: {row.problem}")
         try:
-            turns = messages(row.values, "messages")
+            text = None if "messages" in row.values else row.values.get("chosen")
+            turns = transcript(text, "chosen") if isinstance(text, str) else messages(row.values, "messages")
         except RowError as error:
             raise UserError(f"{row.place}: {error}; select with keep=best") from error
         if len(turns) < 2 or turns[-1]["role"] != "assistant":
-            raise UserError(f"{row.place}: column 'messages' must end with an assistant's turn after a prompt")
+            name = "messages" if text is None else "chosen"
+            raise UserError(f"{row.place}: column '{name}' must end with an assistant's turn after a prompt")
         dialogues.append(turns)
     return dialogues
 

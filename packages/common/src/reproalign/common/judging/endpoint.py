@@ -18,6 +18,8 @@ from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 
 Key = TypeVar("Key", bound=Hashable)
+Question = TypeVar("Question")
+Found = TypeVar("Found")
 DENIED = (401, 403)
 TRANSIENT = (408, 409, 429, 500, 502, 503, 504)  # statuses after which asking again may help
 
@@ -37,7 +39,16 @@ class EndpointConfig:
 
 
 class EndpointError(Exception):
-    """A server that gives no answer; the message is one sentence for the user."""
+    """A server that gives no answer; the message is one sentence for the user.
+
+    Attributes:
+        status: of its reply; None if there was none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """Keep the status beside the message."""
+        super().__init__(message)
+        self.status = status
 
 
 def check_endpoint(config: EndpointConfig, key: str = "endpoint") -> None:
@@ -66,24 +77,27 @@ def ask(config: EndpointConfig, question: str | list[Message]) -> str:
         headers["Authorization"] = f"Bearer {key}"
     url = f"{config.base_url.rstrip('/')}/chat/completions"
     body = json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
-    attempt = 0
+    attempt, status = 0, None
     while True:
         try:
             with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=config.timeout) as response:
                 return _content(url, response.read())
         except urllib.error.HTTPError as error:
             reason = f"answers with status {error.code} {error.reason}"
-            passing = error.code in TRANSIENT
-            if error.code in DENIED and not key:
-                raise EndpointError(
+            status = error.code
+            passing = status in TRANSIENT
+            if status in DENIED and not key:
+                sentence = (
                     f"{url} {reason}, and no key was sent; put it into the environment variable {config.key_variable}, "
                     "or name another one with endpoint.key_variable"
-                ) from error
+                )
+                raise EndpointError(sentence, status) from error
         except (OSError, HTTPException) as error:
             reason = f"cannot be reached ({getattr(error, 'reason', None) or error})"
-            passing = True
+            status, passing = None, True
         if not passing or attempt == config.retries:
-            raise EndpointError(f"{url} {reason}; check endpoint.base_url, endpoint.model and {config.key_variable}")
+            sentence = f"{url} {reason}; check endpoint.base_url, endpoint.model and {config.key_variable}"
+            raise EndpointError(sentence, status)
         time.sleep(config.pause * 2**attempt)
         attempt += 1
 
@@ -96,14 +110,28 @@ def ask_all(
     Raises:
         EndpointError: the first, after the answers that were already under way have been handed over.
     """
+    work_on_all(config, questions, lambda question: ask(config, question), write)
+
+
+def work_on_all(
+    config: EndpointConfig,
+    questions: Mapping[Key, Question],
+    work: Callable[[Question], Found],
+    write: Callable[[Key, Found], None],
+) -> None:
+    """Hand over what ``work`` makes of each question, ``config.parallel`` of them at once, as it comes.
+
+    Raises:
+        EndpointError: the first that ``work`` raises, after what was already under way has been handed over.
+    """
     failure: EndpointError | None = None
     stopped = threading.Event()  # cancelled futures would never be reported as completed
 
-    def ask_unless_stopped(question: str | list[Message]) -> str | None:
-        return None if stopped.is_set() else ask(config, question)
+    def ask_unless_stopped(question: Question) -> Found | None:
+        return None if stopped.is_set() else work(question)
 
     with ThreadPoolExecutor(config.parallel) as pool:
-        futures = {pool.submit(ask_unless_stopped, text): key for key, text in questions.items()}
+        futures = {pool.submit(ask_unless_stopped, question): key for key, question in questions.items()}
         try:
             for future in as_completed(futures):
                 try:

@@ -19,10 +19,13 @@ from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
 from reproalign.common.data.templates import SEPARATORS, render_completion
 from reproalign.common.data.tokenize import Encoder, Rules, add_special_tokens, split
+from reproalign.common.errors import UserError, choose
 from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
 from reproalign.common.training.checkpoints import ManifestCallback
 from reproalign.common.training.fit import fit
+
+LOSS_MEANS = ("tokens", "examples")
 
 
 def fine_tune(
@@ -32,6 +35,8 @@ def fine_tune(
     tokenizer: PreTrainedTokenizerBase,
     train: Dataset,
     evaluation: Dataset | None,
+    *,
+    loss_mean: str = "tokens",
 ) -> SFTTrainer:
     """Train, save the model, and record ``eval_loss`` (nats per token) if there is something held out.
 
@@ -42,6 +47,8 @@ def fine_tune(
         tokenizer: of the model, checked.
         train: rows of ``messages``, all of whose tokens are trained on, or of ``input_ids`` and ``labels``.
         evaluation: likewise.
+        loss_mean: what a step's loss is the mean of: all its ``tokens``, or its ``examples``, each of which counts the
+            mean over its own tokens; that needs one example per device at a time (:func:`check_loss_mean`).
     """
     trainer = SFTTrainer(
         model=load_causal_lm(config.model),
@@ -50,11 +57,27 @@ def fine_tune(
         eval_dataset=evaluation,
         processing_class=tokenizer,
     )
+    if loss_mean == "examples":
+        trainer.model_accepts_loss_kwargs = False  # else each micro-batch is divided by the tokens of the whole step
     trainer.add_callback(ManifestCallback())
     fit(trainer, run, config, tokenizer)
     if evaluation is not None:
         run.set_metrics({"eval_loss": trainer.evaluate()["eval_loss"]})
     return trainer
+
+
+def check_loss_mean(loss_mean: str, trainer: Mapping[str, Any]) -> None:
+    """Refuse a mean that the batches cannot give.
+
+    Raises:
+        UserError: for an unknown one, or one over examples where a device has several at a time.
+    """
+    choose("loss_mean", loss_mean, LOSS_MEANS)
+    if loss_mean == "examples" and trainer.get("per_device_train_batch_size", 8) != 1:
+        raise UserError(
+            "loss_mean=examples needs trainer.per_device_train_batch_size=1, since a device's tokens are averaged "
+            "together; raise trainer.gradient_accumulation_steps instead"
+        )
 
 
 def tokenize_responses(

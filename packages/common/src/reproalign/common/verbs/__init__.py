@@ -31,6 +31,15 @@ MT_BENCH = Verb(
     "reproalign.common.verbs.mt_bench:mt_bench",
 )
 
+PERPLEXITY = Verb(
+    "perplexity",
+    "measure the perplexity of given answers to given prompts under a language model",
+    "perplexity",
+    "reproalign.common.verbs.config:PerplexityConfig",
+    "reproalign.common.verbs.perplexity:perplexity",
+    launchable=True,
+)
+
 # Sample responses, score them, select the best, fine-tune on these.
 REJECTION_SAMPLING = (
     Verb(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +15,7 @@ from trl import SFTConfig
 
 from reproalign.common.data.templates import check_separator
 from reproalign.common.errors import UserError, choose
+from reproalign.common.evaluation.perplexity import perplexities
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.samplers import asking_tokenizer
@@ -26,17 +26,16 @@ from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import check_trainer_keys, training_arguments
 from reproalign.common.training.fit import metric_rows
-from reproalign.common.training.sft import answer_losses, fine_tune, tokenize_responses
+from reproalign.common.training.sft import answer_losses, check_loss_mean, fine_tune, tokenize_responses
 from reproalign.common.verbs.config import AlignConfig
 
 Item = TypeVar("Item")
-GATE = 10_000.0  # MORE's release: answers of a higher perplexity are left out of the mean
 
 
 def align(config: AlignConfig, invocation: Invocation) -> None:
     """Fine-tune with ``trl.SFTTrainer`` on ``selected``; the loss is on the responses alone.
 
-    With something held out its loss per token, perplexity and the two perplexities of MORE's release are recorded.
+    With something held out its loss per token and perplexities (``common.evaluation.perplexity``) are recorded.
     """
     check_align(config)
     path = find(config.selected, SELECTED, "selected")
@@ -62,7 +61,9 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
                 )
                 for part in (train, held_out)
             )
-        trainer = fine_tune(config, run, arguments, tokenizer, rows, evaluation if held_out else None)
+        trainer = fine_tune(
+            config, run, arguments, tokenizer, rows, evaluation if held_out else None, loss_mean=config.loss_mean
+        )
         if held_out:
             metrics = perplexities(answer_losses(trainer))
             metrics["perplexity"] = math.exp(min(run.record["metrics"]["eval_loss"], 700.0))
@@ -85,6 +86,7 @@ def check_align(config: AlignConfig) -> None:
     """
     check_separator(choose("layout", config.layout, LAYOUTS), config.response_separator)
     check_trainer_keys(config.trainer, SFTConfig)
+    check_loss_mean(config.loss_mean, config.trainer)
     if config.max_length < 2:
         raise UserError(f"max_length={config.max_length} must be at least 2")
     if not 0 <= config.eval_fraction < 1:
@@ -105,18 +107,3 @@ def hold_out(dialogues: list[Item], fraction: float, seed: int) -> tuple[list[It
         [dialogue for index, dialogue in enumerate(dialogues) if index not in chosen],
         [dialogue for index, dialogue in enumerate(dialogues) if index in chosen],
     )
-
-
-def perplexities(losses: Sequence[float]) -> dict[str, float]:
-    """Return the ``ppl`` measures of MORE's release of answers' mean losses (nats per token).
-
-    ``answer_perplexity``: the mean exp(loss) of the answers where it is below GATE; ``answers_above_gate``: how many
-    are left out; ``exp_mean_loss``: exp of the mean loss of all answers. All are finite.
-    """
-    below = [math.exp(loss) for loss in losses if loss < math.log(GATE)]
-    metrics = {"answers_above_gate": float(len(losses) - len(below))}
-    if below:
-        metrics["answer_perplexity"] = sum(below) / len(below)
-    if losses:
-        metrics["exp_mean_loss"] = math.exp(min(sum(losses) / len(losses), 700.0))
-    return metrics

@@ -68,11 +68,27 @@ class SelectConfig:
 class AlignConfig(BaseRunConfig):
     """``align``: fine-tune a language model on the selected responses (rejection-sampling alignment)."""
 
-    selected: str = MISSING  # file or folder of the verb `select`
+    selected: str = MISSING  # file or folder of the verb `select`, or rows with `chosen` (a transcript)
     eval_fraction: float = 0.0  # hold out this share for the loss and the perplexity
     max_length: int = 768  # tokens of prompt and response
     layout: str = "chat"  # chat | transcript | lmflow
     response_separator: str = "space"  # space | none; transcript, lmflow: between "Assistant:" and the response
+    loss_mean: str = "tokens"  # of a step's tokens | examples (MORE's release): one row per device at a time
+
+
+@dataclass
+class PerplexityConfig:
+    """``perplexity``: of given answers to given prompts under a language model."""
+
+    output_dir: str = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    files: list[str] = MISSING  # rows with `prompt` and `answer` (texts), or `chosen` (a transcript)
+    answer: str = "reply"  # of a transcript: reply, all of it | last_paragraph (MORE's published test files)
+    max_rows: int | None = None  # of each file
+    max_length: int = 512  # tokens; a longer text loses its beginning
+    gate: float = 10_000.0  # an answer of this perplexity or a higher one is an outlier
+    batch_size: int = 8  # answers per forward
+    launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the batches
 
 
 @dataclass

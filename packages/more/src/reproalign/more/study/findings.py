@@ -1,0 +1,109 @@
+"""What a set of results says of a claim, instance by instance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reproalign.more.study.results import Key, Value
+
+CONDITIONS = ("above", "below", "not_below")
+CLEAR = 2.0  # standard errors
+POINTS = ("accuracy", "gpt4_win")  # fractions that are shown in percentage points
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One instance of a claim.
+
+    Attributes:
+        label: what it is about.
+        metric: whose unit the value has.
+        value: a difference, or what has to be above 0.
+        error: its standard error, of the results or else of the estimator; None: not known.
+        met: whether the numbers bear the instance out.
+    """
+
+    label: str
+    metric: str
+    value: float
+    error: float | None
+    met: bool
+
+    @property
+    def clear(self) -> bool | None:
+        """Whether it is two standard errors away from 0; None where these are not known."""
+        return None if self.error is None else abs(self.value) >= CLEAR * self.error
+
+    @property
+    def text(self) -> str:
+        """Label and value, in percentage points for accuracies and win rates, with the error if it is known."""
+        scale, digits = (100, 2) if self.metric in POINTS else (1, 2 if "perplexity" in self.metric else 4)
+        error = "" if self.error is None else f" ± {scale * self.error:.{digits}f}"
+        return f"{self.label} {scale * self.value:+.{digits}f}{error}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a set of results says of a claim: its instances, and what could not be tested for want of numbers."""
+
+    effects: list[Effect] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def met(self) -> int:
+        """Instances that are borne out."""
+        return sum(effect.met for effect in self.effects)
+
+    @property
+    def holds(self) -> str:
+        """``3 of 4``, or ``not testable``."""
+        return f"{self.met} of {len(self.effects)}" if self.effects else "not testable"
+
+    @property
+    def verdict(self) -> str:
+        """``supported``, ``contradicted``, ``in part`` or ``not testable``."""
+        if not self.effects:
+            return "not testable"
+        return "supported" if self.met == len(self.effects) else "in part" if self.met else "contradicted"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of a claim on one set of results.
+
+    Attributes:
+        entry: of ``paper.yaml``.
+        results: the numbers.
+        noise: metric -> domain -> standard deviation of a difference by chance, for numbers without errors.
+    """
+
+    entry: Mapping[str, Any]
+    results: Mapping[Key, Value]
+    noise: Mapping[str, Any]
+
+    def value(self, base: str, scheme: str, domain: str, metric: str) -> Value | None:
+        """Return a number, None if it is not there."""
+        return self.results.get(Key(base, scheme, domain, metric))
+
+    def difference(self, label: str, left: Value, right: Value, metric: str, domain: str, condition: str) -> Effect:
+        """Compare two numbers; ``above`` 0, ``below`` 0, or ``not_below``."""
+        error: float | None = None
+        if left.error is not None and right.error is not None:
+            error = math.hypot(left.error, right.error)
+        elif (chance := self.noise.get(metric)) is not None:
+            error = chance.get(domain)
+        gap = left.value - right.value
+        met = gap < 0 if condition == "below" else gap > 0 if condition == "above" else gap >= 0
+        return Effect(label, metric, gap, error, met)
+
+
+def joined(findings: Iterable[Finding]) -> Finding:
+    """Put the findings of a claim's checks together."""
+    listed = list(findings)
+    return Finding(
+        [effect for finding in listed for effect in finding.effects],
+        list(dict.fromkeys(text for finding in listed for text in finding.missing)),
+    )
