@@ -18,7 +18,7 @@ from reproalign.ama.frontier.evaluate import check_options as check_evaluate
 from reproalign.ama.frontier.evaluated import OUTPUTS
 from reproalign.ama.frontier.settings import check_settings
 from reproalign.ama.frontier.sweeps import PRE, Model, Sweeps, make_sweeps
-from reproalign.common.compose import as_word, section_words
+from reproalign.common.compose import Bases, as_word, section_words
 from reproalign.common.config import LoraConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb, structured
@@ -116,6 +116,7 @@ class _Planner:
         self.config = config
         self.invocation = invocation
         self.folder = Path(config.output_dir)
+        self.bases: Bases = {}
         self.common = [as_word("seed", config.seed), as_word("variant", config.variant)]
 
     def plan(self) -> Plan:
@@ -211,7 +212,7 @@ class _Planner:
         owned: str = "",
     ) -> Child:
         more = given_words(section, given, OWNED[owned or section], by="frontier")
-        child = plan_child(self.invocation, name, verb, [*words, *more])
+        child = plan_child(self.invocation, name, verb, [*words, *more], self.bases)
         with naming(child.name):
             if check is not None:
                 check(structured(child.invocation))

@@ -73,8 +73,12 @@ def read_sampled(path: Path, *, scored: bool = False) -> list[Sampled]:
     return rows
 
 
-def read_selected(path: Path) -> list[list[Message]]:
+def read_selected(path: Path, *, advice: str = "select with keep=best") -> list[list[Message]]:
     """Read selected dialogues: ``messages``, the last of them the assistant's.
+
+    Args:
+        path: of the rows.
+        advice: what to do about rows that have no ``messages``.
 
     Raises:
         UserError: naming the row that has none.
@@ -86,7 +90,7 @@ def read_selected(path: Path) -> list[list[Message]]:
         try:
             turns = messages(row.values, "messages")
         except RowError as error:
-            raise UserError(f"{row.place}: {error}; select with keep=best") from error
+            raise UserError(f"{row.place}: {error}; {advice}") from error
         if len(turns) < 2 or turns[-1]["role"] != "assistant":
             raise UserError(f"{row.place}: column 'messages' must end with an assistant's turn after a prompt")
         dialogues.append(turns)
