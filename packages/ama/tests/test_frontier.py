@@ -209,6 +209,7 @@ def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
         (["average.alpha=0.3"], "average.alpha is set by frontier itself"),
         (["average.dtype=float"], "average-rsf-ma-0.5: "),
         (["resamples=3"], "resamples=3 must be at least 100"),
+        (["at_once=0"], "at_once=0 must be at least 1"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_run(made, tmp_path, capsys, words, said):
@@ -328,9 +329,10 @@ def test_win_rates_and_benchmarks_of_averages_grafts_and_moving_averages(made, t
     ]
     suite = f"benchmarks={{suite: {{tasks: [arc_easy], data: {{arc_easy: {arc}}}}}, cache_dir: {tmp_path / 'cache'}}}"
     others = ["graft=[0.3]", f"models.sma={{model: {tmp_path / 'sma' / 'model'}, method: swa}}"]
-    assert main(words_of(made, folder, *judged, "evaluate_on=ama", suite, *others)) == 0
+    quick = ["ma=false", "noise_floor=false", "evaluate.texts=[]"]
+    assert main([*words_of(made, folder, *judged, "evaluate_on=ama", suite, *others), *quick]) == 0
 
-    points = {point.series: point for point in read_points(folder) if point.method != "ma"}
+    points = {point.series: point for point in read_points(folder)}
     assert points.keys() == {"θ_0", "θ (rsf)", "Graft (rsf)", "swa (rsf)"}
     assert points["θ_0"].reward.value == 0.5  # against itself
     for point in points.values():
@@ -340,6 +342,6 @@ def test_win_rates_and_benchmarks_of_averages_grafts_and_moving_averages(made, t
     result = json.loads((folder / "frontier.json").read_text())
     assert (result["x"], result["fronts"]["rsf"]["arc_easy"]["paired"]) == ("win_rate", False)
     names = {path.name for path in folder.glob("judge-*") if path.is_dir()}
-    assert names == {f"judge-{name}" for name in ("rsf", "rsf-ma-0.5", "rsf-ma-1", "rsf-graft-0.3", "sma")}
+    assert names == {f"judge-{name}" for name in ("rsf", "rsf-graft-0.3", "sma")}
     record = json.loads((folder / "run.json").read_text())
     assert {child["status"] for child in record["children"].values()} == {"finished"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,14 @@ def test_updates_beyond_the_threshold_are_skipped(inputs, tmp_path):
     words = ["ratio_threshold=1.0000001", "learning_rate=0.05", "iterations=1"]
     assert main([*inputs, *words, f"output_dir={tmp_path / 'run'}"]) == 0
     assert 0 < logged(tmp_path / "run", "skipped_updates")[0] < 4
+
+
+def test_a_ratio_that_overflows_is_beyond_the_threshold(inputs, tmp_path):
+    words = ["learning_rate=1000", "iterations=1", "epochs=2"]
+    assert main([*inputs, *words, f"output_dir={tmp_path / 'run'}"]) == 0
+    assert logged(tmp_path / "run", "skipped_updates")[0] > 0
+    assert all(map(math.isfinite, logged(tmp_path / "run", "policy_loss")))
+    assert main([*inputs, *words, "ratio_threshold=null", f"output_dir={tmp_path / 'none'}"]) == 1
 
 
 def test_log_probs_and_values_are_those_of_whole_logits():

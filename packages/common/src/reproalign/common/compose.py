@@ -90,7 +90,9 @@ def _put_values(composed: DictConfig, words: Sequence[str]) -> None:
     for override in OverridesParser.create().parse_overrides(list(words)):
         key, value = override.key_or_group, override.value()
         if override.is_sweep_override():
-            raise UserError(f"'{key}' is given several values; write {key}=[A,B] for a list, or quote a text with commas")
+            raise UserError(
+                f"'{key}' is given several values; write {key}=[A,B] for a list, or quote a text with commas"
+            )
         if not override.is_force_add():
             OmegaConf.update(composed, key, value, merge=True)
             continue

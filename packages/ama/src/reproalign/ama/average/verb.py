@@ -88,7 +88,8 @@ def _prepared(config: AverageConfig) -> Iterator[_Prepared]:
     plan = resolve(config)
     core = core_config(config)
     settings = resolve_core(core)
-    named = {"pre": config.pre, "post": config.post, **{f"checkpoints[{n}]": m for n, m in enumerate(config.checkpoints or ())}}
+    named = {"pre": config.pre, "post": config.post}
+    named |= {f"checkpoints[{number}]": name for number, name in enumerate(config.checkpoints or ())}
     check_there({key: name for key, name in named.items() if name}, allow_bin="bin" in (config.allow or ()))
     with open_inputs(settings) as inputs:
         found = None

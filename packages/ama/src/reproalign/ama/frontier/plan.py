@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from reproalign.common.config import LoraConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, check_launches, given_words, naming, plan_child
+from reproalign.common.launch.plan import Hardware
+from reproalign.common.launch.together import GPUS, slots
 from reproalign.common.verbs import EVALUATE_SUITE, JUDGE
 from reproalign.common.verbs.evaluate import check_options as check_suite
 
@@ -104,11 +107,20 @@ def make_plan(config: FrontierConfig, invocation: Invocation) -> Plan:
             there or do not fit together.
     """
     check_settings(config)
-    planner = _Planner(config, invocation)
-    plan = planner.plan()
+    plan = _Planner(config, invocation).plan()
     check_launches(plan.children)
+    places(plan, config)
     _check_inputs(config, plan)
     return plan
+
+
+def places(plan: Plan, config: FrontierConfig) -> list[dict[str, str]]:
+    """Return where children can work at the same time, as what is added to their environment.
+
+    Raises:
+        UserError: if ``at_once`` does not fit this machine.
+    """
+    return slots(plan.children, config.at_once, Hardware.detect(), os.environ.get(GPUS))
 
 
 class _Planner:

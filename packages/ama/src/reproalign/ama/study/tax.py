@@ -67,7 +67,10 @@ def tax(config: TaxConfig, invocation: Invocation) -> None:
     rows = list(published_rows())
     if points:
         ours = make_results(points, {})
-        own_changes, own_rows = list(changes_of(ours, HERE, {})), list(result_rows(ours, ALPHA if config.alpha is None else config.alpha))
+        own_changes, own_rows = (
+            list(changes_of(ours, HERE, {})),
+            list(result_rows(ours, ALPHA if config.alpha is None else config.alpha)),
+        )
         if not own_changes and not own_rows:
             raise UserError(
                 "the results have no algorithm with both θ_0 and θ: give rows of method pre and post (or alpha 1 and 0)"

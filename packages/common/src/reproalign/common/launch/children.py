@@ -35,9 +35,7 @@ class Child:
     invocation: Invocation
 
 
-def plan_child(
-    parent: Invocation, name: str, verb: Verb, words: Sequence[str], bases: Bases | None = None
-) -> Child:
+def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str], bases: Bases | None = None) -> Child:
     """Compose a child of ``parent``: the verb ``verb`` of the same command, with ``words`` as a user would type them.
 
     Args:

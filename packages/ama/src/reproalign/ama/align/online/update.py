@@ -70,8 +70,8 @@ def update(
 ) -> dict[str, float]:
     """Train on an iteration's rollouts; return what is logged, the same on every process.
 
-    A mini-batch whose mean ratio is above ``ratio_threshold``, infinity included, is left out: no step is taken, and the
-    means that are logged are over the others (0 if there are none).
+    A mini-batch whose mean ratio is above ``ratio_threshold``, infinity included, is skipped: no step is taken, and
+    the means that are logged are over the others (0 if there are none).
 
     Args:
         config: of the run.
@@ -83,7 +83,7 @@ def update(
         advance: told how many responses were trained on.
 
     Raises:
-        ReportedError: if the loss of a mini-batch that is not left out is not finite.
+        ReportedError: if the loss of a mini-batch that is not skipped is not finite.
     """
     accelerator = learner.accelerator
     for group in learner.optimizer.param_groups:
