@@ -158,6 +158,14 @@ def test_every_child_has_the_seed_the_variant_and_the_rule(made):
     assert plan.chains["rsf-graft-0.1"].average.invocation.config["fraction"] == 0.1
 
 
+def test_a_child_of_many_is_composed_as_it_would_be_alone(made):
+    verbs = {verb.schema: verb for verb in APP.verbs}
+    for child in planned(made, "evaluate_on=ama", "graft=[0.1]", "parts.parts=[input]").children:
+        verb = verbs[child.invocation.schema]
+        words = child.invocation.command[1 + len(verb.name.split()) :]
+        assert compose(APP.package, verb.config_name, verb.schema, words).config == child.invocation.config
+
+
 def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
     judged = ["x=win_rate", "evaluate.reward=null", "win_rate.judge={pairrm: {model: folder}}"]
     plan = planned(made, *judged)
@@ -177,6 +185,7 @@ def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
         (["evaluate.reward=null"], "evaluate.reward is not set; give the reward model"),
         (["evaluate.prompts=null"], "evaluate.prompts is not set"),
         (["evaluate.reward={made}/pre"], "evaluate-pre: reward={made}/pre is no reward model"),
+        (["evaluate.n=1,2"], "'evaluate.n' is given several values"),
         (["evaluate.n=0"], "evaluate-pre: n=0 must be at least 1"),
         (["evaluate.seed=3"], "evaluate.seed is set by frontier itself"),
         (["evaluate.promts=x"], "evaluate-pre: unknown key 'promts' (did you mean 'prompts'?)"),
