@@ -125,6 +125,7 @@ def merge_learned(inputs: Case, params: Case) -> Any:
 
 @adapter("get_mask_alpha(model0, method, mask_level, init_val)")
 def block_assignment(inputs: Case, params: Case) -> Any:
+    from reproalign.ama.adapt.parametrisation import Stale
     from reproalign.ama.parts import HEAD, linear_modules, make_parts
 
     blocks = untied_blocks(inputs["architecture"], inputs["num_layers"])
@@ -133,7 +134,7 @@ def block_assignment(inputs: Case, params: Case) -> Any:
     modules = linear_modules(blocks) if grouped else []
     groups = {name: parts.group(blocks.block(f"{name}.weight").layer, name) for name in modules}
     members = [group for group in groups.values() if group in parts.names] + [HEAD] * parts.has_head
-    raw = float(torch.logit(torch.tensor(params["init_val"])))
+    start = Stale(params["init_val"], 0.0, max(len(parts.names), 1), None, with_base=False).start.tolist()
     none = "None" if parts.modules else None
     return {
         "normaliser_groups": list(parts.names),
@@ -142,7 +143,7 @@ def block_assignment(inputs: Case, params: Case) -> Any:
         "n_linear_per_group": {name: members.count(name) for name in parts.names},
         "lm_head_in_mask_keys": parts.has_head,
         "layer_to_group": list(parts.layer_groups) or [none] * inputs["num_layers"],
-        "raw_init": {name: raw for name in parts.names or (["any"] if parts.modules else [])},
+        "raw_init": dict(zip(parts.names or ["any"][: len(parts.modules)], start, strict=False)),
     }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from reproalign.ama.adapt import exact, published
 from reproalign.ama.adapt.likelihood import Likelihood
@@ -18,6 +20,7 @@ from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records.run import read_record
 from reproalign.common.testing import refusal
+from reproalign.common.testing.checkpoints import save_random_adapter
 
 WORDS = ["layout=lmflow", "block_size=16", "max_length=48"]
 
@@ -116,6 +119,23 @@ def test_labelled_answers_are_learned_from(run: Any, models: Path) -> None:
     assert sum(ratios.groups.values()) / 4 == pytest.approx(0.2, abs=1e-12)
 
 
+@pytest.mark.parametrize("key", ["pre", "post"])
+def test_an_adapter_is_folded_in_on_the_way(run: Any, models: Path, tmp_path: Path, key: str) -> None:
+    adapter = save_random_adapter(tmp_path / "adapter", models / key, 1)
+    model = AutoModelForCausalLM.from_pretrained(models / key)
+    PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(tmp_path / "folded")
+    tiny_tokenizer().save_pretrained(tmp_path / "folded")
+    folded, _ = run("whole", "parts=even2", f"{key}={tmp_path / 'folded'}", "published.learning_rate=0.05")
+    for name, given in (("alone", f"{adapter}"), ("composed", f"{models / key}+{adapter}")):
+        found, record = run(name, "parts=even2", f"{key}={given}", "published.learning_rate=0.05")
+        assert found.groups == pytest.approx(folded.groups, abs=1e-6)
+        assert record["fingerprints"]["weights"][key]["sha256"] == getattr(found, key)["sha256"]
+        average = ["average", f"ratios={tmp_path / name}", f"pre={models / 'pre'}", f"post={models / 'post'}"]
+        average = [word for word in average if not word.startswith(f"{key}=")] + [f"{key}={given}"]
+        assert main([*average, f"output_dir={tmp_path / name / 'average'}"]) == 0
+        assert not [note for note in read_record(tmp_path / name / "average")["notes"] if "found for" in note]
+
+
 def test_the_released_variant_moves_every_ratio_alike_and_saves_others(run: Any, tmp_path: Path) -> None:
     released = ["variant=released", "parts=block2", "published.learning_rate=0.001", "published.save_steps=1"]
     ratios, record = run("released", *released)
@@ -170,6 +190,10 @@ def test_an_interrupted_run_ends_at_the_same_bits(
         (["post=OTHER"], "num_hidden_layers"),
         (["rows=EMPTY"], "the file has no rows"),
         (["rows=/nowhere"], "rows=/nowhere: no such file"),
+        (["rows=LABELLED"], "give a run of `ama collect`, or set objective=labelled"),
+        (["pre=/nowhere"], "pre=/nowhere: no such folder"),
+        (["post=/nowhere"], "post=/nowhere: no such folder"),
+        (["post=PRE+/nowhere"], "post=/nowhere: no such folder"),
         (["variant=released", "parts=linewise"], "unknown parts"),
         (["variant=released", "parts=linearwise"], "NaN"),
         (["bounds=unit", "alpha=0.9", "parts=even2"], "bounds=unit"),
@@ -185,7 +209,12 @@ def test_an_interrupted_run_ends_at_the_same_bits(
 def test_mistakes_are_one_sentence_and_nothing_is_written(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
 ) -> None:
-    places = {"post=OTHER": f"post={models / 'other'}", "rows=EMPTY": f"rows={models / 'empty.jsonl'}"}
+    places = {
+        "post=OTHER": f"post={models / 'other'}",
+        "post=PRE+/nowhere": f"post={models / 'pre'}+/nowhere",
+        "rows=EMPTY": f"rows={models / 'empty.jsonl'}",
+        "rows=LABELLED": f"rows={models / 'labelled.jsonl'}",
+    }
     given = words(models, tmp_path / "out", *(places.get(word, word) for word in more))
     given = [word for word in given if word != "block_size=16" or "block_size=4096" not in more]
     assert said in refusal("ama", main, given, capsys, untouched=tmp_path)

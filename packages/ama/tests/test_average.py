@@ -426,6 +426,12 @@ def filled(models: dict[str, Path], words: Sequence[str]) -> list[str]:
         (["ratios=[.nan,0.1,0.3]"], "must be a finite number"),
         (["ratios=[]"], "give a list of numbers"),
         (["ratios=nothing-there"], "is no file or folder"),
+        (["pre=/nowhere"], "pre=/nowhere: no such folder"),
+        (["post=/nowhere"], "post=/nowhere: no such folder"),
+        (
+            ["no_post", "method=sma", "decay=0.5", "checkpoints=[/nowhere]"],
+            "checkpoints[0]=/nowhere: no such folder",
+        ),
         (["ratios=[0.1,0.1,0.1]", "only=input"], "ratios and only both say the ratios; remove one"),
         (["only=top"], "only=top is no part of parts=paper3"),
         (["tensors=all"], "unknown tensors 'all'"),

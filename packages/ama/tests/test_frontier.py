@@ -28,6 +28,7 @@ from reproalign.common.models.tiny import save_tiny, tiny_reward_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.rules import RewardRules
 from reproalign.common.testing import refusal, run_command
+from reproalign.common.testing.pairrm import save_tiny_pairrm
 
 CODE = "import sys; from reproalign.ama.cli import main; sys.exit(main())"
 EVALUATED = {"prompts": "p.jsonl", "reward": "r"}
@@ -157,6 +158,14 @@ def test_every_child_has_the_seed_the_variant_and_the_rule(made):
     assert plan.chains["rsf-graft-0.1"].average.invocation.config["fraction"] == 0.1
 
 
+def test_a_child_of_many_is_composed_as_it_would_be_alone(made):
+    verbs = {verb.schema: verb for verb in APP.verbs}
+    for child in planned(made, "evaluate_on=ama", "graft=[0.1]", "parts.parts=[input]").children:
+        verb = verbs[child.invocation.schema]
+        words = child.invocation.command[1 + len(verb.name.split()) :]
+        assert compose(APP.package, verb.config_name, verb.schema, words).config == child.invocation.config
+
+
 def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
     judged = ["x=win_rate", "evaluate.reward=null", "win_rate.judge={pairrm: {model: folder}}"]
     plan = planned(made, *judged)
@@ -176,6 +185,7 @@ def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
         (["evaluate.reward=null"], "evaluate.reward is not set; give the reward model"),
         (["evaluate.prompts=null"], "evaluate.prompts is not set"),
         (["evaluate.reward={made}/pre"], "evaluate-pre: reward={made}/pre is no reward model"),
+        (["evaluate.n=1,2"], "'evaluate.n' is given several values"),
         (["evaluate.n=0"], "evaluate-pre: n=0 must be at least 1"),
         (["evaluate.seed=3"], "evaluate.seed is set by frontier itself"),
         (["evaluate.promts=x"], "evaluate-pre: unknown key 'promts' (did you mean 'prompts'?)"),
@@ -208,6 +218,7 @@ def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
         (["average.alpha=0.3"], "average.alpha is set by frontier itself"),
         (["average.dtype=float"], "average-rsf-ma-0.5: "),
         (["resamples=3"], "resamples=3 must be at least 100"),
+        (["at_once=0"], "at_once=0 must be at least 1"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_run(made, tmp_path, capsys, words, said):
@@ -306,4 +317,40 @@ def test_killed_and_resumed_it_evaluates_every_model_once(made, tmp_path):
     assert 'src="http' not in page
     record = json.loads((folder / "run.json").read_text())
     assert record["resumptions"] == 1
+    assert {child["status"] for child in record["children"].values()} == {"finished"}
+
+
+@pytest.mark.slow
+def test_win_rates_and_benchmarks_of_averages_grafts_and_moving_averages(made, tmp_path):
+    cloze = [
+        {"id": str(n), "question": text, "choices": {"text": ["dog", "cat"], "label": ["A", "B"]}, "answerKey": "AB"[n]}
+        for n, text in enumerate(("who barks", "who purrs"))
+    ]
+    arc = write(tmp_path / "arc.jsonl", cloze)
+    models = {"pre": made / "pre", "checkpoints": f"[{made / 'l2'},{made / 'post'}]"}
+    sma = ["average", "method=sma", "decay=0.5", *(f"{key}={value}" for key, value in models.items())]
+    assert main([*sma, f"output_dir={tmp_path / 'sma'}"]) == 0
+    folder = tmp_path / "run"
+    judged = [
+        "x=win_rate",
+        "evaluate.reward=null",
+        f"win_rate.judge={{pairrm: {{model: {save_tiny_pairrm(tmp_path / 'judge')}}}}}",
+    ]
+    suite = f"benchmarks={{suite: {{tasks: [arc_easy], data: {{arc_easy: {arc}}}}}, cache_dir: {tmp_path / 'cache'}}}"
+    others = ["graft=[0.3]", f"models.sma={{model: {tmp_path / 'sma' / 'model'}, method: swa}}"]
+    quick = ["ma=false", "noise_floor=false", "evaluate.texts=[]"]
+    assert main([*words_of(made, folder, *judged, "evaluate_on=ama", suite, *others), *quick]) == 0
+
+    points = {point.series: point for point in read_points(folder)}
+    assert points.keys() == {"θ_0", "θ (rsf)", "Graft (rsf)", "swa (rsf)"}
+    assert points["θ_0"].reward.value == 0.5  # against itself
+    for point in points.values():
+        assert 0 <= point.reward.value <= 1
+        assert point.notes["measure"] == "pairrm"
+        assert point.metrics["arc_easy"].value in (0, 50, 100)
+    result = json.loads((folder / "frontier.json").read_text())
+    assert (result["x"], result["fronts"]["rsf"]["arc_easy"]["paired"]) == ("win_rate", False)
+    names = {path.name for path in folder.glob("judge-*") if path.is_dir()}
+    assert names == {f"judge-{name}" for name in ("rsf", "rsf-graft-0.3", "sma")}
+    record = json.loads((folder / "run.json").read_text())
     assert {child["status"] for child in record["children"].values()} == {"finished"}

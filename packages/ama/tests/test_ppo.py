@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from reproalign.ama.align.online import loop
 from reproalign.ama.align.online.rollouts import Asker, Rollout, measure_rollouts
+from reproalign.ama.align.online.update import make_experience
 from reproalign.ama.cli import main
 from reproalign.common.config import LogprobsConfig, ModelConfig, RewardModelConfig, TextConfig
 from reproalign.common.logprobs.values import install_completion_values
@@ -252,6 +255,20 @@ def test_updates_beyond_the_threshold_are_skipped(inputs, tmp_path):
     words = ["ratio_threshold=1.0000001", "learning_rate=0.05", "iterations=1"]
     assert main([*inputs, *words, f"output_dir={tmp_path / 'run'}"]) == 0
     assert 0 < logged(tmp_path / "run", "skipped_updates")[0] < 4
+
+
+def test_a_ratio_that_overflows_is_beyond_the_threshold(inputs, tmp_path, monkeypatch):
+    def drawn_as_impossible(config, rollouts, **numbers):
+        made = make_experience(config, rollouts, **numbers)
+        logps = made.logps.clone()
+        logps[0] -= 1000 * made.mask[0]
+        return replace(made, logps=logps)
+
+    monkeypatch.setattr(loop, "make_experience", drawn_as_impossible)
+    assert main([*inputs, "iterations=1", f"output_dir={tmp_path / 'run'}"]) == 0
+    assert logged(tmp_path / "run", "skipped_updates") == [2]  # the first response's mini-batch in each of two epochs
+    assert all(map(math.isfinite, logged(tmp_path / "run", "policy_loss")))
+    assert main([*inputs, "iterations=1", "ratio_threshold=null", f"output_dir={tmp_path / 'none'}"]) == 1
 
 
 def test_log_probs_and_values_are_those_of_whole_logits():

@@ -6,11 +6,7 @@ import json
 
 import pytest
 
-from reproalign.ama.align.ppo import check_ppo
-from reproalign.ama.align.ppo_config import PPOConfig
 from reproalign.ama.cli import main
-from reproalign.common.config import LaunchConfig
-from reproalign.common.errors import UserError
 from reproalign.common.models.tiny import save_tiny, tiny_reward_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
@@ -103,7 +99,7 @@ def test_a_mistake_is_one_line(fails, words, message):
     assert message in fails(*rest, *words)
 
 
-def test_a_mini_batch_is_shared_evenly_among_processes():
-    config = PPOConfig(launch=LaunchConfig(strategy="ddp", processes=3))
-    with pytest.raises(UserError, match=r"update_batch_size=32 must be a multiple of launch\.processes=3"):
-        check_ppo(config)
+def test_what_no_process_could_do_is_refused_before_one_is_started(fails):
+    said = fails("reward=./reward", "prompts=prompts.jsonl", "launch=ddp", "launch.processes=3", "update_batch_size=4")
+    assert "update_batch_size=4 must be a multiple of launch.processes=3" in said
+    assert "running:" not in said

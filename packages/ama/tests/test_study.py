@@ -232,6 +232,24 @@ def test_the_tax_is_printed_beside_figure_1(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["alpha=0.5"], "alpha is about results; give results=[points.csv,…] too"),
+        (["results=[RESULTS]", "alpha=0.3"], "alpha=0.3: the results have no average (MA, HMA) at this ratio"),
+        (["results=[RESULTS]", "alpha=1.3"], "alpha=1.3 must be in [0, 1]"),
+    ],
+)
+def test_a_ratio_that_no_row_has_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    write_points(MA, tmp_path / "points.csv")
+    given = [argument.replace("RESULTS", str(tmp_path)) for argument in arguments]
+    assert main(["study", "tax", f"output_dir={tmp_path / 'out'}", *given]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_training_is_drawn_in_the_order_of_its_checkpoints(tmp_path: Path) -> None:
     checkpoints = [
         Point(
@@ -266,6 +284,7 @@ def test_fronts_of_algorithms_are_laid_over_each_other(tmp_path: Path) -> None:
         (["kind=curve"], "unknown kind 'curve'"),
         (["published=false"], "published=false leaves nothing to draw"),
         (["metrics=[]"], "metrics is empty"),
+        (["kind=algorithms", "algorithm=dpo"], "algorithm is of kind=training; remove it for kind=algorithms"),
         (["algorithm=grpo"], "the paper's series have no checkpoints (method early) of grpo"),
     ],
 )

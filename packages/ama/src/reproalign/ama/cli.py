@@ -23,6 +23,7 @@ REWARD = Verb(
     "reproalign.ama.align.config:RewardConfig",
     "reproalign.ama.align.reward:reward",
     launchable=True,
+    check="reproalign.ama.align.reward:check_options",
 )
 SFT = Verb(
     "align sft",
@@ -31,6 +32,7 @@ SFT = Verb(
     "reproalign.ama.align.config:SFTConfig",
     "reproalign.ama.align.sft:sft",
     launchable=True,
+    check="reproalign.ama.align.sft_options:check_options",
 )
 RAFT = Verb(
     "align raft",
@@ -47,6 +49,7 @@ DPO = Verb(
     "reproalign.ama.align.config:DPOConfig",
     "reproalign.ama.align.dpo:dpo",
     launchable=True,
+    check="reproalign.ama.align.dpo:check_options",
 )
 PPO = Verb(
     "align ppo",
@@ -55,6 +58,7 @@ PPO = Verb(
     "reproalign.ama.align.ppo_config:PPOConfig",
     "reproalign.ama.align.ppo:ppo",
     launchable=True,
+    check="reproalign.ama.align.ppo:check_ppo",
 )
 COLLECT = Verb(
     "collect",
@@ -71,6 +75,7 @@ ADAPT = Verb(
     "reproalign.ama.adapt.config:AdaptConfig",
     "reproalign.ama.adapt.verb:adapt",
     launchable=True,
+    check="reproalign.ama.adapt.settings:check_options",
     dry_run="reproalign.ama.adapt.verb:dry_run",
 )
 AVERAGE = Verb(
@@ -88,6 +93,7 @@ EVALUATE = Verb(
     "reproalign.ama.frontier.config:EvaluateConfig",
     "reproalign.ama.frontier.evaluate:evaluate",
     launchable=True,
+    check="reproalign.ama.frontier.evaluate:check_options",
 )
 FRONTIER = Verb(
     "frontier",

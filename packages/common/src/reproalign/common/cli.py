@@ -186,7 +186,7 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
     if verb.launchable:
         from reproalign.common.launch import start
 
-        return start(invocation, dry_run="--dry-run" in flags)
+        return start(invocation, dry_run="--dry-run" in flags, check_options=verb.check)
     if "--dry-run" in flags:
         print(f"{app.command} {verb.name}: the configuration is complete")
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, is_dataclass
 from importlib.resources import files
 from itertools import accumulate
@@ -15,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reproalign.common.config import BaseRunConfig
@@ -35,39 +36,73 @@ class Composed:
     recipe: str | None
 
 
-def compose(package: str, config_name: str, schema: str, overrides: Sequence[str]) -> Composed:
+Bases = dict[tuple[str, ...], DictConfig]
+
+
+def compose(
+    package: str, config_name: str, schema: str, overrides: Sequence[str], bases: Bases | None = None
+) -> Composed:
     """Compose the configuration ``config_name`` of ``package`` with ``overrides``.
+
+    Files are composed by Hydra as far as the words choose them (recipe, groups); the values of the other words are put
+    into the result, as Hydra does it.
 
     Args:
         package: the paper package; its ``configs`` module holds its groups, and so does the core's.
         config_name: the verb's primary configuration (see :func:`primary_module`).
         schema: ``module:class`` of the structured configuration, available to Hydra as ``schema: <config_name>``.
         overrides: words in Hydra's override syntax; ``experiment=NAME`` picks a recipe.
+        bases: what was composed of the files before, kept for the next call: for many calls that choose the same files,
+            while these do not change.
 
     Raises:
         UserError: for anything wrong in the words or the values.
     """
     node = load_object(schema)
-    words, recipe = [], None
+    chosen, words, recipe = [], [], None
     for word in overrides:
         key, value = _split(word)
         if key in groups(package):
             choose("recipe" if key == "experiment" else f"{key} configuration", value, options(package, key))
             recipe = value if key == "experiment" else recipe
-            words.append(word)
+            chosen.append(word)
         else:
             words.append(_check_key(word, key, node))
-    tree = _with_open_sections(node, words)
-    ConfigStore.instance().store(group="schema", name=config_name, node=tree, package="_global_")
-    GlobalHydra.instance().clear()
+    choice = (package, config_name, schema, *chosen)
     try:
-        with initialize_config_module(config_module=primary_module(package, config_name), version_base="1.3"):
-            searched = f"hydra.searchpath=[pkg://{package}.configs,pkg://{COMMON_CONFIGS}]"
-            composed = hydra_compose(config_name=config_name, overrides=[searched, *words])
+        composed = (bases or {}).get(choice) or _compose_files(package, config_name, node, chosen)
+        if bases is not None:
+            composed = deepcopy(bases.setdefault(choice, composed))
+        _put_values(composed, words)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
     resolved = _resolve(composed)
     return Composed(settle_precision(resolved) if issubclass(node, BaseRunConfig) else resolved, recipe)
+
+
+def _compose_files(package: str, config_name: str, schema: type, chosen: Sequence[str]) -> DictConfig:
+    ConfigStore.instance().store(group="schema", name=config_name, node=schema, package="_global_")
+    GlobalHydra.instance().clear()
+    with initialize_config_module(config_module=primary_module(package, config_name), version_base="1.3"):
+        searched = f"hydra.searchpath=[pkg://{package}.configs,pkg://{COMMON_CONFIGS}]"
+        return hydra_compose(config_name=config_name, overrides=[searched, *chosen])
+
+
+def _put_values(composed: DictConfig, words: Sequence[str]) -> None:
+    """Give keys the values of words; a null section that is free in its keys is opened, since nothing is in null."""
+    for override in OverridesParser.create().parse_overrides(list(words)):
+        key, value = override.key_or_group, override.value()
+        if override.is_sweep_override():
+            raise UserError(
+                f"'{key}' is given several values; write {key}=[A,B] for a list, or quote a text with commas"
+            )
+        if not override.is_force_add():
+            OmegaConf.update(composed, key, value, merge=True)
+            continue
+        for section in accumulate(key.split(".")[:-1], "{}.{}".format):
+            if OmegaConf.select(composed, section, default={}) is None:
+                OmegaConf.update(composed, section, {}, merge=False, force_add=True)
+        OmegaConf.update(composed, key, value, merge=True, force_add=True)
 
 
 def primary_module(package: str, config_name: str) -> str:
@@ -173,16 +208,6 @@ def _is_understood(word: str) -> bool:
         return not OverridesParser.create().parse_override(word).is_sweep_override()
     except HydraException:
         return False
-
-
-def _with_open_sections(schema: type, words: Sequence[str]) -> Any:
-    """Return the schema with ``{}`` for the null sections that get words, since Hydra cannot add to null."""
-    tree = OmegaConf.structured(schema)
-    for key, value in (_split(word) for word in words if word.startswith("++")):
-        for section in accumulate(key.split("."), "{}.{}".format):
-            if value != "null" and OmegaConf.select(tree, section, default={}) is None:
-                OmegaConf.update(tree, section, {}, merge=False)
-    return tree
 
 
 def known_keys(schema: type, prefix: str = "") -> list[str]:

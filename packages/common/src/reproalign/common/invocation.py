@@ -20,6 +20,7 @@ class Verb:
         launchable: may be started in several processes.
         when: a key or group; of several verbs with one name this one is meant if that is among the words.
         positional: the key that a bare word stands for, if one may be given.
+        check: ``module:function(config)`` that refuses options before a process is started, for a launchable verb.
         dry_run: ``module:function(config, invocation)`` of ``--dry-run``, if it can say more than that the
             configuration is complete.
     """
@@ -32,6 +33,7 @@ class Verb:
     launchable: bool = False
     when: str = ""
     positional: str = ""
+    check: str = ""
     dry_run: str = ""
 
 

@@ -10,8 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reproalign.ama.inputs import check_there
 from reproalign.ama.tensors import TensorRule
+from reproalign.common.errors import UserError
 from reproalign.common.merging import methods
+from reproalign.common.merging.adapters import AdaptedCheckpoint
 from reproalign.common.merging.blocks import Blocks
 from reproalign.common.merging.compatibility import agree
 from reproalign.common.merging.config import MergeConfig
@@ -61,6 +64,19 @@ class Pair:
         pre, post = (model.read(name, start, stop) for model, name in zip(self.models, tensors.names, strict=True))
         return pre, post
 
+    def check_kept(self, parameters: Sequence[str]) -> None:
+        """Refuse adapters of models with parameters that :meth:`keep` takes from loaded, unadapted models.
+
+        Raises:
+            UserError: naming the adapter.
+        """
+        for model in self.models:
+            if isinstance(model, AdaptedCheckpoint):
+                raise UserError(
+                    f"{model.label}: its base stores {parameters[0]} otherwise than it is loaded, so that the adapter "
+                    "cannot be folded in on the way; fold it by `reproalign merge` first"
+                )
+
     def keep(self, model: nn.Module, parameters: Sequence[str]) -> None:
         """Keep parameters that the files lay out otherwise than the network; call it for pre, then for post."""
         for name in parameters:
@@ -109,6 +125,7 @@ def open_pair(pre: str, post: str, allow: Sequence[str] = ()) -> Iterator[Pair]:
     Raises:
         UserError: naming the first tensor that does not fit, or what cannot be read.
     """
+    check_there({"pre": pre, "post": post}, allow_bin="bin" in allow)
     settings = resolve(MergeConfig(models=[pre, post], weights=[0.5, 0.5], output="model", allow=list(allow)))
     with open_inputs(settings) as inputs:
         blocks = [Blocks(model.config, model.label) for model in inputs.models]

@@ -92,8 +92,8 @@ class Stale:
 
     @property
     def start(self) -> Raw:
-        """Raw values of equal ratios, rounded to float32."""
-        return torch.full((self.groups,), initial_raw(self.base), dtype=torch.float32)
+        """Raw values of equal ratios, logit(α) in float32 arithmetic."""
+        return torch.logit(torch.tensor(self.base, dtype=torch.float32)).repeat(self.groups)
 
     def in_force(self, raw: Raw) -> Float[Tensor, " names"]:
         """Return the ratios of the groups, and of the head last: all α K (sigmoid(b) + ε) / S(raw), b the stale copy.

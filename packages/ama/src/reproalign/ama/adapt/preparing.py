@@ -24,6 +24,7 @@ from reproalign.ama.tensors import TensorRule
 from reproalign.common.data.records import Message
 from reproalign.common.generation.samplers import asking_tokenizer
 from reproalign.common.launch.plan import check_in_force
+from reproalign.common.merging.inputs import split_composed
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 
 
@@ -94,7 +95,8 @@ def prepare(
 
 def _tokenizer(config: AdaptConfig) -> PreTrainedTokenizerBase:
     """Load the tokenizer of pre, which the release tokenises D_θ with, or the one that is named."""
-    model = replace(config.model, name=config.pre)
+    composed = split_composed(config.pre)
+    model = replace(config.model, name=config.pre if composed is None else composed[0])
     return load_tokenizer(model) if config.layout == PLAIN else asking_tokenizer(model, config.layout)
 
 
@@ -103,11 +105,17 @@ def _model(config: AdaptConfig, settings: Settings, pair: Pair, rule: TensorRule
     sharded = config.launch.strategy == "fsdp"
     dtype = "float32" if settings.released and config.model.dtype == "auto" else config.model.dtype
     held = replace(config.model, dtype=dtype)
-    # Nothing is trained and no adapter is made, so that it is no PeftModel.
-    network = cast(PreTrainedModel, load_causal_lm(replace(held, name=config.post), trainable=False))
+
+    def load(number: int) -> PreTrainedModel:
+        # Of an adapter its base, whose weights are merged over: so that it is no PeftModel.
+        whole = replace(held, name=str(pair.models[number].folder))
+        return cast(PreTrainedModel, load_causal_lm(whole, trainable=False))
+
+    network = load(1)
     missing = [tensors.parameter for tensors in pair.locate(network, rule) if not tensors.names]
     if missing:
-        pair.keep(load_causal_lm(replace(held, name=config.pre), trainable=False), missing)
+        pair.check_kept(missing)
+        pair.keep(load(0), missing)
         pair.keep(network, missing)
     if settings.released:
         _to_bfloat16(network, pair, rule)

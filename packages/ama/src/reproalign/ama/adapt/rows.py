@@ -56,14 +56,15 @@ class Form:
 
 
 def read_dialogues(path: str, objective: str, max_rows: int | None) -> list[list[Message]]:
-    """Read D_θ as ``ama collect`` writes it, or rows of ``prompt`` (text or messages) and ``response``.
+    """Read D_θ (rows of ``messages``, as ``ama collect`` writes them), or rows of ``prompt`` and ``response``.
 
     Raises:
         UserError: for a file that is missing, empty, or has a row of another form.
     """
     if objective == "labelled":
         return _read_labelled(find(path, LABELLED, "rows"))[:max_rows]
-    return read_selected(find(path, D_THETA, "rows"))[:max_rows]
+    advice = "give a run of `ama collect`, or set objective=labelled for rows of prompt and response"
+    return read_selected(find(path, D_THETA, "rows"), advice=advice)[:max_rows]
 
 
 def hold_out(

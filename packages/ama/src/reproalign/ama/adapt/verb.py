@@ -22,6 +22,7 @@ from reproalign.ama.adapt.rows import hold_out, read_dialogues
 from reproalign.ama.adapt.search import search
 from reproalign.ama.adapt.settings import Settings, check_options
 from reproalign.ama.adapt.solution import Solution, Solver
+from reproalign.ama.inputs import identity
 from reproalign.ama.parts import make_parts
 from reproalign.ama.ratios import constraint_weights
 from reproalign.ama.ratios_file import NAME, Ratios, write_ratios
@@ -29,7 +30,6 @@ from reproalign.ama.tensors import TensorRule, tensor_rule
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
 from reproalign.common.training.fit import metric_rows
 
@@ -92,7 +92,7 @@ def _rule(settings: Settings, pair: Pair) -> TensorRule:
 def _identify(run: Run, config: AdaptConfig) -> None:
     for key in ("pre", "post"):
         name = str(getattr(config, key))
-        run.add_fingerprint("weights", key, identify_weights(name, None), path=name)
+        run.add_fingerprint("weights", key, identity(name), path=name)
 
 
 def _learn(
@@ -166,8 +166,8 @@ def _ratios(config: AdaptConfig, settings: Settings, rule: TensorRule, epsilon: 
         head=rule.head,
         variant=config.variant,
         found=found,
-        pre={"name": config.pre, "sha256": identify_weights(config.pre, None)},
-        post={"name": config.post, "sha256": identify_weights(config.post, None)},
+        pre={"name": config.pre, "sha256": identity(config.pre)},
+        post={"name": config.post, "sha256": identity(config.post)},
     )
 
 

@@ -24,7 +24,7 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 
 SPLITS = ("published", "test", "fraction")
-OWN = {"published": ("test_first", "test_last"), "fraction": ("eval_fraction",)}  # keys that one split alone has
+OWN = {"published": ("test_first", "test_last"), "fraction": ("eval_fraction", "seed")}  # keys that one split alone has
 ON_HUB = ("name", "folders", "revision", "train_split", "test_split")
 REJECTS = "rejects.jsonl"
 
@@ -94,15 +94,22 @@ def check_data(config: DataConfig) -> None:
             raise UserError(f"{name} is of rows on the Hub, and train=[FILE] gives files; remove one of them")
     if config.test and not config.train:
         raise UserError("test=[FILE] needs train=[FILE] beside it; without both the rows are the Hub's")
-    if config.max_prompt_length is not None:
-        if config.max_prompt_length < 1:
-            raise UserError(f"max_prompt_length={config.max_prompt_length} must be at least 1, or null")
-        if not config.tokenizer:
-            raise UserError(
-                "tokenizer is not set; name the policy, whose tokenizer measures prompts, or set max_prompt_length=null"
-            )
-    elif config.tokenizer:
-        raise UserError("tokenizer measures prompts, and max_prompt_length=null needs no measure; remove one of them")
+    _check_measuring(config)
+
+
+def _check_measuring(config: DataConfig) -> None:
+    """Refuse a length of prompts that nothing measures, and what measures where no length is asked for."""
+    if config.max_prompt_length is None:
+        for name in ("tokenizer", "layout", "chat_template"):
+            if getattr(config, name) != getattr(DataConfig, name):
+                raise UserError(f"{name} measures prompts, and max_prompt_length=null needs no measure; remove {name}")
+        return
+    if config.max_prompt_length < 1:
+        raise UserError(f"max_prompt_length={config.max_prompt_length} must be at least 1, or null")
+    if not config.tokenizer:
+        raise UserError(
+            "tokenizer is not set; name the policy, whose tokenizer measures prompts, or set max_prompt_length=null"
+        )
     if config.chat_template and config.layout != "chat":
         raise UserError(f"chat_template is of layout=chat, not of layout={config.layout}; remove it")
 

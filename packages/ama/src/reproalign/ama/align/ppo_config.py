@@ -57,7 +57,7 @@ class PPOConfig:
     clip: float = 0.2  # of the ratio π/π_old around 1, above 0
     value_clip: float = 0.2  # of the value around the old one, above 0
     vf_coef: float = 0.1  # weight of the value loss, at least 0
-    ratio_threshold: float | None = 10.0  # a mini-batch of a larger mean ratio is skipped, above 1; null: none is
+    ratio_threshold: float | None = 10.0  # a mini-batch of a larger mean ratio (or ∞) is skipped, above 1; null: none
     critic_warmup: int = 0  # of the first iterations of this run that train the value head alone
     restart_from: str | None = None  # <run>/iteration-K: its policy goes on from iteration K + 1
     restart_critic: str = "fresh"  # the value head after a restart: fresh (random) | kept

@@ -115,17 +115,7 @@ def make_plan(config: RaftConfig, invocation: Invocation) -> Plan:
     """
     rules = resolve(config)
     children = list(
-        plan_iterations(
-            ITERATIONS,
-            invocation,
-            {step.name: getattr(config, step.name) for step in ITERATIONS.steps},
-            count=config.iterations,
-            seed=config.seed,
-            model=config.model,
-            reward=config.reward,
-            words=child_words(config, rules),
-            seed_step=rules.seed_step,
-        )
+        plan_iterations(ITERATIONS, invocation, config, words=child_words(config, rules), seed_step=rules.seed_step)
     )
     prompts = read_prompts(str(find(config.prompts, PROMPTS, "prompts")))
     check_iteration(children[0], "train", check_options)

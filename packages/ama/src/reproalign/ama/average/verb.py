@@ -14,6 +14,7 @@ from reproalign.ama.average.engine import core_config
 from reproalign.ama.average.norms import part_norms
 from reproalign.ama.average.plan import resolve
 from reproalign.ama.average.weights import Averaged, averaged
+from reproalign.ama.inputs import check_there
 from reproalign.ama.ratios_file import NAME, write_ratios
 from reproalign.common.invocation import Invocation
 from reproalign.common.merging.config import MergeConfig
@@ -78,6 +79,7 @@ def dry_run(config: AverageConfig, invocation: Invocation) -> None:
     with _prepared(config) as prepared:
         if prepared.averaged is not None:
             Console(highlight=False).print(_ratio_table(prepared.averaged))
+            prepared.merge.agreement.notes += prepared.averaged.other_weights({})
         show_plan(prepared.config, prepared.inputs, prepared.merge)
 
 
@@ -86,6 +88,9 @@ def _prepared(config: AverageConfig) -> Iterator[_Prepared]:
     plan = resolve(config)
     core = core_config(config)
     settings = resolve_core(core)
+    named = {"pre": config.pre, "post": config.post}
+    named |= {f"checkpoints[{number}]": name for number, name in enumerate(config.checkpoints or ())}
+    check_there({key: name for key, name in named.items() if name}, allow_bin="bin" in (config.allow or ()))
     with open_inputs(settings) as inputs:
         found = None
         if plan is not None:
@@ -94,7 +99,7 @@ def _prepared(config: AverageConfig) -> Iterator[_Prepared]:
         made = plan_merge(settings, inputs)
         assert isinstance(made, MergePlan)
         if found is not None:
-            made.agreement.notes += found.departures()
+            made.agreement.notes += found.other_rule()
         yield _Prepared(core, inputs, made, found)
 
 
@@ -109,7 +114,8 @@ def _write(run: Run, config: AverageConfig, prepared: _Prepared) -> None:
         if config.norms:
             run.set("norms", part_norms(merge, found, config.threads))
     by = f"`ama average` with `method={config.method} variant={config.variant}`"
-    write_merge(run, prepared.config, prepared.inputs, merge, settings=merge.settings, by=by)
+    noting = None if found is None else found.other_weights
+    write_merge(run, prepared.config, prepared.inputs, merge, settings=merge.settings, by=by, noting=noting)
 
 
 def _ratio_table(found: Averaged) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from reproalign.ama.average.names import LegacyName
 from reproalign.ama.average.plan import Plan
+from reproalign.ama.inputs import identity
 from reproalign.ama.parts import Parts, make_parts
 from reproalign.ama.ratios_file import Ratios
 from reproalign.ama.tensors import TensorRule, tensor_rule
 from reproalign.common.merging.blocks import Blocks
-from reproalign.common.merging.inputs import Model, split_composed
+from reproalign.common.merging.inputs import Model
 from reproalign.common.merging.values import PerTensor
-from reproalign.common.models.identify import identify_weights
 
 
 @dataclass(frozen=True)
@@ -79,21 +79,25 @@ class Averaged:
             "layer_weighted_mean": layer_weighted,
         }
 
-    def departures(self) -> list[str]:
-        """Return what differs between how learned ratios were found and how they are used here, as notes.
+    def other_rule(self) -> list[str]:
+        """Return a note if learned ratios are used under another tensor rule than they were found under."""
+        file = self.plan.file
+        if file is None or file.tensors in (None, self.plan.tensors):
+            return []
+        return [f"the ratios were found under tensors={file.tensors} and are used under {self.plan.tensors}"]
 
-        The models are told apart by their weights. That takes reading them, so it is done for files that hold the
-        identities alone, as those of ``ama adapt`` do.
+    def other_weights(self, digests: Mapping[str, Mapping[str, str]]) -> list[str]:
+        """Return notes on learned ratios that are used on other weights than they were found for.
+
+        Args:
+            digests: by model, the SHA-256 of its files by their names, which are not read again. Others are, if the
+                file of ratios says what they were found for, as those of ``ama adapt`` do.
         """
         file = self.plan.file
-        if file is None:
-            return []
         notes = []
-        if file.tensors not in (None, self.plan.tensors):
-            notes.append(f"the ratios were found under tensors={file.tensors} and are used under {self.plan.tensors}")
-        for key, known in (("pre", file.pre), ("post", file.post)):
+        for key, known in (("pre", file.pre), ("post", file.post)) if file else ():
             name = str(getattr(self.plan.config, key))
-            if known.get("sha256") and split_composed(name) is None and identify_weights(name, None) != known["sha256"]:
+            if known.get("sha256") and identity(name, digests) != known["sha256"]:
                 notes.append(
                     f"the ratios were found for other weights of {key} ({known.get('name', 'unnamed')}) than those of "
                     f"{name}, on which they are used"

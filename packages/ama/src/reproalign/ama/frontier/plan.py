@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +19,13 @@ from reproalign.ama.frontier.evaluate import check_options as check_evaluate
 from reproalign.ama.frontier.evaluated import OUTPUTS
 from reproalign.ama.frontier.settings import check_settings
 from reproalign.ama.frontier.sweeps import PRE, Model, Sweeps, make_sweeps
-from reproalign.common.compose import as_word, section_words
+from reproalign.common.compose import Bases, as_word, section_words
 from reproalign.common.config import LoraConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, check_launches, given_words, naming, plan_child
+from reproalign.common.launch.plan import Hardware
+from reproalign.common.launch.together import GPUS, slots
 from reproalign.common.verbs import EVALUATE_SUITE, JUDGE
 from reproalign.common.verbs.evaluate import check_options as check_suite
 
@@ -104,11 +107,20 @@ def make_plan(config: FrontierConfig, invocation: Invocation) -> Plan:
             there or do not fit together.
     """
     check_settings(config)
-    planner = _Planner(config, invocation)
-    plan = planner.plan()
+    plan = _Planner(config, invocation).plan()
     check_launches(plan.children)
+    places(plan, config)
     _check_inputs(config, plan)
     return plan
+
+
+def places(plan: Plan, config: FrontierConfig) -> list[dict[str, str]]:
+    """Return where children can work at the same time, as what is added to their environment.
+
+    Raises:
+        UserError: if ``at_once`` does not fit this machine.
+    """
+    return slots(plan.children, config.at_once, Hardware.detect(), os.environ.get(GPUS))
 
 
 class _Planner:
@@ -116,6 +128,7 @@ class _Planner:
         self.config = config
         self.invocation = invocation
         self.folder = Path(config.output_dir)
+        self.bases: Bases = {}
         self.common = [as_word("seed", config.seed), as_word("variant", config.variant)]
 
     def plan(self) -> Plan:
@@ -211,7 +224,7 @@ class _Planner:
         owned: str = "",
     ) -> Child:
         more = given_words(section, given, OWNED[owned or section], by="frontier")
-        child = plan_child(self.invocation, name, verb, [*words, *more])
+        child = plan_child(self.invocation, name, verb, [*words, *more], self.bases)
         with naming(child.name):
             if check is not None:
                 check(structured(child.invocation))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -15,15 +14,14 @@ from rich.console import Console
 from reproalign.ama.frontier.collected import Found, collect
 from reproalign.ama.frontier.config import FrontierConfig
 from reproalign.ama.frontier.fronts import all_fronts
-from reproalign.ama.frontier.plan import Chain, Plan, make_plan
+from reproalign.ama.frontier.plan import Chain, Plan, make_plan, places
 from reproalign.ama.frontier.report import write_report
 from reproalign.ama.frontier.sweeps import PRE
 from reproalign.ama.points import Measure, write_points
 from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child
-from reproalign.common.launch.plan import Hardware
-from reproalign.common.launch.together import GPUS, run_children, slots
+from reproalign.common.launch.together import run_children
 from reproalign.common.records import Run
 from reproalign.common.records.run import read_record
 
@@ -68,7 +66,7 @@ def _work(plan: Plan, config: FrontierConfig, run: Run) -> None:
     chains = list(plan.chains.values())
     adapts = [chain.adapt for chain in chains if chain.adapt is not None]
     _run(run, adapts, config)
-    room = len(slots(plan.children, config.at_once, Hardware.detect(), os.environ.get(GPUS)))
+    room = len(places(plan, config))
     for start in range(0, len(chains), room):
         part = chains[start : start + room]
         _run(run, _averages(part, run), config)

@@ -31,7 +31,7 @@ class TaxConfig:
 
     output_dir: str = MISSING
     results: list[str] | None = None  # points.csv files or folders that hold one; null: the paper's numbers alone
-    alpha: float = 0.2  # of the rows of averages in the layout of Table 1, in [0, 1]
+    alpha: float | None = None  # of the results' averages in the layout of Table 1, in [0, 1]; null: 0.2 where there is
     rule: str | None = None  # only averages under this tensor rule; see study claims
 
 

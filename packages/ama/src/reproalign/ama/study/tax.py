@@ -20,6 +20,7 @@ from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
 
 PAPER, HERE = "paper", "here"
+ALPHA = 0.2  # of Table 1
 _TABLE_METHODS = {"post": "original", "ma": "MA", "hma": "HMA"}
 
 
@@ -55,19 +56,27 @@ def tax(config: TaxConfig, invocation: Invocation) -> None:
     Raises:
         UserError: for results that cannot be read, or hold neither θ with θ_0 nor a row of the table.
     """
-    if not 0 <= config.alpha <= 1:
-        raise UserError(f"alpha={config.alpha} must be in [0, 1]")
+    if config.alpha is not None:
+        if not 0 <= config.alpha <= 1:
+            raise UserError(f"alpha={config.alpha} must be in [0, 1]")
+        if not config.results:
+            raise UserError("alpha is about results; give results=[points.csv,…] too")
     paper = load_paper("reproalign.ama")
     points = read_results(config.results, {}, config.rule)
     changes = list(changes_of(make_results(published_points(), {}), PAPER, paper["figure_1"]))
     rows = list(published_rows())
     if points:
         ours = make_results(points, {})
-        own_changes, own_rows = list(changes_of(ours, HERE, {})), list(result_rows(ours, config.alpha))
+        own_changes, own_rows = (
+            list(changes_of(ours, HERE, {})),
+            list(result_rows(ours, ALPHA if config.alpha is None else config.alpha)),
+        )
         if not own_changes and not own_rows:
             raise UserError(
                 "the results have no algorithm with both θ_0 and θ: give rows of method pre and post (or alpha 1 and 0)"
             )
+        if config.alpha is not None and all(row["alpha"] is None for row in own_rows):
+            raise UserError(f"alpha={config.alpha:g}: the results have no average (MA, HMA) at this ratio")
         changes, rows = changes + own_changes, rows + own_rows
     with Run.open(invocation) as run:
         add_fingerprints(run, config.results)

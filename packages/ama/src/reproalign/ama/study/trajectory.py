@@ -34,6 +34,8 @@ def trajectory(config: TrajectoryConfig, invocation: Invocation) -> None:
         UserError: for results that cannot be read or have no such points, or a metric that nothing has.
     """
     choose("kind", config.kind, KINDS)
+    if config.kind != "training" and config.algorithm != TrajectoryConfig.algorithm:
+        raise UserError(f"algorithm is of kind=training; remove it for kind={config.kind}, which draws all of them")
     points = read_results(config.results, {}, config.rule)
     sources: list[tuple[str, Results]] = []
     if config.published:

@@ -74,8 +74,12 @@ def read_sampled(path: Path, *, scored: bool = False) -> list[Sampled]:
     return rows
 
 
-def read_selected(path: Path) -> list[list[Message]]:
+def read_selected(path: Path, *, advice: str = "select with keep=best") -> list[list[Message]]:
     """Read selected dialogues: ``messages``, or a transcript ``chosen``, whose last turn is the assistant's.
+
+    Args:
+        path: of the rows.
+        advice: what to do about rows that have no ``messages``.
 
     Raises:
         UserError: naming the row that has none.
@@ -88,7 +92,7 @@ def read_selected(path: Path) -> list[list[Message]]:
             text = None if "messages" in row.values else row.values.get("chosen")
             turns = transcript(text, "chosen") if isinstance(text, str) else messages(row.values, "messages")
         except RowError as error:
-            raise UserError(f"{row.place}: {error}; select with keep=best") from error
+            raise UserError(f"{row.place}: {error}; {advice}") from error
         if len(turns) < 2 or turns[-1]["role"] != "assistant":
             name = "messages" if text is None else "chosen"
             raise UserError(f"{row.place}: column '{name}' must end with an assistant's turn after a prompt")

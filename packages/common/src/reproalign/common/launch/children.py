@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.compose import as_word, compose
+from reproalign.common.compose import Bases, as_word, compose
 from reproalign.common.config import LaunchConfig
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, write_json
@@ -35,7 +35,7 @@ class Child:
     invocation: Invocation
 
 
-def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str]) -> Child:
+def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str], bases: Bases | None = None) -> Child:
     """Compose a child of ``parent``: the verb ``verb`` of the same command, with ``words`` as a user would type them.
 
     Args:
@@ -43,6 +43,7 @@ def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str]) 
         name: of the child.
         verb: what the child does.
         words: ``key=value``.
+        bases: of the parent's children, see :func:`~reproalign.common.compose.compose`; for many of one verb.
 
     Raises:
         UserError: for anything wrong in the words, naming the child.
@@ -50,7 +51,7 @@ def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str]) 
     folder = Path(parent.config["output_dir"]) / name
     words = [*words, as_word("output_dir", str(folder))]
     with naming(name):
-        composed = compose(parent.package, verb.config_name, verb.schema, words)
+        composed = compose(parent.package, verb.config_name, verb.schema, words, bases)
     invocation = Invocation(
         command=[parent.command[0], *verb.name.split(), *words],
         package=parent.package,

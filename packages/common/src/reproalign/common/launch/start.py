@@ -15,7 +15,7 @@ from typing import IO
 
 from reproalign.common.config import LaunchConfig
 from reproalign.common.errors import UserError
-from reproalign.common.invocation import Invocation, carry_out
+from reproalign.common.invocation import Invocation, carry_out, load_object, structured
 from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
 from reproalign.common.records.run import check_folder
@@ -23,11 +23,16 @@ from reproalign.common.records.run import check_folder
 AT_ONCE = "at_once"  # a run with this key starts others, whose launch its section is
 
 
-def start(invocation: Invocation, *, dry_run: bool) -> int:
+def start(invocation: Invocation, *, dry_run: bool, check_options: str = "") -> int:
     """Run ``invocation`` as its ``launch`` section says, without one in this process, and return the exit code.
 
     The configuration is composed once, by the caller; workers read it from a file. Everything that can be refused
     without a model is refused here, before any process is started or file written.
+
+    Args:
+        invocation: what is run.
+        dry_run: stop after the checks.
+        check_options: ``module:function(config)`` of the verb's own checks, which see the launch that was chosen.
     """
     if "launch" not in invocation.config or AT_ONCE in invocation.config:
         carry_out(invocation)
@@ -38,6 +43,7 @@ def start(invocation: Invocation, *, dry_run: bool) -> int:
             raise UserError("launch.strategy=auto looks at this machine, not at SLURM's nodes; choose one, e.g. fsdp")
         remote = Hardware(gpus=config.processes // max(config.machines, 1), deepspeed=True)
         check(LaunchConfig(**{**asdict(config), "main_address": config.main_address or "known to SLURM"}), remote)
+        _check_options(invocation, check_options)
         folder = Path(invocation.config["output_dir"])
         local = {**asdict(invocation), "config": {**invocation.config, "launch": {**asdict(config), "slurm": False}}}
         print(slurm_script(config, folder.name, f"{folder}.invocation.json", json.dumps(local)), end="")
@@ -50,6 +56,7 @@ def start(invocation: Invocation, *, dry_run: bool) -> int:
             f"launch=auto: {config.strategy}, {config.processes} process(es), {hardware.gpus} GPU(s) per machine",
             file=sys.stderr,
         )
+    _check_options(invocation, check_options)
     check_folder(Path(invocation.config["output_dir"]), invocation)
     with tempfile.TemporaryDirectory(prefix="reproalign-") as temporary:
         record = Path(temporary) / "invocation.json"
@@ -64,6 +71,11 @@ def start(invocation: Invocation, *, dry_run: bool) -> int:
             return 0
         record.write_text(json.dumps(asdict(invocation)), encoding="utf-8")
         return wait_for(planned.command, planned.environment, Path(temporary) / "error")
+
+
+def _check_options(invocation: Invocation, function: str) -> None:
+    if function:
+        load_object(function)(structured(invocation))
 
 
 def wait_for(command: list[str], environment: dict[str, str], error: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,16 @@ def identify_computation(config: ModelConfig, name: str, revision: str | None) -
     return sha256_json([identify_weights(name, revision), held])
 
 
-def identify_weights(name: str, revision: str | None) -> str:
+def identify_weights(name: str, revision: str | None, known: Mapping[str, str] | None = None) -> str:
     """Return what identifies weights: the fingerprint of a folder, or a Hub id with the commit of its revision.
 
     Of a folder with an adapter alone, its settings (rank, scale) and its base are part of it; of an ensemble its
     members and weights.
+
+    Args:
+        name: a folder or a Hub id.
+        revision: of a Hub id.
+        known: SHA-256 of files of the folder by their names, which are not read again.
     """
     path = Path(model_path(name))
     if is_ensemble(path):
@@ -36,8 +42,8 @@ def identify_weights(name: str, revision: str | None) -> str:
         base = spec.base and identify_weights(spec.base, None)
         return sha256_json(["ensemble", [identify_weights(one, None) for one in spec.members], spec.weights, base])
     if adapter_folder(str(path)):
-        return _identify_adapter(path, revision)
-    return fingerprint_folder(path) if path.is_dir() else f"{name}@{hub_commit(name, revision)}"
+        return _identify_adapter(path, revision, known)
+    return fingerprint_folder(path, known) if path.is_dir() else f"{name}@{hub_commit(name, revision)}"
 
 
 def identify_settings(name: str) -> str | None:
@@ -72,13 +78,13 @@ def hub_commit(name: str, revision: str | None) -> str:
         return Path(cached).parent.name if isinstance(cached, str) else revision or "main"
 
 
-def _identify_adapter(folder: Path, revision: str | None) -> str:
+def _identify_adapter(folder: Path, revision: str | None, known: Mapping[str, str] | None) -> str:
     settings = _adapter_settings(folder)
     base = str(settings.pop("base_model_name_or_path", None))
     model_path(base, f"base_model_name_or_path of the adapter in {folder}")  # an error names what is gone
     # PEFT writes some of its sets in another order every time.
     ordered = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in settings.items()}
-    return sha256_json([fingerprint_folder(folder), ordered, identify_weights(base, revision)])
+    return sha256_json([fingerprint_folder(folder, known), ordered, identify_weights(base, revision)])
 
 
 def _adapter_settings(folder: Path) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.compose import as_word, section_words
+from reproalign.common.compose import Bases, as_word, section_words
 from reproalign.common.config import ModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
@@ -76,15 +76,28 @@ class Iterations:
         )
 
 
+@runtime_checkable
+class Iterated(Protocol):
+    """What every loop of iterations is told; beside it a section of child keys for each of its steps.
+
+    Attributes:
+        seed: of the first iteration.
+        iterations: how many there are.
+        model: the policy that the first one begins with.
+        reward: the reward model.
+    """
+
+    seed: int
+    iterations: int
+    model: ModelConfig
+    reward: str
+
+
 def plan_iterations(
     iterations: Iterations,
     invocation: Invocation,
-    given: Mapping[str, Mapping[str, Any]],
+    config: Iterated,
     *,
-    count: int,
-    seed: int,
-    model: ModelConfig,
-    reward: str,
     words: Mapping[str, Sequence[str]] | None = None,
     seed_step: int = 1,
 ) -> Iterator[dict[str, Child]]:
@@ -93,11 +106,7 @@ def plan_iterations(
     Args:
         iterations: what each is made of.
         invocation: of the parent.
-        given: by step, what the user set for it.
-        count: how many there are.
-        seed: of the first iteration.
-        model: the policy that the first one begins with.
-        reward: the reward model.
+        config: of the parent; its section of a step's name holds what the user set for that step.
         words: by step, words of the parent for its owned keys.
         seed_step: between the seeds of iterations.
 
@@ -105,16 +114,19 @@ def plan_iterations(
         UserError: for a mistake in the children's keys, naming the child.
     """
     steps = iterations.steps
-    users = {step.name: given_words(step.name, given[step.name], step.owned, by=iterations.by) for step in steps}
-    folder = Path(invocation.config[OUTPUT])
-    for number in range(1, count + 1):
+    users = {
+        step.name: given_words(step.name, getattr(config, step.name), step.owned, by=iterations.by) for step in steps
+    }
+    folder, model = Path(invocation.config[OUTPUT]), config.model
+    bases: Bases = {}
+    for number in range(1, config.iterations + 1):
         at = {step.name: folder / f"{number}-{step.name}" for step in steps}
-        common = [as_word("seed", seed + (number - 1) * seed_step)]
+        common = [as_word("seed", config.seed + (number - 1) * seed_step)]
         policy = [*common, *section_words("model", model)]
         selected = str(at["select"])
         own = {
             "sample": [as_word("prompts", str(prompts_file(folder, number))), *policy],
-            "score": [as_word("responses", str(at["sample"])), as_word("model.name", reward), *common],
+            "score": [as_word("responses", str(at["sample"])), as_word("model.name", config.reward), *common],
             "select": [as_word("scored", str(at["score"])), *common],
             iterations.train.name: [
                 as_word(iterations.selected, [selected] if iterations.listed else selected),
@@ -127,6 +139,7 @@ def plan_iterations(
                 at[step.name].name,
                 step.verb,
                 [*own[step.name], *(words or {}).get(step.name, ()), *users[step.name]],
+                bases,
             )
             for step in steps
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +40,7 @@ from reproalign.common.records import Run
 PARTIAL = ".partial"  # where a model is written before it is whole
 Made = MergePlan | MergedAdapter | EnsemblePlan
 Hashes = Mapping[str, Mapping[str, Future[str]]]  # SHA-256 of the files of each input
+Noting = Callable[[Mapping[str, Mapping[str, str]]], list[str]]  # from the SHA-256 of the inputs' files to notes
 
 
 def merge(config: MergeConfig, invocation: Invocation) -> None:
@@ -127,7 +128,14 @@ def _spaces(settings: Settings, inputs: Inputs) -> list[str]:
 
 
 def write_merge(
-    run: Run, config: MergeConfig, inputs: Inputs, made: Made, *, settings: Settings, by: str | None = None
+    run: Run,
+    config: MergeConfig,
+    inputs: Inputs,
+    made: Made,
+    *,
+    settings: Settings,
+    by: str | None = None,
+    noting: Noting | None = None,
 ) -> None:
     """Write what :func:`plan_merge` laid out into the folder of an open run.
 
@@ -138,6 +146,7 @@ def write_merge(
         made: of them.
         settings: of the merge.
         by: command and method for the model's card; None: ``reproalign merge``.
+        noting: of a merge of models: further notes from the SHA-256 of what was read.
 
     Raises:
         UserError: for a full disk.
@@ -150,7 +159,7 @@ def write_merge(
         _write_ensemble(run, config, settings, made)
     else:
         with _hashing(inputs.files) as hashes:
-            _write_model(run, config, made, inputs, hashes, by)
+            _write_model(run, config, made, inputs, hashes, by, noting)
 
 
 def _write_ensemble(run: Run, config: MergeConfig, settings: Settings, plan: EnsemblePlan) -> None:
@@ -175,7 +184,15 @@ def _write_ensemble(run: Run, config: MergeConfig, settings: Settings, plan: Ens
     print(f"ensemble of {len(plan.members)} models ({checked}): {run.dir / 'model'}")
 
 
-def _write_model(run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs, hashes: Hashes, by: str) -> None:
+def _write_model(
+    run: Run,
+    config: MergeConfig,
+    plan: MergePlan,
+    inputs: Inputs,
+    hashes: Hashes,
+    by: str,
+    noting: Noting | None,
+) -> None:
     print_notes(Console(stderr=True, highlight=False), plan.agreement.notes)
     assert inputs.template is not None
     folder = run.dir / PARTIAL
@@ -197,6 +214,9 @@ def _write_model(run: Run, config: MergeConfig, plan: MergePlan, inputs: Inputs,
         write_files(folder, inputs.template, inputs.all_models[0].config, plan)
     checked = verify(folder, plan, config.verify)
     digests = _record_inputs(run, hashes)
+    notes = noting(digests) if noting else []
+    print_notes(Console(stderr=True, highlight=False), notes)
+    plan.agreement.notes += notes
     with space_needed(f"output_dir={run.dir}"):
         write_card(
             folder,

@@ -81,17 +81,7 @@ def _plan(config: RaftConfig, invocation: Invocation) -> list[dict[str, Child]]:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise UserError(f"{name}={value} must be at least 1")
-    return list(
-        plan_iterations(
-            ITERATIONS,
-            invocation,
-            {step.name: getattr(config, step.name) for step in ITERATIONS.steps},
-            count=config.iterations,
-            seed=config.seed,
-            model=config.model,
-            reward=config.reward,
-        )
-    )
+    return list(plan_iterations(ITERATIONS, invocation, config))
 
 
 def _part(count: int, size: int | None, number: int) -> list[int]:

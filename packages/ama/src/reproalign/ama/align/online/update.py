@@ -70,6 +70,9 @@ def update(
 ) -> dict[str, float]:
     """Train on an iteration's rollouts; return what is logged, the same on every process.
 
+    A mini-batch whose mean ratio is above ``ratio_threshold``, infinity included, is skipped: no step is taken, and
+    the means that are logged are over the others (0 if there are none).
+
     Args:
         config: of the run.
         learner: is trained.
@@ -80,7 +83,7 @@ def update(
         advance: told how many responses were trained on.
 
     Raises:
-        ReportedError: if the loss is not finite.
+        ReportedError: if the loss of a mini-batch that is not skipped is not finite.
     """
     accelerator = learner.accelerator
     for group in learner.optimizer.param_groups:
@@ -92,21 +95,22 @@ def update(
     steps = skipped = 0
     for rows in minibatches(config, len(experience.rollouts), iteration):
         means = _accumulate(config, learner, experience, rows, pad_id)
-        steps += 1
+        advance(len(rows))
+        # Before the rest is looked at: a ratio that overflows is beyond every threshold, and takes the loss with it.
+        if config.ratio_threshold is not None and means["ratio"] > config.ratio_threshold:
+            learner.optimizer.zero_grad()
+            skipped += 1
+            continue
         if not torch.tensor(list(means.values())).isfinite().all():
             raise ReportedError(
                 f"iteration {iteration}: the loss is not finite; lower learning_rate, set max_grad_norm, or restart "
                 "from an earlier iteration (restart_from)"
             )
-        if config.ratio_threshold is not None and means["ratio"] > config.ratio_threshold:
-            learner.optimizer.zero_grad()
-            skipped += 1
-        else:
-            totals["grad_norm"] += _step(learner, config.max_grad_norm, critic_only)
+        steps += 1
+        totals["grad_norm"] += _step(learner, config.max_grad_norm, critic_only)
         for name in SUMS:
             totals[name] += means[name]
-        advance(len(rows))
-    found = {name: value / steps for name, value in totals.items() if name != "ratio"}
+    found = {name: value / max(steps, 1) for name, value in totals.items() if name != "ratio"}
     found["explained_variance"] = explained_variance(experience.values, experience.returns, experience.mask)
     return {**found, "skipped_updates": float(skipped), "learning_rate": learning_rate(config, iteration)}
 
