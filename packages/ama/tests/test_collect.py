@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from reproalign.ama.adapt.candidates import Quality, candidates, draw_best, prompt_key
 from reproalign.ama.cli import main
 from reproalign.common.generation.samples import Sampled, read_selected
-from reproalign.common.models.tiny import save_tiny, tiny_reward_model
+from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
+from reproalign.common.testing.tiny import tiny_reward_model
 
 
 def user(text: str) -> list[dict[str, str]]:

@@ -17,11 +17,12 @@ from reproalign.common.config import ModelConfig
 from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.tokenize import Encoder
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
-from reproalign.common.models.tiny import save_tiny, tiny_reward_model
+from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.rules import RewardRules
 from reproalign.common.reward.scorer import Scorer
 from reproalign.common.testing import refusal, run_command
+from reproalign.common.testing.tiny import tiny_reward_model
 
 CODE = "import sys; from reproalign.ama.cli import main; sys.exit(main())"
 PROMPTS = ["Hi", "Sing a song of two dogs.", "Why?", "Name a moon.", "Count to four", "Go home", "The cat sat"]

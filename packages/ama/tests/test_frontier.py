@@ -24,11 +24,12 @@ from reproalign.ama.points import Measure, Point, read_points
 from reproalign.common.compose import compose
 from reproalign.common.config import ModelConfig
 from reproalign.common.invocation import Invocation, structured
-from reproalign.common.models.tiny import save_tiny, tiny_reward_model
+from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.rules import RewardRules
 from reproalign.common.testing import refusal, run_command
 from reproalign.common.testing.pairrm import save_tiny_pairrm
+from reproalign.common.testing.tiny import tiny_reward_model
 
 CODE = "import sys; from reproalign.ama.cli import main; sys.exit(main())"
 EVALUATED = {"prompts": "p.jsonl", "reward": "r"}

@@ -22,13 +22,14 @@ from reproalign.ama.cli import main
 from reproalign.common.config import LogprobsConfig, ModelConfig, RewardModelConfig, TextConfig
 from reproalign.common.logprobs.values import install_completion_values
 from reproalign.common.models.load import load_causal_lm
-from reproalign.common.models.tiny import tiny_model, tiny_reward_model
+from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.models.value_head import attach_value_head
 from reproalign.common.records import fingerprint_folder
 from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rules
 from reproalign.common.reward.scorer import Scorer
 from reproalign.common.testing import run_command
+from reproalign.common.testing.tiny import tiny_reward_model
 from reproalign.common.training.reference import FrozenReference
 
 PROMPTS = [f"Question {number}: what is {number} plus {number}?" for number in range(12)]

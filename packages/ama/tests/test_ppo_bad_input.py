@@ -7,9 +7,10 @@ import json
 import pytest
 
 from reproalign.ama.cli import main
-from reproalign.common.models.tiny import save_tiny, tiny_reward_model
+from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
+from reproalign.common.testing.tiny import tiny_reward_model
 
 
 @pytest.fixture(scope="module")

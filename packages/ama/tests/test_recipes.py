@@ -16,9 +16,9 @@ from reproalign.ama.cli import APP, main
 from reproalign.ama.study.published import published_points
 from reproalign.common.cli import find_verb
 from reproalign.common.invocation import Invocation, structured
-from reproalign.common.recipes import REQUIRED, effective_batch, read_headers
+from reproalign.common.recipes import REQUIRED, read_headers
 from reproalign.common.records.paper import load_paper
-from reproalign.common.testing import composed
+from reproalign.common.testing import composed, effective_batch
 
 HEADERS = read_headers("reproalign.ama")
 PAPER = load_paper("reproalign.ama")

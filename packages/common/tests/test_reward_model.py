@@ -11,12 +11,13 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from reproalign.common.config import RewardModelConfig
 from reproalign.common.errors import UserError
-from reproalign.common.models.tiny import TINY_MODELS, save_tiny, tiny_reward_model
+from reproalign.common.models.tiny import TINY_MODELS, save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.model import install_rewards, load_reward
 from reproalign.common.reward.pooling import BY_MASK, POOLINGS, pool, pooled_index
 from reproalign.common.reward.released import released_pool
 from reproalign.common.reward.rules import RewardRules
+from reproalign.common.testing.tiny import tiny_reward_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 2], [9, 10, 2, 0, 0], [2, 0, 0, 0, 0]])
 MASK = (IDS != 0).long()

@@ -10,11 +10,11 @@ import pytest
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.errors import UserError
-from reproalign.common.models.tiny import tiny_reward_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.pooling import BY_MASK
 from reproalign.common.reward.rules import CLASSIFIER, RewardRules
 from reproalign.common.reward.scorer import Scorer, check_finite
+from reproalign.common.testing.tiny import tiny_reward_model
 
 DIALOGUES = [
     [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "one, two " * length}]

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproalign.common.data.tokenize import Encoder, Rules, check_lengths, tokenize_row
+from reproalign.common.data.tokenize import Encoder, Rules, check_lengths
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import TINY_TOKENIZERS, tiny_tokenizer
+from reproalign.common.testing.rows import tokenize_row
 
 LONG = 10_000
 words = st.sampled_from(

@@ -8,9 +8,9 @@ import pytest
 
 from reproalign.common.cli import find_verb
 from reproalign.common.invocation import Invocation, structured
-from reproalign.common.recipes import REQUIRED, effective_batch, read_headers
+from reproalign.common.recipes import REQUIRED, read_headers
 from reproalign.common.records.paper import load_paper
-from reproalign.common.testing import composed
+from reproalign.common.testing import composed, effective_batch
 from reproalign.dtm.cli import APP, main
 from reproalign.dtm.merge.verb import check_options as check_merge
 from reproalign.dtm.run import make_plan

@@ -38,6 +38,7 @@ from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
 from reproalign.common.reward.pooling import pooled_index
 from reproalign.common.reward.reading import Reader
+from reproalign.common.testing.rows import tokenize_row as pair_row
 from reproalign.common.training.pairs import reward_metrics
 from reproalign.common.training.reference import CachedReference, FrozenReference
 from reproalign.mmpo import decontaminate, loss, naming, released_cli
@@ -194,7 +195,7 @@ def tokenize_row(inputs: Case, params: Case) -> Any:
         special_tokens="released",
     )
     encode = {"byte": encode_bytes, "byte_pairs": encode_byte_pairs}[params["tokenizer"]]
-    return released_row(tokenize.tokenize_row(encode, inputs["prompt"], inputs["chosen"], inputs["rejected"], rules))
+    return released_row(pair_row(encode, inputs["prompt"], inputs["chosen"], inputs["rejected"], rules))
 
 
 @adapter
@@ -208,7 +209,7 @@ def rewardbench_tokenize_row(inputs: Case, params: Case) -> Any:
         special_tokens="released",
     )
     texts = rewardbench.response_texts(inputs["prompt"], inputs["text_chosen"], inputs["text_rejected"])
-    return released_row(tokenize.tokenize_row(encode_bytes, inputs["prompt"], *texts, rules))
+    return released_row(pair_row(encode_bytes, inputs["prompt"], *texts, rules))
 
 
 def released_row(row: Case) -> Case:

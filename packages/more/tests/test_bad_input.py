@@ -7,9 +7,10 @@ import json
 import pytest
 from peft import LoraConfig, TaskType, get_peft_model
 
-from reproalign.common.models.tiny import save_tiny, tiny_model, tiny_reward_model
+from reproalign.common.models.tiny import save_tiny, tiny_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
+from reproalign.common.testing.tiny import tiny_reward_model
 from reproalign.more.cli import main
 
 ITEM = {"text": ["\n\nHuman: Hi\n\nAssistant: Hello!", "\n\nHuman: Hi\n\nAssistant: Go away."], "score": [1, 0]}

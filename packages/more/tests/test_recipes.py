@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from reproalign.common.recipes import REQUIRED, effective_batch, read_headers
+from reproalign.common.recipes import REQUIRED, read_headers
 from reproalign.common.records.paper import load_paper
-from reproalign.common.testing import composed
+from reproalign.common.testing import composed, effective_batch
 from reproalign.more.cli import APP, main
 
 HEADERS = read_headers("reproalign.more")

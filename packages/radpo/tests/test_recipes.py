@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from reproalign.common.recipes import REQUIRED, effective_batch, read_headers
+from reproalign.common.recipes import REQUIRED, read_headers
 from reproalign.common.records.paper import load_paper
-from reproalign.common.testing import composed
+from reproalign.common.testing import composed, effective_batch
 from reproalign.radpo.cli import APP, main
 from reproalign.radpo.published import published, sweep
 from reproalign.radpo.train import LOSSES, check_loss, starting_weights

@@ -20,7 +20,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -78,16 +77,6 @@ def check_verb(command: str, package: str, verb: str, overrides: Sequence[str]) 
             raise UserError(
                 f"recipe '{names[-1]}' is for '{wanted}', not '{verb}'; run: {command} {wanted} experiment={names[-1]}"
             )
-
-
-def effective_batch(config: dict[str, Any], processes: int) -> int:
-    """Return the pairs (or sequences) per optimiser step: processes x per-device batch x accumulation."""
-    trainer = config.get("trainer", {})
-    return (
-        processes
-        * int(trainer.get("per_device_train_batch_size", 8))
-        * int(trainer.get("gradient_accumulation_steps", 1))
-    )
 
 
 def recipes_command(command: str, package: str, words: Sequence[str], *, console: Console) -> int:

@@ -199,18 +199,19 @@ def _ask_as_released(
             raise UserError(str(error)) from error  # there is nothing to keep
     joined = [joined_verdict(*(verdicts[index, side] for side in SIDES)) for index in range(len(bouts))]
     counts = Counter(joined)
+    rates = win_rates(joined)
     result = {
         "wins": counts[FIRST],
         "losses": counts[SECOND],
         "ties": counts[GOOD] + counts[BAD] + counts[TIE],
         "errors": counts[ERROR],
         "verdicts": dict(counts),
-        "rates": win_rates(joined),
+        "rates": rates,
     }
     table = Table(
         f"{name}, judged as released ({kind})", f"{len(bouts)} instructions, both orders", header_style="bold"
     )
-    for rate, value in result["rates"].items():
+    for rate, value in rates.items():
         table.add_row(rate.replace("_", " "), "none" if value is None else f"{value:.4f}")
     Console().print(table)
     return result

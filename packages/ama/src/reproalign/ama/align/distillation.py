@@ -27,8 +27,8 @@ def squared_distance(
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "tokens vocab"]]:
     r"""Return Σ_v (π - p)² and its slope in d, as a :data:`reproalign.common.logprobs.statistics.Measure`.
 
-    With d = log p - log π it is π = p e^{-d}, dπ/dd = -π and so ∂/∂d Σ (π - p)² = 2 π (p - π). An entry of log p = -∞ counts for
-    nothing.
+    With d = log p - log π it is π = p e^{-d}, dπ/dd = -π and so ∂/∂d Σ (π - p)² = 2 π (p - π). An entry of
+    log p = -∞ counts for nothing.
 
     Args:
         difference: d.

@@ -1,4 +1,4 @@
-"""Causal language models and reward models with a few thousand parameters."""
+"""Causal language models with a few thousand parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from accelerate import PartialState
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     Gemma2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -63,14 +62,7 @@ def tiny_model(
         dtype: of the weights.
         **overrides: fields of the configuration, e.g. ``tie_word_embeddings=True``.
     """
-    return _make(MODEL_FOR_CAUSAL_LM_MAPPING, tiny_config(kind, **overrides), seed, dtype)
-
-
-def tiny_reward_model(
-    kind: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any
-) -> PreTrainedModel:
-    """Make a one-label sequence classifier, as :func:`tiny_model` does."""
-    return _make(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, tiny_config(kind, num_labels=1, **overrides), seed, dtype)
+    return make_model(MODEL_FOR_CAUSAL_LM_MAPPING, tiny_config(kind, **overrides), seed, dtype)
 
 
 def save_tiny(folder: Path, kind: str = "llama", *, seed: int = 0) -> Path:
@@ -109,7 +101,8 @@ def tiny_folder(kind: str) -> Path:
     raise TimeoutError(f"{folder} was not made by the first process")
 
 
-def _make(classes: Any, config: PretrainedConfig, seed: int, dtype: torch.dtype) -> PreTrainedModel:
+def make_model(classes: Any, config: PretrainedConfig, seed: int, dtype: torch.dtype) -> PreTrainedModel:
+    """Make the model that ``classes`` (a mapping of transformers) has for ``config``, weights depending on ``seed``."""
     # The classes themselves and our own initialisation: under ZeRO-3 from_config would shard the model, and the
     # library's initialisation is passed over.
     with torch.random.fork_rng(devices=[]):

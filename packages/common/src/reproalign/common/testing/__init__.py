@@ -6,13 +6,14 @@ Public, because the tests of paper packages use it and so may yours; no package 
 from reproalign.common.testing.facts import Fact, assert_facts, launch_facts, read_facts, recipe_config
 from reproalign.common.testing.golden import assert_matches, load_adapters, load_golden, parametrize_golden
 from reproalign.common.testing.processes import refusal, run_command
-from reproalign.common.testing.recipes import composed
+from reproalign.common.testing.recipes import composed, effective_batch
 
 __all__ = [
     "Fact",
     "assert_facts",
     "assert_matches",
     "composed",
+    "effective_batch",
     "launch_facts",
     "load_adapters",
     "load_golden",

@@ -18,3 +18,13 @@ def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:
     )
     found = find_verb(app, name, words)
     return compose(app.package, found.config_name, found.schema, words).config
+
+
+def effective_batch(config: dict[str, Any], processes: int) -> int:
+    """Return the pairs (or sequences) per optimiser step: processes x per-device batch x accumulation."""
+    trainer = config.get("trainer", {})
+    return (
+        processes
+        * int(trainer.get("per_device_train_batch_size", 8))
+        * int(trainer.get("gradient_accumulation_steps", 1))
+    )

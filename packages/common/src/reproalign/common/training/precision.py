@@ -119,8 +119,9 @@ class PrecisionCallback(TrainerCallback):
 
     def _optimizer(self) -> torch.optim.Optimizer:
         engine = self._engine()
-        optimizer: Any = self.trainer.optimizer if engine is None else engine.optimizer
-        return getattr(optimizer, "optimizer", optimizer)  # within accelerate's, or within DeepSpeed's
+        outer: Any = self.trainer.optimizer if engine is None else engine.optimizer
+        optimizer: torch.optim.Optimizer = getattr(outer, "optimizer", outer)  # accelerate's and DeepSpeed's wrap it
+        return optimizer
 
     def _listen(self, model: Any) -> Iterator[RemovableHandle]:
         base = unwrap_peft(model)

@@ -178,7 +178,8 @@ def kl_estimate(
     """
     ratios = log_ratios.detach()
     total, count = over_processes(torch.stack([ratios.sum(), ratios.new_tensor(float(len(ratios)))]))
-    return (total / count).clamp(min=0)
+    estimate: Tensor = (total / count).clamp(min=0)
+    return estimate
 
 
 def tokenwise_kl_estimate(log_ratios: Float[Tensor, "examples tokens"]) -> Float[Tensor, " examples"]:

@@ -12,10 +12,11 @@ import numpy as np
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.calibration import ordered_pairs, probability_calibration
 from reproalign.common.records.run import read_record
+from reproalign.more.report import DIFFERENCES
 from reproalign.more.study.config import StudyConfig
 from reproalign.more.study.outliers import check_outliers, outliers
 from reproalign.more.study.results import FIVE, Key, Results, Value, mean_value, with_means, with_top
-from reproalign.more.study.runs import ALIGNED, DIFFERENCES, Floats, StudiedRun, read_comparison, run_origin
+from reproalign.more.study.runs import ALIGNED, Floats, StudiedRun, read_comparison, run_origin
 
 BINS = 10
 NAMES = ("accuracy", f"ece_{BINS}", f"ece_{BINS}_calibrated", "reward_mean", "reward_std", "pairs")
