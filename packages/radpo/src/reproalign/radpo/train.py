@@ -209,7 +209,7 @@ def _check_ppo(config: TrainConfig, arguments: TrainingArguments) -> None:
             f"{cut[1]} of them; set launch=single and trainer.gradient_accumulation_steps=1 (the release's, which "
             "divides the loss, is released.accumulation)"
         )
-    if arguments.save_steps % config.loss.ppo_epochs:
+    if arguments.save_strategy == "steps" and arguments.save_steps % config.loss.ppo_epochs:
         raise UserError(
             f"trainer.save_steps={arguments.save_steps:g} must be a multiple of loss.ppo_epochs="
             f"{config.loss.ppo_epochs}, since a run cannot go on within a batch's epochs"

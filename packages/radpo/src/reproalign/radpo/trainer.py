@@ -112,8 +112,9 @@ class RadpoTrainer(CollectingTrainer):
             write_json(checkpoint / EVALUATIONS, {"evaluations": self.evaluations})
 
     def load_state(self, checkpoint: Path) -> None:
-        """Read back what :meth:`save_state` wrote."""
-        self.evaluations = json.loads((checkpoint / EVALUATIONS).read_text(encoding="utf-8"))["evaluations"]
+        """Read back what :meth:`save_state` wrote; a checkpoint of an earlier version has no count."""
+        if (checkpoint / EVALUATIONS).is_file():
+            self.evaluations = json.loads((checkpoint / EVALUATIONS).read_text(encoding="utf-8"))["evaluations"]
 
     def scale(self, rows: int) -> float:
         """Return what a micro-batch's losses are multiplied by before their mean is taken."""
