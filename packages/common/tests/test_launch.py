@@ -152,11 +152,10 @@ def test_the_packaged_accelerate_files(strategy):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_packaged_deepspeed_files(strategy):
-    file = deepspeed_config(strategy)
+    settings = deepspeed_config(strategy, "float32", None)
     if not strategy.startswith("zero"):
-        assert file is None
+        assert settings is None
         return
-    settings = json.loads(Path(file).read_text())
     zero = settings.pop("zero_optimization")
     assert zero["stage"] == int(strategy[4])
     offloaded = {key: value["device"] for key, value in zero.items() if key.startswith("offload")}
@@ -167,6 +166,17 @@ def test_the_packaged_deepspeed_files(strategy):
     for key in ("gradient_accumulation_steps", "gradient_clipping", "train_batch_size"):
         assert settings[key] == "auto"  # the trainer's own
     assert settings["bf16"] == settings["fp16"] == {"enabled": "auto"}
+    assert "communication_data_type" not in settings  # float32, as everything
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
+def test_deepspeed_reduces_and_accumulates_in_the_dtype_of_the_weights(strategy):
+    masters = deepspeed_config(strategy, "float32", "bfloat16")
+    assert (masters["communication_data_type"], masters["data_types"]) == ("fp32", {"grad_accum_dtype": "fp32"})
+    assert masters["bf16"] == {"enabled": "auto"}  # trainer.bf16
+    pure = deepspeed_config(strategy, "bfloat16", None)
+    assert (pure["communication_data_type"], pure["data_types"]) == ("bf16", {"grad_accum_dtype": "bf16"})
+    assert pure["bf16"] == {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
 
 
 def run_script(folder: Path, script: str, node: int) -> list[str]:

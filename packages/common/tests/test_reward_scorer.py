@@ -12,12 +12,13 @@ from reproalign.common.config import ModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny import tiny_reward_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.reward.pooling import BY_MASK
 from reproalign.common.reward.rules import CLASSIFIER, RewardRules
 from reproalign.common.reward.scorer import Scorer, check_finite
 
 DIALOGUES = [
     [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "one, two " * length}]
-    for length in (3, 1, 9, 2, 5, 1)
+    for length in (3, 1, 9, 2, 5, 7, 4)
 ]
 
 
@@ -28,14 +29,25 @@ def config(tmp_path: Path) -> ModelConfig:
     return ModelConfig(name=str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "rules", [CLASSIFIER, RewardRules(), RewardRules("max", padding_side="left"), RewardRules("average", "released")]
-)
+TOLERANCE = 1e-5  # of a reward in float32, absolute: padded rows are summed in another order
+EVERY_POOLING = [
+    *(RewardRules(pooling, padding_side=side) for pooling in BY_MASK for side in ("right", "left")),
+    *(RewardRules(pooling, "released") for pooling in BY_MASK),
+    RewardRules("last_not_pad"),
+    RewardRules("last_not_pad", padding_side="left"),
+    RewardRules("first_pad"),
+    CLASSIFIER,
+]
+
+
+@pytest.mark.parametrize("rules", EVERY_POOLING, ids=lambda r: f"{r.pooling}-{r.variant}-{r.padding_side}-{r.layout}")
 def test_rewards_do_not_depend_on_the_batches(config, rules) -> None:
-    alone = [Scorer(config, rules, batch_size=1)([dialogue])[0] for dialogue in DIALOGUES]
-    for size in (2, 3, 6):
-        assert Scorer(config, rules, batch_size=size)(DIALOGUES) == pytest.approx(alone, abs=1e-5)
-    assert Scorer(config, rules, batch_size=4)(DIALOGUES[::-1]) == pytest.approx(alone[::-1], abs=1e-5)
+    """Neither on its size nor on what the row is padded to, for rows of seven lengths."""
+    scorer = Scorer(config, rules, batch_size=1)
+    alone = scorer(DIALOGUES)
+    for scorer.batch_size in (2, 3, 7):
+        assert scorer(DIALOGUES) == pytest.approx(alone, abs=TOLERANCE)
+        assert scorer(DIALOGUES[::-1]) == pytest.approx(alone[::-1], abs=TOLERANCE)
 
 
 def test_a_language_model_gives_no_rewards() -> None:

@@ -260,7 +260,7 @@ def test_float16_without_an_accelerator_falls_back_and_says_so(tmp_path, words, 
     half = ["model.dtype=float16", "trainer.fp16=true", "trainer.max_steps=1"]
     assert main([*words, *half, f"output_dir={tmp_path / 'half'}"]) == 0
     assert "this run computes in float32" in caplog.text
-    assert record(tmp_path / "half")["precision"] == {"dtype": "float32", "fp16": False, "bf16": False}
+    assert set(record(tmp_path / "half")["precision"].values()) == {"float32"}
 
 
 def test_a_warm_up_longer_than_the_run_is_warned_of(tmp_path, words, caplog) -> None:

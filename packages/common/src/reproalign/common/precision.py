@@ -56,8 +56,21 @@ def settle_precision(config: dict[str, Any]) -> dict[str, Any]:
     """Return the resolved configuration of a training run with ``model.dtype`` settled by :func:`held_dtype`.
 
     Raises:
-        UserError: likewise.
+        UserError: likewise, and for what DeepSpeed would hold otherwise than the other launchers.
     """
-    model = config["model"]
-    dtype = held_dtype(model["dtype"], config["trainer"], adapters=bool(model["lora"]["enabled"]))
+    model, strategy = config["model"], config["launch"]["strategy"]
+    adapters = bool(model["lora"]["enabled"])
+    dtype = held_dtype(model["dtype"], config["trainer"], adapters=adapters)
+    if strategy.startswith("zero") and autocast_dtype(config["trainer"]) is None:
+        _check_deepspeed(strategy, dtype, adapters=adapters)
     return {**config, "model": {**model, "dtype": dtype}}
+
+
+def _check_deepspeed(strategy: str, dtype: str, *, adapters: bool) -> None:
+    """Refuse what DeepSpeed holds in float32 where the other launchers would not, without autocast."""
+    allowed = ["float32"] if adapters or strategy == "zero3-offload" else ["float32", "bfloat16"]
+    if dtype not in allowed:
+        raise UserError(
+            f"model.dtype={dtype} without trainer.bf16 cannot be held under launch.strategy={strategy} as it is under "
+            f"the other launchers; set model.dtype={' or '.join(allowed)}, or trainer.bf16=true with float32 weights"
+        )

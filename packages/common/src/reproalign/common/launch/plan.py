@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
+from typing import Any
 
 from reproalign.common.config import LaunchConfig
 from reproalign.common.errors import UserError, choose
@@ -101,11 +103,32 @@ def launcher(config: LaunchConfig) -> list[str]:
     return words
 
 
-def deepspeed_config(strategy: str) -> str | None:
-    """Return the packaged DeepSpeed configuration of a ``zero…`` strategy, None for the others."""
+def deepspeed_config(strategy: str, dtype: str, compute: str | None) -> dict[str, Any] | None:
+    """Return the DeepSpeed configuration of a ``zero…`` strategy, None for the others.
+
+    Gradients are accumulated and reduced in the dtype in which weights are updated, as DDP does; weights that are
+    trained in bfloat16 without masters have their states in it too.
+
+    Args:
+        strategy: ``launch.strategy``.
+        dtype: in which weights are held.
+        compute: autocast's dtype, None where everything is computed as it is held.
+    """
     if not strategy.startswith("zero"):
         return None
-    return str(files("reproalign.common.launch").joinpath(f"configs/{strategy}.json"))
+    text = files("reproalign.common.launch").joinpath(f"configs/{strategy}.json").read_text(encoding="utf-8")
+    settings: dict[str, Any] = json.loads(text)
+    if compute is not None:
+        return {**settings, "communication_data_type": "fp32", "data_types": {"grad_accum_dtype": "fp32"}}
+    if dtype != "bfloat16":
+        return settings
+    held = {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
+    return {
+        **settings,
+        "bf16": held,
+        "communication_data_type": "bf16",
+        "data_types": {"grad_accum_dtype": "bf16"},
+    }
 
 
 def check_in_force(strategy: str, distributed_type: str) -> None:

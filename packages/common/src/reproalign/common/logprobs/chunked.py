@@ -14,13 +14,14 @@ Backward. Let g_t be the incoming gradient of lp_t, p_t = softmax(z_t) and e the
     dL/dh_t = s Wᵀ dL/da_t,   dL/dW = s Σ_t dL/da_t h_tᵀ,   dL/db = s Σ_t dL/da_t
 
 g_t scales the whole row, so dL/dh_t = g_t · J_t with J_t = s Wᵀ((e - p_t) * cap') independent of g. When the head is
-frozen (LoRA), J_t is computed in the forward and kept in place of h_t: the same memory, and a backward without a
-matrix product. When the head is trained, its gradient needs p_t after g_t is known, so the logits are made again, chunk
+frozen (LoRA), J_t is computed in the forward and kept in place of h_t, in float32: a backward without a matrix
+product. When the head is trained, its gradient needs p_t after g_t is known, so the logits are made again, chunk
 by chunk.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,7 +34,9 @@ from reproalign.common.logprobs.chunks import (
     cap_slope,
     chunk_logits,
     chunks,
+    compute_dtype,
     default_chunk_size,
+    product,
     statistics_dtype,
 )
 
@@ -51,8 +54,9 @@ def chunked_token_logps(
     """Log-probability of each target under its hidden state, in nats.
 
     Equal to ``log_softmax(softcap(scale * (hidden @ weight.T + bias)))[targets]`` (module docstring), in
-    O(chunk_size x vocab) memory. The matrix products run in the dtype of ``hidden`` (under autocast: in its dtype), the
-    statistics in float32, or float64 for float64 inputs.
+    O(chunk_size x vocab) memory. The factors of matrix products have the dtype of ``hidden`` (under autocast: its
+    dtype); sums, logits and statistics are float32, or float64 for float64 inputs. Gradients are rounded once, to the
+    dtype of their tensor.
 
     Args:
         hidden: final hidden states.
@@ -72,35 +76,37 @@ def chunked_token_logps(
     size = default_chunk_size(weight.shape[0], hidden.device) if chunk_size is None else chunk_size
     if size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {size}")
-    if torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    result: Tensor = _ChunkedLogps.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, softcap, scale, size
-    )
+    dtype = compute_dtype(hidden)
+    with torch.autocast(hidden.device.type, enabled=False):
+        result: Tensor = _ChunkedLogps.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, bias, targets, _Options(dtype, softcap, scale, size)
+        )
     return result
+
+
+@dataclass(frozen=True)
+class _Options:
+    dtype: torch.dtype  # of the products' factors
+    softcap: float | None
+    scale: float
+    size: int
 
 
 class _ChunkedLogps(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        softcap: float | None,
-        scale: float,
-        size: int,
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Options
     ) -> Tensor:
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         ctx.recompute = need_weight or need_bias
-        ctx.options = (softcap, scale, size)
-        jacobian = torch.empty_like(hidden) if need_hidden and not ctx.recompute else None
-        logps = hidden.new_empty(len(targets), dtype=statistics_dtype(hidden))
-        for part in chunks(len(targets), size):
-            logits = chunk_logits(hidden[part], weight, bias, softcap, scale)
+        ctx.options = options
+        softcap, scale = options.softcap, options.scale
+        states, head = hidden.to(options.dtype), weight.to(options.dtype)
+        wide = statistics_dtype(states)
+        jacobian = torch.empty_like(hidden, dtype=wide) if need_hidden and not ctx.recompute else None
+        logps = hidden.new_empty(len(targets), dtype=wide)
+        for part in chunks(len(targets), options.size):
+            logits = chunk_logits(states[part], head, bias, softcap, scale)
             slope = cap_slope(logits, softcap) if jacobian is not None else None
             picked = logits.gather(1, targets[part, None]).squeeze(1)
             logsumexp = logits.logsumexp(1)
@@ -109,29 +115,32 @@ class _ChunkedLogps(torch.autograd.Function):
                 gradient = _unit_minus_softmax(logits, logsumexp, targets[part])
                 if slope is not None:
                     gradient.mul_(slope)
-                jacobian[part] = (gradient.to(weight.dtype) @ weight).mul_(scale)
+                jacobian[part] = product(gradient.to(head.dtype), head).mul_(scale)
         if ctx.recompute:
             ctx.save_for_backward(hidden, weight, bias, targets)
         elif jacobian is not None:
+            ctx.dtype = hidden.dtype
             ctx.save_for_backward(jacobian)
         return logps
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        nothing = (None, None, None, None)
         if not ctx.recompute:
             (jacobian,) = ctx.saved_tensors
-            return jacobian * grad[:, None].to(jacobian.dtype), None, None, *nothing
+            return (jacobian * grad[:, None]).to(ctx.dtype), None, None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
-        softcap, scale, size = ctx.options
-        gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad[:3])
-        for part in chunks(len(targets), size):
-            logits = chunk_logits(hidden[part], weight, bias, softcap, scale)
-            slope = cap_slope(logits, softcap)
-            gradient = _unit_minus_softmax(logits, logits.logsumexp(1), targets[part])
-            gradients.add(part, gradient.mul_(grad[part, None] * scale), slope)
-        return (*gradients.result(), *nothing)
+        options: _Options = ctx.options
+        softcap, scale = options.softcap, options.scale
+        states, head = hidden.to(options.dtype), weight.to(options.dtype)
+        with torch.autocast(hidden.device.type, enabled=False):
+            gradients = HeadGradients(states, head, (hidden, weight, bias), ctx.needs_input_grad[:3])
+            for part in chunks(len(targets), options.size):
+                logits = chunk_logits(states[part], head, bias, softcap, scale)
+                slope = cap_slope(logits, softcap)
+                gradient = _unit_minus_softmax(logits, logits.logsumexp(1), targets[part])
+                gradients.add(part, gradient.mul_(grad[part, None] * scale), slope)
+        return (*gradients.result(), None, None)
 
 
 def _unit_minus_softmax(logits: Tensor, logsumexp: Tensor, targets: Tensor) -> Tensor:

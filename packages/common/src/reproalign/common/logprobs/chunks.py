@@ -1,4 +1,8 @@
-"""What the chunked computations share: chunk sizes, logits of a chunk, sums that do not round each other off."""
+"""What the chunked computations share: chunk sizes, logits of a chunk, sums that do not round each other off.
+
+Of 16-bit factors every product is added up in float32 and stays there: logits are never 16-bit numbers, and the
+gradients of hidden states and head are rounded once, at the end, to the dtype of the tensor that they belong to.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +45,38 @@ def chunks(length: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """Return left @ right of two matrices of one dtype in the statistics dtype: 16-bit factors, float32 sums.
+
+    On CUDA the 16-bit kernels hand over what they have added up in float32; elsewhere the factors are upcast, which is
+    exact.
+    """
+    wide = statistics_dtype(left)
+    with torch.autocast(left.device.type, enabled=False):
+        if left.dtype == wide:
+            return left @ right
+        if left.is_cuda:
+            return torch.mm(left, right, out_dtype=wide)
+        return left.to(wide) @ right.to(wide)
+
+
+def compute_dtype(hidden: Tensor) -> torch.dtype:
+    """The dtype of the factors of products: autocast's where it is on (float64 keeps its own), else that of the states.
+
+    An autograd function asks for it before it switches autocast off, under which sums of products, those of
+    ``torch.linalg.vecdot`` too, would be rounded to 16 bits.
+    """
+    kind = hidden.device.type
+    if hidden.dtype != torch.float64 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return hidden.dtype
+
+
 def chunk_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float) -> Tensor:
     """Logits of one chunk in the statistics dtype; the buffer is the caller's to overwrite."""
-    logits = hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
-    logits = logits.to(statistics_dtype(hidden))
+    logits = product(hidden, weight.T)
+    if bias is not None:
+        logits.add_(bias)
     if scale != 1.0:
         logits.mul_(scale)
     if softcap is not None:
@@ -61,18 +93,26 @@ class HeadGradients:
     """Gradients of hidden states, head and bias, built up from the logits' gradient of one chunk after the other.
 
     Args:
-        hidden: all hidden states.
-        weight: the head's weight.
-        bias: the head's bias.
+        hidden: all hidden states, in the dtype of the products.
+        weight: the head's weight, likewise.
+        inputs: hidden states, weight and bias as they came, whose dtypes the gradients get.
         needed: which of the three are wanted.
     """
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, bool, bool]) -> None:
-        dtype = statistics_dtype(hidden)
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        inputs: tuple[Tensor, Tensor, Tensor | None],
+        needed: tuple[bool, bool, bool],
+    ) -> None:
         self._states, self._head = hidden, weight
-        self.hidden = torch.empty_like(hidden) if needed[0] else None
-        self.weight = torch.zeros_like(weight, dtype=dtype) if needed[1] else None
-        self.bias = torch.zeros_like(bias, dtype=dtype) if needed[2] and bias is not None else None
+        wide = statistics_dtype(hidden)
+        states, head, bias = inputs
+        self._dtypes = (head.dtype, None if bias is None else bias.dtype)
+        self.hidden = torch.empty_like(states) if needed[0] else None
+        self.weight = torch.zeros_like(head, dtype=wide) if needed[1] else None
+        self.bias = torch.zeros_like(bias, dtype=wide) if needed[2] and bias is not None else None
 
     def add(self, part: slice, gradient: Tensor, slope: Tensor | None) -> None:
         """Add dL/dz of ``part``, times ``slope`` of the soft-capping; overwrites ``gradient``."""
@@ -82,20 +122,14 @@ class HeadGradients:
             self.bias += gradient.sum(0)
         gradient = gradient.to(self._head.dtype)
         if self.hidden is not None:
-            torch.mm(gradient, self._head, out=self.hidden[part])
+            self.hidden[part] = product(gradient, self._head)
         if self.weight is not None:
-            _add_product(self.weight, gradient, self._states[part])
+            self.weight.add_(product(gradient.T, self._states[part]))
 
     def result(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return the three in the dtype of the weights."""
-        dtype = self._head.dtype
-        weight, bias = (None if total is None else total.to(dtype) for total in (self.weight, self.bias))
+        """Return the three in the dtypes of their tensors."""
+        weight, bias = (
+            None if total is None else total.to(dtype)
+            for total, dtype in zip((self.weight, self.bias), self._dtypes, strict=True)
+        )
         return self.hidden, weight, bias
-
-
-def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
-    """Total += gradientᵀ hidden, kept in float32 when the inputs are 16-bit: chunks would round off each other."""
-    if total.dtype == hidden.dtype:
-        total.addmm_(gradient.T, hidden)
-    else:
-        total.add_(gradient.T @ hidden)

@@ -33,7 +33,7 @@ from transformers.utils.generic import ModelOutput
 
 from reproalign.common.errors import UserError, choose
 from reproalign.common.logprobs.chunked import chunked_token_logps
-from reproalign.common.logprobs.chunks import default_chunk_size
+from reproalign.common.logprobs.chunks import compute_dtype, default_chunk_size
 from reproalign.common.logprobs.plain import token_statistics
 from reproalign.common.logprobs.statistics import HeadStates, Measure, chunked_token_statistics, log_softmax_of
 from reproalign.common.models.forward import earlier_forward, replace_forward, restore_forward, unwrap_peft
@@ -258,8 +258,9 @@ class _Statistics:
         )
 
     def of_logits(self, logits: Tensor, targets: Tensor, part: slice) -> dict[str, Tensor]:
-        ref_logps = log_softmax_of(self.request.reference, part)  # as good as logits, and log-softmax leaves them alone
-        found = token_statistics(logits, ref_logps, targets, self.request.measure)
+        with torch.autocast(logits.device.type, enabled=False):  # it would round the sums over the vocabulary
+            ref_logps = log_softmax_of(self.request.reference, part)  # as good as logits: log-softmax leaves them alone
+            found = token_statistics(logits, ref_logps, targets, self.request.measure)
         return {name: found[name] for name in self.request.names}
 
     def collect(self, found: dict[str, Tensor], scored: Tensor) -> CompletionStatistics:
@@ -276,7 +277,10 @@ class _States:
     def of_states(self, states: HeadStates, targets: Tensor, chunk_size: int | None) -> HeadStates:
         weight, bias = states.weight, states.bias
         if self.taken_away:
-            weight, bias = (None if tensor is None else tensor.detach().clone() for tensor in (weight, bias))
+            assert states.hidden is not None  # made by the head itself
+            dtype = compute_dtype(states.hidden)  # what it is read in, of half the size under autocast
+            weight = None if weight is None else weight.detach().to(dtype, copy=True)
+            bias = None if bias is None else bias.detach().clone()
         return replace(states, weight=weight, bias=bias)
 
     def of_logits(self, logits: Tensor, targets: Tensor, part: slice) -> HeadStates:

@@ -38,6 +38,7 @@ from reproalign.common.logprobs.chunks import (
     cap_slope,
     chunk_logits,
     chunks,
+    compute_dtype,
     default_chunk_size,
     statistics_dtype,
 )
@@ -104,17 +105,15 @@ def chunked_token_statistics(
         size = max(1, default_chunk_size(weight.shape[0], hidden.device) // BUFFERS)
     if size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {size}")
-    if torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight, bias = (_cast(tensor, dtype) for tensor in (hidden, weight, bias))
-        reference = replace(
-            reference,
-            hidden=_cast(reference.hidden, dtype),
-            weight=_cast(reference.weight, dtype),
-            bias=_cast(reference.bias, dtype),
-        )
-    options = _Options(tuple(statistics), measure, policy.softcap, policy.scale, reference, size)
-    values = _ChunkedStatistics.apply(hidden, weight, bias, targets, options)  # type: ignore[no-untyped-call]
+    dtype = compute_dtype(hidden)
+    reference = replace(
+        reference,
+        hidden=_cast(reference.hidden, dtype),
+        weight=_cast(reference.weight, dtype),
+    )
+    options = _Options(tuple(statistics), measure, policy.softcap, policy.scale, reference, size, dtype)
+    with torch.autocast(hidden.device.type, enabled=False):
+        values = _ChunkedStatistics.apply(hidden, weight, bias, targets, options)  # type: ignore[no-untyped-call]
     return dict(zip(statistics, values, strict=True))
 
 
@@ -146,6 +145,7 @@ class _Options:
     scale: float
     reference: HeadStates
     size: int
+    dtype: torch.dtype  # of the products' factors
 
 
 def log_softmax_of(states: HeadStates, part: slice) -> Tensor:
@@ -167,8 +167,9 @@ class _ChunkedStatistics(torch.autograd.Function):
         ctx.options = options
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, bias, targets)
-        policy = HeadStates(hidden, weight, bias, options.softcap, options.scale)
-        dtype = statistics_dtype(hidden)
+        states, head = hidden.to(options.dtype), weight.to(options.dtype)
+        policy = HeadStates(states, head, bias, options.softcap, options.scale)
+        dtype = statistics_dtype(states)
         values = {name: hidden.new_empty(len(targets), dtype=dtype) for name in options.statistics}
         for part in chunks(len(targets), options.size):
             logps, ref_logps = log_softmax_of(policy, part), log_softmax_of(options.reference, part).to(dtype)
@@ -184,20 +185,21 @@ class _ChunkedStatistics(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         options: _Options = ctx.options
         hidden, weight, bias, targets = ctx.saved_tensors
-        dtype = statistics_dtype(hidden)
+        states, head = hidden.to(options.dtype), weight.to(options.dtype)
         by_name = {name: grad for name, grad in zip(options.statistics, grads, strict=True) if grad is not None}
-        gradients = HeadGradients(hidden, weight, bias, ctx.needs_input_grad[:3])
-        for part in chunks(len(targets), options.size):
-            logits = chunk_logits(hidden[part], weight, bias, options.softcap, options.scale)
-            slope = cap_slope(logits, options.softcap)
-            logps = logits.sub_(logits.logsumexp(1, keepdim=True))
-            ref_logps = log_softmax_of(options.reference, part).to(dtype)
-            chunk_grads = {name: value[part] for name, value in by_name.items()}
-            gradient = _logit_gradient(logps, ref_logps, targets[part], chunk_grads, options.measure)
-            del logits, logps, ref_logps
-            if options.scale != 1.0:
-                gradient.mul_(options.scale)
-            gradients.add(part, gradient, slope)
+        gradients = HeadGradients(states, head, (hidden, weight, bias), ctx.needs_input_grad[:3])
+        with torch.autocast(hidden.device.type, enabled=False):
+            for part in chunks(len(targets), options.size):
+                logits = chunk_logits(states[part], head, bias, options.softcap, options.scale)
+                slope = cap_slope(logits, options.softcap)
+                logps = logits.sub_(logits.logsumexp(1, keepdim=True))
+                ref_logps = log_softmax_of(options.reference, part).to(logps.dtype)
+                chunk_grads = {name: value[part] for name, value in by_name.items()}
+                gradient = _logit_gradient(logps, ref_logps, targets[part], chunk_grads, options.measure)
+                del logits, logps, ref_logps
+                if options.scale != 1.0:
+                    gradient.mul_(options.scale)
+                gradients.add(part, gradient, slope)
         return (*gradients.result(), None, None)
 
 

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from reproalign.common.config import BaseRunConfig
 from reproalign.common.errors import UserError, check_seed, choose, did_you_mean
 from reproalign.common.launch.plan import deepspeed_config
+from reproalign.common.precision import autocast_dtype
 
 # Set elsewhere in the configuration, so that one fact has one name.
 OWNED = {
@@ -92,9 +93,12 @@ def training_arguments(
     on_cpu = not torch.accelerator.is_available()
     values: dict[str, Any] = {**DEFAULTS, "use_cpu": on_cpu, **defaults, **given}
     values.setdefault("bf16", False)  # TRL's configs turn it on where the machine has it
-    packaged = deepspeed_config(config.launch.strategy)
+    compute = autocast_dtype(given)
+    packaged = deepspeed_config(config.launch.strategy, config.model.dtype, compute)
     if packaged:
         values["deepspeed"] = packaged
+        # The Trainer compares DeepSpeed's bf16 with its own options, of which this one is not about training.
+        values.setdefault("bf16_full_eval", config.model.dtype == "bfloat16" and compute is None)
     try:
         arguments = kind(output_dir=str(run_dir), seed=config.seed, data_seed=config.seed, **values)
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import Trainer
 
 from reproalign.common.training.checkpoints import ManifestCallback
+from reproalign.common.training.precision import keep_float32
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class CollectingTrainer(Trainer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        keep_float32(self.accelerator, kwargs["model"])  # now: a reference is placed before training begins
         self.loss_is_scaled_for_ga = False  # the loss is a micro-batch mean
         self._collected: dict[str, dict[str, Tensor]] = {"train": defaultdict(_nothing), "eval": defaultdict(_nothing)}
         self.add_callback(ManifestCallback(self.save_state))

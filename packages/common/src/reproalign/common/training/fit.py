@@ -25,6 +25,7 @@ from reproalign.common.models.load import merge_adapter
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.training.checkpoints import resume_from
 from reproalign.common.training.collecting import CollectingTrainer
+from reproalign.common.training.precision import PrecisionCallback, keep_float32
 
 FINAL = "model"
 
@@ -69,11 +70,15 @@ def fit(
         The folder of the final model, written whole or not at all.
 
     Raises:
-        UserError: if another launch strategy is in force than was asked for, or for a checkpoint that cannot be used.
+        UserError: if another launch strategy or another precision is in force than was asked for, or for a checkpoint
+            that cannot be used.
     """
     check_in_force(config.launch.strategy, trainer.accelerator.distributed_type.value)
     checkpoint = resume_from(run.dir, config.resume, config.on_bad_checkpoint)
+    assert trainer.model is not None
+    keep_float32(trainer.accelerator, trainer.model)
     trainer.add_callback(RecordCallback(run))
+    trainer.add_callback(PrecisionCallback(trainer, run))
     run.set("resumed_from", checkpoint.name if checkpoint else None)
     if checkpoint and isinstance(trainer, CollectingTrainer):
         trainer.load_state(checkpoint)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ class FrozenReference(Reference):
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self._autocast: Callable[[], AbstractContextManager[Any]] = nullcontext  # where preparing brings none
 
     def prepare(self, accelerator: Accelerator, logprobs: LogprobsConfig) -> None:
         """Shard or place the model as the policy is."""
@@ -80,18 +82,20 @@ class FrozenReference(Reference):
             from trl.models.utils import prepare_fsdp
 
             sharded: Any = prepare_fsdp(self.model, accelerator)
-            self.model = sharded
+            self.model, self._autocast = sharded, accelerator.autocast
         else:
             self.model = accelerator.prepare_model(self.model, evaluation_mode=True)
         self.model.eval()
 
     def completion_logps(self, model: nn.Module, inputs: dict[str, Tensor], prefix: str = "") -> Mapping[str, Tensor]:
         """Run the frozen model."""
-        return _run(self.model, inputs, prefix)
+        with self._autocast():
+            return _run(self.model, inputs, prefix)
 
     def states(self, model: nn.Module, inputs: dict[str, Tensor]) -> HeadStates:
         """Run the frozen model up to its head."""
-        return _states(self.model, inputs)
+        with self._autocast():
+            return _states(self.model, inputs)
 
 
 class AdapterDisabledReference(Reference):
@@ -103,12 +107,12 @@ class AdapterDisabledReference(Reference):
 
     def completion_logps(self, model: nn.Module, inputs: dict[str, Tensor], prefix: str = "") -> Mapping[str, Tensor]:
         """Run the policy without adapters."""
-        with self._accelerator.unwrap_model(model).disable_adapter():
+        with self._accelerator.unwrap_model(model).disable_adapter(), _without_dropout(model):
             return _run(model, inputs, prefix)
 
     def states(self, model: nn.Module, inputs: dict[str, Tensor]) -> HeadStates:
         """Run the policy without adapters up to its head."""
-        with self._accelerator.unwrap_model(model).disable_adapter():
+        with self._accelerator.unwrap_model(model).disable_adapter(), _without_dropout(model):
             return _states(model, inputs)
 
 
@@ -311,6 +315,17 @@ def compute_once(
         fill(list(files))
     blocks = [load_file(file) for file in files.values()]
     return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """The reference has no dropout, though the policy whose weights it shares may train with some."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _run(model: nn.Module, inputs: dict[str, Tensor], prefix: str = "") -> Mapping[str, Tensor]:

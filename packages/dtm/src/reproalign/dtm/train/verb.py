@@ -71,7 +71,6 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     defaults: dict[str, Any] = {SAMPLING: "sequential"} if released_order else {}
     arguments = training_arguments(config, Path(config.output_dir), **defaults)
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
-        run.set("precision", {"dtype": config.model.dtype, "fp16": arguments.fp16, "bf16": arguments.bf16})
         tokenizer = load_tokenizer(config.model)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token_id = pad_id(tokenizer)
