@@ -157,7 +157,15 @@ def test_scores_of_held_out_pairs_do_not_depend_on_the_batches(kind):
             "rejected_input_ids": row(prompt + rejected),
             "rejected_prompt_length": prompt,
         }
-        for prompt, chosen, rejected in ((3, 5, 2), (9, 24, 1), (1, 1, 17), (4, 12, 12), (6, 3, 9), (2, 20, 4), (5, 7, 7))
+        for prompt, chosen, rejected in (
+            (3, 5, 2),
+            (9, 24, 1),
+            (1, 1, 17),
+            (4, 12, 12),
+            (6, 3, 9),
+            (2, 20, 4),
+            (5, 7, 7),
+        )
     ]
 
     @torch.no_grad()

@@ -39,7 +39,9 @@ def expected(recipe: str) -> dict[str, str]:
 
 def run(folder: Path, recipe: str, *words: str) -> dict[str, Any]:
     small = ["evaluate_before=false", "trainer.max_steps=2", "trainer.save_steps=1", *RECIPES[recipe][0]]
-    done = run_command([sys.executable, "-c", CODE, "train", "experiment=smoke", f"output_dir={folder}", *small, *words])
+    done = run_command(
+        [sys.executable, "-c", CODE, "train", "experiment=smoke", f"output_dir={folder}", *small, *words]
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "run.json").read_text())
 
@@ -79,9 +81,7 @@ def test_a_resumed_run_keeps_its_precision(tmp_path, recipe):
 def test_fsdp_in_two_processes_is_the_single_process_in_precision_and_in_numbers(tmp_path):
     path = tmp_path / "found.json"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, __file__, str(path)], capture_output=True, text=True, check=False, timeout=600
-    )
+    done = subprocess.run([*launcher, __file__, str(path)], capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-5000:]
     found = json.loads(path.read_text())
     for recipe in RECIPES:
