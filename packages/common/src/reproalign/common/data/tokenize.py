@@ -150,34 +150,6 @@ def truncate(
     return prompt, response
 
 
-def tokenize_row(
-    encode: Callable[[str], Ids],
-    prompt: str,
-    chosen: str,
-    rejected: str,
-    rules: Rules,
-    *,
-    continuation: Callable[[str], Ids] | None = None,
-    is_blank: Callable[[Sequence[int]], bool] = lambda ids: not ids,
-) -> dict[str, Any]:
-    """Tokenise one pair.
-
-    Args:
-        encode: text to ids, without special tokens.
-        prompt: rendered prompt.
-        chosen: rendered chosen response.
-        rejected: rendered rejected response.
-        rules: boundary, special tokens, lengths.
-        continuation: encodes a text that continues another; default ``encode``.
-        is_blank: says whether ids are white space.
-
-    Returns:
-        ``chosen_input_ids``, ``chosen_prompt_length``, the same for rejected, and ``prompt_input_ids``.
-    """
-    parts = {"chosen": (encode(prompt + chosen), chosen), "rejected": (encode(prompt + rejected), rejected)}
-    return join_row(encode(prompt), parts, rules, continuation=continuation or encode, is_blank=is_blank)
-
-
 def join_row(
     prompt_ids: Ids,
     responses: Mapping[str, tuple[Ids, str]],
@@ -186,7 +158,18 @@ def join_row(
     continuation: Callable[[str], Ids],
     is_blank: Callable[[Sequence[int]], bool],
 ) -> dict[str, Any]:
-    """As :func:`tokenize_row`, for any ``responses`` to one prompt: by name the tokenised whole, and the text."""
+    """Tokenise one prompt and its responses.
+
+    Args:
+        prompt_ids: the rendered prompt, tokenised without special tokens.
+        responses: by name (``chosen``, ``rejected``), prompt and response tokenised as one text, and the response's text.
+        rules: boundary, special tokens, lengths.
+        continuation: encodes a text that continues another.
+        is_blank: says whether ids are white space.
+
+    Returns:
+        ``<name>_input_ids`` and ``<name>_prompt_length`` of every response, and ``prompt_input_ids``.
+    """
     sides = []
     for whole, response in responses.values():
         parts = split(rules, prompt_ids, whole, partial(continuation, response))
