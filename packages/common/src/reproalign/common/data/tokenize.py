@@ -162,7 +162,7 @@ def join_row(
 
     Args:
         prompt_ids: the rendered prompt, tokenised without special tokens.
-        responses: by name (``chosen``, ``rejected``), prompt and response tokenised as one text, and the response's text.
+        responses: by name (``chosen``, ``rejected``), prompt and response tokenised as one text, and the response.
         rules: boundary, special tokens, lengths.
         continuation: encodes a text that continues another.
         is_blank: says whether ids are white space.
