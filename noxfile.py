@@ -18,7 +18,10 @@ ROOT = Path(__file__).parent
 PAPERS = ["mmpo", "more", "radpo", "dtm", "ama"]
 CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
 NO_SIBLINGS = {"REPROALIGN_NO_SIBLINGS": "1"}  # see packages/*/hatch_build.py
-BENCHMARKS = ("more_step", "preference_step", "token_statistics", "merging", "disperse", "ratio_gradient")
+BENCHMARKS = (
+    *("more_step", "preference_step", "token_statistics", "head_precision"),
+    *("merging", "disperse", "ratio_gradient"),
+)
 QUICK = "not slow and not distributed and not gpu and not network"
 
 nox.options.default_venv_backend = "uv|virtualenv"

@@ -55,6 +55,7 @@ class Size:
 
 
 def loss_of(found: dict[str, Tensor]) -> Tensor:
+    """-log π(y) + 0.1 KL, the mean over tokens."""
     return (KL_WEIGHT * found["forward_kl"] - found["logps"]).mean()
 
 
@@ -67,6 +68,7 @@ def exact(hidden: Tensor, weight: Tensor, reference: Tensor, targets: Tensor) ->
 
 
 def naive(hidden: Tensor, weight: Tensor, reference: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Full logits in bfloat16."""
     weight = weight.detach().requires_grad_()
     logits = hidden.to(HALF) @ weight.to(HALF).T
     found = token_statistics(logits.float(), reference.float(), targets)
@@ -75,6 +77,8 @@ def naive(hidden: Tensor, weight: Tensor, reference: Tensor, targets: Tensor) ->
 
 
 def after(chunk: int) -> Way:
+    """What the package does."""
+
     def way(hidden: Tensor, weight: Tensor, reference: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         weight = weight.detach().requires_grad_()
         with torch.autocast(hidden.device.type, dtype=HALF):
@@ -92,6 +96,8 @@ def after(chunk: int) -> Way:
 
 
 def before(chunk: int) -> Way:
+    """What it did: logits, sums over the vocabulary and every chunk's share of the gradient rounded to bfloat16."""
+
     def rounded_dot(left: Tensor, right: Tensor) -> Tensor:
         return torch.linalg.vecdot(left.to(HALF), right.to(HALF)).float()
 
@@ -125,7 +131,7 @@ def train(way: Way, size: Size, seed: int, device: str) -> tuple[dict[str, dict[
     start = 3 * random(size.vocab, size.hidden) / math.sqrt(size.hidden)
     teacher = start + 0.3 * random(size.vocab, size.hidden) / math.sqrt(size.hidden)
     wide = torch.float64 if way is exact else torch.float32
-    weight = start.to(wide).requires_grad_()
+    weight = start.to(wide, copy=True).requires_grad_()
     optimizer = torch.optim.AdamW([weight], lr=1e-3, weight_decay=0.0)
     differences: dict[str, list[Tensor]] = {name: [] for name in NAMES}
     for step in range(size.steps):
@@ -156,6 +162,7 @@ def summary(values: list[float]) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Train every way with every seed."""
     parser = measure.parser(__doc__.splitlines()[0])
     parser.add_argument("--vocab", type=int, default=2048)
     parser.add_argument("--hidden", type=int, default=32)
@@ -171,7 +178,7 @@ def main() -> None:
         _, start, ideal = train(exact, size, seed, options.device)
         for name, way in ways.items():
             measured, _, end = train(way, size, seed, options.device)
-            drift = float((end - ideal).norm() / (ideal - start).norm())
+            drift = ((end - ideal).norm() / (ideal - start).norm()).item()
             numbers = {f"{kind}/{key}": entry[kind] for key, entry in measured.items() for kind in entry}
             for key, value in {**numbers, "drift": drift}.items():
                 found[name].setdefault(key, []).append(value)

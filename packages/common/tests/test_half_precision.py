@@ -15,7 +15,7 @@ from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.plain import token_statistics
 from reproalign.common.logprobs.statistics import HeadStates, chunked_token_statistics
 from reproalign.common.models.tiny import tiny_model
-from reproalign.common.testing import assert_no_drift, drift
+from reproalign.common.testing.residuals import assert_no_drift, drift
 
 TOKENS, HIDDEN, VOCAB, STEPS = 48, 16, 96, 40
 NAMES = ("logps", "forward_kl", "reverse_kl", "entropy")

@@ -10,8 +10,8 @@ import torch
 
 from reproalign.common.config import LoraConfig, ModelConfig
 from reproalign.common.errors import UserError
-from reproalign.common.models.identify import identify_settings, identify_weights
 from reproalign.common.models.adapters import disable_dropout, dropout_probabilities
+from reproalign.common.models.identify import identify_settings, identify_weights
 from reproalign.common.models.load import load_causal_lm, load_reward_model, load_tokenizer
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.records import fingerprint_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reproalign.common.errors import UserError
-from reproalign.common.precision import held_dtype
+from reproalign.common.precision import held_dtype, settle_precision
 from reproalign.common.testing import composed
 from reproalign.dtm.cli import APP as DTM
 from reproalign.mmpo.cli import APP as MMPO
@@ -52,3 +52,25 @@ def test_auto_beside_autocast_is_recorded_as_float32():
     assert composed(MMPO, *words, "trainer.bf16=true", verb="train")["model"]["dtype"] == "float32"
     assert composed(MMPO, *words, verb="train")["model"]["dtype"] == "auto"
     assert composed(DTM, "experiment=llama-2-7b-vanilla")["model"]["dtype"] == "float16"  # adapters on a frozen base
+
+
+@pytest.mark.parametrize(
+    ("strategy", "dtype", "adapters"),
+    [
+        ("zero2", "auto", False),  # DeepSpeed would make it float32, whatever was saved
+        ("zero1", "float16", False),
+        ("zero3-offload", "bfloat16", False),  # states on the host are float32
+        ("zero3", "bfloat16", True),  # the base as well would be float32
+    ],
+)
+def test_what_deepspeed_holds_otherwise_than_the_others_is_refused(strategy, dtype, adapters):
+    config = {
+        "model": {"dtype": dtype, "lora": {"enabled": adapters}},
+        "launch": {"strategy": strategy},
+        "trainer": {},
+    }
+    with pytest.raises(UserError, match=f"model.dtype={dtype} without trainer.bf16 .* launch.strategy={strategy}"):
+        settle_precision(config)
+    settled = {**config, "model": {**config["model"], "dtype": "float32"}}
+    assert settle_precision(settled) == settled
+    assert settle_precision({**config, "launch": {"strategy": "fsdp"}})["model"]["dtype"] == dtype

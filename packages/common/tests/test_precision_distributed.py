@@ -1,4 +1,4 @@
-"""One recipe has one precision, whichever launcher starts it: what is measured in one process and in two is the same."""
+"""One recipe has one precision, whichever launcher starts it: one process and two measure the same."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class HeadGradients:
         self._states, self._head = hidden, weight
         wide = statistics_dtype(hidden)
         states, head, bias = inputs
-        self._dtypes = (head.dtype, None if bias is None else bias.dtype)
+        self._dtypes = (head.dtype, head.dtype if bias is None else bias.dtype)
         self.hidden = torch.empty_like(states) if needed[0] else None
         self.weight = torch.zeros_like(head, dtype=wide) if needed[1] else None
         self.bias = torch.zeros_like(bias, dtype=wide) if needed[2] and bias is not None else None

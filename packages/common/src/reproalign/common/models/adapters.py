@@ -26,7 +26,7 @@ def dropout_in_force(config: ModelConfig, default: Dropout) -> Dropout:
 
     A warning names the keys that come to nothing: ``lora.dropout`` beside dropout that is off.
     """
-    found = default if config.dropout is None else "all" if config.dropout else "none"
+    found: Dropout = default if config.dropout is None else "all" if config.dropout else "none"
     if found == "none" and config.lora.enabled and config.lora.dropout:
         logger.warning(
             "model.lora.dropout=%s has no effect: this run trains without dropout; set model.dropout=true to keep it",
@@ -41,7 +41,7 @@ def disable_dropout(model: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, ATTENTION, None), float):
-            module.attention_dropout = 0.0
+            setattr(module, ATTENTION, 0.0)
 
 
 def dropout_probabilities(model: nn.Module) -> list[float]:

@@ -7,13 +7,11 @@ from reproalign.common.testing.facts import Fact, assert_facts, launch_facts, re
 from reproalign.common.testing.golden import assert_matches, load_adapters, load_golden, parametrize_golden
 from reproalign.common.testing.processes import refusal, run_command
 from reproalign.common.testing.recipes import composed
-from reproalign.common.testing.residuals import assert_no_drift, drift
 
 __all__ = [
     "Fact",
     "assert_facts",
     "assert_matches",
-    "assert_no_drift",
     "composed",
     "drift",
     "launch_facts",

@@ -49,7 +49,8 @@ class CollectingTrainer(Trainer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        keep_float32(self.accelerator, kwargs["model"])  # now: a reference is placed before training begins
+        if kwargs.get("train_dataset") is not None:  # what is only evaluated stays as it was loaded
+            keep_float32(self.accelerator, kwargs["model"])  # now: a reference is placed before training begins
         self.loss_is_scaled_for_ga = False  # the loss is a micro-batch mean
         self._collected: dict[str, dict[str, Tensor]] = {"train": defaultdict(_nothing), "eval": defaultdict(_nothing)}
         self.add_callback(ManifestCallback(self.save_state))

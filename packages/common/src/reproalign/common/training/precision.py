@@ -32,9 +32,10 @@ def fsdp_policy() -> MixedPrecisionPolicy:
 
 
 def keep_float32(accelerator: Accelerator, model: nn.Module) -> None:
-    """Hold what is trained beside autocast in float32, and reduce its gradients so; call it before anything is prepared.
+    """Hold what is trained beside autocast in float32, and reduce its gradients so.
 
-    Adapters' heads and other modules that are trained whole come in the dtype of the base, and FSDP in its own.
+    Call it before anything is prepared. Adapters' heads and other modules that are trained whole come in the dtype of
+    the base, and FSDP comes with a policy of its own.
     """
     if accelerator.mixed_precision == "no":
         return
@@ -72,7 +73,11 @@ class PrecisionCallback(TrainerCallback):
             UserError: if weights are not held in float32 beside autocast.
         """
         engine, accelerator = self._engine(), self.trainer.accelerator
-        self.found = {"weights": names(updated_weights(self._optimizer()))}
+        if engine is None:
+            self.found = {"weights": names(updated_weights(self._optimizer()))}
+        else:  # whose optimiser has weights only while it steps; the one of 16-bit stage 1 is for float32 alone
+            held = getattr(engine.optimizer, "master_weights_and_grads_dtype", torch.float32)
+            self.found = {"weights": name_of(held)}
         if accelerator.mixed_precision != "no" and self.found["weights"] != "float32":
             raise UserError(
                 f"weights are held in {self.found['weights']} beside autocast, where float32 was asked for; set "
