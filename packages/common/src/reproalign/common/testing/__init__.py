@@ -13,7 +13,6 @@ __all__ = [
     "assert_facts",
     "assert_matches",
     "composed",
-    "drift",
     "launch_facts",
     "load_adapters",
     "load_golden",
