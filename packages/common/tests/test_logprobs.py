@@ -174,7 +174,7 @@ def test_models_answer_completion_masks(kind, tied, way):
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     parameters = list(model.parameters())
     logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-    expected = token_logps(logits, labels(inputs)).sum(1)
+    expected = token_logps(logits, labels(inputs)).sum(-1)
     expected_gradients = torch.autograd.grad((expected * weights).sum(), parameters)
 
     assert install_completion_logps(model, implementation=way, chunk_size=7) == way
@@ -243,7 +243,7 @@ def test_lora_takes_the_right_way(targets, way, caplog):
     inputs = batch()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-    expected = token_logps(logits, labels(inputs)).sum(1)
+    expected = token_logps(logits, labels(inputs)).sum(-1)
     expected_gradients = torch.autograd.grad(expected.sum(), trained)
     with caplog.at_level(logging.WARNING):
         assert install_completion_logps(model, chunk_size=5) == way

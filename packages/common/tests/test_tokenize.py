@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproalign.common.data.tokenize import Encoder, Rules, check_lengths
+from reproalign.common.data.tokenize import Encoder, Rules, check_lengths, join_row
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import TINY_TOKENIZERS, tiny_tokenizer
-from reproalign.common.testing.rows import tokenize_row
 
 LONG = 10_000
 words = st.sampled_from(
@@ -21,6 +22,13 @@ texts = st.one_of(st.text(max_size=30), st.lists(words, max_size=12).map("".join
 def rules(**changes) -> Rules:
     settings = {"bos_id": None, "eos_id": 2, "max_length": LONG, "max_prompt_length": LONG - 1, "add_bos": False}
     return Rules(**{**settings, **changes})
+
+
+def tokenize_row(encode, prompt, chosen, rejected, rules, *, continuation=None) -> dict[str, Any]:
+    """One pair, as ``tokenize_pairs`` hands it to ``join_row``."""
+    texts = {"chosen": chosen, "rejected": rejected}
+    wholes = {name: (encode(prompt + text), text) for name, text in texts.items()}
+    return join_row(encode(prompt), wholes, rules, continuation=continuation or encode, is_blank=lambda ids: not ids)
 
 
 def split_ids(kind: str, prompt: str, response: str, **changes) -> tuple[list[int], list[int]]:

@@ -38,7 +38,6 @@ from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
 from reproalign.common.reward.pooling import pooled_index
 from reproalign.common.reward.reading import Reader
-from reproalign.common.testing.rows import tokenize_row as pair_row
 from reproalign.common.training.pairs import reward_metrics
 from reproalign.common.training.reference import CachedReference, FrozenReference
 from reproalign.mmpo import decontaminate, loss, naming, released_cli
@@ -195,7 +194,7 @@ def tokenize_row(inputs: Case, params: Case) -> Any:
         special_tokens="released",
     )
     encode = {"byte": encode_bytes, "byte_pairs": encode_byte_pairs}[params["tokenizer"]]
-    return released_row(pair_row(encode, inputs["prompt"], inputs["chosen"], inputs["rejected"], rules))
+    return released_row(encode, inputs["prompt"], (inputs["chosen"], inputs["rejected"]), rules)
 
 
 @adapter
@@ -209,11 +208,15 @@ def rewardbench_tokenize_row(inputs: Case, params: Case) -> Any:
         special_tokens="released",
     )
     texts = rewardbench.response_texts(inputs["prompt"], inputs["text_chosen"], inputs["text_rejected"])
-    return released_row(pair_row(encode_bytes, inputs["prompt"], *texts, rules))
+    return released_row(encode_bytes, inputs["prompt"], texts, rules)
 
 
-def released_row(row: Case) -> Case:
+def released_row(
+    encode: Callable[[str], list[int]], prompt: str, texts: tuple[str, str], rules: tokenize.Rules
+) -> Case:
     """The release's columns: labels and masks in place of a boundary."""
+    wholes = {side: (encode(prompt + text), text) for side, text in zip(("chosen", "rejected"), texts, strict=True)}
+    row = tokenize.join_row(encode(prompt), wholes, rules, continuation=encode, is_blank=lambda ids: not ids)
     result = {"prompt_input_ids": row["prompt_input_ids"], "prompt_attention_mask": [1] * len(row["prompt_input_ids"])}
     for side in ("chosen", "rejected"):
         ids, start = row[f"{side}_input_ids"], row[f"{side}_prompt_length"]

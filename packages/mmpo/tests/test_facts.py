@@ -15,7 +15,11 @@ from reproalign.mmpo.config import PreferenceConfig, RewardConfig, SFTRunConfig
 from reproalign.mmpo.released import count_steps
 
 FACTS = read_facts("reproalign.mmpo")
-PUBLISHED = [name for name in read_headers("reproalign.mmpo") if not name.startswith(("smoke", "smollm2"))]
+PUBLISHED = [
+    name
+    for name, header in read_headers("reproalign.mmpo").items()
+    if header["verb"] in ("train", "reward", "sft") and not name.startswith(("smoke", "smollm2"))
+]
 # Recipes that are another family's run but for their labels, or for what was never published.
 LIKE = {
     "gemma-2b-shp": None,  # no recipe was released

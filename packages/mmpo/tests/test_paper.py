@@ -105,6 +105,7 @@ def test_targets_are_the_tables_and_the_headers(recipe):
     """A number is written in three places: the table, the recipe's target, and the recipe's header."""
     targets = {measure: entry["value"] for measure, entry in PAPER["targets"][recipe].items()}
     model, method = re.fullmatch(r"(gemma-2b|gemma-7b|llama-3-8b)-(.*)", recipe).groups()
+    method = "ultrafeedback" if method == "mt-bench" else method  # the policy that it asks
     if method != "sft":
         data, baseline = re.fullmatch(r"(\w+)(-dpo)?", method).groups()
         method = f"{'dpo' if baseline else 'mmpo'}-{data}"
@@ -192,7 +193,7 @@ def test_published_recipes_follow_the_release_as_the_errata_say(name):
         steps = 50 if name.startswith("gemma-2b") else 100
         assert (config["trainer.eval_steps"], config["trainer.per_device_eval_batch_size"]) == (steps, 8)
         assert (config["model.attn_implementation"], config["trainer.save_strategy"]) == (None, "epoch")
-        assert config["trainer.save_total_limit"] >= config["trainer.num_train_epochs"]
+        assert config["trainer.save_total_limit"] is None
         assert config.get("trainer.save_only_model", False) == (not name.startswith("gemma-2b"))
     else:
         shp = "-shp" in name

@@ -216,5 +216,6 @@ def _scores(dataset: Dataset) -> tuple[Floats, Floats]:
 
 def _select(dataset: Dataset, kept: Any, rule: str) -> Dataset:
     if not len(kept):
-        raise UserError(f"{rule} leaves no row of {len(dataset)}; loosen it")
+        what = "row" if rule.startswith("rows.") else "pair"
+        raise UserError(f"{rule} leaves no {what} of {len(dataset)}; loosen it")
     return dataset.select(kept)

@@ -158,17 +158,17 @@ def join_row(
     continuation: Callable[[str], Ids],
     is_blank: Callable[[Sequence[int]], bool],
 ) -> dict[str, Any]:
-    """Put tokenised texts together to the row of one prompt and its responses.
+    """Tokenise one prompt and its responses.
 
     Args:
-        prompt_ids: of the prompt alone, without special tokens.
-        responses: by name the ids of prompt and response as one text, and the response's text.
+        prompt_ids: the rendered prompt, tokenised without special tokens.
+        responses: by name (``chosen``, ``rejected``), prompt and response tokenised as one text, and the response.
         rules: boundary, special tokens, lengths.
         continuation: encodes a text that continues another.
         is_blank: says whether ids are white space.
 
     Returns:
-        ``NAME_input_ids`` and ``NAME_prompt_length`` for every response, and ``prompt_input_ids``.
+        ``<name>_input_ids`` and ``<name>_prompt_length`` of every response, and ``prompt_input_ids``.
     """
     sides = []
     for whole, response in responses.values():
