@@ -211,3 +211,14 @@ def test_prompts_take_several_n_too(tmp_path, reward):
     for n in (1, 3):
         rows = lines(tmp_path / "out" / f"selected-best-of-{n}.jsonl")
         assert [row["index"] for row in rows] == [int(np.argmax(own[:n])) for own in scores]
+
+
+def test_candidates_survive_a_reward_model_that_cannot_score(tmp_path, questions, fails):
+    broken = tmp_path / "broken"
+    model = tiny_reward_model()
+    torch.nn.init.constant_(model.score.weight, torch.nan)
+    model.save_pretrained(broken)
+    tiny_tokenizer().save_pretrained(broken)
+    words = [f"questions={questions}", "policy.name=tiny:llama", f"reward.name={broken}", "n=2", "max_new_tokens=3"]
+    assert "gives rewards that are not finite" in fails(*words, f"output_dir={tmp_path / 'out'}")
+    assert len(lines(tmp_path / "out" / "candidates.jsonl")) == 3

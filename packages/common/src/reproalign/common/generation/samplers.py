@@ -171,7 +171,7 @@ def _vllm_rules(tokenizer: PreTrainedTokenizerBase, loaded: Any, rules: Sampling
                 top_k=rules.top_k or -1,  # 0 means the same in newer versions alone
                 max_tokens=rules.limit(seeds[0]),
                 stop=list(stop),
-                seed=own,
+                seed=own % 2**63,  # a signed 64-bit number holds it
             )
             for own in seeds
         ]
