@@ -293,7 +293,9 @@ def test_figures_are_drawn_of_what_there_is(tmp_path, runs, capsys):
     assert main([*words, f"output_dir={out}"]) == 0
     drawn = {path.name for path in (out / "plots").iterdir()}
     assert drawn == {"overlay.png", "boxes.png", "matrix.png", "ece-over-sets.png"}
-    assert "domains=helpfull" in refusal("more-rm", main, [*words, "domains=[helpfull]", f"output_dir={out}2"], capsys)
+    assert "unknown domains 'helpfull'" in refusal(
+        "more-rm", main, [*words, "domains=[helpfull]", f"output_dir={out}2"], capsys
+    )
 
 
 # average
