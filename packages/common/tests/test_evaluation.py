@@ -21,7 +21,7 @@ from reproalign.common.evaluation.calibration import (
     sigmoid,
     soft_target_errors,
 )
-from reproalign.common.evaluation.mtbench import averages, read_judgments
+from reproalign.common.evaluation.mtbench import read_judgments, summarize
 from reproalign.common.evaluation.plots import (
     Curve,
     categories,
@@ -202,7 +202,7 @@ def test_rewardbench_rows_are_checked(tmp_path):
         read_rewardbench(str(file))
 
 
-def test_mtbench_averages_drop_unreadable_ratings(tmp_path):
+def test_mtbench_scores_drop_unreadable_ratings(tmp_path):
     rows = [
         {"question_id": 81, "turn": 1, "score": 8, "model": "m"},
         {"question_id": 81, "turn": 2, "score": -1, "model": "m"},
@@ -210,8 +210,12 @@ def test_mtbench_averages_drop_unreadable_ratings(tmp_path):
     ]
     file = tmp_path / "judgments.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    means = averages(read_judgments(file)["m"])
-    assert means == {"mt_bench": 6, "turn_1": 8, "writing": 8, "turn_2": 4, "humanities": 4}
+    means = {(score.category, score.turn): score.mean for score in summarize(read_judgments(file)["m"])}
+    assert means == {
+        **{("all", "both"): 6, ("all", "1"): 8, ("all", "2"): 4},
+        **{("writing", "both"): 8, ("writing", "1"): 8, ("writing", "2"): None},
+        **{("humanities", "both"): 4, ("humanities", "2"): 4},
+    }
     file.write_text('{"model": "m"}\n')
     with pytest.raises(UserError, match="line 1: not a judgment"):
         read_judgments(file)

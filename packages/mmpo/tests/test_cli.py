@@ -28,6 +28,7 @@ SMALLEST = {
     "reward": ["experiment=smoke-reward"],
     "evaluate": ["model=tiny", "data=demo", "output_dir=out"],
     "best-of-n": ["policy.name=tiny:llama", "reward.name=tiny:llama", "prompts=p.jsonl", "output_dir=out"],
+    "mt-bench": ["model.name=tiny:llama", "questions=q.jsonl", "output_dir=out"],
 }
 POLICY_RECIPE = {  # in the release's format, with the published values
     "model_name_or_path": "kykim0/gemma-7b-ultrachat-sft",

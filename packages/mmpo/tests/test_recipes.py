@@ -32,8 +32,11 @@ def test_a_recipe_is_complete_and_its_batch_adds_up(name):
     header, config = HEADERS[name], composed(APP, f"experiment={name}")
     assert not [key for key in REQUIRED if not header.get(key)]
     assert header["command"] == f"mmpo {header['verb']} experiment={name}"
-    assert config["launch"]["processes"] == int(header["processes"])
-    assert effective_batch(config, int(header["processes"])) == int(header["global_batch"])
+    if header["verb"] in ("mt-bench", "best-of-n"):
+        assert (header["processes"], header["global_batch"]) == ("1", "none")
+    else:
+        assert config["launch"]["processes"] == int(header["processes"])
+        assert effective_batch(config, int(header["processes"])) == int(header["global_batch"])
     assert config["output_dir"] == f"runs/{name}"
 
 
@@ -57,6 +60,31 @@ def test_published_hyper_parameters(name):
         assert config["pairs"]["cap_per_prompt"] == (5 if "shp" in name else None)
     else:
         assert (trainer["lr_scheduler_type"], config["data"]["overlong"]) == ("linear", "drop")
+
+
+def test_mt_bench_and_best_of_n_are_asked_as_the_authors_asked():
+    for name in HEADERS:
+        config, verb = composed(APP, f"experiment={name}"), HEADERS[name]["verb"]
+        if verb == "mt-bench":
+            gemma = name.startswith("gemma")
+            assert (config["template"], config["max_new_tokens"]) == (
+                ("gemma-custom", 512) if gemma else ("chat", 1024)
+            )
+            assert (config["temperatures"], config["top_k"], config["seed"]) == ({}, 50, 0)
+            assert config["endpoint"]["request"] == {"temperature": 0.0, "max_tokens": 2048}
+            assert config["prompts"]
+            assert config["references"]
+        if verb == "best-of-n":
+            facts = load_paper("reproalign.mmpo")["best_of_n"]
+            family = name.removesuffix("-best-of-n")
+            assert config["n"] == facts[family].get("n", facts[family]["candidates"])
+            assert config["reward"]["dtype"] == "float32"
+            assert config["rendering"] == ("released" if family.startswith("gemma") else "training")
+            assert (config["seed"], config["top_k"], config["max_new_tokens"]) == (
+                0,
+                50,
+                facts["max_new_tokens"]["value"],
+            )
 
 
 def test_every_published_recipe_has_a_target_or_says_that_none_was_published():

@@ -13,14 +13,14 @@ from rich.table import Table
 
 from reproalign.common.cli import App, WordParser, run
 from reproalign.common.errors import UserError
-from reproalign.common.verbs import EVALUATE_SUITE, JUDGE, MERGE
+from reproalign.common.verbs import EVALUATE_SUITE, JUDGE, MERGE, MT_BENCH
 
 APP = App(
     command="reproalign",
     package="reproalign.common",
     distribution="reproalign-common",
     title="what spans the papers: merging, benchmark suites, win rates, records of runs",
-    verbs=(MERGE, EVALUATE_SUITE, JUDGE),
+    verbs=(MERGE, EVALUATE_SUITE, JUDGE, MT_BENCH),
     more=(
         ("show", "print one record, or several side by side", "reproalign.common.app:show"),
         ("verify", "say whether two records agree, number by number", "reproalign.common.app:verify"),

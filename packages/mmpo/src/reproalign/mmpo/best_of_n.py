@@ -2,78 +2,151 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.config import ModelConfig
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, choose
+from reproalign.common.files import sha256_json
 from reproalign.common.generation.best_of_n import best_of_n, sizes
-from reproalign.common.generation.samplers import transformers_sampler
-from reproalign.common.generation.samples import SCORED, SELECTED, Sampled, write_rows
-from reproalign.common.generation.sampling import SamplingRules, read_prompts, sample_responses
+from reproalign.common.generation.samplers import SAMPLERS
+from reproalign.common.generation.samples import SELECTED, Sampled, write_rows
+from reproalign.common.generation.sampling import read_prompts, sample_responses
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.kind import check_reward_model
+from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
-from reproalign.common.reward.rules import RewardRules, scoring_rules
+from reproalign.common.verbs.sample import VLLM_CHUNK
 from reproalign.common.verbs.score import score_responses
+from reproalign.mmpo.best_of_n_dialogues import judge_dialogues
+from reproalign.mmpo.best_of_n_rules import (
+    GOLD,
+    PROXY,
+    RENDERINGS,
+    Judged,
+    Pool,
+    policy_rules,
+    reward_models,
+    sampling_backend,
+)
 from reproalign.mmpo.config import BestOfNConfig
 
 
 def best_of_n_run(config: BestOfNConfig, invocation: Invocation) -> None:
-    """Sample n candidates per prompt, score them, and write the best for n = 1, 2, 4, …
+    """Sample candidates, score them, and write the best of the first n for each n.
 
-    ``candidates.jsonl`` grows prompt by prompt, and an interrupted run goes on where it stopped; every prompt has a
-    seed of its own, so that the result does not depend on interruptions. ``scored.jsonl`` holds their rewards, by a
-    model that reads them as it was trained to; ``selected.jsonl`` the best of n.
+    ``prompts`` have one turn and one temperature. ``questions`` are MT-Bench's, as the authors ran it: two turns, a
+    temperature by category, the mean of the rewards after each turn, and FastChat's answer files
+    (:mod:`reproalign.mmpo.best_of_n_dialogues`). ``candidates.jsonl`` grows as it is sampled, and an interrupted run
+    goes on where it stopped.
     """
-    sampling = SamplingRules(config.n, config.max_new_tokens, config.temperature, config.top_p, config.batch_size)
-    sampling.check()
-    if not config.temperature > 0:
+    counts = _counts(config)
+    _check(config)
+    models = reward_models(config)
+    with Run.open(invocation) as run:
+        for judged in models:
+            name = "reward" if judged.key == PROXY else judged.key
+            weights = identify_weights(judged.model.name, judged.model.revision)
+            run.add_fingerprint("weights", name, weights, name=judged.model.name)
+        pool = (
+            judge_dialogues(config, counts, models, run) if config.questions else _prompts(config, counts, models, run)
+        )
+        _report(counts, pool, run)
+
+
+def _prompts(config: BestOfNConfig, counts: Sequence[int], models: Sequence[Judged], run: Run) -> Pool:
+    """Sample and score responses to prompts of one turn."""
+    assert config.prompts is not None
+    prompts = read_prompts(config.prompts)[: config.max_prompts]
+    run.add_fingerprint("data", "prompts", sha256_json(prompts), path=config.prompts, rows=len(prompts))
+    model, rules = policy_rules(config, max(counts))
+    backend = sampling_backend(config, run)
+    stop = replace(rules, stop=None) if config.rendering == "released" else rules
+    candidates = sample_responses(
+        prompts,
+        run.dir / "candidates.jsonl",
+        lambda: SAMPLERS[backend](model, stop),
+        seed=config.seed,
+        at_once=VLLM_CHUNK if backend == "vllm" else 1,
+    )
+    run.keep()
+    rows = [Sampled(*row) for row in zip(range(len(prompts)), prompts, candidates, strict=True)]
+    rewards = {}
+    for judged in models:
+        path = run.dir / judged.file
+        scored = score_responses(rows, judged.model, judged.rules, path, batch_size=config.batch_size, key=judged.key)
+        rewards[judged.key] = np.asarray([row.scores for row in scored], dtype=np.float64)
+
+    def write(n: int, selected: NDArray[np.int64]) -> None:
+        chosen = zip(prompts, candidates, rewards[PROXY], selected.tolist(), strict=True)
+        name = SELECTED if len(counts) == 1 else f"selected-best-of-{n}.jsonl"
+        write_rows(
+            run.dir / name,
+            (
+                {"prompt": prompt, "response": responses[index], "reward": float(scores[index]), "index": index}
+                for prompt, responses, scores, index in chosen
+            ),
+        )
+
+    return Pool(rewards, candidates, write)
+
+
+def _report(counts: Sequence[int], pool: Pool, run: Run) -> None:
+    """Write the selections, record mean rewards, and print them with the number of prompts whose candidates agree."""
+    proxy, gold = pool.rewards[PROXY], pool.rewards.get(GOLD)
+    table = Table("best of", "mean reward", *(["mean gold reward"] if gold is not None else []), header_style="bold")
+    metrics: dict[str, Any] = {}
+    for n in sizes(counts[0]) if len(counts) == 1 else counts:
+        result = best_of_n(proxy, n, gold)
+        metrics[f"best_of_{n}"] = {"mean_proxy": result.mean_proxy, "mean_gold": result.mean_gold}
+        table.add_row(str(n), f"{result.mean_proxy:.4f}", *([f"{result.mean_gold:.4f}"] if gold is not None else []))
+        if n in counts:
+            pool.write(n, result.selected)
+    most = max(counts)
+    same = sum(all(one == own[0] for one in own[:most]) for own in pool.candidates)
+    run.set_metrics({**metrics, "prompts": len(proxy), "identical_candidates": same})
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{same} of {len(proxy)} prompts have {most} equal candidates: no selection can change these")
+    console.print(f"candidates and selection: {run.dir}")
+
+
+def _counts(config: BestOfNConfig) -> list[int]:
+    """Return the values of n, in ascending order.
+
+    Raises:
+        UserError: for anything but whole numbers of at least 1.
+    """
+    given = config.n if isinstance(config.n, list) else [config.n]
+    if not given or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in given):
+        raise UserError(f"n={config.n} must be a whole number of at least 1, or a list of such, as n=[16,64,256]")
+    return sorted(set(given))
+
+
+def _check(config: BestOfNConfig) -> None:
+    choose("rendering", config.rendering, RENDERINGS)
+    if (config.prompts is None) == (config.questions is None):
+        what = "neither is" if config.prompts is None else "both are"
+        raise UserError(f"prompts (one turn) or questions (MT-Bench's, two turns) is needed, and {what} given")
+    only = {"temperature": "prompts"} if config.questions else {"candidates": "questions", "temperatures": "questions"}
+    for key, owner in only.items():
+        if getattr(config, key) not in (None, {}):
+            raise UserError(f"{key} is for {owner}; leave it out")
+    if config.prompts and config.temperature is not None and not config.temperature > 0:
         raise UserError(
             f"temperature={config.temperature} must be positive; candidates of one prompt would be the same"
         )
-    models = {"reward.name": config.reward}
-    if config.gold is not None:
-        models["gold"] = ModelConfig(name=config.gold, dtype=config.reward.dtype)
-    rules = {key: _rules(model, config.max_length, key) for key, model in models.items()}
-    with Run.open(invocation) as run:
-        prompts = read_prompts(config.prompts)[: config.max_prompts]
-        candidates = sample_responses(
-            prompts,
-            run.dir / "candidates.jsonl",
-            lambda: transformers_sampler(config.policy, sampling),
-            seed=config.seed,
-        )
-        rows = [Sampled(*row) for row in zip(range(len(prompts)), prompts, candidates, strict=True)]
-        rewards = {}
-        for key, name in zip(models, (SCORED, f"gold-{SCORED}"), strict=False):
-            scored = score_responses(
-                rows, models[key], rules[key], run.dir / name, batch_size=config.batch_size, key=key
-            )
-            rewards[key] = np.asarray([row.scores for row in scored])
-        proxy, gold = rewards["reward.name"], rewards.get("gold")
-        metrics = {}
-        table = Table(
-            "best of", "mean reward", *(["mean gold reward"] if gold is not None else []), header_style="bold"
-        )
-        for n in sizes(config.n):
-            result = best_of_n(proxy, n, gold)
-            metrics[f"best_of_{n}"] = {"mean_proxy": result.mean_proxy, "mean_gold": result.mean_gold}
-            table.add_row(
-                str(n), f"{result.mean_proxy:.4f}", *([f"{result.mean_gold:.4f}"] if gold is not None else [])
-            )
-        selected = [
-            {"prompt": prompt, "response": responses[index], "reward": float(scores[index]), "index": int(index)}
-            for prompt, responses, scores, index in zip(prompts, candidates, proxy, result.selected, strict=True)
-        ]
-        write_rows(run.dir / SELECTED, selected)
-        run.set_metrics(metrics)
-        Console().print(table)
-        Console().print(f"candidates and selection: {run.dir}", highlight=False)
+    if config.max_prompts is not None and config.max_prompts < 1:
+        raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
+    if config.candidates and config.policy.name:
+        raise UserError("candidates is given and so is policy.name, which would not be asked; leave one of them out")
+    if not config.candidates and not config.policy.name:
+        raise UserError("policy.name is not set; name the model to sample from" + _or_candidates(config))
 
 
-def _rules(model: ModelConfig, max_length: int | None, key: str) -> RewardRules:
-    """Return how a reward model reads, before anything is sampled for it."""
-    check_reward_model(model, key)
-    return scoring_rules(model, {} if max_length is None else {"max_length": max_length}, key)
+def _or_candidates(config: BestOfNConfig) -> str:
+    return ", or give its answers as candidates=FILE" if config.questions else ""

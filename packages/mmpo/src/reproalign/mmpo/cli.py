@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reproalign.common.cli import App, run
 from reproalign.common.invocation import Verb
-from reproalign.common.verbs import EVALUATE_SUITE
+from reproalign.common.verbs import EVALUATE_SUITE, MT_BENCH
 
 APP = App(
     command="mmpo",
@@ -53,6 +53,7 @@ APP = App(
             "reproalign.mmpo.config:BestOfNConfig",
             "reproalign.mmpo.best_of_n:best_of_n_run",
         ),
+        MT_BENCH,
     ),
     more=(
         (

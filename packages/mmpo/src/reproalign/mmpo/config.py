@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from reproalign.common.config import DataConfig, LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
+from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
 
 
 @dataclass
@@ -104,15 +105,21 @@ class BestOfNConfig:
     """``mmpo best-of-n``: sample candidates from a policy, score them with a reward model, keep the best."""
 
     output_dir: str = MISSING
-    seed: int = 42
-    prompts: str = MISSING  # JSON lines with `prompt` (text or messages), or the rows of a data source
-    policy: ModelConfig = field(default_factory=ModelConfig)
-    reward: ModelConfig = field(default_factory=ModelConfig)
+    seed: int = 42  # questions: of candidate 0, a candidate's is this plus its index (FastChat: 0)
+    prompts: str | None = None  # JSON lines with `prompt` (text or messages), or the rows of a data source: one turn
+    questions: str | None = None  # in place of prompts: FastChat's question file, two turns, temperature by category
+    candidates: str | None = None  # of the questions, in place of sampling: FastChat's answer file with n choices
+    policy: AnsweringModelConfig = field(default_factory=AnsweringModelConfig)
+    reward: ModelConfig = field(default_factory=lambda: ModelConfig(dtype="float32"))
     gold: str | None = None  # a second reward model that judges the selection
-    n: int = 16  # candidates per prompt
+    rendering: str = "training"  # training (as policies and reward models were trained) | released (MMPO's authors')
+    n: Any = 16  # candidates per prompt; or several, as [16,64,256]: each the first n of one list
     max_prompts: int | None = None
-    max_new_tokens: int = 256
-    temperature: float = 1.0
+    max_new_tokens: int = 256  # of each turn
+    temperature: float | None = None  # of prompts, above 0; null: 1
+    temperatures: dict[str, float] = field(default_factory=dict)  # of questions, by category; others: FastChat's
     top_p: float = 1.0
+    top_k: int = 0  # so many of the likeliest tokens are drawn from; 0: all (FastChat's own runs: 50)
     batch_size: int = 8  # candidates generated or scored at once
+    backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
     max_length: int | None = None  # tokens of a scored dialogue; null: as the reward model was trained, else 2048

@@ -34,8 +34,18 @@ def one_user_turn(text: str, system: str | None = None) -> list[Message]:
     return [turn] if system is None else [{"role": "system", "content": system}, turn]
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, layout: str) -> list[int]:
-    """Return the ids of a rendered prompt; a chat template has put BOS into the text itself where it belongs."""
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, layout: str, *, own_tokens: bool = False) -> list[int]:
+    """Return the ids of a rendered prompt; a chat template has put BOS into the text itself where it belongs.
+
+    Args:
+        tokenizer: of the model.
+        text: as :func:`prompt_text` renders it.
+        layout: of the text.
+        own_tokens: add what the tokenizer adds by itself, whatever the text begins with, so that a template's BOS is
+            doubled: what FastChat gives a model.
+    """
+    if own_tokens:
+        return Encoder(tokenizer).with_own_tokens([text], once=False)[0]
     ids = Encoder(tokenizer)(text)
     bos = tokenizer.bos_token_id
     return [int(bos), *ids] if layout in TURN_MARKS and begins_with_bos(tokenizer) else ids  # type: ignore[arg-type]

@@ -41,6 +41,14 @@ TEMPLATES = {
         + _CHATML_HEADER
         + "{% elif messages and messages[-1]['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
     ),
+    # FastChat's template of MMPO's authors: the header of a system turn that is neither filled nor closed.
+    "gemma_custom": (
+        "{{ bos_token + '<|im_start|>system\\n' }}"
+        + _CHATML_TURNS
+        + "{% if add_generation_prompt %}"
+        + _CHATML_HEADER
+        + "{% endif %}"
+    ),
     "llama3": (
         "{% for m in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
         "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + m['content'] | trim + '<|eot_id|>' }}"

@@ -18,12 +18,12 @@ from reproalign.common.data.collate import pad_rows
 from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
-from reproalign.common.data.templates import SPEAKERS, TURN_MARKS, render, turn_header
+from reproalign.common.data.templates import SPEAKERS, TURN_MARKS, render, turn_header, with_system
 from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, choose
 from reproalign.common.generation.filters import clean_lmflow
 from reproalign.common.generation.noise import noisy_scores, stream_seed
-from reproalign.common.generation.sampling import Sampler, SamplingRules
+from reproalign.common.generation.sampling import Sampler, SamplingRules, row_seeds
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.ensemble_file import is_ensemble
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
@@ -31,14 +31,24 @@ from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_
 logger = logging.getLogger(__name__)
 
 _PROBE = "an answer"
+Engine = Callable[[SamplingRules], Sampler]  # a loaded model: from rules to what samples by them
 
 
 def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     """Load ``model`` into transformers."""
-    tokenizer = asking_tokenizer(model, rules.layout)
-    stop = stops(tokenizer, rules)
+    return transformers_engine(model, rules.layout)(rules)
+
+
+def transformers_engine(model: ModelConfig, layout: str) -> Engine:
+    """Load ``model`` into transformers for samplers of several rules, all of one layout."""
+    tokenizer = asking_tokenizer(model, layout)
     loaded: Any = load_causal_lm(model, trainable=False)
     loaded.to(PartialState().device)
+    return lambda rules: _transformers_rules(tokenizer, loaded, rules)
+
+
+def _transformers_rules(tokenizer: PreTrainedTokenizerBase, loaded: Any, rules: SamplingRules) -> Sampler:
+    stop = stops(tokenizer, rules)
     options: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id}
     if rules.temperature and not rules.own_noise:
         options |= {"do_sample": True, "temperature": rules.temperature, "top_p": rules.top_p, "top_k": rules.top_k}
@@ -49,15 +59,17 @@ def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     draw = _draw_each if rules.own_noise else _draw_batch
 
     @torch.no_grad()
-    def generate(rows: Sequence[list[int]], seed: int) -> list[list[str]]:
-        set_seed(seed)
+    def generate(rows: Sequence[list[int]], seed: int | Sequence[int]) -> list[list[str]]:
+        seeds = row_seeds(seed, len(rows))
+        if isinstance(seed, int):
+            set_seed(seed)
         ids = pad_rows(rows, int(tokenizer.pad_token_id), side="left").to(loaded.device)  # type: ignore[arg-type]
         mask = pad_rows([[1] * len(row) for row in rows], 0, side="left").to(loaded.device)
         responses: list[list[str]] = [[] for _ in rows]
         while len(responses[0]) < rules.n:
             done = len(responses[0])
             count = min(max(1, rules.batch_size // len(rows)), rules.n - done)
-            new = draw(loaded, ids, mask, rules, range(done, done + count), seed, options)
+            new = draw(loaded, ids, mask, rules, range(done, done + count), seeds, options)
             texts = [str(tokenizer.decode(row, skip_special_tokens=True)) for row in new]
             for index, found in enumerate(responses):
                 found += [finish(text, rules, stop) for text in texts[index * count : (index + 1) * count]]
@@ -67,31 +79,43 @@ def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
 
 
 def _draw_batch(
-    model: Any, ids: Tensor, mask: Tensor, rules: SamplingRules, numbers: range, seed: int, options: dict[str, Any]
+    model: Any,
+    ids: Tensor,
+    mask: Tensor,
+    rules: SamplingRules,
+    numbers: range,
+    seeds: Sequence[int],
+    options: dict[str, Any],
 ) -> Sequence[Tensor]:
     """Return the new tokens of responses ``numbers`` to each row, with the noise of the process's one generator."""
     output = model.generate(
         input_ids=ids,
         attention_mask=mask,
         num_return_sequences=len(numbers),
-        max_new_tokens=rules.limit(seed),
+        max_new_tokens=rules.limit(seeds[0]),
         **options,
     )
     return list(output[:, ids.shape[1] :])
 
 
 def _draw_each(
-    model: Any, ids: Tensor, mask: Tensor, rules: SamplingRules, numbers: range, seed: int, options: dict[str, Any]
+    model: Any,
+    ids: Tensor,
+    mask: Tensor,
+    rules: SamplingRules,
+    numbers: range,
+    seeds: Sequence[int],
+    options: dict[str, Any],
 ) -> Sequence[Tensor]:
     """Return the new tokens of responses ``numbers`` to each row, each with noise and a length of its own."""
-    seeds = [stream_seed(seed + place, number) for place in range(len(ids)) for number in numbers]
-    limits = [rules.limit(own) for own in seeds]
+    streams = [stream_seed(seed, number) for seed in seeds for number in numbers]
+    limits = [rules.limit(stream) for stream in streams]
     output = model.generate(
         input_ids=ids.repeat_interleave(len(numbers), 0),
         attention_mask=mask.repeat_interleave(len(numbers), 0),
         max_new_tokens=max(limits),
         logits_processor=noisy_scores(
-            seeds, ids.device, temperature=rules.temperature, top_p=rules.top_p, top_k=rules.top_k
+            streams, ids.device, temperature=rules.temperature, top_p=rules.top_p, top_k=rules.top_k
         ),
         **options,
     )
@@ -104,38 +128,54 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     Raises:
         UserError: if vLLM is not installed, or the model is an ensemble.
     """
+    return vllm_engine(model, rules.layout)(rules)
+
+
+def vllm_engine(model: ModelConfig, layout: str) -> Engine:
+    """Load ``model`` into vLLM for samplers of several rules, all of one layout.
+
+    Raises:
+        UserError: if vLLM is not installed, or the model is an ensemble.
+    """
     try:
-        from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
+        from vllm import LLM  # type: ignore[import-not-found]
     except ImportError as error:
         raise UserError(
             "backend=vllm needs vLLM, which is not installed; pip install vllm, or set backend=transformers"
         ) from error
     if is_ensemble(model_path(model.name)):
         raise UserError(f"backend=vllm: {model.name} is an ensemble, which vLLM cannot run; set backend=transformers")
-    tokenizer = asking_tokenizer(model, rules.layout)
-    stop = stops(tokenizer, rules)
-    engine = LLM(
+    tokenizer = asking_tokenizer(model, layout)
+    loaded = LLM(
         model=model_path(model.name),
         tokenizer=model_path(model.tokenizer or model.name),
         revision=model.revision,
         dtype=model.dtype,
         trust_remote_code=model.trust_remote_code,
     )
+    return lambda rules: _vllm_rules(tokenizer, loaded, rules)
 
-    def generate(rows: Sequence[list[int]], seed: int) -> list[list[str]]:
+
+def _vllm_rules(tokenizer: PreTrainedTokenizerBase, loaded: Any, rules: SamplingRules) -> Sampler:
+    from vllm import SamplingParams
+
+    stop = stops(tokenizer, rules)
+
+    def generate(rows: Sequence[list[int]], seed: int | Sequence[int]) -> list[list[str]]:
+        seeds = row_seeds(seed, len(rows))
         params = [  # a seed for each: with one for all, every prompt would draw with the same noise
             SamplingParams(
                 n=rules.n,
                 temperature=rules.temperature,
                 top_p=rules.top_p,
                 top_k=rules.top_k or -1,  # 0 means the same in newer versions alone
-                max_tokens=rules.limit(seed),
+                max_tokens=rules.limit(seeds[0]),
                 stop=list(stop),
-                seed=seed + index,
+                seed=own,
             )
-            for index in range(len(rows))
+            for own in seeds
         ]
-        outputs = engine.generate([{"prompt_token_ids": row} for row in rows], params, use_tqdm=False)
+        outputs = loaded.generate([{"prompt_token_ids": row} for row in rows], params, use_tqdm=False)
         return [[finish(output.text, rules, stop) for output in request.outputs] for request in outputs]
 
     return Sampler(partial(prompt_ids, tokenizer, rules=rules), generate)
@@ -143,7 +183,10 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], rules: SamplingRules) -> list[int]:
     """Return what the model is given: a prompt (of an over-long one the end), and what the response begins with."""
-    ids = encode_prompt(tokenizer, prompt_text(tokenizer, prompt, rules.layout), rules.layout)
+    if rules.layout == "chat":
+        prompt = with_system(prompt, rules.system_message, str(tokenizer.chat_template))
+    text = prompt_text(tokenizer, prompt, rules.layout)
+    ids = encode_prompt(tokenizer, text, rules.layout, own_tokens=rules.special_tokens == "own")
     limit = rules.max_prompt_length
     if limit is not None and len(ids) > limit:
         logger.warning("a prompt of %d tokens loses its beginning (max_prompt_length=%d)", len(ids), limit)
@@ -230,4 +273,8 @@ def choose_backend(backend: str, launch: LaunchConfig, processes: int) -> str:
 SAMPLERS: dict[str, Callable[[ModelConfig, SamplingRules], Sampler]] = {
     "transformers": transformers_sampler,
     "vllm": vllm_sampler,
+}
+ENGINES: dict[str, Callable[[ModelConfig, str], Engine]] = {
+    "transformers": transformers_engine,
+    "vllm": vllm_engine,
 }

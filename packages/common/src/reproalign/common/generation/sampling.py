@@ -21,6 +21,7 @@ from reproalign.common.files import recover_lines, write_text
 from reproalign.common.generation.filters import CLEANINGS
 
 LAYOUTS = ("chat", *TURN_MARKS)
+SPECIAL_TOKENS = ("template", "own")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class SamplingRules:
             limit, and then cleaned by :func:`~reproalign.common.generation.filters.clean_lmflow`.
         layout: how the model is asked: by its ``chat`` template, in a ``transcript`` of Human and Assistant, or in
             ``lmflow``'s, with ``###`` before each speaker and no blank lines.
+        system_message: layout ``chat``: of a prompt that has no system turn
+            (:func:`~reproalign.common.data.templates.with_system`): None, ``auto`` or text.
+        special_tokens: ``template``: those that the layout has; ``own``: also those that the tokenizer adds by itself,
+            which doubles a BOS of the template.
         response_prefix: text that every response begins with: given to the model, and no part of what is returned.
         own_noise: draw every response with noise of its own (:mod:`reproalign.common.generation.noise`): it then
             depends on the seed and the place of its prompt, but by rounding not on what else is in its batch, and all
@@ -62,6 +67,8 @@ class SamplingRules:
     min_new_tokens: int | None = None
     top_k: int = 0
     own_noise: bool = False
+    system_message: str | None = None
+    special_tokens: str = "template"
 
     def check(self) -> None:
         """Refuse what cannot be sampled with.
@@ -87,6 +94,7 @@ class SamplingRules:
             )
         choose("layout", self.layout, LAYOUTS)
         choose("clean", self.clean, CLEANINGS)
+        choose("special_tokens", self.special_tokens, SPECIAL_TOKENS)
         if self.own_noise and not self.temperature > 0:
             raise UserError(f"temperature={self.temperature} must be above 0 for responses that are drawn")
 
@@ -103,11 +111,17 @@ class Sampler:
 
     Attributes:
         encode: prompt -> ids.
-        generate: ids of several prompts, seed -> responses to each.
+        generate: ids of several prompts, seed -> responses to each. A sequence has a seed for each prompt, which only
+            rules with ``own_noise`` or without noise can follow; of a number the next prompts' seeds count on from it.
     """
 
     encode: Callable[[list[Message]], list[int]]
-    generate: Callable[[Sequence[list[int]], int], list[list[str]]]
+    generate: Callable[[Sequence[list[int]], int | Sequence[int]], list[list[str]]]
+
+
+def row_seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    """Return the seeds of ``count`` prompts that are sampled at once: counting on from a number, or as given."""
+    return [seed + place for place in range(count)] if isinstance(seed, int) else list(seed)
 
 
 def read_prompts(path: str) -> list[list[Message]]:

@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any, TypeVar
 
+from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 
 Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
+Question = str | list[Message]  # a user's turn, or messages that end with one
+DENIED = (401, 403)
 TRANSIENT = (408, 409, 429, 500, 502, 503, 504)  # statuses after which asking again may help
 
 
@@ -61,13 +64,14 @@ def check_endpoint(config: EndpointConfig, key: str = "endpoint") -> None:
             raise UserError(f"{key}.{name}={getattr(config, name)} must be at least {least}")
 
 
-def ask(config: EndpointConfig, question: str) -> str:
-    """Return the model's answer to one question, a user's turn.
+def ask(config: EndpointConfig, question: Question) -> str:
+    """Return the model's answer to one question: a user's turn, or messages that end with one.
 
     Raises:
         EndpointError: if there is none, after ``retries`` further attempts where these may help.
     """
-    fields = {"model": config.model, "messages": [{"role": "user", "content": question}], **config.request}
+    messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
+    fields = {"model": config.model, "messages": messages, **config.request}
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get(config.key_variable):
         headers["Authorization"] = f"Bearer {key}"
@@ -82,6 +86,12 @@ def ask(config: EndpointConfig, question: str) -> str:
             reason = f"answers with status {error.code} {error.reason}"
             status = error.code
             passing = status in TRANSIENT
+            if status in DENIED and not key:
+                raise EndpointError(
+                    f"{url} {reason}, and no key was sent; put it into the environment variable {config.key_variable}, "
+                    "or name another one with endpoint.key_variable",
+                    status,
+                ) from error
         except (OSError, HTTPException) as error:
             reason = f"cannot be reached ({getattr(error, 'reason', None) or error})"
             status, passing = None, True
@@ -92,19 +102,19 @@ def ask(config: EndpointConfig, question: str) -> str:
         attempt += 1
 
 
-def ask_all(config: EndpointConfig, questions: Mapping[Key, str], write: Callable[[Key, str], None]) -> None:
-    """Ask several questions at once and hand over each answer as it comes.
+def ask_all(config: EndpointConfig, questions: Mapping[Key, Question], write: Callable[[Key, str], None]) -> None:
+    """Ask several questions (:func:`ask`) at once and hand over each answer as it comes.
 
     Raises:
         EndpointError: the first, after the answers that were already under way have been handed over.
     """
-    work_on_all(config, questions, lambda text: ask(config, text), write)
+    work_on_all(config, questions, lambda question: ask(config, question), write)
 
 
 def work_on_all(
     config: EndpointConfig,
-    questions: Mapping[Key, str],
-    work: Callable[[str], Found],
+    questions: Mapping[Key, Question],
+    work: Callable[[Question], Found],
     write: Callable[[Key, Found], None],
 ) -> None:
     """Hand over what ``work`` makes of each question, ``config.parallel`` of them at once, as it comes.
@@ -115,8 +125,8 @@ def work_on_all(
     failure: EndpointError | None = None
     stopped = threading.Event()  # cancelled futures would never be reported as completed
 
-    def ask_unless_stopped(text: str) -> Found | None:
-        return None if stopped.is_set() else work(text)
+    def ask_unless_stopped(question: Question) -> Found | None:
+        return None if stopped.is_set() else work(question)
 
     with ThreadPoolExecutor(config.parallel) as pool:
         futures = {pool.submit(ask_unless_stopped, text): key for key, text in questions.items()}

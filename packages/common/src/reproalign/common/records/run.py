@@ -106,6 +106,10 @@ class Run:
             for path in self._made:
                 path.rmdir()
 
+    def keep(self) -> None:
+        """Leave what was written so far even if a user's mistake ends the run: it took long to make."""
+        self._fresh = False
+
     def set(self, key: str, value: Any) -> None:
         """Put a fact into the record."""
         self.record[key] = value

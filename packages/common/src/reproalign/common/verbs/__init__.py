@@ -32,6 +32,14 @@ PERPLEXITY = Verb(
     launchable=True,
 )
 
+MT_BENCH = Verb(
+    "mt-bench",
+    "answer MT-Bench's questions of two turns, have a language model grade them, and report the scores",
+    "mt_bench",
+    "reproalign.common.verbs.mt_bench_config:MTBenchConfig",
+    "reproalign.common.verbs.mt_bench:mt_bench",
+)
+
 # Sample responses, score them, select the best, fine-tune on these.
 REJECTION_SAMPLING = (
     Verb(
