@@ -31,9 +31,10 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, TrainingAr
 
 from reproalign.common.reward.model import install_rewards
 from reproalign.common.reward.rules import RewardRules
+from reproalign.more.balanced import MoreTrainer
 from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums, ranking_loss
-from reproalign.more.trainer import MoreTrainer, RewardTrainer
+from reproalign.more.trainer import RewardTrainer
 
 VOCABULARY = 32_000
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # norm of the difference of the gradients over their norm

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from reproalign.common.errors import UserError
 from reproalign.more.balance import NORMALIZATIONS, Balancer, normalize_gradients, settle_weights
+from reproalign.more.balanced import initial_momentum
 from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums
-from reproalign.more.trainer import initial_momentum
 
 NAMES = ["a", "b", "c"]
 

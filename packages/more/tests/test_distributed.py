@@ -41,10 +41,13 @@ def logged(folder: Path) -> dict[str, list[float]]:
     ],
 )
 def test_two_processes_give_the_single_ones_run(tmp_path, strategy, words):
-    words = [*words, "trainer.max_grad_norm=0", "trainer.gradient_accumulation_steps=2"]
-    alone = run(tmp_path / "alone", *words, "trainer.per_device_train_batch_size=4")
-    two = ["launch.processes=2", "launch.main_port=0", "trainer.per_device_train_batch_size=2"]
-    both = run(tmp_path / "both", *words, f"launch={strategy}", *two)
+    """One global batch of eight rows: at once, or in two micro-batches of two processes each."""
+    words = [*words, "trainer.max_grad_norm=0"]
+    one = ["trainer.per_device_train_batch_size=8", "trainer.gradient_accumulation_steps=1"]
+    alone = run(tmp_path / "alone", *words, *one)
+    two = ["launch.processes=2", "launch.main_port=0"]
+    parts = ["trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=2"]
+    both = run(tmp_path / "both", *words, f"launch={strategy}", *two, *parts)
     assert (both["processes"], both["strategy"]) == (2, strategy)
     expected, found = logged(tmp_path / "alone"), logged(tmp_path / "both")
     assert found.keys() == expected.keys()

@@ -13,10 +13,11 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, TrainingAr
 from reproalign.common.reward.model import install_rewards
 from reproalign.common.reward.rules import RewardRules
 from reproalign.more.balance import Balancer
+from reproalign.more.balanced import MoreTrainer
 from reproalign.more.cli import main
 from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums
-from reproalign.more.trainer import MoreTrainer, item_rewards
+from reproalign.more.trainer import item_rewards
 
 DOMAINS = ["a", "b", "c"]
 QUICK = ["train", "experiment=smoke", "trainer.max_steps=3", "trainer.save_strategy=no", "trainer.eval_strategy=no"]
@@ -113,5 +114,6 @@ def test_a_step_s_loss_is_eq_7_over_all_its_micro_batches(tmp_path) -> None:
     found = 0.0
     for batch in parts:
         rewards, features = item_rewards(one.model, batch)
-        found += float(one.training_loss(features, rewards, batch, one.local_sums(features, rewards, batch))[0])
+        loss, _ = one.training_loss(features, rewards, batch, one.local_sums(features, rewards, batch))
+        found += loss.item()
     assert found == pytest.approx(expected.item(), rel=1e-5)

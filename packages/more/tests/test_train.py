@@ -17,8 +17,8 @@ from reproalign.common.models.tiny import save_tiny
 from reproalign.common.records import fingerprint_folder
 from reproalign.common.reward.rules import scoring_rules
 from reproalign.common.reward.scorer import Scorer
+from reproalign.more.balanced import MoreTrainer
 from reproalign.more.cli import main
-from reproalign.more.trainer import MoreTrainer
 
 STEPS = 6
 WORDS = ["train", "experiment=smoke", f"trainer.max_steps={STEPS}", "trainer.save_steps=2", "trainer.eval_strategy=no"]

@@ -54,8 +54,8 @@ def settle_weights(config: WeightsConfig, domains: list[str], variant: str) -> W
     config = replace(config, **{key: value for key, value in defaults.items() if getattr(config, key) is None})
     assert config.alpha is not None
     choose("weights.rule", config.rule, RULES)
-    choose("weights.normalize", config.normalize, NORMALIZATIONS)
-    choose("weights.solver", config.solver, SOLVERS)
+    choose("weights.normalize", str(config.normalize), NORMALIZATIONS)
+    choose("weights.solver", str(config.solver), SOLVERS)
     if not 0 < config.alpha <= 1:
         raise UserError(f"weights.alpha={config.alpha} must be above 0 and at most 1 (1: no momentum)")
     if config.rule != "fixed":

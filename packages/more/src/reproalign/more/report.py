@@ -93,7 +93,7 @@ def measure_table(metrics: Metrics, title: str) -> Table:
     Beside the ECE stands the one that a perfectly calibrated model of the same confidences would show.
     """
     heads = ("domain", "accuracy", "ECE", "calibrated", "ACE", "MCE", "loss", "pairs", "reward")
-    table = Table(*heads, title=title, **LOOK)
+    table = Table(*heads, title=title, box=None, padding=(0, 1, 0, 0), **LOOK)  # fits into 80 columns
     for domain, values in metrics.items():
         reward = f"{values['reward_mean']:.2f} ± {values['reward_std']:.2f}"
         table.add_row(domain, *_measures(values), f"{values['pairs']:.0f}", reward)

@@ -20,12 +20,13 @@ from reproalign.common.reward.rules import NOTE, told_rules, training_rules
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.more.balance import settle_weights
+from reproalign.more.balanced import MoreTrainer
 from reproalign.more.config import TrainConfig
 from reproalign.more.data import METHODS, load_domains
 from reproalign.more.groups import ItemCollator
 from reproalign.more.metrics import ties_of
 from reproalign.more.report import report
-from reproalign.more.trainer import MoreTrainer, RewardTrainer
+from reproalign.more.trainer import RewardTrainer
 
 logger = logging.getLogger(__name__)
 

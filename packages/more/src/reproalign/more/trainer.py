@@ -1,36 +1,28 @@
-"""MORE's trainer: every step's loss weighted by domain, with weights from the head's gradients in closed form.
+"""The trainer of reward models over several domains: one step from all of its items, and held-out measures by domain.
 
-Under ``paper`` all that a step shares, its λ and its numbers of pairs, is made of *all* its items: those of every
-process and of every micro-batch, so that neither changes the step. λ has to be there before the first backward. So with
-gradient accumulation a pass without gradients goes over the step's micro-batches first
-(:meth:`MoreTrainer.look_ahead`), and draws the same dropout masks as the pass that follows: one more forward, which
-costs about a third of a step's products. A step of one micro-batch needs none, nor do rules that read no gradients.
-Under ``released`` every process weights every micro-batch by itself (:mod:`reproalign.more.released`).
+Under ``paper`` all that a step shares, its weights λ and its numbers of pairs, is made of *all* its items: those of
+every process and of every micro-batch, so that neither changes the step. It has to be there before the first backward,
+so with gradient accumulation the trainer looks at all micro-batches first (:meth:`RewardTrainer.look_ahead`). Under
+``released`` every process trains on every micro-batch by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
-from reproalign.common.errors import UserError
-from reproalign.common.reward.model import head_size
 from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
-from reproalign.more.balance import Balancer
-from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums, count_pairs, domain_loss, domain_sums, ranking_loss
 from reproalign.more.metrics import Measured, mean_of_domains, preference_metrics
-from reproalign.more.released import row_weights, rows_loss, warmup_decay
+from reproalign.more.released import warmup_decay
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor | tuple[Tensor, Tensor]]
@@ -83,8 +75,9 @@ class RewardTrainer(CollectingTrainer):
         """Return the schedule of the learning rate: the release's, or that of ``trainer.*``."""
         if not self.schedule or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        warmup = self.args.get_warmup_steps(num_training_steps)
-        self.lr_scheduler = warmup_decay(optimizer or self.optimizer, num_training_steps, warmup)
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None  # it is made first
+        self.lr_scheduler = warmup_decay(optimizer, num_training_steps, self.args.get_warmup_steps(num_training_steps))
         return self.lr_scheduler
 
     def get_batch_samples(
@@ -186,109 +179,6 @@ class RewardTrainer(CollectingTrainer):
     def measured(self) -> dict[str, Measured]:
         """Return rewards and scores of every held-out domain; all processes take part."""
         return {name: Measured(*self.rewards(items)) for name, items in self.held_out.items()}
-
-
-class MoreTrainer(RewardTrainer):
-    """MORE: Σ_k λ_k L_k (R1), with λ of :class:`reproalign.more.balance.Balancer`.
-
-    Under ``paper`` there is one λ for each optimiser step; under ``released`` one for each micro-batch of each process.
-
-    Args:
-        weights: how λ is made.
-        grouped: whether every batch holds items of every domain (resampling).
-        **kwargs: passed on to :class:`RewardTrainer`.
-    """
-
-    def __init__(self, *, weights: WeightsConfig, grouped: bool, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.grouped = grouped
-        momentum = initial_momentum(len(self.domains), head_size(kwargs["model"]), self.variant, self.args.seed)
-        self.balancer = Balancer(weights, self.domains, momentum, self.variant)
-        self.needs_gradients = self.balancer.needs_gradients and self.variant == "paper"
-
-    def look_ahead(self, model: nn.Module, batches: list[Batch]) -> Step:
-        """Sum up the head's gradients of all micro-batches, in a pass of its own (module docstring)."""
-        if not self.needs_gradients:
-            return super().look_ahead(model, batches)
-        model.train()
-        device = self.args.device
-        devices = [] if device.type == "cpu" else [device]
-        parts = []
-        with torch.no_grad(), torch.random.fork_rng(devices, device_type=device.type):
-            for batch in batches:
-                with self.compute_loss_context_manager():
-                    rewards, features = item_rewards(model, batch)
-                parts.append(self.local_sums(features, rewards, batch).flat())
-        return self.shared(DomainSums.from_flat(torch.stack(parts).sum(0)))
-
-    def shared(self, local: DomainSums) -> Step:
-        """Add up the sums of all processes and weight the domains by the rule."""
-        sums = self.of_all_processes(local)
-        found = self.balancer.step(sums, grouped=self.grouped)
-        self.collect("train", self.by_domain("lambda", found.weights, found.present))
-        if self.needs_gradients:
-            self.collect("train", self.by_domain("grad_norm", found.gradient_norms, found.present))
-        return Step(found.weights, sums.pairs)
-
-    def training_loss(
-        self,
-        features: Float[Tensor, "rows hidden"],
-        rewards: Float[Tensor, "items responses"],
-        inputs: Batch,
-        sums: DomainSums,
-    ) -> tuple[Float[Tensor, ""], Metrics]:
-        """Weight the domains; under ``released`` the rows as its weights meet them.
-
-        ``lambda/<domain>`` is then the mean weight that the domain's rows had in the loss.
-        """
-        if self.variant == "paper":
-            return super().training_loss(features, rewards, inputs, sums)
-        scores, domain = inputs["scores"].to(rewards.dtype), inputs["domain"]
-        found = row_weights(self.balancer, features, rewards, scores, inputs["slot"], domain, grouped=self.grouped)
-        weights = found.weights.to(rewards.dtype)
-        loss = rows_loss(rewards, scores, weights, domain, grouped=self.grouped)
-        met = weights.new_zeros(len(domain))
-        met[: len(weights)] = weights[: len(domain)]
-        metrics = self.by_domain("lambda", torch.zeros_like(sums.items).index_add(0, domain, met), sums.items)
-        if found.balance is not None:
-            metrics |= self.by_domain("grad_norm", found.balance.gradient_norms, found.balance.present)
-        return loss, metrics
-
-    def save_state(self, checkpoint: Path) -> None:
-        """Save the momentum; under ``released`` every process has its own."""
-        if self.variant == "released" or self.args.process_index == 0:
-            save_file({"momentum": self.balancer.momentum.contiguous().cpu()}, self._state_file(checkpoint))
-
-    def load_state(self, checkpoint: Path) -> None:
-        """Read the momentum back.
-
-        Raises:
-            UserError: if it is not there, or of other domains.
-        """
-        path = self._state_file(checkpoint)
-        if not path.is_file():
-            raise UserError(
-                f"{path} is missing: the checkpoint is of another method or number of processes; use resume=never"
-            )
-        momentum = load_file(path)["momentum"]
-        if momentum.shape != self.balancer.momentum.shape:
-            raise UserError(
-                f"{path} holds the momentum of {len(momentum)} domains; this run has {len(self.domains)}; "
-                "use resume=never"
-            )
-        self.balancer.momentum = momentum
-
-    def _state_file(self, checkpoint: Path) -> Path:
-        return checkpoint / f"balance-{self.args.process_index if self.variant == 'released' else 0}.safetensors"
-
-
-def initial_momentum(domains: int, hidden: int, variant: str, seed: int) -> Float[Tensor, "domains hidden"]:
-    """Return m before the first step: zeros; ``released``: one fresh linear layer's weight (ERRATA Q6)."""
-    if variant == "paper":
-        return torch.zeros(domains, hidden)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Linear(hidden, 1, bias=False).weight.detach().repeat(domains, 1)
 
 
 def item_rewards(
