@@ -289,6 +289,8 @@ def test_a_claim_by_name_needs_runs_that_suffice(tmp_path, runs, capsys):
 
 def test_figures_are_drawn_of_what_there_is(tmp_path, runs, capsys):
     out = tmp_path / "figures"
+    judged = make(tmp_path / "judged", "evaluate", {"model": {}}, inputs={"model.name": {"run": str(runs["more"])}})
+    runs = {**runs, "judged": judged}  # of the same label as the reward model that it scored with
     words = ["study", "figures", f"runs=[{','.join(map(str, runs.values()))}]", "resamples=100"]
     assert main([*words, f"output_dir={out}"]) == 0
     drawn = {path.name for path in (out / "plots").iterdir()}
