@@ -289,11 +289,15 @@ def test_a_claim_by_name_needs_runs_that_suffice(tmp_path, runs, capsys):
 
 def test_figures_are_drawn_of_what_there_is(tmp_path, runs, capsys):
     out = tmp_path / "figures"
+    judged = make(tmp_path / "judged", "evaluate", {"model": {}}, inputs={"model.name": {"run": str(runs["more"])}})
+    runs = {**runs, "judged": judged}  # of the same label as the reward model that it scored with
     words = ["study", "figures", f"runs=[{','.join(map(str, runs.values()))}]", "resamples=100"]
     assert main([*words, f"output_dir={out}"]) == 0
     drawn = {path.name for path in (out / "plots").iterdir()}
     assert drawn == {"overlay.png", "boxes.png", "matrix.png", "ece-over-sets.png"}
-    assert "domains=helpfull" in refusal("more-rm", main, [*words, "domains=[helpfull]", f"output_dir={out}2"], capsys)
+    assert "unknown domains 'helpfull'" in refusal(
+        "more-rm", main, [*words, "domains=[helpfull]", f"output_dir={out}2"], capsys
+    )
 
 
 # average

@@ -34,7 +34,7 @@ from reproalign.common.judging.ask import (
     read_verdicts,
     win_table,
 )
-from reproalign.common.judging.endpoint import EndpointError, ask, work_on_all
+from reproalign.common.judging.endpoint import EndpointError, Question, ask, work_on_all
 from reproalign.common.judging.pairwise import PairwiseJudge, mean_logit_metrics, pairwise_table, read_logits
 from reproalign.common.judging.verdict import WinRate, check_template, make_template
 from reproalign.common.records import Run
@@ -178,7 +178,7 @@ def _ask_as_released(
     verdicts = kept_entries(path, bouts, "verdict", str)
     questions = {key: text for key, text in both_orders(shown, template).items() if key not in verdicts}
 
-    def work(question: str) -> OneOrder:
+    def work(question: Question) -> OneOrder:
         found = ask_one_order(lambda: ask(config.judge, question), kind, config.attempts or ATTEMPTS)
         if found.failure and found.failure.status not in REFUSED:
             raise found.failure

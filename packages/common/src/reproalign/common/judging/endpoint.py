@@ -18,8 +18,8 @@ from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 
 Key = TypeVar("Key", bound=Hashable)
-Question = TypeVar("Question")
 Found = TypeVar("Found")
+Question = str | list[Message]  # a user's turn, or messages that end with one
 DENIED = (401, 403)
 TRANSIENT = (408, 409, 429, 500, 502, 503, 504)  # statuses after which asking again may help
 
@@ -64,7 +64,7 @@ def check_endpoint(config: EndpointConfig, key: str = "endpoint") -> None:
             raise UserError(f"{key}.{name}={getattr(config, name)} must be at least {least}")
 
 
-def ask(config: EndpointConfig, question: str | list[Message]) -> str:
+def ask(config: EndpointConfig, question: Question) -> str:
     """Return the model's answer to one question: a user's turn, or messages that end with one.
 
     Raises:
@@ -87,11 +87,11 @@ def ask(config: EndpointConfig, question: str | list[Message]) -> str:
             status = error.code
             passing = status in TRANSIENT
             if status in DENIED and not key:
-                sentence = (
+                raise EndpointError(
                     f"{url} {reason}, and no key was sent; put it into the environment variable {config.key_variable}, "
-                    "or name another one with endpoint.key_variable"
-                )
-                raise EndpointError(sentence, status) from error
+                    "or name another one with endpoint.key_variable",
+                    status,
+                ) from error
         except (OSError, HTTPException) as error:
             reason = f"cannot be reached ({getattr(error, 'reason', None) or error})"
             status, passing = None, True
@@ -102,9 +102,7 @@ def ask(config: EndpointConfig, question: str | list[Message]) -> str:
         attempt += 1
 
 
-def ask_all(
-    config: EndpointConfig, questions: Mapping[Key, str | list[Message]], write: Callable[[Key, str], None]
-) -> None:
+def ask_all(config: EndpointConfig, questions: Mapping[Key, Question], write: Callable[[Key, str], None]) -> None:
     """Ask several questions (:func:`ask`) at once and hand over each answer as it comes.
 
     Raises:
@@ -131,7 +129,7 @@ def work_on_all(
         return None if stopped.is_set() else work(question)
 
     with ThreadPoolExecutor(config.parallel) as pool:
-        futures = {pool.submit(ask_unless_stopped, question): key for key, question in questions.items()}
+        futures = {pool.submit(ask_unless_stopped, text): key for key, text in questions.items()}
         try:
             for future in as_completed(futures):
                 try:

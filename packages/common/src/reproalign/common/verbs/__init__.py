@@ -23,14 +23,6 @@ JUDGE = Verb(
     "reproalign.common.verbs.judge:judge",
 )
 
-MT_BENCH = Verb(
-    "mt-bench",
-    "answer MT-Bench's questions of two turns, have a language model grade them, and report the scores",
-    "mt_bench",
-    "reproalign.common.verbs.mt_bench_config:MTBenchConfig",
-    "reproalign.common.verbs.mt_bench:mt_bench",
-)
-
 PERPLEXITY = Verb(
     "perplexity",
     "measure the perplexity of given answers to given prompts under a language model",
@@ -38,6 +30,14 @@ PERPLEXITY = Verb(
     "reproalign.common.verbs.config:PerplexityConfig",
     "reproalign.common.verbs.perplexity:perplexity",
     launchable=True,
+)
+
+MT_BENCH = Verb(
+    "mt-bench",
+    "answer MT-Bench's questions of two turns, have a language model grade them, and report the scores",
+    "mt_bench",
+    "reproalign.common.verbs.mt_bench_config:MTBenchConfig",
+    "reproalign.common.verbs.mt_bench:mt_bench",
 )
 
 # Sample responses, score them, select the best, fine-tune on these.

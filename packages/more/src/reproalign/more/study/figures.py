@@ -39,7 +39,7 @@ def figures(config: FiguresConfig, invocation: Invocation) -> None:
         raise UserError("runs is empty; give folders of runs that evaluated held-out domains")
     runs = read_runs(config.runs, bases)
     results = measured_results(runs, config, bases)
-    evaluated = {label: group for label, group in by_label(runs).items() if group[0].domains}
+    evaluated = by_label([run for run in runs if run.domains])  # not those that compared answers
     panels = margin_panels(evaluated, config.domains)
     with Run.open(invocation) as run:
         folder = run.dir / "plots"
