@@ -34,6 +34,7 @@ from reproalign.radpo.cli import APP, main
 from reproalign.radpo.data import prepare_rows, read_examples
 from reproalign.radpo.report import measured, model_label, second_half
 from reproalign.radpo.rows import RowRules
+from reproalign.radpo.sweep import against_alpha
 
 QUICK = ["experiment=smoke", "trainer.max_steps=4", "trainer.eval_strategy=steps", "trainer.eval_steps=2"]
 QUICK += ["data.max_eval_rows=6", "trainer.save_strategy=no"]
@@ -253,13 +254,18 @@ def test_a_metric_is_drawn_against_alpha(tmp_path, capsys, fails):
     ]
     words = ["plot", *map(str, runs), "--output", str(tmp_path / "figure.png"), "--against", "alpha"]
     assert main([*words, "--published", "pythia-1.4b"]) == 0
-    lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    cells = {" ".join(line) for line in lines}
-    assert any(cell.endswith("0.3 0.5000 0.5000 0.5000") for cell in cells)
-    assert any("0.6000 ± 0.1414" in cell for cell in cells)
-    assert any("0.8970" in cell for cell in cells), "TDPO2 of Figure 4 at alpha .3"
-    assert any("0.7320" in cell for cell in cells), "CVaR .97"
-    assert any("0.5430" in cell for cell in cells), "ERM 5"
+    assert "Ra-DPO2, entropic 5" in " ".join(capsys.readouterr().out.split())
+    panels = against_alpha([measured(run) for run in runs], ["kl/chosen"], "pythia-1.4b")
+    (lines,) = panels.values()
+    ours = lines["Ra-DPO2, released_tail 0.97"]
+    assert (ours.steps, ours.means) == ([0.3, 0.5], pytest.approx([0.5, 0.6]))
+    assert ours.highs == pytest.approx([0.5, 0.6 + 0.02**0.5])  # two seeds at .5: .5 and .7
+    published = {label: curve.means[0] for label, curve in lines.items() if "published" in label}
+    assert published == {  # Figure 4 at alpha .3
+        "TDPO2, published": 0.897,
+        "Ra-DPO2, released_tail 0.97, published": 0.732,
+        "Ra-DPO2, entropic 5, published": 0.543,
+    }
     first = swept(tmp_path / "f", *rows, second_form=False)
     message = fails("plot", str(first), "--against", "alpha", "--output", str(tmp_path / "figure.png"))
     assert "without its second form has no alpha" in message
