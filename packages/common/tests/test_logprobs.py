@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.chunks import default_chunk_size
 from reproalign.common.logprobs.model import install_completion_logps, uninstall_completion_logps
-from reproalign.common.logprobs.plain import token_logps
 from reproalign.common.models.tiny import TINY_MODELS, tiny_model
+from reproalign.common.testing.oracle import token_logps
 
 TOKENS, HIDDEN, VOCAB = 11, 5, 23
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerFast
 
 from reproalign.common.data.collate import RowCollator
@@ -311,7 +312,7 @@ def lora_merge(inputs: Case, params: Case) -> Any:
     factor = adapter_merge.average_factors(parts, ratios, torch.float64)
     delta = adapter_merge.stack_deltas(parts, ratios, rank=None, dtype=torch.float64)
     roots = [(ratio * scaling) ** 0.5 for ratio in ratios]  # what PEFT's linear gives both factors
-    linear = replace(adapter_merge.average_factors(parts, roots, torch.float64), scaling=1.0)
+    peft_way = replace(adapter_merge.average_factors(parts, roots, torch.float64), scaling=1.0)
     written = replace(factor, a=merged["lora_A"], b=merged["lora_B"])
     folded = {name: part.fold(weight, 0) for name, part in {"factor": written, "delta": delta}.items()}
     return {
@@ -321,10 +322,10 @@ def lora_merge(inputs: Case, params: Case) -> Any:
         "merged_B_exact64": factor.b,
         "full_weight_factor_average": folded["factor"],
         "full_weight_delta_average": folded["delta"],
-        "y_factor_average": x @ folded["factor"].mT,
-        "y_delta_average": x @ folded["delta"].mT,
+        "y_factor_average": linear(x, folded["factor"]),
+        "y_delta_average": linear(x, folded["delta"]),
         "frobenius_gap": float(torch.linalg.matrix_norm(folded["factor"] - folded["delta"])),
-        "peft_linear_delta_for_comparison": linear.fold(torch.zeros_like(weight), 0),
+        "peft_linear_delta_for_comparison": peft_way.fold(torch.zeros_like(weight), 0),
     }
 
 

@@ -96,7 +96,7 @@ def batch_logps(inputs: Case, params: Case) -> Any:
         )  # made by one model
     logits, normalisation = vector(inputs["logits"], grad=True), "avg" if params["average_log_prob"] else "sum"
     logps = scores_of_logits(logits, inputs["labels"], normalisation, params["label_pad_token_id"])
-    (gradient,) = torch.autograd.grad((logps * vector(params["grad_weights"])).sum(), logits)
+    (gradient,) = torch.autograd.grad(logps, logits, grad_outputs=vector(params["grad_weights"]))
     return {"logps": logps, "grad_logits_of_weighted_sum": gradient}
 
 

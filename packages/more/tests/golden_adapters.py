@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from reproalign.common.data.collate import pad_rows
 from reproalign.common.evaluation.calibration import probability_calibration
@@ -60,9 +61,9 @@ def gradient_normalizer(inputs: Case, params: Case) -> Any:
 @adapter
 def min_norm_frank_wolfe(inputs: Case, params: Case) -> Any:
     vectors = np.array(inputs["vectors"])
-    gram = vectors @ vectors.T
+    gram = np.inner(vectors, vectors)
     weights, norm = min_norm.frank_wolfe(gram, max_steps=params["max_iter"], stop=params["stop"])
-    return {"weights": weights, "norm_sq": weights @ gram @ weights, "reported": norm}
+    return {"weights": weights, "norm_sq": np.inner(weights, np.inner(gram, weights)), "reported": norm}
 
 
 def balancer(inputs: Case, params: Case) -> balance.Balancer:
@@ -81,7 +82,7 @@ def weighted_rows(
     features, scores = tensor(step["embeddings"]), tensor(step["scores"])
     rows, responses, _ = features.shape
     tasks = step.get("task_mask") or [row * len(made.domains) // rows for row in range(rows)]
-    rewards, domain = features @ head, torch.tensor(tasks)
+    rewards, domain = linear(features, head), torch.tensor(tasks)
     slot = torch.arange(rows * responses)
     found = released.row_weights(made, features.flatten(0, 1), rewards, scores, slot, domain, grouped=grouped)
     return found, rewards, scores, domain
@@ -137,7 +138,7 @@ def pooling_(inputs: Case, params: Case) -> Any:
         pad_token_id=params["pad"],
         padding_side=params["padding_side"],
     )
-    return {"pooled": pooled, "reward": pooled @ tensor(inputs["head_weight"])}
+    return {"pooled": pooled, "reward": linear(pooled, tensor(inputs["head_weight"]))}
 
 
 @adapter

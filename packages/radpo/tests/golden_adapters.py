@@ -13,9 +13,10 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from transformers.modeling_outputs import CausalLMOutput
 
 from reproalign.common.config import DataConfig
+from reproalign.common.data.collate import IGNORED
 from reproalign.common.data.templates import TEMPLATES
+from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
-from reproalign.common.logprobs.plain import IGNORE, token_logps
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.models.value_head import DetachedValueHead
 from reproalign.common.training.unpaired import kl_estimate, tokenwise_kl_estimate
@@ -58,8 +59,13 @@ def gradients(losses: Tensor, *inputs: Tensor) -> list[Tensor | None]:
 @adapter
 def token_logps_(inputs: Case, params: Case) -> Any:
     logits = vector(inputs["logits"], grad=True)
-    logps = token_logps(logits, torch.tensor(inputs["labels"]))
-    (gradient,) = torch.autograd.grad((logps * vector(inputs["upstream"])).sum(), logits)
+    states, targets = logits[:, :-1], torch.tensor(inputs["labels"])[:, 1:]
+    scored = targets != IGNORED
+    # The run reads states through the head, so logits are states behind a head that changes nothing.
+    head = torch.eye(states.shape[-1], dtype=states.dtype)
+    found = chunked_token_logps(states[scored], head, targets[scored])
+    logps = torch.zeros(targets.shape, dtype=found.dtype).masked_scatter(scored, found)
+    (gradient,) = torch.autograd.grad(logps, logits, grad_outputs=vector(inputs["upstream"]))
     return {"logps": logps, "grad_logits": gradient}
 
 
@@ -89,7 +95,7 @@ def statistics(inputs: Case, sums_of: Sums, names: dict[str, str], upstream: str
         upstream: what the term's weight is called.
     """
     logits, ref_logits, labels = vector(inputs["logits"], grad=True), vector(inputs["ref_logits"]), inputs["labels"]
-    mask = torch.tensor(labels) != IGNORE
+    mask = torch.tensor(labels) != IGNORED
     batch = {"input_ids": torch.tensor(labels).clamp(min=0), "completion_mask": mask}
     found = sums_of(logits, batch, HeadStates(logits=ref_logits[:, :-1][mask[:, 1:]]))
     term = names["term"]

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
-from reproalign.common.logprobs.plain import IGNORE, differentiable, token_logps
+from reproalign.common.logprobs.plain import differentiable
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.testing.oracle import IGNORE, token_logps
 from reproalign.common.training.unpaired import kl_estimate, tokenwise_kl_estimate
 from reproalign.radpo import loss, risk
 
