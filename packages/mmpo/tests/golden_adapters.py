@@ -34,6 +34,7 @@ from reproalign.common.evaluation.calibration import calibration, sigmoid
 from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.generation.best_of_n import best_of_n
 from reproalign.common.logprobs.chunked import chunked_token_logps
+from reproalign.common.logprobs.plain import sequence_logps
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
 from reproalign.common.reward.pooling import pooled_index
@@ -91,11 +92,11 @@ def bt_target(inputs: Case, params: Case) -> Any:
 @adapter
 def batch_logps(inputs: Case, params: Case) -> Any:
     if "logits_shape" in inputs:
-        raise UserError(
-            f"logits {inputs['logits_shape']} and labels {inputs['labels_shape']} differ"
-        )  # made by one model
-    logits, normalisation = vector(inputs["logits"], grad=True), "avg" if params["average_log_prob"] else "sum"
-    logps = scores_of_logits(logits, inputs["labels"], normalisation, params["label_pad_token_id"])
+        logits, labels = torch.zeros(inputs["logits_shape"]), torch.zeros(inputs["labels_shape"], dtype=torch.long)
+        return {"logps": sequence_logps(logits, labels)}
+    logits = vector(inputs["logits"], grad=True)
+    labels = torch.tensor(inputs["labels"])
+    logps = sequence_logps(logits, labels, params["average_log_prob"], params["label_pad_token_id"])
     (gradient,) = torch.autograd.grad((logps * vector(params["grad_weights"])).sum(), logits)
     return {"logps": logps, "grad_logits_of_weighted_sum": gradient}
 

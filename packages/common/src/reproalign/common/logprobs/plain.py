@@ -31,6 +31,17 @@ def token_logps(
     return picked * scored
 
 
+def sequence_logps(
+    logits: Float[Tensor, "batch seq vocab"],
+    labels: Int[Tensor, "batch seq"],
+    average: bool = False,
+    ignore_index: int = IGNORE,
+) -> Float[Tensor, " batch"]:
+    """Sum (or mean) of :func:`token_logps` over the scored tokens; a row without any gives 0 (or NaN)."""
+    sums = token_logps(logits, labels, ignore_index).sum(-1)
+    return sums / (labels[:, 1:] != ignore_index).sum(-1) if average else sums
+
+
 def token_statistics(
     logits: Float[Tensor, "tokens vocab"],
     ref_logits: Float[Tensor, "tokens vocab"],
