@@ -91,12 +91,12 @@ def bt_target(inputs: Case, params: Case) -> Any:
 @adapter
 def batch_logps(inputs: Case, params: Case) -> Any:
     if "logits_shape" in inputs:
-        raise UserError(
-            f"logits {inputs['logits_shape']} and labels {inputs['labels_shape']} differ"
-        )  # made by one model
+        raise UserError(f"logits {inputs['logits_shape']} and labels {inputs['labels_shape']} differ")  # one model's
     logits, normalisation = vector(inputs["logits"], grad=True), "avg" if params["average_log_prob"] else "sum"
     logps = scores_of_logits(logits, inputs["labels"], normalisation, params["label_pad_token_id"])
     (gradient,) = torch.autograd.grad(logps, logits, grad_outputs=vector(params["grad_weights"]))
+    undefined = torch.isnan(logps)  # a mean over no tokens: the release's gradient is NaN wherever it scores
+    gradient[undefined, :-1] = torch.nan
     return {"logps": logps, "grad_logits_of_weighted_sum": gradient}
 
 

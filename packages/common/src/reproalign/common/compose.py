@@ -80,7 +80,7 @@ def compose(
     return Composed(settle_precision(resolved) if issubclass(node, BaseRunConfig) else resolved, recipe)
 
 
-def _compose_files(package: str, config_name: str, schema: type, chosen: Sequence[str]) -> DictConfig:
+def _compose_files(package: str, config_name: str, schema: type, chosen: Sequence[str]) -> Any:
     ConfigStore.instance().store(group="schema", name=config_name, node=schema, package="_global_")
     GlobalHydra.instance().clear()
     with initialize_config_module(config_module=primary_module(package, config_name), version_base="1.3"):
