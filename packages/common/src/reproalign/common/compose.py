@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reproalign.common.config import BaseRunConfig
@@ -36,7 +36,7 @@ class Composed:
     recipe: str | None
 
 
-Bases = dict[tuple[str, ...], DictConfig]
+Bases = dict[tuple[str, ...], Any]
 
 
 def compose(
@@ -88,7 +88,7 @@ def _compose_files(package: str, config_name: str, schema: type, chosen: Sequenc
         return hydra_compose(config_name=config_name, overrides=[searched, *chosen])
 
 
-def _put_values(composed: DictConfig, words: Sequence[str]) -> None:
+def _put_values(composed: Any, words: Sequence[str]) -> None:
     """Give keys the values of words; a null section that is free in its keys is opened, since nothing is in null."""
     for override in OverridesParser.create().parse_overrides(list(words)):
         key, value = override.key_or_group, override.value()
