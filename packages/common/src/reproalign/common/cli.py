@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from reproalign.common.errors import ReportedError, UserError, choose
 from reproalign.common.invocation import Invocation, Verb, carry_out, load_object
@@ -218,7 +218,8 @@ def _print_help(app: App) -> None:
         verbs.add_row("recipes", "list the published recipes, or show one with its command and numbers")
     console.print(verbs)
     if recipes:
-        table = Table("\nrecipe", "\nverb", "\nwhat it is", box=None, pad_edge=False, header_style="bold")
+        named = Column("\nrecipe", no_wrap=True, min_width=max(map(len, recipes)))  # a name is there to be copied
+        table = Table(named, "\nverb", "\nwhat it is", box=None, pad_edge=False, header_style="bold")
         for name, header in recipes.items():
             table.add_row(name, header.get("verb", ""), header.get("title", ""))
         console.print(table)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from reproalign.common.errors import UserError, choose
 
@@ -83,7 +83,8 @@ def recipes_command(command: str, package: str, words: Sequence[str], *, console
     """``<command> recipes [NAME]``."""
     headers = read_headers(package)
     if not words:
-        table = Table("recipe", "verb", "paper", "hardware", "expected", header_style="bold")
+        named = Column("recipe", no_wrap=True, min_width=max(map(len, headers), default=0))
+        table = Table(named, "verb", "paper", "hardware", "expected", header_style="bold")
         for name, header in headers.items():
             table.add_row(name, *(header.get(key, "") for key in ("verb", "paper", "hardware", "expected")))
         console.print(table)
