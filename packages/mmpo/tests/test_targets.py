@@ -73,7 +73,7 @@ def test_soft_labels_replace_reflect_and_swap(tmp_path):
     file.write_text(json.dumps([{"prompt_id": "id0", "p_chosen": 0.9}, {"prompt_id": "id1", "p_chosen": 0.2}]))
     data = pairs((9.0, 1.0), (8.0, 2.0), (7.0, 3.0))
     rows = build_targets(data, TargetConfig(gamma=0.5, soft_labels=str(file)))
-    np.testing.assert_allclose(rows["p_chosen"][:], [0.9, 0.8, sigmoid(np.array(2.0))])
+    np.testing.assert_allclose(rows["p_chosen"][:], [0.9, 0.8, 1 / (1 + np.exp(-2.0))])
     assert rows["chosen"][:] == ["good 0", "bad 1", "good 2"]
     kept = build_targets(data, TargetConfig(gamma=0.5, soft_labels=str(file), reflect_soft_labels=False))
     assert kept["p_chosen"][1] == 0.2

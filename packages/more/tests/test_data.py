@@ -458,7 +458,7 @@ def test_real_rows(load, variant, layout):
     assert set(found.held_out) == set(FOLDERS)
     for item in found.train[0]:
         assert len(item["scores"]) == len(item["input_ids"]) == 2
-        assert has_pair(item["scores"])
+        assert variant == "released" or has_pair(item["scores"])  # the release keeps ties
 
 
 @pytest.mark.skipif(not SLICES.is_dir(), reason="no slices of the real data here")

@@ -418,7 +418,7 @@ def test_vllm_is_used_where_it_is_asked_for(tmp_path, fails, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", stub)
     assert main([*words, f"output_dir={tmp_path / 'out'}"]) == 0
     outputs = json.loads((tmp_path / "out" / "model_outputs.json").read_text())
-    assert [row["output"] for row in outputs] == ["1", "2", "3", "4", "5"]  # each prompt has a seed of its own
+    assert [row["output"] for row in outputs] == ["0", "1", "2", "3", "4"]  # each prompt has a seed of its own
 
 
 def test_responses_begin_with_the_prefix_and_are_returned_without_it(tmp_path, monkeypatch):

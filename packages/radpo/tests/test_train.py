@@ -64,7 +64,9 @@ def test_every_loss_trains_and_saves_a_plain_model(tmp_path, name):
 def test_what_is_equivalent_trains_alike(tmp_path, left, right):
     for folder, words in ((tmp_path / "left", left), (tmp_path / "right", right)):
         run(folder, *words)
-    assert logged(tmp_path / "left") == pytest.approx(logged(tmp_path / "right"), abs=1e-5)
+    # A quantile is one entry's value: of two that only rounding tells apart, either may be picked.
+    tolerance = 1e-3 if left[: len(REPLACED)] == REPLACED else 1e-5
+    assert logged(tmp_path / "left") == pytest.approx(logged(tmp_path / "right"), abs=tolerance)
 
 
 def test_the_released_sum_is_the_mean_times_the_rows_over_the_accumulation(tmp_path):

@@ -99,7 +99,8 @@ def _put_values(composed: Any, words: Sequence[str]) -> None:
         if not override.is_force_add():
             OmegaConf.update(composed, key, value, merge=True)
             continue
-        for section in accumulate(key.split(".")[:-1], "{}.{}".format):
+        own = [key] if isinstance(value, dict) else []
+        for section in [*accumulate(key.split(".")[:-1], "{}.{}".format), *own]:
             if OmegaConf.select(composed, section, default={}) is None:
                 OmegaConf.update(composed, section, {}, merge=False, force_add=True)
         OmegaConf.update(composed, key, value, merge=True, force_add=True)
