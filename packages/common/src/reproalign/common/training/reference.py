@@ -77,7 +77,8 @@ class FrozenReference(Reference):
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             from trl.models.utils import prepare_deepspeed
 
-            self.model = prepare_deepspeed(self.model, accelerator)
+            with _without_masters(accelerator.state.deepspeed_plugin.deepspeed_config):
+                self.model = prepare_deepspeed(self.model, accelerator)
         elif accelerator.distributed_type == DistributedType.FSDP:
             from trl.models.utils import prepare_fsdp
 
@@ -96,6 +97,19 @@ class FrozenReference(Reference):
         """Run the frozen model up to its head."""
         with self._autocast():
             return _states(self.model, inputs)
+
+
+@contextmanager
+def _without_masters(settings: dict[str, Any]) -> Iterator[None]:
+    """Take out of DeepSpeed's settings what bf16 holds in training; without ZeRO's stages it is refused."""
+    training = settings.get("bf16")
+    if isinstance(training, dict):
+        settings["bf16"] = {"enabled": training.get("enabled")}
+    try:
+        yield
+    finally:
+        if training is not None:
+            settings["bf16"] = training
 
 
 class AdapterDisabledReference(Reference):
