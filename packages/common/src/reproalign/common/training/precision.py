@@ -72,13 +72,14 @@ class PrecisionCallback(TrainerCallback):
         Raises:
             UserError: if weights are not held in float32 beside autocast.
         """
-        engine, accelerator = self._engine(), self.trainer.accelerator
+        engine = self._engine()
         if engine is None:
             self.found = {"weights": names(updated_weights(self._optimizer()))}
         else:  # whose optimiser has weights only while it steps; the one of 16-bit stage 1 is for float32 alone
             held = getattr(engine.optimizer, "master_weights_and_grads_dtype", torch.float32)
             self.found = {"weights": name_of(held)}
-        if accelerator.mixed_precision != "no" and self.found["weights"] != "float32":
+        # Not the accelerator's word for it, which under DeepSpeed is that of a 16-bit engine.
+        if (args.bf16 or args.fp16) and self.found["weights"] != "float32":
             raise UserError(
                 f"weights are held in {self.found['weights']} beside autocast, where float32 was asked for; set "
                 "model.dtype=float32"
