@@ -17,11 +17,11 @@ from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerFast
 
 from reproalign.common.data.collate import RowCollator
-from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.scoring import token_losses
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.merging import adapter_merge, methods
 from reproalign.common.merging.adapters import Factors
+from reproalign.common.testing.oracle import run_logps
 from reproalign.common.training import token_average as loss
 from reproalign.dtm import prompt, rows, tokens
 from reproalign.dtm.disperse.clustering import cluster_embeddings
@@ -127,10 +127,7 @@ def sft_objective(inputs: Case, params: Case) -> Any:
         logits = [torch.tensor(b["logits"], dtype=torch.float64, requires_grad=True) for b in inputs["micro_batches"]]
         micro = []
         for values, batch in zip(logits, inputs["micro_batches"], strict=True):
-            labels = torch.tensor(batch["labels"])[:, 1:]
-            scored = labels != tokens.IGNORED
-            head = torch.eye(values.shape[2], dtype=torch.float64)  # logits are hidden states of this head
-            losses = -chunked_token_logps(values[:, :-1][scored], head, labels[scored])
+            losses = -run_logps(values, torch.tensor(batch["labels"]), tokens.IGNORED)[0]
             micro.append(loss.micro_batch_mean(losses) if name == "mean_of_means" else loss.token_mean(losses, share))
         total = torch.stack(micro).sum() / count  # what accumulation and data parallelism make of them
         gradients = torch.autograd.grad(total, logits)

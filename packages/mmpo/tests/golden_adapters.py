@@ -33,11 +33,11 @@ from reproalign.common.evaluation import mtbench, rewardbench
 from reproalign.common.evaluation.calibration import calibration, sigmoid
 from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.generation.best_of_n import best_of_n
-from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
 from reproalign.common.reward.pooling import pooled_index
 from reproalign.common.reward.reading import Reader
+from reproalign.common.testing.oracle import run_logps
 from reproalign.common.training.pairs import reward_metrics
 from reproalign.common.training.reference import CachedReference, FrozenReference
 from reproalign.mmpo import decontaminate, loss, naming, released_cli
@@ -103,11 +103,7 @@ def batch_logps(inputs: Case, params: Case) -> Any:
 def scores_of_logits(
     logits: torch.Tensor, labels: list[Any], normalisation: str, ignored: int = IGNORED
 ) -> torch.Tensor:
-    """The run reads states through the head, so logits are states behind a head that changes nothing."""
-    states, targets = logits[:, :-1], torch.tensor(labels)[:, 1:]
-    scored = targets != ignored
-    head = torch.eye(states.shape[-1], dtype=states.dtype)
-    per_token = chunked_token_logps(states[scored], head, targets[scored])
+    per_token, scored = run_logps(logits, torch.tensor(labels), ignored)
     return rewardbench.response_scores(per_token, scored.sum(1), normalisation)
 
 

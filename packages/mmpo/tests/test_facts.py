@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
-from transformers import TrainingArguments, get_scheduler
+from transformers import TrainingArguments
 
 from reproalign.common.recipes import read_headers
 from reproalign.common.testing import Fact, assert_facts, launch_facts, read_facts, recipe_config
+from reproalign.common.testing.facts import scheduled_rates
 from reproalign.mmpo.cli import APP
 from reproalign.mmpo.config import PreferenceConfig, RewardConfig, SFTRunConfig
 from reproalign.mmpo.released import count_steps
@@ -52,19 +52,6 @@ def rows_that_make(config: Any, per_epoch: int, near: int) -> list[int]:
     return [low, high]
 
 
-def rates(arguments: TrainingArguments, total: int, steps: Any) -> dict[int, float]:
-    """Learning rates in force after so many optimiser steps, by the scheduler that the Trainer builds."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
-    schedule = get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(total), total)
-    found = {}
-    for step in range(1, total + 1):
-        optimizer.step()
-        schedule.step()
-        if step in steps:
-            found[step] = schedule.get_last_lr()[0]
-    return found
-
-
 def derived(config: Any, stated: dict[str, Fact], folder: Any) -> dict[str, Any]:
     trainer = config.trainer
     found = launch_facts(config)
@@ -95,7 +82,7 @@ def derived(config: Any, stated: dict[str, Fact], folder: Any) -> dict[str, Any]
         ((found["steps_per_epoch"], found["steps"]),) = counts
         found["rows"] = [low, high]
         found["warmup_steps"] = arguments.get_warmup_steps(found["steps"])
-        found["rate_at"] = rates(arguments, found["steps"], stated["rate_at"].value)
+        found["rate_at"] = scheduled_rates(arguments, found["steps"], stated["rate_at"].value)
     return found
 
 

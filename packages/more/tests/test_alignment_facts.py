@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, TrainingArguments, get_scheduler
+from transformers import AutoModelForCausalLM, TrainingArguments
 
 from reproalign.common.generation.samples import read_selected
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.recipes import read_headers
 from reproalign.common.testing import assert_facts, launch_facts, read_facts, recipe_config, refusal
+from reproalign.common.testing.facts import scheduled_rates
 from reproalign.common.training.sft import IGNORED, tokenize_responses
 from reproalign.more.cli import APP, main
 from reproalign.more.study.results import Key, published_results
@@ -26,20 +26,6 @@ QUERIES = 80_000  # how many there were is not stated; the facts are of so many
 MODELS = [(base, scheme) for base in ("pythia-1.4b", "pythia-2.8b", "llama-2-7b") for scheme in ("more", "multitask")]
 
 
-def rates(trainer: dict[str, Any], steps: int, ticks: list[int]) -> dict[int, float]:
-    """Learning rates of the named optimiser steps, counted from 1 (the last: what is left after it)."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=trainer["learning_rate"])
-    warmup = TrainingArguments(output_dir="x", warmup_steps=trainer["warmup_steps"]).get_warmup_steps(steps)
-    schedule = get_scheduler(trainer["lr_scheduler_type"], optimizer, warmup, steps)
-    found = {}
-    for tick in range(1, steps + 1):
-        optimizer.step()
-        schedule.step()
-        if tick in ticks:
-            found[tick] = schedule.get_last_lr()[0]
-    return found
-
-
 @pytest.mark.parametrize("name", [*ALIGNED, "alpaca-7b-sft"])
 def test_rejection_sampling_fine_tuning_is_the_published_launch(name):
     config = recipe_config(APP, f"experiment={name}")
@@ -49,7 +35,14 @@ def test_rejection_sampling_fine_tuning_is_the_published_launch(name):
     facts |= {
         "steps_per_epoch": steps // facts["epochs"],
         "ticks": steps,
-        "rates_at": rates(config.trainer, steps, list(stated["rates_at"].value)),
+        "rates_at": scheduled_rates(
+            TrainingArguments(
+                output_dir="x",
+                **{key: config.trainer[key] for key in ("learning_rate", "lr_scheduler_type", "warmup_steps")},
+            ),
+            steps,
+            stated["rates_at"].value,
+        ),
         "max_length": config.max_length,
         "loss_mean": config.loss_mean,
         "layout": config.layout,

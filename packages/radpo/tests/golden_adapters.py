@@ -15,10 +15,10 @@ from transformers.modeling_outputs import CausalLMOutput
 from reproalign.common.config import DataConfig
 from reproalign.common.data.collate import IGNORED
 from reproalign.common.data.templates import TEMPLATES
-from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.models.value_head import DetachedValueHead
+from reproalign.common.testing.oracle import run_logps
 from reproalign.common.training.unpaired import kl_estimate, tokenwise_kl_estimate
 from reproalign.radpo import loss
 from reproalign.radpo.config import LossConfig, ReleasedConfig, TrainConfig
@@ -59,12 +59,8 @@ def gradients(losses: Tensor, *inputs: Tensor) -> list[Tensor | None]:
 @adapter
 def token_logps_(inputs: Case, params: Case) -> Any:
     logits = vector(inputs["logits"], grad=True)
-    states, targets = logits[:, :-1], torch.tensor(inputs["labels"])[:, 1:]
-    scored = targets != IGNORED
-    # The run reads states through the head, so logits are states behind a head that changes nothing.
-    head = torch.eye(states.shape[-1], dtype=states.dtype)
-    found = chunked_token_logps(states[scored], head, targets[scored])
-    logps = torch.zeros(targets.shape, dtype=found.dtype).masked_scatter(scored, found)
+    found, scored = run_logps(logits, torch.tensor(inputs["labels"]))
+    logps = torch.zeros(scored.shape, dtype=found.dtype).masked_scatter(scored, found)
     (gradient,) = torch.autograd.grad(logps, logits, grad_outputs=vector(inputs["upstream"]))
     return {"logps": logps, "grad_logits": gradient}
 

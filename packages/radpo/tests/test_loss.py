@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
+from reproalign.common.data.collate import IGNORED
 from reproalign.common.logprobs.plain import differentiable
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
-from reproalign.common.testing.oracle import IGNORE, token_logps
+from reproalign.common.testing.oracle import token_logps
 from reproalign.common.training.unpaired import kl_estimate, tokenwise_kl_estimate
 from reproalign.radpo import loss, risk
 
@@ -264,7 +265,7 @@ TEXTS = [
 def log_ratios(policy: torch.nn.Module, reference: torch.nn.Module, batch: dict[str, Tensor], prefix: str) -> Tensor:
     """Sums over the completion tokens of TRL's own batch."""
     ids, attended = batch[f"{prefix}input_ids"], batch[f"{prefix}attention_mask"]
-    labels = ids.masked_fill(batch[f"{prefix}completion_mask"] == 0, IGNORE)
+    labels = ids.masked_fill(batch[f"{prefix}completion_mask"] == 0, IGNORED)
     sums = [
         token_logps(model(input_ids=ids, attention_mask=attended).logits, labels).sum(1)
         for model in (policy, reference)

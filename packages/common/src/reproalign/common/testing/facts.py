@@ -11,11 +11,14 @@ A package's test derives the same names from its recipes with the functions that
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
+from transformers import TrainingArguments, get_scheduler
 
 from reproalign.common.cli import App, find_verb
 from reproalign.common.invocation import load_object
@@ -125,3 +128,16 @@ def _agree(found: Any, stated: Any, rel: float) -> bool:
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (stated, found))
         return numbers and found == pytest.approx(stated, rel=rel)
     return type(found) is type(stated) and bool(found == stated)
+
+
+def scheduled_rates(arguments: TrainingArguments, total: int, steps: Collection[int]) -> dict[int, float]:
+    """Learning rates after so many of ``total`` optimiser steps, by the scheduler that the Trainer builds."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
+    schedule = get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(total), total)
+    found = {}
+    for step in range(1, total + 1):
+        optimizer.step()
+        schedule.step()
+        if step in steps:
+            found[step] = schedule.get_last_lr()[0]
+    return found

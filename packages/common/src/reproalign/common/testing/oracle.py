@@ -1,16 +1,17 @@
-"""The oracle: log-probabilities from full logits, written to be read."""
+"""Log-probabilities from full logits: the oracle, written to be read, and the run's own way."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-IGNORE = -100
+from reproalign.common.data.collate import IGNORED
+from reproalign.common.logprobs.chunked import chunked_token_logps
 
 
 def token_logps(
-    logits: Float[Tensor, "batch seq vocab"], labels: Int[Tensor, "batch seq"], ignore_index: int = IGNORE
+    logits: Float[Tensor, "batch seq vocab"], labels: Int[Tensor, "batch seq"], ignore_index: int = IGNORED
 ) -> Float[Tensor, "batch seq-1"]:
     """Log-probability of every label given the tokens before it, in nats.
 
@@ -27,3 +28,16 @@ def token_logps(
     logps = torch.log_softmax(logits[:, :-1], dim=-1)
     picked = torch.gather(logps, 2, targets.masked_fill(~scored, 0).unsqueeze(2)).squeeze(2)
     return picked * scored
+
+
+def run_logps(
+    logits: Float[Tensor, "batch seq vocab"], labels: Int[Tensor, "batch seq"], ignore_index: int = IGNORED
+) -> tuple[Float[Tensor, " tokens"], Bool[Tensor, "batch seq-1"]]:
+    """Log-probabilities of the scored labels as a run computes them, row by row, and where they stand.
+
+    A run reads states through the head, so the logits are the states of a head that changes nothing.
+    """
+    states, targets = logits[:, :-1], labels[:, 1:]
+    scored = targets != ignore_index
+    head = torch.eye(states.shape[-1], dtype=states.dtype)
+    return chunked_token_logps(states[scored], head, targets[scored]), scored
