@@ -27,7 +27,7 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.mappings import flatten
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model, check_reward_model, model_kind
-from reproalign.common.records import Run, fingerprint_folder
+from reproalign.common.records import Run
 from reproalign.common.training.checkpoints import resume_from
 from reproalign.common.training.fit import FINAL, metric_rows
 
@@ -193,7 +193,7 @@ def _finish(
 ) -> None:
     if run.is_main:
         keep_final(run.dir / FINAL, config, learner.model, tokenizer)
-        run.add_fingerprint("weights", FINAL, fingerprint_folder(run.dir / FINAL), made=True)
+        run.made_weights(FINAL, run.dir / FINAL)
         history = metric_rows(run.dir)
         run.set_metrics(summary(history))
         draw(history, run.dir / "plots" / "training.png")

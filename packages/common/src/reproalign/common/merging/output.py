@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer
 
 from reproalign.common.errors import UserError, first_line
-from reproalign.common.files import write_json, write_text
+from reproalign.common.files import write_json
 from reproalign.common.merging.blocks import auto_class, meta_model
 from reproalign.common.merging.checkpoint import read_json
 from reproalign.common.merging.planning import MergePlan
@@ -66,56 +65,6 @@ def copy_files(template: Path, folder: Path) -> None:
 def made_by(method: str) -> str:
     """Say how ``reproalign merge`` made a result, for its card."""
     return f"`reproalign merge` with `method={method}` ({METHODS[method].source})"
-
-
-def write_card(
-    folder: Path,
-    *,
-    title: str,
-    made_by: str,
-    plan: Mapping[str, Any],
-    hashes: Mapping[str, Mapping[str, str]],
-    lines: list[str],
-) -> None:
-    """Write ``README.md``: what was merged, from which files, how.
-
-    Args:
-        folder: of the model.
-        title: first line.
-        made_by: command, method and its source.
-        plan: the merge, as a plan file.
-        hashes: SHA-256 of every input file, by input and file name.
-        lines: further sentences.
-    """
-    import yaml
-
-    text_of_plan = yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True).rstrip()
-    inputs = "\n".join(
-        f"| {label} | {name} | `{digest}` |" for label, files in hashes.items() for name, digest in files.items()
-    )
-    notes = "\n".join(f"- {line}" for line in lines)
-    text = f"""---
-library_name: transformers
-tags:
-- merge
----
-# {title}
-
-Merged by {made_by}.
-
-## Inputs
-
-| input | file | SHA-256 |
-|---|---|---|
-{inputs}
-
-## Plan
-
-```yaml
-{text_of_plan}
-```
-"""
-    write_text(folder / "README.md", text + (f"\n## Notes\n\n{notes}\n" if notes else ""))
 
 
 def verify(folder: Path, plan: MergePlan, how: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reproalign.common.mappings import flatten
+from reproalign.common.records.fingerprints import identity_of
 
 # Measures of the machine, not of the method.
 TIMING = ("runtime", "per_second", "seconds", "flos", "memory")
@@ -42,7 +43,7 @@ def compare(
     for kind in ("data", "weights"):
         for side, record in ((first, left), (second, right)):
             for name, entry in record.get("fingerprints", {}).get(kind, {}).items():
-                side[f"{kind}.{name}"] = entry["sha256"]
+                side[f"{kind}.{name}"] = identity_of(entry)
     for key in sorted(first.keys() | second.keys()):
         timing = key.startswith("metrics.") and any(word in key for word in TIMING)
         inexact = tolerance > 0 and key.startswith("weights.")

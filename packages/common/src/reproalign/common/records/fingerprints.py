@@ -1,12 +1,16 @@
-"""Fingerprints of weights: what makes two models the same model."""
+"""What identifies weights and data: a hash of their content, or the commit of a repository that holds them."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from reproalign.common.files import sha256_file
+
+_COMMIT = re.compile(r"(.+@)?[0-9a-f]{40}")
 
 
 def fingerprint_folder(folder: Path, known: Mapping[str, str] | None = None) -> str:
@@ -26,3 +30,23 @@ def fingerprint_folder(folder: Path, known: Mapping[str, str] | None = None) -> 
     for path in weights:
         total.update(f"{path.name} {(known or {}).get(path.name) or sha256_file(path)}\n".encode())
     return total.hexdigest()
+
+
+def identity_entry(identity: str) -> dict[str, str]:
+    """Return an identity under the name of what it is, for a record.
+
+    Returns:
+        ``sha256`` of content; ``commit`` of a Hub repository (``org/model@1f2e…``); ``unresolved`` where the commit
+        could not be found out (``org/model@main``), which may stand for other weights tomorrow.
+    """
+    if _COMMIT.fullmatch(identity):
+        return {"commit": identity}
+    return {"unresolved" if "@" in identity else "sha256": identity}
+
+
+def identity_of(entry: Mapping[str, Any]) -> str:
+    """Return the identity in an entry of a record; empty if there is none.
+
+    Records of version 0.1 have every identity under ``sha256``.
+    """
+    return str(next((entry[key] for key in ("sha256", "commit", "unresolved") if entry.get(key)), ""))

@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,9 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.mappings import flatten
+from reproalign.common.records.card import write_cards
 from reproalign.common.records.environment import git_state, hardware, package_versions, peak_memory
+from reproalign.common.records.fingerprints import fingerprint_folder, identity_entry, identity_of
 from reproalign.common.records.lineage import RECORD, input_runs
 
 # Keys that may change between the first start of a run and its resumption.
@@ -97,6 +100,8 @@ class Run:
         self.record["wall_seconds"] = self._seconds_before + time.perf_counter() - self._started
         self.record["peak_memory"] = peak_memory()
         self._write()
+        if status == "finished":
+            write_cards(self.dir, self.record)
 
     def _undo(self) -> None:
         """Remove what this run wrote: its files, and the folders it made unless another run uses them by now."""
@@ -120,20 +125,44 @@ class Run:
         self.record["metrics"] |= metrics
         self._write()
 
-    def add_fingerprint(self, kind: str, name: str, sha256: str, /, *, made: bool = False, **facts: Any) -> None:
+    def add_fingerprint(self, kind: str, name: str, identity: str, /, *, made: bool = False, **facts: Any) -> None:
         """Record what ``data`` or ``weights`` went in, or came out (``made``).
+
+        Args:
+            kind: ``data`` or ``weights``.
+            name: the part it plays: ``train``, ``policy``.
+            identity: SHA-256 of the content, or ``org/name@commit`` of a Hub repository.
+            made: it came out.
+            facts: where it was, how many rows it has.
 
         Raises:
             UserError: if the run is resumed and what goes in is not what it was: old results would be mixed with new.
         """
         known = self.record["fingerprints"].setdefault(kind, {})
-        if not made and name in known and known[name]["sha256"] != sha256:
+        if not made and name in known and identity_of(known[name]) != identity:
             raise UserError(
                 f"output_dir={self.dir}: {kind} '{name}' is not what it was when this run began; choose another "
                 "output_dir, or put back what was changed"
             )
-        known[name] = {"sha256": sha256, **facts}
+        known[name] = {**identity_entry(identity), **facts}
         self._write()
+
+    def used_data(self, name: str, provenance: Mapping[str, Any]) -> None:
+        """Record data that went in: ``provenance`` holds its ``sha256``, and what else is known of it."""
+        facts = dict(provenance)
+        self.add_fingerprint("data", name, facts.pop("sha256", ""), **facts)
+
+    def made_weights(self, name: str, folder: Path, identity: str | None = None, **facts: Any) -> None:
+        """Record weights that came out, in a folder of this run; when the run is finished a model card is put there.
+
+        Args:
+            name: the part they play, mostly ``model``.
+            folder: inside the run's folder.
+            identity: None: the fingerprint of the folder.
+            facts: further ones.
+        """
+        place = {"folder": str(folder.relative_to(self.dir))}
+        self.add_fingerprint("weights", name, identity or fingerprint_folder(folder), made=True, **place, **facts)
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``."""

@@ -22,7 +22,7 @@ from reproalign.common.config import BaseRunConfig, ModelConfig
 from reproalign.common.files import write_json
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.load import merge_adapter
-from reproalign.common.records import Run, fingerprint_folder
+from reproalign.common.records import Run
 from reproalign.common.training.checkpoints import resume_from
 from reproalign.common.training.collecting import CollectingTrainer
 from reproalign.common.training.precision import PrecisionCallback, keep_float32
@@ -86,7 +86,7 @@ def fit(
     run.set("training", {name: value for name, value in result.metrics.items() if isinstance(value, int | float)})
     folder = save_final(trainer, run.dir, tokenizer, config.model, notes or {})
     if PartialState().is_main_process:
-        run.add_fingerprint("weights", FINAL, fingerprint_folder(folder), made=True)
+        run.made_weights(FINAL, folder)
     return folder
 
 

@@ -26,7 +26,7 @@ from reproalign.common.merging.ensemble import EnsemblePlan, plan_ensemble, veri
 from reproalign.common.merging.ensemble import write_files as write_ensemble_files
 from reproalign.common.merging.inputs import Inputs, open_inputs
 from reproalign.common.merging.methods import task_arithmetic_weights
-from reproalign.common.merging.output import copy_files, made_by, verify, write_card, write_files
+from reproalign.common.merging.output import copy_files, made_by, verify, write_files
 from reproalign.common.merging.planning import MergePlan, make_plan, plan_identity
 from reproalign.common.merging.report import adapter_table, as_plan_file, plan_table, print_notes
 from reproalign.common.merging.settings import Settings, normalized_weights, parse_size, resolve
@@ -156,13 +156,13 @@ def write_merge(
         Console(highlight=False).print(adapter_table(settings, made))
         write_adapter(run, made, inputs, plan=as_plan_file(settings), made_by=by)
     elif isinstance(made, EnsemblePlan):
-        _write_ensemble(run, config, settings, made)
+        _write_ensemble(run, config, settings, made, by)
     else:
         with _hashing(inputs.files) as hashes:
             _write_model(run, config, made, inputs, hashes, by, noting)
 
 
-def _write_ensemble(run: Run, config: MergeConfig, settings: Settings, plan: EnsemblePlan) -> None:
+def _write_ensemble(run: Run, config: MergeConfig, settings: Settings, plan: EnsemblePlan, by: str) -> None:
     print_notes(Console(stderr=True, highlight=False), plan.notes)
     folder = run.dir / PARTIAL
     shutil.rmtree(folder, ignore_errors=True)
@@ -172,15 +172,11 @@ def _write_ensemble(run: Run, config: MergeConfig, settings: Settings, plan: Ens
         run.add_fingerprint("weights", name, digest)
     with space_needed(f"output_dir={run.dir}"):
         write_ensemble_files(folder, plan)
-        title = f"An ensemble of {len(plan.members)} models"
-        hashes = {name: {"weights": digest} for name, digest in digests.items()}
-        card = as_plan_file(settings)
-        write_card(folder, title=title, made_by=made_by("ensemble"), plan=card, hashes=hashes, lines=plan.notes)
     checked = verify_ensemble(folder, config.verify)
     folder.rename(run.dir / "model")
-    run.add_fingerprint("weights", "model", identify_weights(str(run.dir / "model"), None), made=True)
+    run.made_weights("model", run.dir / "model", identify_weights(str(run.dir / "model"), None))
     run.set("verified", checked)
-    run.set("notes", plan.notes)
+    _note(run, "model", by, as_plan_file(settings), plan.notes)
     print(f"ensemble of {len(plan.members)} models ({checked}): {run.dir / 'model'}")
 
 
@@ -217,27 +213,18 @@ def _write_model(
     notes = noting(digests) if noting else []
     print_notes(Console(stderr=True, highlight=False), notes)
     plan.agreement.notes += notes
-    with space_needed(f"output_dir={run.dir}"):
-        write_card(
-            folder,
-            title=f"A merge of {len(inputs.models)} models",
-            made_by=by,
-            plan=as_plan_file(plan.settings),
-            hashes=digests,
-            lines=plan.agreement.notes,
-        )
     (folder / JOURNAL).unlink()
     target = run.dir / "model"
     folder.rename(target)
-    run.add_fingerprint("weights", "model", sha256_json(files), made=True, files=files)
+    run.made_weights("model", target, sha256_json(files), files=files)
     run.set_metrics({"tensors": len(plan.jobs), "bytes": plan.output_bytes})
     run.set("verified", checked)
-    run.set("notes", plan.agreement.notes)
+    _note(run, "model", by, as_plan_file(plan.settings), plan.agreement.notes)
     print(f"merged model ({decimal(plan.output_bytes)}, {len(plan.jobs)} tensors, {checked}): {target}")
 
 
 def write_adapter(run: Run, merged: MergedAdapter, inputs: Inputs, *, plan: Mapping[str, Any], made_by: str) -> None:
-    """Write a merged adapter into the run's folder as ``adapter``, with its record and its card.
+    """Write a merged adapter into the run's folder as ``adapter``, and record it.
 
     Args:
         run: open.
@@ -254,21 +241,25 @@ def write_adapter(run: Run, merged: MergedAdapter, inputs: Inputs, *, plan: Mapp
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     with _hashing(inputs.files) as hashes:
-        digests = _record_inputs(run, hashes)
+        _record_inputs(run, hashes)
     with space_needed(f"output_dir={run.dir}"):
         save_file(merged.tensors, folder / WEIGHTS, metadata={"format": "pt"})
         write_json(folder / CONFIG, merged.config)
         if merged.manifest:
             write_json(folder / MANIFEST, merged.manifest)
         copy_files(inputs.adapters[0].folder, folder)
-        title = f"A merge of {len(inputs.adapters)} adapters"
-        write_card(folder, title=title, made_by=made_by, plan=plan, hashes=digests, lines=merged.notes)
     files = {WEIGHTS: sha256_file(folder / WEIGHTS)}
     folder.rename(run.dir / "adapter")
-    run.add_fingerprint("weights", "adapter", sha256_json(files), made=True, files=files)
+    run.made_weights("adapter", run.dir / "adapter", sha256_json(files), files=files)
     run.set_metrics({"factor_delta_gap": merged.gap, "error": merged.error})
-    run.set("notes", merged.notes)
+    _note(run, "adapter", made_by, plan, merged.notes)
     print(f"merged adapter: {run.dir / 'adapter'}")
+
+
+def _note(run: Run, folder: str, by: str, plan: Mapping[str, Any], notes: list[str]) -> None:
+    """Record how a folder of the run was merged, for its card."""
+    run.set("merges", {**run.record.get("merges", {}), folder: {"by": by, "plan": dict(plan)}})
+    run.set("notes", notes)
 
 
 def _merge_adapters(settings: Settings, inputs: Inputs) -> MergedAdapter:
