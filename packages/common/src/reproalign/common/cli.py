@@ -25,6 +25,7 @@ APP = App(
         ("show", "print one record, or several side by side", "reproalign.common.cli:show"),
         ("verify", "say whether two records agree, number by number", "reproalign.common.cli:verify"),
         ("replay", "run a record again, then verify the two", "reproalign.common.cli:replay"),
+        ("push", "push a finished run's model to the Hugging Face Hub, with its card", "reproalign.common.cli:push"),
     ),
 )
 
@@ -58,6 +59,22 @@ def replay(argv: Sequence[str]) -> int:
     parser.add_argument("--output-dir", type=Path, help="where to (default: the run's own, with -replay behind it)")
     parser.add_argument("--tolerance", type=float, default=0.0, help="relative, absolute below 1 (default: exact)")
     return _replay(parser.parse_args(argv))
+
+
+def push(argv: Sequence[str]) -> int:
+    """``reproalign push RUN ORG/NAME``."""
+    from reproalign.common.records import hub
+
+    parser = WordParser(prog="reproalign push", description="Push a finished run's model with its card and its record.")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("repo", metavar="ORG/NAME", help="where to; made if there is no such repository")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--folder", help="which model, of a run that made several")
+    parser.add_argument("--base", metavar="ORG/NAME", help="base of an adapter trained on a local folder")
+    given = parser.parse_args(argv)
+    hub.check_push(given.repo, "repository")
+    print(f"pushed: {hub.push(given.run, given.repo, private=given.private, folder=given.folder, base=given.base)}")
+    return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -148,13 +165,14 @@ def _replay(arguments: argparse.Namespace) -> int:
         if now != was:
             print(f"reproalign: note: {name} is {now}, the record was made with {was}", file=sys.stderr)
     resume = {"resume": "auto"} if "resume" in record["config"] else {}
+    unpushed = {"hub": {"push": None, "private": False}} if "hub" in record["config"] else {}
     invocation = Invocation(
         command=[*shlex.split(record["command"]), f"output_dir={target}"],
         package=record["package"],
         verb=record["verb"],
         schema=record["schema"],
         target=record["target"],
-        config={**record["config"], "output_dir": str(target), **resume},
+        config={**record["config"], "output_dir": str(target), **resume, **unpushed},
         recipe=record.get("recipe"),
     )
     code = start(invocation, dry_run=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from reproalign.common.options import option
 from reproalign.common.precision import settle_precision
 
 
@@ -112,6 +113,14 @@ class LaunchConfig:
 
 
 @dataclass
+class HubConfig:
+    """Where the finished model goes."""
+
+    push: str | None = option(None, help="repository on the Hugging Face Hub, ORG/NAME", null="the model is not pushed")
+    private: bool = option(False, help="make a new repository private")
+
+
+@dataclass
 class ReferenceConfig:
     """How the frozen reference policy is held."""
 
@@ -140,6 +149,7 @@ class BaseRunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments
+    hub: HubConfig = field(default_factory=HubConfig)
 
     @staticmethod
     def settle(config: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, carry_out, load_object, structured
 from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
+from reproalign.common.records.hub import check_push, push
 from reproalign.common.records.run import check_folder
 
 AT_ONCE = "at_once"  # a run with this key starts others, whose launch its section is
@@ -34,6 +35,38 @@ def start(invocation: Invocation, *, dry_run: bool, check_options: str = "") -> 
         dry_run: stop after the checks.
         check_options: ``module:function(config)`` of the verb's own checks, which see the launch that was chosen.
     """
+    hub = invocation.config.get("hub") or {}
+    if hub.get("private") and not hub["push"]:
+        raise UserError("hub.private=true says how hub.push makes a repository; set hub.push=ORG/NAME, or remove it")
+    if hub.get("push"):
+        _check_hub(invocation, hub["push"])
+    code = _start(invocation, dry_run=dry_run, check_options=check_options)
+    if hub.get("push") and not code and not dry_run and not invocation.config["launch"]["machine_rank"]:
+        print(f"pushed: {push(Path(invocation.config['output_dir']), hub['push'], private=hub['private'])}")
+    return code
+
+
+def _check_hub(invocation: Invocation, repo: str) -> None:
+    """Refuse a push that cannot be made at the end.
+
+    Raises:
+        UserError: if this run makes several models or none here, or for what the Hub would refuse.
+    """
+    if AT_ONCE in invocation.config or invocation.config["launch"]["slurm"]:
+        why = "prints a script" if invocation.config["launch"]["slurm"] else "makes several models"
+        raise UserError(f"hub.push={repo}: this command {why}; push afterwards with `reproalign push RUN {repo}`")
+    check_push(repo)
+    lora = invocation.config["model"]["lora"]
+    if lora["enabled"] and not lora["merge"]:
+        name = invocation.config["model"]["name"]
+        if ":" in name or Path(name).expanduser().is_dir():
+            raise UserError(
+                f"hub.push={repo}: an adapter of {name}, which is not on the Hub, is of no use there; set "
+                f"model.lora.merge=true, or push afterwards with `reproalign push RUN {repo} --base ORG/BASE`"
+            )
+
+
+def _start(invocation: Invocation, *, dry_run: bool, check_options: str) -> int:
     if "launch" not in invocation.config or AT_ONCE in invocation.config:
         carry_out(invocation)
         return 0

@@ -27,7 +27,11 @@ from reproalign.common.records.fingerprints import fingerprint_folder, identity_
 from reproalign.common.records.lineage import RECORD, input_runs
 
 # Keys that may change between the first start of a run and its resumption.
-VOLATILE = ("resume", "on_bad_checkpoint", "launch.machine_rank", "launch.main_address", "launch.main_port")
+VOLATILE = (
+    *("resume", "on_bad_checkpoint"),
+    *("launch.machine_rank", "launch.main_address", "launch.main_port"),
+    *("hub.push", "hub.private"),
+)
 
 
 class Run:
