@@ -34,7 +34,7 @@ class Option:
 
     def __post_init__(self) -> None:
         """Refuse a declaration that says nothing, or two lower or upper ends."""
-        if not self.help and not self.choices:
+        if not self.help:
             raise ValueError("an option needs a help text")
         if (self.above is not None and self.at_least is not None) or (
             self.below is not None and self.at_most is not None
@@ -94,9 +94,16 @@ def option(default: Any = MISSING, *, help: str, **facts: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def section(kind: type, **defaults: Any) -> Any:
-    """Declare keys under a common name: those of the configuration class ``kind``, with other defaults if given."""
-    return dataclasses.field(default_factory=lambda: kind(**defaults))
+def section(kind: type, *, help: str = "", **defaults: Any) -> Any:
+    """Declare keys under a common name.
+
+    Args:
+        kind: the configuration class whose keys they are.
+        help: what the section is about where the class does not say it, e.g. ``the policy``.
+        **defaults: other defaults than the class's.
+    """
+    metadata = {METADATA: Option(help)} if help else {}
+    return dataclasses.field(default_factory=lambda: kind(**defaults), metadata=metadata)
 
 
 def like(kind: type, name: str, default: Any, **facts: Any) -> Any:
