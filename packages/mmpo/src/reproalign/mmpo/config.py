@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproalign.common.config import BACKENDS, DataConfig, LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
-from reproalign.common.options import option, output_dir, section, seed, variant
+from reproalign.common.options import like, option, output_dir, section, seed, variant
 from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
 
 
@@ -130,6 +130,9 @@ class SFTRunConfig(RunConfig):
 
     variant: str = variant(help="released: epochs as transformers 4.38 counts them, ERRATA M5")
     rows: RowRulesConfig = section(RowRulesConfig)
+    trainer: dict[str, Any] = like(
+        RunConfig, "trainer", {}, help="any field of trl.SFTConfig", fields_of="trl:SFTConfig"
+    )
 
 
 @dataclass
@@ -164,7 +167,7 @@ class EvaluateConfig:
         None, help="a RewardBench-format file: prompt, chosen, rejected, subset; prior sets as subsets", null="none"
     )
     batch_size: int = option(4, help="pairs per forward", at_least=1)
-    trainer: dict[str, Any] = option({}, help="any field of transformers.TrainingArguments, e.g. bf16")
+    trainer: dict[str, Any] = like(RunConfig, "trainer", {})
 
 
 @dataclass

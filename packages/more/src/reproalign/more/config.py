@@ -10,7 +10,7 @@ from omegaconf import MISSING
 from reproalign.common.config import BaseRunConfig, RewardModelConfig, TextConfig
 from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.endpoint import EndpointConfig
-from reproalign.common.options import option, output_dir, section, seed, variant
+from reproalign.common.options import like, option, output_dir, section, seed, variant
 from reproalign.common.options.shared import VARIANTS
 
 TIES = {"wrong": "nothing", "half": "1/2"}
@@ -132,7 +132,7 @@ class EvaluateConfig:
         None, help="requests for a readable verdict, with variant=released", at_least=1, null="10"
     )
     confidence: float = option(0.95, help="of a win rate's interval", above=0)
-    trainer: dict[str, Any] = option({}, help="any field of transformers.TrainingArguments, e.g. bf16")
+    trainer: dict[str, Any] = like(BaseRunConfig, "trainer", {})
 
 
 @dataclass

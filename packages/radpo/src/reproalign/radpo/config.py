@@ -16,7 +16,7 @@ from reproalign.common.config import (
     ReferenceConfig,
     RunConfig,
 )
-from reproalign.common.options import option, output_dir, section, seed, variant
+from reproalign.common.options import like, option, output_dir, section, seed, variant
 
 
 @dataclass
@@ -136,7 +136,7 @@ class EvaluateConfig:
     loss: LossConfig = section(LossConfig, help="beta of the rewards, and the risk measure")
     logprobs: LogprobsConfig = section(LogprobsConfig)
     batch_size: int = option(4, help="pairs per forward", at_least=1)
-    trainer: dict[str, Any] = option({}, help="any field of transformers.TrainingArguments, e.g. bf16")
+    trainer: dict[str, Any] = like(RunConfig, "trainer", {})
 
 
 @dataclass

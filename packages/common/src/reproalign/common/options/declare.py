@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
@@ -30,7 +30,9 @@ class Option:
     at_most: int | float | None = None
     null: str = ""
     source: str = ""
+    needs: Mapping[str, str] = field(default_factory=dict)
     fields_of: str = ""
+    fields: Mapping[str, Option | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a declaration that says nothing, or two lower or upper ends."""
@@ -80,7 +82,9 @@ def option(default: Any = MISSING, *, help: str, **facts: Any) -> Any:
             - ``above``, ``at_least``, ``below``, ``at_most``: the range of a number.
             - ``null``: what null stands for, where the key may be null.
             - ``source``: where the default is from, e.g. ``section 4.1``.
+            - ``needs``: a value -> the package that has to be installed for it.
             - ``fields_of``: ``module:dataclass`` of another library whose fields are the keys of this mapping.
+            - ``fields``: what is said of some of these fields: an :class:`Option`, or the key that sets it.
 
     Returns:
         A dataclass field.

@@ -15,7 +15,7 @@ from reproalign.common.config import (
     RewardModelConfig,
     TextConfig,
 )
-from reproalign.common.options import option, output_dir, section, seed
+from reproalign.common.options import like, option, output_dir, section, seed
 
 
 @dataclass
@@ -119,6 +119,9 @@ class AlignConfig(BaseRunConfig):
         "tokens",
         help="what the loss of a step is the mean of",
         choices={"tokens": "the step's tokens", "examples": "MORE's release: one row per device at a time"},
+    )
+    trainer: dict[str, Any] = like(
+        BaseRunConfig, "trainer", {}, help="any field of trl.SFTConfig", fields_of="trl:SFTConfig"
     )
 
 
