@@ -36,7 +36,7 @@ def hub(tmp_path, monkeypatch):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"] or 0))
             if self.path.endswith("/create"):
-                server.private = json.loads(body).get("private")
+                server.made = json.loads(body)
                 return self.answer({"url": f"{server.url}/org/model"})
             if "/preupload/" in self.path:
                 names = [entry["path"] for entry in json.loads(body)["files"]]
@@ -131,7 +131,7 @@ def test_a_push_sends_the_model_with_its_card_and_a_public_record(tmp_path, hub,
     hub.files = {"model-00001-of-00002.safetensors": b"old", "LICENSE": b"kept"}
     assert main(["push", str(finished(tmp_path / "a")), "org/model", "--private"]) == 0
     assert hub.files.keys() == {"model.safetensors", "README.md", "record.json", "LICENSE"}
-    assert hub.private is True
+    assert "private" in hub.made.values()
     assert '"org/model"' in hub.files["README.md"].decode()
     assert str(tmp_path) not in hub.files["record.json"].decode()
     assert "pushed: " in capsys.readouterr().out

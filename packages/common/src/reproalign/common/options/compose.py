@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.invocation import load_object
 from reproalign.common.options.check import check
+from reproalign.common.options.foreign import check_foreign
 from reproalign.common.options.keys import known_keys, locate
 from reproalign.common.options.renamed import Renamed, new_name
 from reproalign.common.options.words import as_word
@@ -46,6 +47,8 @@ def compose(
     overrides: Sequence[str],
     bases: Bases | None = None,
     renamed: Renamed | None = None,
+    *,
+    foreign: bool = True,
 ) -> Composed:
     """Compose the configuration ``config_name`` of ``package`` with ``overrides``.
 
@@ -60,6 +63,7 @@ def compose(
         bases: what was composed of the files before, kept for the next call: for many calls that choose the same files,
             while these do not change.
         renamed: keys of the package that changed their names, see :class:`~reproalign.common.command.app.App`.
+        foreign: also check what takes an import of transformers: keys that are another library's.
 
     Raises:
         UserError: for anything wrong in the words or the values.
@@ -84,6 +88,8 @@ def compose(
         raise UserError(_explain(error)) from error
     resolved = _resolve(composed)
     check(node, resolved)
+    if foreign:
+        check_foreign(node, resolved)
     settle = getattr(node, "settle", None)
     return Composed(settle(resolved) if settle else resolved, recipe)
 
