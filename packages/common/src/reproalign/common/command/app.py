@@ -32,6 +32,7 @@ FLAGS = {
     "--dry-run": "check everything that can be checked without a model, print what would be run, and stop",
     "--traceback": "show Python's traceback with an error",
 }
+SWEPT = ("seeds=", "sweep.")  # words that ask for several runs
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,10 @@ def _dispatch(app: App, words: list[str]) -> int:
         return 0
     unknown = next((word for word in rest if word.startswith("-")), None)
     if unknown:
-        raise UserError(f"unknown flag '{unknown}'; flags are {', '.join(FLAGS)}, everything else is key=value")
+        raise UserError(
+            f"unknown flag '{unknown}'; flags are {', '.join(FLAGS)}, everything else is key=value; "
+            "several runs are seeds=[1,2,3] and sweep.KEY=[A,B]"
+        )
     return _run_verb(app, verb, rest, flags)
 
 
@@ -167,6 +171,8 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
     from reproalign.common.options.compose import compose
 
     check_verb(app.command, app.package, verb.name, overrides)
+    if any(word.startswith(SWEPT) for word in overrides):
+        return _run_sweep(app, verb, overrides, flags)
     composed = compose(app.package, verb.config_name, verb.schema, overrides, renamed=app.renamed)
     if "--cfg" in flags:
         import yaml
@@ -193,6 +199,21 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
         print(f"{app.command} {verb.name}: the configuration is complete")
         return 0
     carry_out(invocation)
+    return 0
+
+
+def _run_sweep(app: App, verb: Verb, words: list[str], flags: set[str]) -> int:
+    import yaml
+
+    from reproalign.common.command.sweep import sweep_invocation
+
+    invocation = sweep_invocation(app.command, app.package, verb, words, app.renamed)
+    if "--cfg" in flags:
+        print(yaml.safe_dump(invocation.config, sort_keys=False, allow_unicode=True), end="")
+    elif "--dry-run" in flags:
+        carry_out(replace(invocation, target="reproalign.common.verbs.sweep:show_plan"))
+    else:
+        carry_out(invocation)
     return 0
 
 

@@ -107,8 +107,11 @@ def _put_values(composed: Any, words: Sequence[str]) -> None:
     for override in OverridesParser.create().parse_overrides(list(words)):
         key, value = override.key_or_group, override.value()
         if override.is_sweep_override():
+            if key == "seed":
+                raise UserError("seed is one number; write seeds=[1,2] to run each")
             raise UserError(
-                f"'{key}' is given several values; write {key}=[A,B] for a list, or quote a text with commas"
+                f"'{key}' is given several values; write sweep.{key}=[A,B] to run each, {key}=[A,B] for a list, or "
+                "quote a text with commas"
             )
         for part in reversed(key.split(".")):
             value = {part: value}
