@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ APP = App(
         ("show", "print one record, or several side by side", "reproalign.common.cli:show"),
         ("verify", "say whether two records agree, number by number", "reproalign.common.cli:verify"),
         ("replay", "run a record again, then verify the two", "reproalign.common.cli:replay"),
+        ("tokens", "print the first training rows of a record as tokens", "reproalign.common.cli:tokens"),
         ("push", "push a finished run's model to the Hugging Face Hub, with its card", "reproalign.common.cli:push"),
     ),
 )
@@ -59,6 +61,24 @@ def replay(argv: Sequence[str]) -> int:
     parser.add_argument("--output-dir", type=Path, help="where to (default: the run's own, with -replay behind it)")
     parser.add_argument("--tolerance", type=float, default=0.0, help="relative, absolute below 1 (default: exact)")
     return _replay(parser.parse_args(argv))
+
+
+def tokens(argv: Sequence[str]) -> int:
+    """``reproalign tokens RUN``."""
+    from reproalign.common.command.tokens import ROWS, show_tokens
+    from reproalign.common.records.run import read_record, recorded_invocation
+
+    parser = WordParser(prog="reproalign tokens", description="Print the first training rows of a record as tokens.")
+    parser.add_argument("run", type=Path, help="run folder or run.json")
+    parser.add_argument("--rows", type=int, default=ROWS, help=f"how many (default: {ROWS})")
+    given = parser.parse_args(argv)
+    if given.rows < 1:
+        raise UserError(f"--rows={given.rows} must be at least 1")
+    record = read_record(given.run)
+    show_tokens(recorded_invocation(record), given.rows)
+    recorded = (record.get("tokens") or {}).get("sha256")
+    print(f"recorded by {given.run}: {recorded or 'nothing (made by an earlier version)'}")
+    return 0
 
 
 def push(argv: Sequence[str]) -> int:
@@ -150,12 +170,9 @@ def _report(left: dict[str, Any], right: dict[str, Any], tolerance: float, ignor
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    import shlex
-
-    from reproalign.common.invocation import Invocation
     from reproalign.common.launch import start
     from reproalign.common.records.environment import package_versions
-    from reproalign.common.records.run import read_record
+    from reproalign.common.records.run import read_record, recorded_invocation
 
     record = read_record(arguments.run)
     folder = Path(record["config"]["output_dir"])
@@ -166,14 +183,11 @@ def _replay(arguments: argparse.Namespace) -> int:
             print(f"reproalign: note: {name} is {now}, the record was made with {was}", file=sys.stderr)
     resume = {"resume": "auto"} if "resume" in record["config"] else {}
     unpushed = {"hub": {"push": None, "private": False}} if "hub" in record["config"] else {}
-    invocation = Invocation(
-        command=[*shlex.split(record["command"]), f"output_dir={target}"],
-        package=record["package"],
-        verb=record["verb"],
-        schema=record["schema"],
-        target=record["target"],
-        config={**record["config"], "output_dir": str(target), **resume, **unpushed},
-        recipe=record.get("recipe"),
+    recorded = recorded_invocation(record)
+    invocation = replace(
+        recorded,
+        command=[*recorded.command, f"output_dir={target}"],
+        config={**recorded.config, "output_dir": str(target), **resume, **unpushed},
     )
     code = start(invocation, dry_run=False)
     return code or _report(record, read_record(target), arguments.tolerance)

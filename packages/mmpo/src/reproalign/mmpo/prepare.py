@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
 from reproalign.common.data.prepare import load_preferences, render_pairs, tokenize_pairs
+from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError, choose
 from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
@@ -82,7 +83,7 @@ def load_pairs(
     """
     data = load_preferences(config.data, rejects_dir=run.dir if run.is_main else None)
     for split, facts in data.provenance.items():
-        run.add_fingerprint("data", split, facts.get("sha256", ""), **{k: v for k, v in facts.items() if k != "sha256"})
+        run.used_data(split, facts)
     margin = isinstance(config, RewardConfig) and config.additive_margin
     options = PairOptions(config.data, config.target, config.pairs, config.seed, margin)
     train = prepare_split(data.train, tokenizer, options, "train", reader)
@@ -90,6 +91,7 @@ def load_pairs(
     if not len(train):
         raise UserError("no training pair is left after the rules of data.*, target.* and pairs.*; loosen them")
     run.set("pairs", {"train": len(train), "evaluation": len(evaluation) if evaluation else 0})
+    used_rows(run, tokenizer, train)
     return Pairs(train, evaluation)
 
 

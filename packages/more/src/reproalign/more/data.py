@@ -23,6 +23,7 @@ from reproalign.common.config import DataConfig
 from reproalign.common.data.cache import fingerprint_dataset, map_cached
 from reproalign.common.data.prepare import read_split
 from reproalign.common.data.reading import local_path, read_local
+from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.records import Run
 from reproalign.common.reward.reading import Reader
@@ -138,6 +139,8 @@ def load_domains(
         *(part.statistics(name, "held out", None) for name, part in held_out.items()),
     ]
     run.set("domains", [asdict(found) for found in statistics])
+    if rows is not None:
+        used_rows(run, reader.tokenizer, rows)
     if run.is_main:
         Console().print(tabulate(statistics))
     return Domains(

@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from reproalign.common.data.cache import fingerprint_dataset
+from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError
 from reproalign.common.records import Run
 from reproalign.radpo.config import TrainConfig
@@ -108,7 +109,7 @@ def read_rows(
         rejects_dir=run.dir,
     )
     for label, facts in examples.provenance.items():
-        run.add_fingerprint("data", label, facts.pop("sha256"), **facts)
+        run.used_data(label, facts)
     rules = row_rules(
         config,
         kind,
@@ -131,4 +132,5 @@ def read_rows(
     for name, dataset in (("train rows", rows), ("held-out pairs", held_out)):
         if dataset is not None:
             run.add_fingerprint("data", name, fingerprint_dataset(dataset), rows=len(dataset))
+    used_rows(run, tokenizer, rows)
     return TrainingRows(rows, released_length(examples.train, rules), held_out, per_pass)

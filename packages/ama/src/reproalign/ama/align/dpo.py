@@ -16,6 +16,7 @@ from reproalign.ama.align.pairs import bradley_terry, check_evaluation, read_pai
 from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.prepare import render_pairs, tokenize_pairs
 from reproalign.common.data.prompts import prompt_text
+from reproalign.common.data.shown import used_rows
 from reproalign.common.data.templates import SEPARATORS, check_separator
 from reproalign.common.data.tokenize import check_lengths
 from reproalign.common.errors import UserError, check_seed, choose
@@ -70,6 +71,7 @@ def dpo(config: DPOConfig, invocation: Invocation) -> None:
         train = tokenized(data.train, tokenizer, config)
         held_out = None if data.evaluation is None else tokenized(data.evaluation, tokenizer, config)
         run.set("pairs", {"train": len(train), "evaluation": len(held_out) if held_out is not None else 0})
+        used_rows(run, tokenizer, train)
         if config.select_best and held_out is None:
             raise UserError(
                 "select_best needs held-out pairs; set data.eval_path=FILE or data.eval_fraction, or select_best=false"

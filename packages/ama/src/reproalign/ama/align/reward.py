@@ -13,6 +13,7 @@ from reproalign.ama.align.config import RewardConfig
 from reproalign.ama.align.pairs import bradley_terry, check_evaluation, read_pairs, report
 from reproalign.common.config import DataConfig
 from reproalign.common.data.collate import PairCollator
+from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import check_seed, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
@@ -58,6 +59,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         if held_out is not None and data.evaluation is not None:
             counts |= {"evaluation": len(held_out), "evaluation_dropped": len(data.evaluation) - len(held_out)}
         run.set("pairs", counts)
+        used_rows(run, tokenizer, train)
         check_evaluation(arguments, held_out)
         assert isinstance(tokenizer.pad_token_id, int)  # load_reward_tokenizer has set it
         model = load_reward(config.model, tokenizer, rules, tokenizer.pad_token_id)

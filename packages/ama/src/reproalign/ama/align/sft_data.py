@@ -19,6 +19,7 @@ from reproalign.common.data.collate import IGNORED
 from reproalign.common.data.prompts import prompt_text
 from reproalign.common.data.reading import read_local
 from reproalign.common.data.records import Message
+from reproalign.common.data.shown import used_rows
 from reproalign.common.data.templates import SEPARATORS, TURN_MARKS, render, render_completion, transcript
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
@@ -73,6 +74,7 @@ def load(config: SFTConfig, rules: TextRules, tokenizer: PreTrainedTokenizerBase
         train = concatenate_datasets([train, texts])
     run.set("rows", counts)
     run.add_fingerprint("data", "train tokens", fingerprint_dataset(train), rows=len(train))
+    used_rows(run, tokenizer, train)
     return Data(train, evaluation)
 
 

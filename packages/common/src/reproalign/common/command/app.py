@@ -30,6 +30,7 @@ FLAGS = {
     "--version": "show the version",
     "--cfg": "print the resolved configuration and stop",
     "--dry-run": "check everything that can be checked without a model, print what would be run, and stop",
+    "--show-tokens": "print the first three training rows as tokens with the loss mask, and stop before training",
     "--traceback": "show Python's traceback with an error",
 }
 SWEPT = ("seeds=", "sweep.")  # words that ask for several runs
@@ -188,6 +189,11 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
         config=composed.config,
         recipe=composed.recipe,
     )
+    if "--show-tokens" in flags:
+        from reproalign.common.command.tokens import show_tokens
+
+        show_tokens(invocation)
+        return 0
     if "--dry-run" in flags and verb.dry_run:
         carry_out(replace(invocation, target=verb.dry_run))
         return 0

@@ -248,6 +248,19 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def recorded_invocation(record: Mapping[str, Any]) -> Invocation:
+    """Return the invocation that a record was made by."""
+    return Invocation(
+        command=shlex.split(record["command"]),
+        package=record["package"],
+        verb=record["verb"],
+        schema=record["schema"],
+        target=record["target"],
+        config=record["config"],
+        recipe=record.get("recipe"),
+    )
+
+
 def _new_record(invocation: Invocation) -> dict[str, Any]:
     package_file = importlib.import_module(invocation.package).__file__ if _is_regular(invocation.package) else None
     return {

@@ -17,6 +17,7 @@ from reproalign.common.config import BaseRunConfig
 from reproalign.common.data.collate import IGNORED
 from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
+from reproalign.common.data.shown import used_rows
 from reproalign.common.data.templates import SEPARATORS, render_completion
 from reproalign.common.data.tokenize import Encoder, Rules, add_special_tokens, split
 from reproalign.common.errors import UserError, choose
@@ -59,6 +60,7 @@ def fine_tune(
     )
     if loss_mean == "examples":
         trainer.model_accepts_loss_kwargs = False  # else each micro-batch is divided by the tokens of the whole step
+    used_rows(run, tokenizer, trainer.train_dataset)
     trainer.add_callback(ManifestCallback())
     fit(trainer, run, config, tokenizer)
     if evaluation is not None:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.data.reading import local_path
+from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
 from reproalign.common.records import Run
@@ -124,6 +125,7 @@ def load(
     counts |= {"trained": len(train), "supervised_tokens": sum(train["supervised"])}
     run.set("rows", counts)
     run.add_fingerprint("data", "train rows", fingerprint_dataset(train), rows=len(train))
+    used_rows(run, tokenizer, train)
     held_out = None
     if sources.held_out:
         held_out = _held_out(sources.held_out, tokens, tokenizer)
