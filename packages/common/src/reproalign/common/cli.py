@@ -99,6 +99,7 @@ def push(argv: Sequence[str]) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from reproalign.common.mappings import flatten
+    from reproalign.common.records.fingerprints import identity_of, shorten
     from reproalign.common.records.lineage import family_tree
     from reproalign.common.records.run import read_record
 
@@ -121,7 +122,7 @@ def _show(arguments: argparse.Namespace) -> int:
     _add_section(table, "metrics", [flatten(record.get("metrics", {})) for record in records])
     prints = [
         {
-            f"{kind}.{name}": entry["sha256"][:16]
+            f"{kind}.{name}": shorten(identity_of(entry))
             for kind, entries in record.get("fingerprints", {}).items()
             for name, entry in entries.items()
         }

@@ -14,7 +14,7 @@ from reproalign.common.generation.dialogues import ask_by
 from reproalign.common.generation.samplers import choose_backend
 from reproalign.common.generation.samples import SCORED
 from reproalign.common.generation.sampling import SamplingRules
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model, check_reward_model
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward_tokenizer
@@ -83,8 +83,7 @@ def sampling_backend(config: BestOfNConfig, run: Run) -> str:
     """Return the backend that the policy is sampled with, and record its weights."""
     check_language_model(config.policy, "policy.name")
     backend = choose_backend(config.backend, LaunchConfig(), 1)
-    weights = identify_weights(config.policy.name, config.policy.revision)
-    run.add_fingerprint("weights", "policy", weights, name=config.policy.name, backend=backend)
+    used_weights(run, "policy", config.policy, backend=backend)
     return backend
 
 

@@ -66,7 +66,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         reader = Reader(tokenizer, rules) if rules else None
         trainer = _trainer(config, tokenizer, reader)
         records, facts = load_evaluation(config.data, rejects_dir=run.dir)
-        run.add_fingerprint("data", "evaluation", facts.pop("sha256"), **facts)
+        run.used_data("evaluation", facts)
         options = PairOptions(config.data, config.target, PairRulesConfig(), config.seed)
         pairs = prepare_split(records, tokenizer, options, "evaluation", reader)
         rewards = Rewards(*trainer.rewards(pairs))

@@ -22,7 +22,7 @@ from reproalign.common.judging.config import check_one_judge, check_pairrm
 from reproalign.common.judging.endpoint import check_endpoint
 from reproalign.common.judging.pairwise import pairrm_folder
 from reproalign.common.judging.verdict import wilson
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
 from reproalign.common.reward.rules import scoring_rules, told_rules
 from reproalign.common.reward.scorer import Scorer, check_finite
@@ -59,8 +59,7 @@ def compare(config: EvaluateConfig, invocation: Invocation) -> None:
     with keeping_answers(), Run.open(invocation) as run:
         for label, rows in zip(labels, entries, strict=True):
             run.add_fingerprint("data", label, sha256_json([asdict(row) for row in rows]), rows=len(rows))
-        weights = identify_weights(config.model.name, config.model.revision)
-        run.add_fingerprint("weights", "reward", weights, name=config.model.name)
+        used_weights(run, "reward", config.model)
         if template:
             run.add_fingerprint("data", "judge prompt", sha256_json(template), path=config.prompts)
         rewards = _score(config, entries)

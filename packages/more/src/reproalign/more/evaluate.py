@@ -10,7 +10,7 @@ from transformers import set_seed
 from reproalign.common.config import BaseRunConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_reward_model, model_kind
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
@@ -62,8 +62,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
             variant=rules.variant,
             ties=ties,
         )
-        weights = identify_weights(config.model.name, config.model.revision)
-        run.add_fingerprint("weights", "reward", weights, name=config.model.name, revision=config.model.revision)
+        used_weights(run, "reward", config.model)
         report(run, trainer.measured(), ties=ties, seed=config.seed, temperature=config.temperature)
         Console().print(f"record and plots: {run.dir}", highlight=False)
 

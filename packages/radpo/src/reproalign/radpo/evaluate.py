@@ -61,7 +61,7 @@ def read_held_out(data: DataConfig, datasets: Sequence[str] | None, run: Run, va
         held_out, datasets or [data.source], "evaluation", variant=variant, rejects_dir=run.dir if run.is_main else None
     )
     for label, facts in provenance.items():
-        run.add_fingerprint("data", label, facts.pop("sha256"), **facts)
+        run.used_data(label, facts)
     return examples
 
 

@@ -11,7 +11,7 @@ from reproalign.common.files import sha256_json
 from reproalign.common.generation.samplers import SAMPLERS, start_sampling
 from reproalign.common.generation.sampling import SamplingRules, read_prompts, sample_shared
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
 from reproalign.radpo.config import SampleConfig
 from reproalign.radpo.evaluate import read_held_out
@@ -56,8 +56,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         outputs = [response for (response,) in responses]
         generator = config.generator or model_label(config.model.name)
         write_outputs(run.dir / OUTPUTS, instructions, outputs, generator)
-        weights = identify_weights(config.model.name, config.model.revision)
-        run.add_fingerprint("weights", "policy", weights, name=config.model.name)
+        used_weights(run, "policy", config.model)
         run.add_fingerprint("data", "responses", sha256_json(outputs), made=True, rows=len(outputs), backend=backend)
         run.set_metrics({"responses": len(outputs), "empty": outputs.count("")})
         Console().print(f"{len(outputs)} responses of {generator}: {run.dir / OUTPUTS}", highlight=False)

@@ -23,7 +23,7 @@ from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.generation.samplers import asking_tokenizer
 from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
@@ -82,8 +82,7 @@ def dpo(config: DPOConfig, invocation: Invocation) -> None:
         reference, train, held_out = hold_reference(mode, config, config.reference, train, held_out, pad_id)
         model = load_causal_lm(config.model, dropout="adapters")
         if run.is_main:
-            weights = identify_weights(config.model.name, config.model.revision)
-            run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
+            used_weights(run, "start", config.model)
         trainer = DPOTrainer(
             beta=config.beta,
             reference=reference,

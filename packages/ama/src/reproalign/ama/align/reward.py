@@ -16,7 +16,7 @@ from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import check_seed, choose
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
@@ -64,8 +64,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         assert isinstance(tokenizer.pad_token_id, int)  # load_reward_tokenizer has set it
         model = load_reward(config.model, tokenizer, rules, tokenizer.pad_token_id)
         if run.is_main:
-            weights = identify_weights(config.model.name, config.model.revision)
-            run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
+            used_weights(run, "start", config.model)
         trainer = RewardTrainer(
             model=model,
             args=arguments,

@@ -29,7 +29,7 @@ from reproalign.common.generation.samplers import asking_tokenizer
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Model
 from reproalign.common.models.forward import unwrap_peft
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_reference
 from reproalign.common.records import Run
@@ -57,8 +57,7 @@ def sft(config: SFTConfig, invocation: Invocation) -> None:
         set_seed(config.seed)  # before the model: adapters begin at random
         model = load_causal_lm(config.model)
         if run.is_main:
-            weights = identify_weights(config.model.name, config.model.revision)
-            run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
+            used_weights(run, "start", config.model)
             run.set("penalty", {"name": config.penalty.name, "weight": config.penalty.weight, **_facts(checked)})
         if checked.distance is not None:
             _check_positions(model, max(map(len, data.train["input_ids"])))

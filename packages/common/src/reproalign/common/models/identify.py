@@ -14,7 +14,7 @@ from reproalign.common.files import sha256_json
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.ensemble_file import is_ensemble, read_ensemble
 from reproalign.common.models.load import model_path
-from reproalign.common.records import fingerprint_folder
+from reproalign.common.records import Run, fingerprint_folder
 
 _WRITER = ("_name_or_path", "transformers_version")
 
@@ -44,6 +44,25 @@ def identify_weights(name: str, revision: str | None, known: Mapping[str, str] |
     if adapter_folder(str(path)):
         return _identify_adapter(path, revision, known)
     return fingerprint_folder(path, known) if path.is_dir() else f"{name}@{hub_commit(name, revision)}"
+
+
+def used_weights(run: Run, role: str, model: ModelConfig, **facts: Any) -> None:
+    """Record the weights that a model begins at: the fingerprint of a folder, or the commit of a Hub repository.
+
+    Only the main process reads them.
+
+    Args:
+        run: the open record.
+        role: what they are for: ``policy``, ``reference``, ``start``.
+        model: ``name`` and ``revision`` are read.
+        facts: what else is to be known of them.
+
+    Raises:
+        UserError: if a resumed run began with other weights.
+    """
+    if run.is_main:
+        identity = identify_weights(model.name, model.revision)
+        run.add_fingerprint("weights", role, identity, name=model.name, revision=model.revision, **facts)
 
 
 def identify_settings(name: str) -> str | None:

@@ -44,6 +44,8 @@ def compare(
         for side, record in ((first, left), (second, right)):
             for name, entry in record.get("fingerprints", {}).get(kind, {}).items():
                 side[f"{kind}.{name}"] = identity_of(entry)
+    if all("tokens" in record for record in (left, right)):  # older records have none
+        first["tokens"], second["tokens"] = (record["tokens"]["sha256"] for record in (left, right))
     for key in sorted(first.keys() | second.keys()):
         timing = key.startswith("metrics.") and any(word in key for word in TIMING)
         inexact = tolerance > 0 and key.startswith("weights.")

@@ -50,3 +50,9 @@ def identity_of(entry: Mapping[str, Any]) -> str:
     Records of version 0.1 have every identity under ``sha256``.
     """
     return str(next((entry[key] for key in ("sha256", "commit", "unresolved") if entry.get(key)), ""))
+
+
+def shorten(identity: str) -> str:
+    """Return an identity cut to what tells it apart on a screen: 16 digits of a hash, 12 of a commit."""
+    name, at, commit = identity.rpartition("@")
+    return f"{name}@{commit[:12]}" if at else identity[:16]

@@ -47,29 +47,48 @@ def read_plain(folder: Path) -> dict[str, Any] | None:
 
 
 def family_tree(folder: Path, record: dict[str, Any]) -> Tree | None:
-    """Draw the runs that a record's inputs came from, and those before them, and the runs it started.
+    """Draw the runs that a record's inputs came from, and those before them, and the runs it started with theirs.
 
     None if there are no such runs. A run whose folder is gone or whose record has changed since is marked.
     """
     tree = Tree(escape(str(folder)))
+    if record.get("parent"):
+        tree.add(escape(f"started by {record['parent']}"))
     _add_inputs(tree, record, {folder.resolve()})
-    for name, child in record.get("children", {}).items():
-        tree.add(escape(f"started {name}: {child['status']}, {child['run']}"))
+    _add_children(tree, folder, record)
     return tree if tree.children else None
 
 
-def _add_inputs(tree: Tree, record: dict[str, Any], seen: set[Path]) -> None:
+def _add_inputs(tree: Tree, record: dict[str, Any], seen: set[Path], within: Path | None = None) -> None:
+    """Add the runs that inputs came from, but for those ``within`` a folder, which are drawn there."""
     for key, entry in record.get("inputs", {}).items():
         folder = Path(entry["run"])
-        before = read_plain(folder)
-        mark = ""
-        if before is None:
-            mark = " (gone)"
-        elif sha256_file(folder / RECORD) != entry["record_sha256"]:
-            mark = " (its record has changed since)"
+        if within is not None and folder.resolve().is_relative_to(within):
+            tree.add(escape(f"{key} from {folder.resolve().relative_to(within)}"))
+            continue
+        before, mark = _read(folder, entry)
         branch = tree.add(escape(f"{key} from {entry['run']}{mark}: {entry['command']}"))
         if before is not None and folder.resolve() not in seen:
             _add_inputs(branch, before, seen | {folder.resolve()})
+
+
+def _add_children(tree: Tree, folder: Path, record: dict[str, Any]) -> None:
+    for name, entry in record.get("children", {}).items():
+        place = folder / name  # a folder that was moved takes its children along
+        child, mark = _read(place, entry)
+        branch = tree.add(escape(f"started {name}: {entry['status']}{mark}"))
+        if child is not None:
+            _add_inputs(branch, child, {place.resolve()}, within=folder.resolve())
+            _add_children(branch, place, child)
+
+
+def _read(folder: Path, entry: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Return the record in a folder, and how it stands to the one that an entry is about."""
+    record = read_plain(folder)
+    if record is None:
+        return None, " (gone)" if "record_sha256" in entry else ""
+    known = entry.get("record_sha256")
+    return record, " (its record has changed since)" if known and sha256_file(folder / RECORD) != known else ""
 
 
 def _words(key: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,7 @@ from reproalign.common.judging.single import (
     requests_for,
 )
 from reproalign.common.judging.single_prompts import NAMES, OWN_PROMPTS, JudgePrompt, Kind, prompts_digest, read_prompts
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
 from reproalign.common.verbs.mt_bench_config import MTBenchConfig
@@ -166,8 +166,7 @@ def _answers(config: MTBenchConfig, questions: Sequence[Question], run: Run) -> 
     model, own = ask_by(config.template, config.model, config.system_message)
     rules = dialogue_rules(config, own)
     backend = choose_backend(config.backend, LaunchConfig(), 1)
-    weights = identify_weights(config.model.name, config.model.revision)
-    run.add_fingerprint("weights", "policy", weights, name=config.model.name, backend=backend)
+    used_weights(run, "policy", config.model, backend=backend)
     answers = answer_questions(
         questions,
         run.dir / ANSWERS,

@@ -22,7 +22,7 @@ from reproalign.common.files import sha256_json, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.logprobs.model import install_completion_logps
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
@@ -62,8 +62,7 @@ def perplexity(config: PerplexityConfig, invocation: Invocation) -> None:
 
     with Run.open(invocation, is_main=state.is_main_process) as run:
         if state.is_main_process:
-            weights = identify_weights(config.model.name, config.model.revision)
-            run.add_fingerprint("weights", "model", weights, name=config.model.name, revision=config.model.revision)
+            used_weights(run, "model", config.model)
             for name, rows in answers.items():
                 run.add_fingerprint("data", name, sha256_json([vars(row) for row in rows]), rows=len(rows))
         state.wait_for_everyone()  # the folder is there

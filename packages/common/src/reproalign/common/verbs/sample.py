@@ -13,7 +13,7 @@ from reproalign.common.generation.samplers import SAMPLERS, start_sampling
 from reproalign.common.generation.samples import RESPONSES, write_rows
 from reproalign.common.generation.sampling import SamplingRules, read_prompts, sample_shared
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
 from reproalign.common.verbs.config import SampleConfig
@@ -49,8 +49,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
             for number, (prompt, texts) in enumerate(zip(prompts, responses, strict=True))
         ]
         write_rows(run.dir / RESPONSES, rows)
-        weights = identify_weights(config.model.name, config.model.revision)
-        run.add_fingerprint("weights", "policy", weights, name=config.model.name)
+        used_weights(run, "policy", config.model)
         run.add_fingerprint("data", "responses", sha256_json(responses), made=True, rows=len(rows), backend=backend)
         texts = [text for row in responses for text in row]
         run.set_metrics({"prompts": len(prompts), "responses": len(texts), "empty": texts.count("")})

@@ -21,7 +21,7 @@ from reproalign.common.files import recover_lines, sha256_json, write_text
 from reproalign.common.generation.best_of_n import best_of_n, sizes
 from reproalign.common.generation.samples import RESPONSES, SCORED, Sampled, find, read_sampled
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
 from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rules
 from reproalign.common.reward.scorer import Scorer, check_finite
@@ -41,8 +41,7 @@ def score(config: ScoreConfig, invocation: Invocation) -> None:
     rows = read_sampled(path)
     with Run.open(invocation) as run:
         run.add_fingerprint("data", "responses", sha256_json([asdict(row) for row in rows]), path=config.responses)
-        weights = identify_weights(config.model.name, config.model.revision)
-        run.add_fingerprint("weights", "reward", weights, name=config.model.name)
+        used_weights(run, "reward", config.model)
         scored = score_responses(rows, config.model, rules, run.dir / SCORED, batch_size=config.batch_size)
         run.set_metrics(_report(scored, run.dir))
         Console().print(f"scores: {run.dir / SCORED}; plot: {run.dir / 'plots'}", highlight=False)

@@ -23,7 +23,7 @@ from reproalign.common.files import atomic_path, space_needed, write_json, write
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.logprobs.model import install_completion_logps
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
 from reproalign.common.records import Run
@@ -81,8 +81,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     full = f"output_dir={config.output_dir}"
     with space_needed(full), Run.open(invocation, is_main=state.is_main_process) as run, space_needed(full):
         if state.is_main_process:
-            weights = identify_weights(config.model.name, config.model.revision)
-            run.add_fingerprint("weights", "model", weights, name=config.model.name, revision=config.model.revision)
+            used_weights(run, "model", config.model)
             run.add_fingerprint("data", "rows", held_out.facts["sha256"], files=list(config.rows))
         state.wait_for_everyone()  # the folder is there
         # Sorting by length pads less; the release's accuracy depends on which rows share a batch.

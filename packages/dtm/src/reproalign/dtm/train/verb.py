@@ -22,7 +22,7 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.merging.adapter_merge import MANIFEST
 from reproalign.common.merging.start import start_manifest
 from reproalign.common.models.adapters import Model
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
@@ -82,8 +82,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         model = _model(config, tokenizer)
         manifest = start_manifest(get_peft_model_state_dict(model)) if isinstance(model, PeftModel) else {}
         if run.is_main:
-            weights = identify_weights(config.model.name, config.model.revision)
-            run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
+            used_weights(run, "start", config.model)
             run.set("adapter_start", manifest)
         trainer = SupervisedTrainer(
             normalisation=checked.normalisation,
