@@ -256,3 +256,33 @@ def test_show_draws_where_a_run_came_from(tmp_path, monkeypatch, capsys):
     shutil.rmtree("runs/b")
     assert main(["show", "runs/c"]) == 0
     assert "runs/b (gone)" in capsys.readouterr().out
+
+
+def test_show_draws_the_runs_that_a_run_started_and_what_these_came_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    finished(Path("runs/start"))
+    with Run.open(invocation(Path("runs/all"))) as parent:
+        for name, source in (("first", "runs/start"), ("second", "runs/all/first")):
+            with Run.open(replace(invocation(Path(f"runs/all/{name}"), model=source), parent="runs/all")):
+                pass
+            parent.set(
+                "children", {**parent.record["children"], name: {"run": f"runs/all/{name}", "status": "finished"}}
+            )
+    assert main(["show", "runs/all"]) == 0
+    drawn = capsys.readouterr().out
+    assert "started first: finished" in drawn
+    assert "model from runs/start: mmpo train" in drawn
+    assert "model from first" in drawn  # not drawn whole again
+    assert main(["show", "runs/all/first"]) == 0
+    assert "started by runs/all" in capsys.readouterr().out
+
+
+def test_what_is_on_the_hub_is_known_by_its_commit_and_not_by_a_hash(tmp_path):
+    identities = {"a": 64 * "0", "b": "org/model@" + 40 * "1", "c": "org/model@main"}
+    with Run.open(invocation(tmp_path / "run")) as run:
+        for name, identity in identities.items():
+            run.add_fingerprint("weights", name, identity)
+    entries = record(tmp_path / "run")["fingerprints"]["weights"]
+    assert [list(entry) for entry in entries.values()] == [["sha256"], ["commit"], ["unresolved"]]
+    before = {"fingerprints": {"weights": {name: {"sha256": identity} for name, identity in identities.items()}}}
+    assert not compare(before, record(tmp_path / "run")).differing  # records of version 0.1 agree
