@@ -20,6 +20,7 @@ from transformers import Trainer
 
 from reproalign.common.training.checkpoints import ManifestCallback
 from reproalign.common.training.precision import keep_float32
+from reproalign.common.training.watch import show_progress
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class CollectingTrainer(Trainer):
         self.loss_is_scaled_for_ga = False  # the loss is a micro-batch mean
         self._collected: dict[str, dict[str, Tensor]] = {"train": defaultdict(_nothing), "eval": defaultdict(_nothing)}
         self.add_callback(ManifestCallback(self.save_state))
+        show_progress(self)
 
     def save_state(self, checkpoint: Path) -> None:
         """Write, on every process, state of a subclass's own into a checkpoint before it is sealed; there is none."""
