@@ -121,7 +121,7 @@ def test_folders_that_may_not_be_written(tmp_path):
     folder = finished(tmp_path / "a")
     with pytest.raises(UserError, match="holds this very run, finished"):
         Run.open(invocation(folder))
-    with pytest.raises(UserError, match=r"belongs to another run \(differs in: loss\.beta\)"):
+    with pytest.raises(UserError, match=r"belongs to another run, `mmpo train` \(differs in: loss\.beta\)"):
         Run.open(invocation(folder, loss={"beta": 0.2}))
     with pytest.raises(KeyboardInterrupt), Run.open(invocation(tmp_path / "b")):
         raise KeyboardInterrupt
@@ -256,3 +256,12 @@ def test_show_draws_where_a_run_came_from(tmp_path, monkeypatch, capsys):
     shutil.rmtree("runs/b")
     assert main(["show", "runs/c"]) == 0
     assert "runs/b (gone)" in capsys.readouterr().out
+
+
+def test_private_files_get_the_mode_of_all_others(tmp_path):
+    """safetensors writes weights that only their owner can read; a group shares runs."""
+    with Run.open(invocation(tmp_path / "a")) as run:
+        weights = run.dir / "model" / "model.safetensors"
+        weights.parent.mkdir()
+        weights.touch(mode=0o600)
+    assert weights.stat().st_mode == (run.dir / "run.json").stat().st_mode

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from reproalign.common.errors import UserError
-from reproalign.common.files import write_json, write_text
+from reproalign.common.files import follow_umask, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.mappings import flatten
 from reproalign.common.records.environment import git_state, hardware, package_versions, peak_memory
@@ -97,6 +97,7 @@ class Run:
         self.record["wall_seconds"] = self._seconds_before + time.perf_counter() - self._started
         self.record["peak_memory"] = peak_memory()
         self._write()
+        follow_umask(self.dir)
 
     def _undo(self) -> None:
         """Remove what this run wrote: its files, and the folders it made unless another run uses them by now."""
@@ -184,9 +185,15 @@ def same_run(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
     if differing or record.get("verb") != invocation.verb:
         names = ", ".join(differing[:5]) + (" …" if len(differing) > 5 else "")
         raise UserError(
-            f"output_dir={folder} belongs to another run (differs in: {names or 'verb'}); choose another output_dir"
+            f"output_dir={folder} belongs to another run, `{_begins(record['command'])}` (differs in: "
+            f"{names or 'verb'}); choose another output_dir"
         )
     return record
+
+
+def _begins(command: str) -> str:
+    words = command.split(" ")
+    return " ".join(words[:3]) + (" …" if len(words) > 3 else "")
 
 
 def config_differences(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
