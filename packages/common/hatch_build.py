@@ -1,7 +1,7 @@
 """Records in what is built which commit it was built from, since an installed package lies in no repository.
 
-``reproalign/common/commit.json`` of a wheel or an sdist is what a run's record has under ``git``. An editable install has
-none: there the repository is asked at every run. A wheel made from an sdist keeps the sdist's.
+``reproalign/common/commit.json`` of a wheel or an sdist is what a run's record has under ``git``. An editable install
+has none: there the repository is asked at every run. A wheel made from an sdist keeps the sdist's.
 """
 
 import json

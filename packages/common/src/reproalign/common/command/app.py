@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import os
 import sys
 import textwrap
 import traceback
@@ -22,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from reproalign.common.console import QUIET
 from reproalign.common.errors import ReportedError, UserError, choose
 from reproalign.common.invocation import Invocation, Verb, carry_out, load_object
 
@@ -30,6 +32,7 @@ FLAGS = {
     "--version": "show the version",
     "--cfg": "print the resolved configuration and stop",
     "--dry-run": "check everything that can be checked without a model, print what would be run, and stop",
+    "--quiet": "show results, warnings and errors, and no progress (also: REPROALIGN_QUIET=1)",
     "--traceback": "show Python's traceback with an error",
 }
 
@@ -84,6 +87,9 @@ def guarded(command: str, action: object, *, show_traceback: bool = False) -> in
     except ReportedError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print(f"{command}: interrupted; the same command resumes an unfinished run", file=sys.stderr)
         return 130
@@ -93,6 +99,8 @@ def _dispatch(app: App, words: list[str]) -> int:
     words = ["--help" if word == "-h" else word for word in words]
     flags = {word for word in words if word in FLAGS}
     words = [word for word in words if word not in flags]
+    if "--quiet" in flags:
+        os.environ[QUIET] = "1"  # which the processes that are started inherit
     if "--version" in flags:
         print(f"{app.command} {_version(app.distribution)}")
         return 0
@@ -106,7 +114,7 @@ def _dispatch(app: App, words: list[str]) -> int:
     if name == "recipes":
         from reproalign.common.command.recipes import recipes_command
 
-        return recipes_command(app.command, app.package, rest, console=Console())
+        return recipes_command(app.command, app.package, rest)
     for other, _, target in app.more:
         if name == other:
             return int(load_object(target)([*rest, *(["--help"] if "--help" in flags else [])]))
