@@ -28,6 +28,11 @@ def is_quiet() -> bool:
     return os.environ.get(QUIET, "") not in ("", "0")
 
 
+def has_bars() -> bool:
+    """Say whether bars are drawn: in a terminal whose user does not want quiet."""
+    return sys.stderr.isatty() and not is_quiet()
+
+
 def results() -> Console:
     """Return the console of what was asked for: standard output."""
     return Console(width=_width(sys.stdout.isatty()), highlight=False)
@@ -54,10 +59,9 @@ def progress(*, shown: bool = True) -> Progress:
     Args:
         shown: false where another process shows it.
     """
-    console = notes()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    hidden = not shown or is_quiet() or not console.is_terminal
-    return Progress(TextColumn("{task.description}"), *columns, console=console, disable=hidden, transient=True)
+    label = TextColumn("{task.description}")
+    return Progress(label, *columns, console=notes(), disable=not (shown and has_bars()), transient=True)
 
 
 def track(items: Sequence[Item], label: str, *, shown: bool = True) -> Iterator[Item]:

@@ -21,6 +21,7 @@ APP = App(
             "reproalign.mmpo.config:SFTRunConfig",
             "reproalign.mmpo.sft:sft",
             launchable=True,
+            previewed=True,
         ),
         Verb(
             "train",
@@ -29,6 +30,7 @@ APP = App(
             "reproalign.mmpo.config:PreferenceConfig",
             "reproalign.mmpo.train:train",
             launchable=True,
+            previewed=True,
         ),
         Verb(
             "reward",
@@ -37,6 +39,7 @@ APP = App(
             "reproalign.mmpo.config:RewardConfig",
             "reproalign.mmpo.train:reward",
             launchable=True,
+            previewed=True,
         ),
         Verb(
             "evaluate",

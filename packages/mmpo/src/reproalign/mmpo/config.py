@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from reproalign.common.config import DataConfig, LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
+from reproalign.common.options import option
 from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
 
 
@@ -15,12 +16,30 @@ from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
 class TargetConfig:
     """From two quality scores to the target probability that the chosen response is preferred."""
 
-    gamma: float | None = None  # margin scale (released: bt_beta); null: hard labels, i.e. plain DPO / BT reward model
+    gamma: float | None = option(
+        help="margin scale (released: bt_beta); published: 0.3 to 2.2 for policies, 0.5 for reward models",
+        at_least=0,
+        null="hard labels, which is plain DPO or a plain Bradley-Terry reward model",
+    )
     margin_transform: str = "raw"  # raw | log-ratio | rank (extensions; the release uses raw differences)
     margin_scale: float = 1.0  # margins are divided by this first
     soft_labels: str | None = None  # JSON list of {prompt_id, p_chosen} that replaces the computed targets
     reflect_soft_labels: bool = True  # p < 1/2: swap the texts and use 1 - p (released); false: keep both as given
     filter_threshold: float | None = None  # drop pairs with margin <= threshold (documented, never done by the release)
+
+
+@dataclass
+class EvaluateTargetConfig(TargetConfig):
+    """The targets that a model is compared with."""
+
+    gamma: Any = option(
+        "auto",
+        help="margin scale; auto: margins as the model was trained on, by the run.json beside it, else hard labels",
+        types=(float, str),
+        choices=("auto",),
+        at_least=0,
+        null="hard labels",
+    )
 
 
 @dataclass
@@ -105,8 +124,13 @@ class EvaluateConfig:
     reference_free: str | None = None  # a policy without reference.model: sum | avg | norm of its token log-probs
     data: DataConfig = field(default_factory=DataConfig)
     logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
-    target: TargetConfig = field(default_factory=TargetConfig)  # soft targets to compare with
-    beta: float = 0.01  # a policy's rewards are beta (log pi - log pi_ref)
+    target: EvaluateTargetConfig = field(default_factory=EvaluateTargetConfig)  # soft targets to compare with
+    beta: float | None = option(
+        None,
+        help="a policy's rewards are beta (log pi - log pi_ref); in training: loss.beta",
+        above=0,
+        null="as the model was trained, by the run.json beside it, else 0.01",
+    )
     n_bins: int = 10  # of the calibration error
     binning: str = "uniform"  # uniform | quantile (equal mass)
     rewardbench: str | None = None  # a RewardBench-format file: prompt, chosen, rejected, subset; prior sets as subsets

@@ -26,6 +26,7 @@ from reproalign.common.reward.rules import NOTE
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.pairs import PairTrainer
+from reproalign.common.training.preview import preview
 from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.mmpo.config import PreferenceConfig, RewardConfig
 from reproalign.mmpo.loss import VARIANTS, check_loss
@@ -52,6 +53,7 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
         pairs = load_pairs(config, tokenizer, run)
+        preview(run, config, arguments, pairs.train, pairs.evaluation, reference=mode)
         reference, *columns = hold_reference(
             mode, config, config.reference, pairs.train, pairs.evaluation, _pad_id(tokenizer)
         )
@@ -80,6 +82,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
         pairs = _in_order(load_pairs(config, tokenizer, run, Reader(tokenizer, rules)), arguments, config, run)
+        preview(run, config, arguments, pairs.train, pairs.evaluation)
         model = load_reward(config.model, tokenizer, rules, _pad_id(tokenizer))
         _record_weights(run, "start", config.model.name, config.model.revision)
         trainer = MMPORewardTrainer(

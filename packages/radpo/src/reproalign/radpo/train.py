@@ -24,6 +24,7 @@ from reproalign.common.models.value_head import DetachedValueHead, attach_value_
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import FINAL, fit, metric_rows
+from reproalign.common.training.preview import preview
 from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.common.training.value_head import clip_value_head_separately
 from reproalign.radpo.config import LossConfig, PolicyConfig, ReleasedConfig, TrainConfig, measure_name
@@ -94,6 +95,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         with PartialState().main_process_first():
             found = read_rows(config, kind, arguments, tokenizer, run)
         rows, pairs = found.rows, found.held_out
+        preview(run, config, arguments, rows, pairs, reference=mode)
         pad = tokenizer.pad_token_id
         assert isinstance(pad, int)  # check_tokenizer has set it
         collator: Any = PairCollator(pad) if kind == "paired" else UnpairedCollator(pad)

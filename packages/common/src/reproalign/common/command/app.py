@@ -31,7 +31,7 @@ FLAGS = {
     "--help": "show this help, or with a verb its keys",
     "--version": "show the version",
     "--cfg": "print the resolved configuration and stop",
-    "--dry-run": "check everything that can be checked without a model, print what would be run, and stop",
+    "--dry-run": "check what can be checked without weights, say what would be run (rows, steps, memory), and stop",
     "--quiet": "show results, warnings and errors, and no progress (also: REPROALIGN_QUIET=1)",
     "--traceback": "show Python's traceback with an error",
 }
@@ -196,7 +196,7 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
     if verb.launchable:
         from reproalign.common.launch import start
 
-        return start(invocation, dry_run="--dry-run" in flags, check_options=verb.check)
+        return start(invocation, dry_run="--dry-run" in flags, check_options=verb.check, previewed=verb.previewed)
     if "--dry-run" in flags:
         print(f"{app.command} {verb.name}: the configuration is complete")
         return 0

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO
 
 from reproalign.common.config import LaunchConfig
-from reproalign.common.errors import UserError
+from reproalign.common.errors import PreviewedError, UserError
 from reproalign.common.invocation import Invocation, carry_out, load_object, structured
 from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
@@ -23,7 +24,7 @@ from reproalign.common.records.run import check_folder
 AT_ONCE = "at_once"  # a run with this key starts others, whose launch its section is
 
 
-def start(invocation: Invocation, *, dry_run: bool, check_options: str = "") -> int:
+def start(invocation: Invocation, *, dry_run: bool, check_options: str = "", previewed: bool = False) -> int:
     """Run ``invocation`` as its ``launch`` section says, without one in this process, and return the exit code.
 
     The configuration is composed once, by the caller; workers read it from a file. Everything that can be refused
@@ -33,6 +34,7 @@ def start(invocation: Invocation, *, dry_run: bool, check_options: str = "") -> 
         invocation: what is run.
         dry_run: stop after the checks.
         check_options: ``module:function(config)`` of the verb's own checks, which see the launch that was chosen.
+        previewed: the verb can say how it would train (:class:`~reproalign.common.invocation.Verb`).
     """
     if "launch" not in invocation.config or AT_ONCE in invocation.config:
         carry_out(invocation)
@@ -64,13 +66,32 @@ def start(invocation: Invocation, *, dry_run: bool, check_options: str = "") -> 
         if planned.command:
             print(f"running: {shlex.join(planned.command)}", file=sys.stderr)
         if dry_run:
-            print(f"{shlex.join(invocation.command)}: would write to {invocation.config['output_dir']}")
+            print(f"{shlex.join(invocation.command)}: would write to {invocation.config['output_dir']}", flush=True)
+            if previewed:
+                _preview(invocation, config, temporary)
             return 0
         if not planned.command:
             carry_out(invocation)
             return 0
         record.write_text(json.dumps(asdict(invocation)), encoding="utf-8")
         return wait_for(planned.command, planned.environment, Path(temporary) / "error")
+
+
+def _preview(invocation: Invocation, config: LaunchConfig, cache: str) -> None:
+    """Prepare the rows of a run in this process, in a cache that is thrown away, until it has said how it would train.
+
+    Args:
+        invocation: of the run.
+        config: its launch.
+        cache: folder of the rows.
+    """
+    here = {**asdict(config), "strategy": "single", "processes": 1, "machines": 1, "machine_rank": 0}
+    changed = {**invocation.config, "launch": here}
+    for name, section in invocation.config.items():
+        if isinstance(section, dict) and "cache_dir" in section:
+            changed[name] = {**section, "cache_dir": cache}
+    with suppress(PreviewedError):
+        carry_out(replace(invocation, config=changed, preview=asdict(config)))
 
 
 def _check_options(invocation: Invocation, function: str) -> None:

@@ -82,7 +82,7 @@ def compose(
         _put_values(composed, words)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
-    resolved = _resolve(composed)
+    resolved = _resolve(composed, node)
     check(node, resolved)
     settle = getattr(node, "settle", None)
     return Composed(settle(resolved) if settle else resolved, recipe)
@@ -166,11 +166,16 @@ def _is_understood(word: str) -> bool:
         return False
 
 
-def _resolve(composed: Any) -> dict[str, Any]:
+def _resolve(composed: Any, schema: type) -> dict[str, Any]:
     try:
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
-            raise UserError(f"{missing[0]} is not set; add {missing[0]}=VALUE to the command or choose a recipe")
+            found = locate(schema, missing[0])
+            null = found[0].option.null if found and found[0].option else ""
+            meaning = f" (null: {null})" if null else ""
+            raise UserError(
+                f"{missing[0]} is not set; add {missing[0]}=VALUE{meaning} to the command or choose a recipe"
+            )
         container = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from error

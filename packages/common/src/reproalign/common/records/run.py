@@ -9,6 +9,7 @@ import math
 import os
 import shlex
 import shutil
+import tempfile
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -51,6 +52,8 @@ class Run:
         Raises:
             UserError: if the folder holds another run, a finished one, or anything else (see :func:`check_folder`).
         """
+        if invocation.preview is not None:
+            return cls(Path(tempfile.mkdtemp(prefix="reproalign-")), _new_record(invocation), is_main=True, fresh=True)
         folder = Path(invocation.config["output_dir"])
         earlier = check_folder(folder, invocation) if is_main else None
         record = _new_record(invocation)
@@ -83,6 +86,9 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self.is_main:
+            return
+        if self.record["preview"] is not None:
+            shutil.rmtree(self.dir)
             return
         children = (self.dir / name for name in self.record["children"])
         worth_keeping = any(path.exists() for path in (*self.dir.glob("checkpoint-*"), *children))
@@ -235,6 +241,7 @@ def _new_record(invocation: Invocation) -> dict[str, Any]:
         "recipe": invocation.recipe,
         "config": invocation.config,
         "seed": invocation.config.get("seed"),
+        "preview": invocation.preview,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "strategy": (invocation.config.get("launch") or {}).get("strategy", "single"),
         "versions": package_versions(invocation.package),

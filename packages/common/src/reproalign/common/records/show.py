@@ -23,8 +23,12 @@ def record_table(records: Mapping[str, dict[str, Any]], *, everything: bool = Fa
         everything: of one record show the keys that have their default, too.
     """
     found = list(records.values())
-    table = Table("", *(Column(name, overflow="fold") for name in records), header_style="bold")
-    for key in FACTS:
+    table = Table(
+        Column("", overflow="fold"), *(Column(name, overflow="fold") for name in records), header_style="bold"
+    )
+    for key in FACTS:  # the command of one record stands above the table, whole
+        if key == "command" and len(found) == 1:
+            continue
         if any(record.get(key) is not None for record in found):
             table.add_row(key, *(text(record.get(key)) for record in found))
     table.add_row("source", *map(_source, found))
