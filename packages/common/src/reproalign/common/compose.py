@@ -23,6 +23,7 @@ from reproalign.common.config import BaseRunConfig
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.invocation import load_object
 from reproalign.common.mappings import flatten
+from reproalign.common.options.choices import named, opened, sections, specialised
 from reproalign.common.precision import settle_precision
 
 COMMON_CONFIGS = "reproalign.common.configs"
@@ -59,7 +60,8 @@ def compose(
         UserError: for anything wrong in the words or the values.
     """
     node = load_object(schema)
-    chosen, words, recipe = [], [], None
+    chosen, recipe = [], None
+    values: dict[str, str] = {}
     for word in overrides:
         key, value = _split(word)
         if key in groups(package):
@@ -67,13 +69,21 @@ def compose(
             recipe = value if key == "experiment" else recipe
             chosen.append(word)
         else:
-            words.append(_check_key(word, key, node))
+            values[key] = value
     choice = (package, config_name, schema, *chosen)
     try:
-        composed = (bases or {}).get(choice) or _compose_files(package, config_name, node, chosen)
+        composed = (bases or {}).get(choice) or _compose_files(package, config_name, opened(node), chosen)
         if bases is not None:
             composed = deepcopy(bases.setdefault(choice, composed))
-        _put_values(composed, words)
+        if sections(node):
+            config = OmegaConf.to_container(composed, resolve=False)
+            assert isinstance(config, dict)
+            named(node, config, values)  # type: ignore[arg-type]
+            node = specialised(node, config)  # type: ignore[arg-type]
+            composed = OmegaConf.merge(OmegaConf.structured(node), OmegaConf.create(config))
+        given = [_split(word)[0] for word in overrides]
+        words = [_check_key(w, key, node) for w, key in zip(overrides, given, strict=True) if key in values]
+        _put_values(composed, [word for word in words if word])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
     resolved = _resolve(composed)
@@ -190,6 +200,8 @@ def _check_key(word: str, key: str, schema: type) -> str:
         if part not in hints:
             hint = did_you_mean(key, known_keys(schema))
             raise UserError(f"unknown key '{key}'{hint}; 'VERB --help' lists the keys")
+        if depth == len(parts) and is_dataclass(hints[part]) and "name" in get_type_hints(hints[part]):
+            return ""  # names the section's class, which the schema already has
         cls = hints[part]
         if any(get_origin(choice) is dict for choice in (cls, *get_args(cls))):
             if not _is_understood(f"++{key}=1"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
 from torch import Tensor, nn
 
 from reproalign.common.config import LogprobsConfig
@@ -14,7 +15,6 @@ from reproalign.common.files import write_json
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.reward.rules import NOTE, RewardRules
 from reproalign.common.training.pairs import PairScores, PairTrainer
-from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
 from reproalign.common.training.reward import PairedRewardTrainer
 from reproalign.mmpo.config import LossConfig
 from reproalign.mmpo.loss import pair_loss, reward_loss
@@ -48,9 +48,7 @@ class LikelihoodTrainer(PairTrainer):
     """Ranks pairs by a policy's own log-probs, without a reference; for evaluation alone."""
 
     def __init__(self, *, normalisation: str, logprobs: LogprobsConfig, **kwargs: Any) -> None:
-        install_completion_logps(
-            kwargs["model"], implementation=logprobs.implementation, chunk_size=logprobs.chunk_size
-        )
+        install_completion_logps(kwargs["model"], logprobs)
         super().__init__(**kwargs)
         self.normalisation = normalisation
 
