@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import pytest
 
-from reproalign.common.recipes import REQUIRED, read_headers
+from reproalign.common.command.recipes import REQUIRED, read_headers
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed, effective_batch, recipe_config
 from reproalign.radpo.cli import APP, main

@@ -15,7 +15,7 @@ from reproalign.common.config import (
     ReferenceConfig,
     RunConfig,
 )
-from reproalign.common.options.choices import one_of
+from reproalign.common.options import one_of
 from reproalign.radpo.objectives.base import RadpoObjective
 
 
@@ -53,7 +53,7 @@ class TrainConfig(RunConfig):
     variant: str = "paper"  # paper | released
     datasets: list[str] | None = None  # several data sets; null: data.source alone
     model: PolicyConfig = field(default_factory=PolicyConfig)
-    loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo")
+    loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo", help="the objective")
     rows: RowsConfig = field(default_factory=RowsConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     released: ReleasedConfig = field(default_factory=ReleasedConfig)
@@ -73,7 +73,7 @@ class EvaluateConfig:
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)  # reference.model is needed
     data: DataConfig = field(default_factory=DataConfig)  # data.eval_path or data.path: a file of pairs
     clean_up_spaces: bool | None = None  # variant=released: as rows.clean_up_spaces of training
-    loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo")
+    loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo", help="the objective")
     logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
     batch_size: int = 4  # pairs per forward
     trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16

@@ -17,7 +17,8 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 
 from reproalign.common.lazy import torch
-from reproalign.common.options import checked, option
+from reproalign.common.options import option
+from reproalign.common.options.check import check_value
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class RiskMeasure:
     name: ClassVar[str]  # as it is chosen by ``loss.risk=``
 
     def __post_init__(self) -> None:
-        checked(self)
+        """Refuse parameters out of range."""
+        check_value(self)
 
     def __call__(self, d: torch.Tensor, log_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return Φ[d] and its derivative in d."""

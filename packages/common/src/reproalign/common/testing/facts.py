@@ -19,9 +19,9 @@ import pytest
 import torch
 from transformers import TrainingArguments, get_scheduler
 
-from reproalign.common.cli import App, find_verb
+from reproalign.common.command.app import App, find_verb
+from reproalign.common.command.recipes import read_headers
 from reproalign.common.invocation import structured
-from reproalign.common.recipes import read_headers
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing.recipes import composed
 

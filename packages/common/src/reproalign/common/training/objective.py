@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from jaxtyping import Bool, Float
 
 from reproalign.common.lazy import torch
+from reproalign.common.options.check import check_value
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,10 @@ class Objective:
     """What a policy is trained on. A subclass adds options as fields, and the equation as ``__call__``."""
 
     name: ClassVar[str]  # as it is chosen on the command line
+
+    def __post_init__(self) -> None:
+        """Refuse options out of range."""
+        check_value(self)
 
     @property
     def needs(self) -> Needs:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from jaxtyping import Float
 
 from reproalign.common.lazy import torch
-from reproalign.common.options.choices import one_of
+from reproalign.common.options import one_of
 from reproalign.common.training.objective import Needs, Responses
 from reproalign.radpo.objectives.tdpo import TokenLevel
 from reproalign.radpo.risk import ReleasedTail, RiskMeasure
@@ -26,7 +26,9 @@ class RaDPO(TokenLevel):
 
     name: ClassVar[str] = "ra-dpo"
 
-    risk: RiskMeasure = one_of("reproalign.radpo.risk:MEASURES", "cvar", released="released_tail")
+    risk: RiskMeasure = one_of(
+        "reproalign.radpo.risk:MEASURES", "cvar", released="released_tail", help="risk measure Φ"
+    )
 
     @property
     def needs(self) -> Needs:
