@@ -8,7 +8,9 @@ from typing import Any
 from omegaconf import MISSING
 
 from reproalign.common.config import DataConfig, LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
+from reproalign.common.options import one_of
 from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
+from reproalign.mmpo.objective import MarginObjective
 
 
 @dataclass
@@ -47,25 +49,13 @@ class PairRulesConfig(RowRulesConfig):
 
 
 @dataclass
-class LossConfig:
-    """The pairwise objective."""
-
-    type: str = "sigmoid"  # sigmoid | hinge | ipo | kto_pair
-    beta: float = 0.01  # DPO temperature
-    label_smoothing: float = 0.0  # paper: q' = (1-eps) q + eps (1-q); released: ignored (ERRATA Q8)
-    soft: bool = False  # hinge/ipo/kto_pair: q l(h) + (1-q) l(-h) instead of ignoring the margin (ERRATA Q10)
-    average_log_prob: bool = False  # mean instead of summed log-probs (newer TRL's IPO)
-    reference_free: bool = False  # reference log-ratio 0
-
-
-@dataclass
 class PreferenceConfig(RunConfig):
     """``mmpo train``: MMPO on DPO."""
 
     variant: str = "paper"  # paper | released
     target: TargetConfig = field(default_factory=TargetConfig)
     pairs: PairRulesConfig = field(default_factory=PairRulesConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: MarginObjective = one_of("reproalign.mmpo.objective:OBJECTIVES", "sigmoid", help="the objective")
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     pad_to_multiple_of: int | None = None  # batches are padded to a multiple of so many tokens; null: to the longest
     evaluate_before: bool = False  # also evaluate the starting model, for a before/after table

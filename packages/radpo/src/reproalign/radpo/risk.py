@@ -2,11 +2,11 @@ r"""One-step risk measures Φ of the log-ratio d = log π_ref - log π under p =
 the nested measure whose sum over a response is the sequential risk ratio R(y) = Σ_t Φ[d_t].
 
 A measure is a value, called with d and log p (tokens, vocab): it returns its values (tokens,), in nats, and their
-derivatives in d (tokens, vocab), written by hand: a caller that holds logits of one chunk of positions at a time needs no graph. p is a constant:
-it is the frozen reference's; it comes as its logarithm, since an entry whose p is too small for the dtype may be the
-one that an exponential of d makes count. d is a cost: large where the policy gives away what the reference found
-likely, so that the upper tail is the bad one. Sources: arXiv 2505.20359, Theorem 3.6 and appendix A.1, for CVaR and the
-entropic measure; ``ERRATA.md`` for ``released_*`` and for where the paper contradicts itself.
+derivatives in d (tokens, vocab), written by hand: a caller that holds logits of one chunk of positions at a time needs
+no graph. p is a constant: it is the frozen reference's; it comes as its logarithm, since an entry whose p is too small
+for the dtype may be the one that an exponential of d makes count. d is a cost: large where the policy gives away what
+the reference found likely, so that the upper tail is the bad one. Sources: arXiv 2505.20359, Theorem 3.6 and appendix
+A.1, for CVaR and the entropic measure; ``ERRATA.md`` for ``released_*`` and for where the paper contradicts itself.
 """
 
 from __future__ import annotations

@@ -156,8 +156,8 @@ def _check_own_loop(config: TrainConfig, arguments: TrainingArguments) -> None:
     if cut != (1, 1):
         raise UserError(
             f"variant=released loss={config.loss.name} steps on every micro-batch (ERRATA Q18), not on "
-            f"{cut[0]} process(es) x {cut[1]} of them; set launch=single and trainer.gradient_accumulation_steps=1 (the release's, which "
-            "divides the loss, is released.accumulation)"
+            f"{cut[0]} process(es) x {cut[1]} of them; set launch=single and trainer.gradient_accumulation_steps=1 "
+            "(the release's, which divides the loss, is released.accumulation)"
         )
     if arguments.save_strategy == "steps" and arguments.save_steps % config.loss.steps_per_batch:
         raise UserError(

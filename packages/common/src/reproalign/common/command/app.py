@@ -291,10 +291,10 @@ def describe(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
 def _describe_chosen(schema: type, name: str) -> Iterator[tuple[str, str, str]]:
     config: dict[str, Any] = {}
     named(schema, config, {})
-    for key, field in keys(specialised(schema, config)):
-        if key.startswith(f"{name}.") and field.option is not None:
-            choices = f": {' | '.join(map(str, field.option.allowed()))}" if field.option.choices else ""
-            yield key, "null" if field.default is None else str(field.default), f"{field.option.help}{choices}"
+    for key, found in keys(specialised(schema, config)):
+        if key.startswith(f"{name}.") and found.option is not None:
+            choices = f": {' | '.join(map(str, found.option.allowed()))}" if found.option.choices else ""
+            yield key, "null" if found.default is None else str(found.default), f"{found.option.help}{choices}"
 
 
 def _comment(line: str) -> str:
