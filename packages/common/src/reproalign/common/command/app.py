@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -15,18 +16,10 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
+from reproalign.common.command.help import FLAGS, print_help, print_verb_help
 from reproalign.common.console import QUIET
 from reproalign.common.errors import ReportedError, UserError, choose
 from reproalign.common.invocation import Invocation, Verb, carry_out, load_object
-
-FLAGS = {
-    "--help": "show this help, or with a verb its keys",
-    "--version": "show the version",
-    "--cfg": "print the resolved configuration and stop",
-    "--dry-run": "check what can be checked without weights, say what would be run (rows, steps, memory), and stop",
-    "--quiet": "show results, warnings and errors, and no progress (also: REPROALIGN_QUIET=1)",
-    "--traceback": "show Python's traceback with an error",
-}
 
 
 @dataclass(frozen=True)
@@ -144,10 +137,13 @@ def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
         UserError: for a name that the command does not know.
     """
     from reproalign.common.command.recipes import read_headers, recipe_keys
+    from reproalign.common.options.file import given_file, read_file
 
     recipes = ["recipes"] if read_headers(app.package) else []
     choose("verb", name, [*(verb.name for verb in app.verbs), *recipes, *(other for other, _, _ in app.more)])
     keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words} | recipe_keys(app.package, words)
+    file = given_file(words)
+    keys |= set(read_file(file)) if file is not None else set()
     named = [verb for verb in app.verbs if verb.name == name]
     meant = [verb for verb in named if verb.when in keys] or [verb for verb in named if not verb.when] or named
     return meant[0]
@@ -167,10 +163,12 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
     from reproalign.common.options.compose import compose
 
     check_verb(app.command, app.package, verb.name, overrides)
-    composed = compose(app.package, verb.config_name, verb.schema, overrides, renamed=app.renamed)
-    if "--cfg" in flags:
+    shown = "--cfg" in flags
+    composed = compose(app.package, verb.config_name, verb.schema, overrides, renamed=app.renamed, foreign=not shown)
+    if shown:
         import yaml
 
+        print(f"# {shlex.join([app.command, *verb.name.split(), *overrides])}")
         print(yaml.safe_dump(composed.config, sort_keys=False, allow_unicode=True), end="")
         return 0
     invocation = Invocation(

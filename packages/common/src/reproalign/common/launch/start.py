@@ -96,7 +96,7 @@ def _preview(invocation: Invocation, config: LaunchConfig, cache: str) -> None:
 
 def _check_options(invocation: Invocation, function: str) -> None:
     if function:
-        load_object(function)(structured(invocation))
+        load_object(function)(structured(invocation.schema, invocation.config))
 
 
 def wait_for(command: list[str], environment: dict[str, str], error: Path) -> int:
