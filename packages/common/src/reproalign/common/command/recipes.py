@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -150,11 +151,20 @@ def _print_recipe(package: str, name: str, header: dict[str, str], console: Cons
     targets = paper.get("targets", {}).get(name)
     if targets:
         table = Table("\nmeasure", "\nvalue", "\nsource", box=None, pad_edge=False, header_style="bold")
-        for measure, entry in targets.items():
-            if measure != "source":
-                # A bare number has the source that the row states for all of its numbers.
-                value = entry if isinstance(entry, dict) else {"value": entry, "source": targets.get("source", "")}
-                table.add_row(measure, str(value["value"]), str(value.get("source", "")))
+        for measure, entry in _entries(targets).items():
+            table.add_row(measure, str(entry["value"]), str(entry.get("source", "")))
         console.print(table)
+        used = {entry["source"] for entry in _entries(targets).values() if entry.get("source")}
+        for letter in sorted(used & set(paper.get("sources", {}))):
+            console.print(f"  {letter}: {paper['sources'][letter]}", markup=False, highlight=False)
     console.print("\nCite:", style="bold")
     console.print(str(paper.get("bibtex", "")).strip(), soft_wrap=True, highlight=False, markup=False)
+
+
+def _entries(targets: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return measure -> value and source; a bare number has the source that the row states for all of its numbers."""
+    return {
+        measure: entry if isinstance(entry, dict) else {"value": entry, "source": targets.get("source", "")}
+        for measure, entry in targets.items()
+        if measure != "source"
+    }
