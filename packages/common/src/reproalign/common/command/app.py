@@ -20,6 +20,7 @@ from reproalign.common.command.help import FLAGS, print_help, print_verb_help
 from reproalign.common.console import QUIET
 from reproalign.common.errors import ReportedError, UserError, choose
 from reproalign.common.invocation import Invocation, Verb, carry_out, load_object
+from reproalign.common.launch.ending import end_on_terminate
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
 def guarded(command: str, action: object, *, show_traceback: bool = False) -> int:
     """Call ``action`` (no arguments, returns an exit code); print a user's mistake on one line."""
     assert callable(action)
+    end_on_terminate()
     try:
         return int(action())
     except UserError as error:
