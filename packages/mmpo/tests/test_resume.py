@@ -64,9 +64,9 @@ def test_killed_at_random_steps_and_resumed(tmp_path, uninterrupted, seed):
 def test_stopped_in_the_middle_and_resumed(tmp_path, uninterrupted, monkeypatch):
     """The same in one process: the first attempt dies at step 7, after the checkpoint of step 6."""
     folder = tmp_path / "stopped"
-    from reproalign.mmpo.trainer import MMPOTrainer
+    from reproalign.common.training.pairs import PairTrainer
 
-    original = MMPOTrainer.training_step
+    original = PairTrainer.training_step
 
     def dying(self, *args, **kwargs):
         if self.state.global_step == 7:
@@ -74,7 +74,7 @@ def test_stopped_in_the_middle_and_resumed(tmp_path, uninterrupted, monkeypatch)
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MMPOTrainer, "training_step", dying)
+        patch.setattr(PairTrainer, "training_step", dying)
         assert main([*WORDS, f"output_dir={folder}"]) == 130
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
     assert main([*WORDS, f"output_dir={folder}"]) == 0
@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over_or_stops_the_run(checkpoi
     assert words in str(damage(newest))
     assert resume_from(checkpoints, "auto", "fallback") == checkpoints / "checkpoint-4"
     message = " ".join(capsys.readouterr().err.split())
-    assert "damaged checkpoint passed over" in message
+    assert "damaged checkpoint skipped" in message
     with pytest.raises(UserError, match=words):
         resume_from(checkpoints, "auto", "stop")
     with pytest.raises(UserError, match=words):

@@ -23,6 +23,8 @@ class Verb:
         check: ``module:function(config)`` that refuses options before a process is started, for a launchable verb.
         dry_run: ``module:function(config, invocation)`` of ``--dry-run``, if it can say more than that the
             configuration is complete.
+        previewed: its target calls :func:`reproalign.common.training.preview.preview` once its rows are ready, so that
+            a dry run can say how it would train on them.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Verb:
     positional: str = ""
     check: str = ""
     dry_run: str = ""
+    previewed: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Invocation:
         config: the resolved configuration as plain values.
         recipe: the ``experiment=`` it was based on, if any.
         parent: folder of the run that started it, if one did.
+        preview: of a dry run as far as the rows, the launch that it is a preview of; None: it is carried out.
     """
 
     command: list[str]
@@ -60,6 +64,7 @@ class Invocation:
     config: dict[str, Any]
     recipe: str | None = None
     parent: str | None = None
+    preview: dict[str, Any] | None = None
 
 
 def load_object(path: str) -> Any:
@@ -68,14 +73,17 @@ def load_object(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def structured(invocation: Invocation) -> Any:
-    """Return the plain configuration as an object of its schema class."""
+def structured(schema: str, config: dict[str, Any]) -> Any:
+    """Return a plain configuration as an object of its schema class, ``module:class``."""
     from omegaconf import OmegaConf
 
-    schema = OmegaConf.structured(load_object(invocation.schema))
-    return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(invocation.config)))
+    from reproalign.common.options.choices import built, specialised
+
+    cls = load_object(schema)
+    merged = OmegaConf.merge(OmegaConf.structured(specialised(cls, config)), OmegaConf.create(config))
+    return built(cls, OmegaConf.to_object(merged))
 
 
 def carry_out(invocation: Invocation) -> None:
     """Call the target with the configuration."""
-    load_object(invocation.target)(structured(invocation), invocation)
+    load_object(invocation.target)(structured(invocation.schema, invocation.config), invocation)

@@ -8,6 +8,7 @@ from reproalign.common.command.app import App, run
 from reproalign.common.invocation import Verb
 from reproalign.common.verbs import EVALUATE_SUITE, MT_BENCH
 
+RENAMED = {"loss.type": "loss"}
 APP = App(
     command="mmpo",
     package="reproalign.mmpo",
@@ -21,6 +22,7 @@ APP = App(
             "reproalign.mmpo.config:SFTRunConfig",
             "reproalign.mmpo.sft:sft",
             launchable=True,
+            previewed=True,
         ),
         Verb(
             "train",
@@ -29,6 +31,7 @@ APP = App(
             "reproalign.mmpo.config:PreferenceConfig",
             "reproalign.mmpo.train:train",
             launchable=True,
+            previewed=True,
         ),
         Verb(
             "reward",
@@ -37,6 +40,7 @@ APP = App(
             "reproalign.mmpo.config:RewardConfig",
             "reproalign.mmpo.train:reward",
             launchable=True,
+            previewed=True,
         ),
         Verb(
             "evaluate",
@@ -62,6 +66,7 @@ APP = App(
             "reproalign.mmpo.released_cli:translate_command",
         ),
     ),
+    renamed=RENAMED,
 )
 
 

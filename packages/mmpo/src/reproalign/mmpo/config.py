@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproalign.common.config import BACKENDS, DataConfig, LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
-from reproalign.common.options import like, option, output_dir, section, seed, variant
+from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
 from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
+from reproalign.mmpo.objective import MarginObjective
 
 
 @dataclass
@@ -15,10 +16,9 @@ class TargetConfig:
     """From two quality scores to the target probability that the chosen response is preferred."""
 
     gamma: float | None = option(
-        None,
-        help="margin scale (released: bt_beta)",
-        above=0,
-        null="hard labels, i.e. plain DPO or Bradley-Terry reward model",
+        help="margin scale (released: bt_beta); published: 0.3 to 2.2 for policies, 0.5 for reward models",
+        at_least=0,
+        null="hard labels, i.e. plain DPO or a plain Bradley-Terry reward model",
     )
     margin_transform: str = option(
         "raw",
@@ -36,6 +36,20 @@ class TargetConfig:
         None,
         help="drop pairs with margin <= threshold (documented, never done by the release)",
         null="none are dropped",
+    )
+
+
+@dataclass
+class EvaluateTargetConfig(TargetConfig):
+    """The targets that a model is compared with."""
+
+    gamma: Any = option(
+        "auto",
+        help="margin scale; auto: margins as the model was trained on, by the run.json beside it, else hard labels",
+        types=(float, str),
+        choices=("auto",),
+        at_least=0,
+        null="hard labels",
     )
 
 
@@ -77,25 +91,13 @@ class PairRulesConfig(RowRulesConfig):
 
 
 @dataclass
-class LossConfig:
-    """The pairwise objective."""
-
-    type: str = "sigmoid"  # sigmoid | hinge | ipo | kto_pair
-    beta: float = 0.01  # DPO temperature
-    label_smoothing: float = 0.0  # paper: q' = (1-eps) q + eps (1-q); released: ignored (ERRATA Q8)
-    soft: bool = False  # hinge/ipo/kto_pair: q l(h) + (1-q) l(-h) instead of ignoring the margin (ERRATA Q10)
-    average_log_prob: bool = False  # mean instead of summed log-probs (newer TRL's IPO)
-    reference_free: bool = False  # reference log-ratio 0
-
-
-@dataclass
 class PreferenceConfig(RunConfig):
     """``mmpo train``: MMPO on DPO."""
 
     variant: str = variant()
     target: TargetConfig = section(TargetConfig)
     pairs: PairRulesConfig = section(PairRulesConfig)
-    loss: LossConfig = section(LossConfig)
+    loss: MarginObjective = one_of("reproalign.mmpo.objective:OBJECTIVES", "sigmoid", help="the objective")
     reference: ReferenceConfig = section(ReferenceConfig)
     pad_to_multiple_of: int | None = option(
         None, help="batches are padded to a multiple of so many tokens", at_least=1, null="to the longest"
@@ -155,8 +157,13 @@ class EvaluateConfig:
     )
     data: DataConfig = section(DataConfig)
     logprobs: LogprobsConfig = section(LogprobsConfig)
-    target: TargetConfig = section(TargetConfig, help="soft targets to compare with")
-    beta: float = option(0.01, help="a policy's rewards are beta (log pi - log pi_ref)", above=0)
+    target: EvaluateTargetConfig = section(EvaluateTargetConfig, help="soft targets to compare with")
+    beta: float | None = option(
+        None,
+        help="a policy's rewards are beta (log pi - log pi_ref); in training: loss.beta",
+        above=0,
+        null="as the model was trained, by the run.json beside it, else 0.01",
+    )
     n_bins: int = option(10, help="bins of the calibration error", at_least=1)
     binning: str = option(
         "uniform",
