@@ -66,7 +66,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["trainer.lr_scheduler_type=linear"], "trainer.lr_scheduler_type is not read"),
         (["warmup_steps=-1"], "warmup_steps=-1 must not be negative"),
         (["trainer.eval_strategy=steps", "data.eval_path=null"], "trainer.eval_strategy needs held-out pairs"),
-        (["released.processes=2"], "released is read by variant=released alone"),
+        (["released.processes=2"], "released.processes is read by variant=released alone"),
         (["rows.clean_up_spaces=false"], "rows.clean_up_spaces is read by variant=released alone"),
         (["loss=ppo", "loss.ppo_epochs=2"], "loss.ppo_epochs is read by variant=released alone"),
         (

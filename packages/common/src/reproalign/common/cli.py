@@ -273,12 +273,19 @@ def describe(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
             if inspect.isclass(hint) and hasattr(hint, "__dataclass_fields__"):
                 yield from describe(hint, f"{prefix}{name}.")
                 continue
-            default = ast.unparse(node.value) if node.value else ""
+            default = _default(node.value)
             default = {"MISSING": "(required)", "None": "null", "field(default_factory=dict)": "{}"}.get(
                 default, default
             )
             comments = filter(None, map(_comment, lines[node.lineno - 1 : node.end_lineno]))
             yield f"{prefix}{name}", default.strip("'\""), " ".join(comments)
+
+
+def _default(value: ast.expr | None) -> str:
+    """Return a field's default as it is written; of ``field(default=…)`` that of the keyword."""
+    if isinstance(value, ast.Call):
+        value = next((keyword.value for keyword in value.keywords if keyword.arg == "default"), value)
+    return ast.unparse(value) if value else ""
 
 
 def _comment(line: str) -> str:

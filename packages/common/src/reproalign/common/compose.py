@@ -24,6 +24,7 @@ from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.invocation import load_object
 from reproalign.common.mappings import flatten
 from reproalign.common.precision import settle_precision
+from reproalign.common.variants import leave_out_other_variants
 
 COMMON_CONFIGS = "reproalign.common.configs"
 
@@ -74,6 +75,7 @@ def compose(
         if bases is not None:
             composed = deepcopy(bases.setdefault(choice, composed))
         _put_values(composed, words)
+        leave_out_other_variants(composed, node, [_split(word)[0] for word in words])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
     resolved = _resolve(composed)

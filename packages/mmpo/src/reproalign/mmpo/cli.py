@@ -21,6 +21,7 @@ APP = App(
             "reproalign.mmpo.config:SFTRunConfig",
             "reproalign.mmpo.sft:sft",
             launchable=True,
+            check="reproalign.mmpo.sft:check_options",
         ),
         Verb(
             "train",
@@ -29,6 +30,7 @@ APP = App(
             "reproalign.mmpo.config:PreferenceConfig",
             "reproalign.mmpo.train:train",
             launchable=True,
+            check="reproalign.mmpo.train:check_policy_options",
         ),
         Verb(
             "reward",
@@ -37,6 +39,7 @@ APP = App(
             "reproalign.mmpo.config:RewardConfig",
             "reproalign.mmpo.train:reward",
             launchable=True,
+            check="reproalign.mmpo.train:check_reward_options",
         ),
         Verb(
             "evaluate",

@@ -41,8 +41,7 @@ logger = logging.getLogger(__name__)
 
 def train(config: PreferenceConfig, invocation: Invocation) -> None:
     """Train a policy: load, prepare, fit, evaluate, draw, record."""
-    check_loss(config.loss, config.variant)
-    check_gamma(config.target.gamma)
+    check_policy_options(config)
     config = replace(config, model=gemma_of_variant(config.model, config.variant))
     mode = reference_mode(config, config.reference)
     if config.loss.reference_free:
@@ -71,8 +70,7 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
 
 def reward(config: RewardConfig, invocation: Invocation) -> None:
     """Train a reward model: load, prepare, fit, evaluate, draw, record."""
-    choose("variant", config.variant, VARIANTS)
-    check_gamma(config.target.gamma)
+    check_reward_options(config)
     config = replace(config, model=gemma_of_variant(config.model, config.variant))
     rules = reading_rules(config.data, config.pool)
     arguments = training_arguments(config, Path(config.output_dir), **_name(config))
@@ -87,6 +85,33 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         )
         notes = {NOTE: rules.note()}
         _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before, notes=notes)
+
+
+def check_policy_options(config: PreferenceConfig) -> None:
+    """Check what can be checked of ``mmpo train`` without rows and model.
+
+    Raises:
+        UserError: naming the key.
+    """
+    check_loss(config.loss, config.variant)
+    _check_common(config)
+
+
+def check_reward_options(config: RewardConfig) -> None:
+    """Check what can be checked of ``mmpo reward`` without rows and model.
+
+    Raises:
+        UserError: naming the key.
+    """
+    choose("variant", config.variant, VARIANTS)
+    reading_rules(config.data, config.pool)
+    _check_common(config)
+
+
+def _check_common(config: PreferenceConfig | RewardConfig) -> None:
+    check_gamma(config.target.gamma)
+    if config.pad_to_multiple_of is not None and config.pad_to_multiple_of < 1:
+        raise UserError(f"pad_to_multiple_of={config.pad_to_multiple_of} must be at least 1")
 
 
 def _run(
@@ -138,8 +163,6 @@ def _common(
     pairs: Pairs,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
-    if config.pad_to_multiple_of is not None and config.pad_to_multiple_of < 1:
-        raise UserError(f"pad_to_multiple_of={config.pad_to_multiple_of} must be at least 1")
     if arguments.eval_strategy != "no" and pairs.evaluation is None:
         raise UserError(
             f"trainer.eval_strategy={arguments.eval_strategy!s} needs held-out pairs; set data.eval_path, "

@@ -21,6 +21,7 @@ APP = App(
             "reproalign.radpo.config:TrainConfig",
             "reproalign.radpo.train:train",
             launchable=True,
+            check="reproalign.radpo.train:check_options",
         ),
         Verb(
             "evaluate",

@@ -15,6 +15,7 @@ from reproalign.common.config import (
     ReferenceConfig,
     RunConfig,
 )
+from reproalign.common.variants import of_variant
 
 
 @dataclass
@@ -47,7 +48,9 @@ class LossConfig:
     lam: float = 0.95  # ppo: λ of GAE
     critic_coef: float = 0.01
     KL_coef: float = 0.1
-    ppo_epochs: int = 1  # variant=released: steps on each batch one after the other
+    ppo_epochs: int = field(  # variant=released: steps on each batch one after the other
+        default=1, metadata=of_variant("released")
+    )
     v_head_max_grad_norm: float = 0.1
     chosen_control_token: str = "<|good|>"  # csft
     rejected_control_token: str = "<|bad|>"
@@ -68,7 +71,9 @@ class RowsConfig:
     selection: str = "all"  # unpaired: all | one response a prompt | scores: best and worst in turns
     frac_unique_desirable: float = 1.0
     frac_unique_undesirable: float = 1.0
-    clean_up_spaces: bool | None = None  # variant=released (ERRATA Q20): false for tokenizers that say so; null: true
+    clean_up_spaces: bool | None = field(  # variant=released (ERRATA Q20): false for tokenizers that say so; null: true
+        default=None, metadata=of_variant("released")
+    )
 
 
 @dataclass
@@ -90,7 +95,7 @@ class TrainConfig(RunConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     rows: RowsConfig = field(default_factory=RowsConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
-    released: ReleasedConfig = field(default_factory=ReleasedConfig)
+    released: ReleasedConfig = field(default_factory=ReleasedConfig, metadata=of_variant("released"))
     warmup_steps: int = 150  # rate from a tenth to all of it; then a cosine to 0 (released: ticks, ERRATA Q5, Q18)
     evaluate_before: bool = True  # released: do_first_eval
 
@@ -106,7 +111,9 @@ class EvaluateConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)  # reference.model is needed
     data: DataConfig = field(default_factory=DataConfig)  # data.eval_path or data.path: a file of pairs
-    clean_up_spaces: bool | None = None  # variant=released: as rows.clean_up_spaces of training
+    clean_up_spaces: bool | None = field(  # variant=released: as rows.clean_up_spaces of training
+        default=None, metadata=of_variant("released")
+    )
     loss: LossConfig = field(default_factory=LossConfig)  # beta of the rewards, and the risk measure
     logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
     batch_size: int = 4  # pairs per forward

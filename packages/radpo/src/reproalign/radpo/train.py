@@ -26,7 +26,7 @@ from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import FINAL, fit, metric_rows
 from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.common.training.value_head import clip_value_head_separately
-from reproalign.radpo.config import LossConfig, PolicyConfig, ReleasedConfig, TrainConfig, measure_name
+from reproalign.radpo.config import LossConfig, PolicyConfig, TrainConfig, measure_name
 from reproalign.radpo.released import TEMPLATES
 from reproalign.radpo.report import draw, measured_before, print_metrics, second_half
 from reproalign.radpo.report import evaluations as logged_evaluations
@@ -61,13 +61,7 @@ WITHOUT_REFERENCE = {"sft": "none", "csft": "none", "slic": "zero"}  # loss -> m
 
 def train(config: TrainConfig, invocation: Invocation) -> None:
     """Load, prepare, fit, evaluate, draw, record."""
-    check_loss(config.loss, config.variant)
-    _check_schedule(config)
-    _check_released(config)
-    if config.loss.name == "ppo" and config.model.lora.enabled and config.model.lora.merge:
-        raise UserError(
-            "model.lora.merge=true would lose PPO's value head, which is saved with the adapter; leave it out"
-        )
+    check_options(config)
     kind, trainer_type = LOSSES[config.loss.name]
     start = with_template(starting_weights(config.model), config.variant)
     mode = WITHOUT_REFERENCE.get(config.loss.name) or reference_mode(config, config.reference)
@@ -76,7 +70,6 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             f"loss={config.loss.name} needs the reference's whole distribution at every token, which is not cached; "
             "set reference.mode=copy, or adapter-disabled with LoRA"
         )
-    epochs(config)
     # The rows of all epochs stand one after the other in their order, so the Trainer sees one epoch, and no sampler.
     arguments = training_arguments(
         replace(config, trainer={**config.trainer, "num_train_epochs": 1.0}),
@@ -132,6 +125,22 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         _run(trainer, run, config, tokenizer)
 
 
+def check_options(config: TrainConfig) -> None:
+    """Check what can be checked without rows and model.
+
+    Raises:
+        UserError: naming the key.
+    """
+    check_loss(config.loss, config.variant)
+    _check_schedule(config)
+    _check_released(config)
+    if config.loss.name == "ppo" and config.model.lora.enabled and config.model.lora.merge:
+        raise UserError(
+            "model.lora.merge=true would lose PPO's value head, which is saved with the adapter; leave it out"
+        )
+    epochs(config)
+
+
 def check_loss(loss: LossConfig, variant: str) -> None:
     """Refuse parameters that their loss cannot have.
 
@@ -185,18 +194,8 @@ def _check_released(config: TrainConfig) -> None:
         raise UserError("released.processes and released.accumulation must be at least 1")
     if config.loss.ppo_epochs < 1:
         raise UserError(f"loss.ppo_epochs={config.loss.ppo_epochs} must be at least 1")
-    if config.variant == "released":
-        if config.rows.incomplete == "keep":
-            raise UserError("rows.incomplete=keep: the release drops incomplete batches; set variant=paper")
-        return
-    given = {
-        "released": config.released != ReleasedConfig(),
-        "rows.clean_up_spaces": config.rows.clean_up_spaces is not None,
-        "loss.ppo_epochs": config.loss.ppo_epochs != 1,
-    }
-    for key, is_given in given.items():
-        if is_given:
-            raise UserError(f"{key} is read by variant=released alone; leave it out")
+    if config.variant == "released" and config.rows.incomplete == "keep":
+        raise UserError("rows.incomplete=keep: the release drops incomplete batches; set variant=paper")
 
 
 def _check_ppo(config: TrainConfig, arguments: TrainingArguments) -> None:

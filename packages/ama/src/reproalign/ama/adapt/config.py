@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from reproalign.common.config import LaunchConfig, ModelConfig
+from reproalign.common.variants import of_variant
 
 
 @dataclass
@@ -20,7 +21,9 @@ class PublishedConfig:
     epochs: int = 1  # passes over the rows, at least 1
     batch_size: int | None = None  # rows of a step, over all processes; null: 1, released: 2
     weight_decay: float | None = None  # of AdamW, pulls sigmoids to 0.5; null: 0, released: 0.01
-    processes: int = 1  # released: of the authors' launch; a process saw every so many-th batch, and the first's counts
+    processes: int = field(  # released: of the authors' launch; one saw every so many-th batch, and the first's counts
+        default=1, metadata=of_variant("released")
+    )
     save_steps: int = 20  # steps between two states on disk, at least 1
 
 

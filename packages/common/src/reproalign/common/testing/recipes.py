@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from reproalign.common.cli import App, find_verb
-from reproalign.common.compose import compose
+from reproalign.common.compose import Bases, compose
 from reproalign.common.recipes import read_headers
+
+_BASES: Bases = {}  # what recipes come to before a test's own words; files do not change while tests run
 
 
 def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:
@@ -17,7 +19,7 @@ def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:
         if key == "experiment"
     )
     found = find_verb(app, name, words)
-    return compose(app.package, found.config_name, found.schema, words).config
+    return compose(app.package, found.config_name, found.schema, words, _BASES).config
 
 
 def effective_batch(config: dict[str, Any], processes: int) -> int:
