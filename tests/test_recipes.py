@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from reproalign.ama import cli as ama
-from reproalign.common.cli import find_verb
+from reproalign.common.command.app import find_verb
+from reproalign.common.command.recipes import read_headers
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, load_object, structured
-from reproalign.common.recipes import read_headers
 from reproalign.common.testing import composed
 from reproalign.dtm import cli as dtm
 from reproalign.mmpo import cli as mmpo

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from transformers import GemmaConfig, GemmaForCausalLM
 
-from reproalign.common.cli import App, run
+from reproalign.common.command.app import App, run
 from reproalign.common.evaluation.suites.catalogue import defined_in, manager_of, subtasks
 from reproalign.common.evaluation.suites.config import SuiteConfig
 from reproalign.common.evaluation.suites.experiment import Seeds, Subject

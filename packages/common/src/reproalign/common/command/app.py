@@ -1,0 +1,203 @@
+"""The command line of a paper package: verbs, recipes, help, and errors that fit on one line.
+
+A package declares an :class:`App` and calls :func:`run`. Nothing heavy is imported before it is needed, so that
+``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import sys
+import textwrap
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from typing import NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from reproalign.common.errors import ReportedError, UserError, choose
+from reproalign.common.invocation import Invocation, Verb, carry_out, load_object
+
+FLAGS = {
+    "--help": "show this help, or with a verb its keys",
+    "--version": "show the version",
+    "--cfg": "print the resolved configuration and stop",
+    "--dry-run": "check everything that can be checked without a model, print what would be run, and stop",
+    "--traceback": "show Python's traceback with an error",
+}
+
+
+@dataclass(frozen=True)
+class App:
+    """One paper's command.
+
+    Attributes:
+        command: as typed, e.g. ``mmpo``.
+        package: import name, e.g. ``reproalign.mmpo``.
+        distribution: e.g. ``reproalign-mmpo``.
+        title: one line on what it is.
+        verbs: what it does.
+        more: other subcommands, name -> (help, ``module:function(argv) -> int``).
+        renamed: keys that changed their names, see :data:`reproalign.common.options.renamed.RENAMED`.
+    """
+
+    command: str
+    package: str
+    distribution: str
+    title: str
+    verbs: tuple[Verb, ...]
+    more: tuple[tuple[str, str, str], ...] = ()
+    renamed: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+
+
+class WordParser(argparse.ArgumentParser):
+    """Mistakes in its words become one sentence, as everywhere else."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a :class:`UserError`."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def run(app: App, argv: Sequence[str] | None = None) -> int:
+    """Carry out a command line and return its exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(app.command, lambda: _dispatch(app, words), show_traceback="--traceback" in words)
+
+
+def guarded(command: str, action: object, *, show_traceback: bool = False) -> int:
+    """Call ``action`` (no arguments, returns an exit code); print a user's mistake on one line."""
+    assert callable(action)
+    try:
+        return int(action())
+    except UserError as error:
+        if show_traceback:
+            traceback.print_exc()
+        print(f"{command}: error: {error}", file=sys.stderr)
+        return 2
+    except ReportedError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted; the same command resumes an unfinished run", file=sys.stderr)
+        return 130
+
+
+def _dispatch(app: App, words: list[str]) -> int:
+    words = ["--help" if word == "-h" else word for word in words]
+    flags = {word for word in words if word in FLAGS}
+    words = [word for word in words if word not in flags]
+    if "--version" in flags:
+        print(f"{app.command} {_version(app.distribution)}")
+        return 0
+    if not words or (words[0] == "help"):
+        print_help(app)
+        return 0 if "--help" in flags or words else 2
+    if "--help" in flags and len(words) == 1 and _kinds(app, words[0]):
+        print_help(app)
+        return 0
+    name, rest = _whole_name(app, words)
+    if name == "recipes":
+        from reproalign.common.command.recipes import recipes_command
+
+        return recipes_command(app.command, app.package, rest, console=Console())
+    for other, _, target in app.more:
+        if name == other:
+            return int(load_object(target)([*rest, *(["--help"] if "--help" in flags else [])]))
+    verb = find_verb(app, name, rest)
+    rest = [_with_key(word, verb.positional) for word in rest]
+    if "--help" in flags:
+        print_verb_help(app, verb, rest)
+        return 0
+    unknown = next((word for word in rest if word.startswith("-")), None)
+    if unknown:
+        raise UserError(f"unknown flag '{unknown}'; flags are {', '.join(FLAGS)}, everything else is key=value")
+    return _run_verb(app, verb, rest, flags)
+
+
+def _kinds(app: App, name: str) -> list[str]:
+    """List the second words of verbs with two, such as ``claims`` of ``study claims``."""
+    return [verb.name.partition(" ")[2] for verb in app.verbs if verb.name.startswith(f"{name} ")]
+
+
+def _whole_name(app: App, words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the verb, of one word or two, and the words after it."""
+    name, rest = words[0], list(words[1:])
+    kinds = _kinds(app, name)
+    if not kinds:
+        return name, rest
+    if not rest or "=" in rest[0]:
+        raise UserError(f"'{app.command} {name}' needs a second word; choose one of: {', '.join(kinds)}")
+    return f"{name} {choose(name, rest[0], kinds)}", rest[1:]
+
+
+def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
+    """Return the verb called ``name``; of several the one whose ``when`` is a key among ``words``, or of their recipe.
+
+    Raises:
+        UserError: for a name that the command does not know.
+    """
+    from reproalign.common.command.recipes import read_headers, recipe_keys
+
+    recipes = ["recipes"] if read_headers(app.package) else []
+    choose("verb", name, [*(verb.name for verb in app.verbs), *recipes, *(other for other, _, _ in app.more)])
+    keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words} | recipe_keys(app.package, words)
+    named = [verb for verb in app.verbs if verb.name == name]
+    meant = [verb for verb in named if verb.when in keys] or [verb for verb in named if not verb.when] or named
+    return meant[0]
+
+
+def _with_key(word: str, positional: str) -> str:
+    """Give a bare word, such as a file, the key that it stands for."""
+    if not positional or "=" in word or word.startswith("-"):
+        return word
+    from reproalign.common.options.words import as_word
+
+    return as_word(positional, word)
+
+
+def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> int:
+    from reproalign.common.command.recipes import check_verb
+    from reproalign.common.options.compose import compose
+
+    check_verb(app.command, app.package, verb.name, overrides)
+    composed = compose(app.package, verb.config_name, verb.schema, overrides, renamed=app.renamed)
+    if "--cfg" in flags:
+        import yaml
+
+        print(yaml.safe_dump(composed.config, sort_keys=False, allow_unicode=True), end="")
+        return 0
+    invocation = Invocation(
+        command=[app.command, *verb.name.split(), *overrides],
+        package=app.package,
+        verb=verb.name,
+        schema=verb.schema,
+        target=verb.target,
+        config=composed.config,
+        recipe=composed.recipe,
+    )
+    if "--dry-run" in flags and verb.dry_run:
+        carry_out(replace(invocation, target=verb.dry_run))
+        return 0
+    if verb.launchable:
+        from reproalign.common.launch import start
+
+        return start(invocation, dry_run="--dry-run" in flags, check_options=verb.check)
+    if "--dry-run" in flags:
+        print(f"{app.command} {verb.name}: the configuration is complete")
+        return 0
+    carry_out(invocation)
+    return 0
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "(not installed)"
