@@ -8,7 +8,7 @@ from reproalign.ama import cli as ama
 from reproalign.common.command.app import find_verb
 from reproalign.common.command.recipes import read_headers
 from reproalign.common.errors import UserError
-from reproalign.common.invocation import Invocation, load_object, structured
+from reproalign.common.invocation import load_object, structured
 from reproalign.common.testing import composed
 from reproalign.dtm import cli as dtm
 from reproalign.mmpo import cli as mmpo
@@ -23,8 +23,7 @@ def accept(app, name, *words):
     """Compose a recipe and check its options as its command does before it starts anything."""
     config = composed(app, f"experiment={name}", *words)
     verb = find_verb(app, read_headers(app.package)[name]["verb"], [f"experiment={name}"])
-    command = [app.command, *verb.name.split(), f"experiment={name}", *words]
-    options = structured(Invocation(command, app.package, verb.name, verb.schema, verb.target, config, name))
+    options = structured(verb.schema, config)
     if verb.check:
         load_object(verb.check)(options)
     return config

@@ -8,6 +8,7 @@ from reproalign.common.command.app import App, run
 from reproalign.common.invocation import Verb
 from reproalign.common.verbs import EVALUATE_SUITE, MT_BENCH
 
+RENAMED = {"loss.type": "loss"}
 APP = App(
     command="mmpo",
     package="reproalign.mmpo",
@@ -30,7 +31,7 @@ APP = App(
             "reproalign.mmpo.config:PreferenceConfig",
             "reproalign.mmpo.train:train",
             launchable=True,
-            check="reproalign.mmpo.train:check_policy_options",
+            check="reproalign.mmpo.train:check_options",
         ),
         Verb(
             "reward",
@@ -65,6 +66,7 @@ APP = App(
             "reproalign.mmpo.released_cli:translate_command",
         ),
     ),
+    renamed=RENAMED,
 )
 
 

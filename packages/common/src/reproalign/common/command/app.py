@@ -7,31 +7,19 @@ A package declares an :class:`App` and calls :func:`run`. Nothing heavy is impor
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
+import shlex
 import sys
-import textwrap
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from typing import NoReturn
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
+from reproalign.common.command.help import FLAGS, print_help, print_verb_help
 from reproalign.common.errors import ReportedError, UserError, choose
 from reproalign.common.invocation import Invocation, Verb, carry_out, load_object
-
-FLAGS = {
-    "--help": "show this help, or with a verb its keys",
-    "--version": "show the version",
-    "--cfg": "print the resolved configuration and stop",
-    "--dry-run": "check everything that can be checked without a model, print what would be run, and stop",
-    "--traceback": "show Python's traceback with an error",
-}
 
 
 @dataclass(frozen=True)
@@ -144,10 +132,13 @@ def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
         UserError: for a name that the command does not know.
     """
     from reproalign.common.command.recipes import read_headers, recipe_keys
+    from reproalign.common.options.file import given_file, read_file
 
     recipes = ["recipes"] if read_headers(app.package) else []
     choose("verb", name, [*(verb.name for verb in app.verbs), *recipes, *(other for other, _, _ in app.more)])
     keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words} | recipe_keys(app.package, words)
+    file = given_file(words)
+    keys |= set(read_file(file)) if file is not None else set()
     named = [verb for verb in app.verbs if verb.name == name]
     meant = [verb for verb in named if verb.when in keys] or [verb for verb in named if not verb.when] or named
     return meant[0]
@@ -167,10 +158,12 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
     from reproalign.common.options.compose import compose
 
     check_verb(app.command, app.package, verb.name, overrides)
-    composed = compose(app.package, verb.config_name, verb.schema, overrides, renamed=app.renamed)
-    if "--cfg" in flags:
+    shown = "--cfg" in flags
+    composed = compose(app.package, verb.config_name, verb.schema, overrides, renamed=app.renamed, foreign=not shown)
+    if shown:
         import yaml
 
+        print(f"# {shlex.join([app.command, *verb.name.split(), *overrides])}")
         print(yaml.safe_dump(composed.config, sort_keys=False, allow_unicode=True), end="")
         return 0
     invocation = Invocation(

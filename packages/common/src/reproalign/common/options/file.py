@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf, flag_override
 
 from reproalign.common.errors import UserError, did_you_mean, first_line
+from reproalign.common.options.choices import chosen_sections
 from reproalign.common.options.keys import NAME, fields, is_section, known_keys, locate
 from reproalign.common.options.renamed import Renamed, new_name
 
@@ -53,31 +54,45 @@ def _escaped(value: Any) -> Any:
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
-def put_file(composed: Any, schema: type, path: Path, groups: Sequence[str], renamed: Renamed) -> Any:
+def check_keys(schema: type, path: Path | None, content: Mapping[str, Any], renamed: Renamed) -> None:
+    """Check that the class has every key of a file.
+
+    Raises:
+        UserError: naming the key, and its new name if it changed.
+    """
+    known = known_keys(schema)
+    for key in _keys(schema, content):
+        if locate(schema, key) is None:
+            sentence = new_name(key, "", known, renamed) or f"unknown key '{key}'{did_you_mean(key, known)}"
+            raise UserError(f"{KEY}={path}: {sentence}")
+
+
+def put_file(
+    composed: Any, schema: type, path: Path, content: Mapping[str, Any], groups: Sequence[str], renamed: Renamed
+) -> Any:
     """Put a file's values over what was composed. One that has every key stands by itself.
 
     Args:
         composed: of the verb's configurations.
-        schema: the configuration class.
+        schema: the configuration class, with free keys in sections that are chosen by their names.
         path: the file.
+        content: of the file.
         groups: whose configurations were chosen by words, which go over the file.
         renamed: see :func:`~reproalign.common.options.renamed.new_name`.
 
     Raises:
         UserError: for an unknown key, or a recipe beside a file that has every key.
     """
-    content = read_file(path)
-    known = known_keys(schema)
-    for key in _keys(schema, content):
-        if locate(schema, key) is None:
-            sentence = new_name(key, "", known, renamed) or f"unknown key '{key}'{did_you_mean(key, known)}"
-            raise UserError(f"{KEY}={path}: {sentence}")
-    whole = {key for key in known if f".{NAME}." not in key} <= set(_keys(schema, content))
+    check_keys(schema, path, content, renamed)
+    whole = {key for key in known_keys(schema) if f".{NAME}." not in key} <= set(_keys(schema, content))
     if whole and "experiment" in groups:
         raise UserError(f"{KEY}={path} has every key, so that a recipe beside it says nothing; leave one of them out")
     base = OmegaConf.structured(schema) if whole else composed
     chosen = {name: composed[name] for name in groups if name in {field.name for field in fields(schema)}}
     with flag_override(base, "struct", False):
+        for name, section in content.items():
+            if isinstance(section, Mapping) and "name" in section and name in chosen_sections(schema):
+                base[name] = {}  # the keys of another loss are none of this one
         base.merge_with(content)
         for name, values in chosen.items():
             base[name] = values

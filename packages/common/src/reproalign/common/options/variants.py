@@ -21,7 +21,7 @@ def leave_out_other_variants(composed: Any, schema: type, given: Collection[str]
     Args:
         composed: a configuration; without a key ``variant`` nothing is done.
         schema: its class.
-        given: keys that the user set.
+        given: keys that the user's words set.
 
     Raises:
         UserError: naming a key of the user that the variant does not read.
