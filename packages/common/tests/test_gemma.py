@@ -8,8 +8,10 @@ import pytest
 import torch
 from transformers import GemmaConfig, GemmaForCausalLM
 
-from reproalign.common.config import ModelConfig, ReferenceConfig
+from reproalign.common.config import LaunchConfig, ModelConfig, ReferenceConfig
 from reproalign.common.errors import UserError
+from reproalign.common.generation.dialogues import ask_by
+from reproalign.common.generation.samplers import choose_backend
 from reproalign.common.models.kind import gemma_of_variant
 from reproalign.common.models.load import load_causal_lm, load_reference, load_reward_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
@@ -65,6 +67,17 @@ def test_the_variant_decides_where_nothing_is_said(folder):
     assert gemma_of_variant(llama, "released") == llama
     said = replace(gemma, gemma_numerics="current")
     assert gemma_of_variant(said, "released") == said
+
+
+def test_who_asks_as_the_authors_did_computes_as_they_did(folder):
+    gemma, llama = ModelConfig(name=str(folder)), ModelConfig(name="tiny:llama")
+    asked, _ = ask_by("gemma-custom", gemma, None)
+    assert asked.gemma_numerics == "transformers-4.38"
+    assert ask_by("gemma-custom", llama, None)[0].gemma_numerics is None
+    assert ask_by("chat", gemma, None)[0] == gemma
+    assert choose_backend("auto", LaunchConfig(), 1, asked) == "transformers"
+    with pytest.raises(UserError, match="backend=vllm has a Gemma of its own"):
+        choose_backend("vllm", LaunchConfig(), 1, asked)
 
 
 def test_other_models_and_values_are_refused():

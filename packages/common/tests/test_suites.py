@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import GemmaConfig, GemmaForCausalLM
 
 from reproalign.common.command.app import App, run
 from reproalign.common.evaluation.suites.catalogue import defined_in, manager_of, subtasks
@@ -22,6 +23,7 @@ from reproalign.common.evaluation.suites.run import plan, run_suite
 from reproalign.common.evaluation.suites.tasks import own_tasks
 from reproalign.common.invocation import load_object
 from reproalign.common.models.tiny import save_tiny
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import run_command
 from reproalign.common.testing.benchmark_rows import benchmark_rows, write_benchmark, write_rows
 from reproalign.common.verbs import EVALUATE_SUITE
@@ -383,3 +385,16 @@ def test_two_processes_give_the_numbers_of_one(evaluate, tmp_path):
         assert other["processes"] == 2
         assert other["task_hash"] == entry["task_hash"]
         assert other["metrics"] == pytest.approx(entry["metrics"], nan_ok=True)
+
+
+def test_answers_of_one_gemma_are_not_taken_for_those_of_the_other(evaluate, tmp_path):
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokenizer = tiny_tokenizer()
+    config = GemmaConfig(**shape, head_dim=8, num_key_value_heads=1, vocab_size=len(tokenizer), initializer_range=0.6)
+    GemmaForCausalLM(config).save_pretrained(tmp_path / "gemma")
+    tokenizer.save_pretrained(tmp_path / "gemma")
+    words = ["suite=ama", "suite.tasks=[piqa]", *data(tmp_path, "piqa"), f"model.name={tmp_path / 'gemma'}"]
+    runs = [evaluate(*words, *more, folder=str(len(more))) for more in ([], ["model.gemma_numerics=transformers-4.38"])]
+    assert ["gemma_numerics" in run["model"]["held"] for run in runs] == [False, True]
+    experiments = [run["evaluations"]["piqa"]["experiment"] for run in runs]
+    assert experiments[0] != experiments[1]

@@ -14,7 +14,6 @@ from reproalign.common.testing import composed, effective_batch
 from reproalign.dtm.cli import APP, main
 from reproalign.dtm.merge.verb import check_options as check_merge
 from reproalign.dtm.run import make_plan
-from reproalign.dtm.train.verb import check_options as check_train
 
 HEADERS = read_headers("reproalign.dtm")
 PAPER = load_paper("reproalign.dtm")
@@ -59,7 +58,7 @@ def test_the_adapters_of_every_training_are_the_published_ones():
         assert lora["target_modules"] == ["gate_proj", "up_proj", "down_proj"]
 
 
-@pytest.mark.parametrize("name", [name for name in HEADERS if HEADERS[name]["verb"] in ("run", "train", "merge")])
+@pytest.mark.parametrize("name", [name for name in HEADERS if HEADERS[name]["verb"] in ("run", "merge")])
 def test_a_recipes_options_are_accepted(name, tmp_path, monkeypatch):
     verb, config = HEADERS[name]["verb"], composed(APP, f"experiment={name}")
     monkeypatch.chdir(tmp_path)
@@ -69,8 +68,6 @@ def test_a_recipes_options_are_accepted(name, tmp_path, monkeypatch):
     options = structured(invocation)
     if verb == "run":
         make_plan(options, invocation)
-    elif verb == "train":
-        check_train(options)
     else:
         check_merge(options, ["a", "b", "c", "d"], adapters=True)
 

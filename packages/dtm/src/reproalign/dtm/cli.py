@@ -25,6 +25,7 @@ TRAIN = Verb(
     "reproalign.dtm.train.config:TrainConfig",
     "reproalign.dtm.train.verb:train",
     launchable=True,
+    check="reproalign.dtm.train.verb:check_options",
     previewed=True,
 )
 TRAIN_EACH = Verb(

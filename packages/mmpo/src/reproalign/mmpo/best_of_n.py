@@ -64,7 +64,7 @@ def _prompts(config: BestOfNConfig, counts: Sequence[int], models: Sequence[Judg
     prompts = read_prompts(config.prompts)[: config.max_prompts]
     run.add_fingerprint("data", "prompts", sha256_json(prompts), path=config.prompts, rows=len(prompts))
     model, rules = policy_rules(config, max(counts))
-    backend = sampling_backend(config, run)
+    backend = sampling_backend(config, model, run)
     stop = replace(rules, stop=None) if config.rendering == "released" else rules
     candidates = sample_responses(
         prompts,

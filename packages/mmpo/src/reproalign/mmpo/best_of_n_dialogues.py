@@ -115,7 +115,7 @@ def _given(config: BestOfNConfig, questions: Sequence[Question], most: int, run:
 def _sampled(config: BestOfNConfig, questions: Sequence[Question], most: int, run: Run) -> Mapping[QuestionId, Answer]:
     model, sampling = policy_rules(config, most)
     rules = DialogueRules(replace(sampling, stop=None), config.temperatures, config.seed)
-    backend = sampling_backend(config, run)
+    backend = sampling_backend(config, model, run)
     answers = answer_questions(
         questions,
         run.dir / "candidates.jsonl",

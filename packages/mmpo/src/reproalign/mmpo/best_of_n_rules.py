@@ -79,10 +79,10 @@ def policy_rules(config: BestOfNConfig, n: int) -> tuple[ModelConfig, SamplingRu
     return model, rules
 
 
-def sampling_backend(config: BestOfNConfig, run: Run) -> str:
-    """Return the backend that the policy is sampled with, and record its weights."""
-    check_language_model(config.policy, "policy.name")
-    backend = choose_backend(config.backend, LaunchConfig(), 1)
+def sampling_backend(config: BestOfNConfig, policy: ModelConfig, run: Run) -> str:
+    """Return the backend that ``policy`` (of :func:`policy_rules`) is sampled with, and record its weights."""
+    check_language_model(policy, "policy.name")
+    backend = choose_backend(config.backend, LaunchConfig(), 1, policy)
     used_weights(run, "policy", config.policy, backend=backend)
     return backend
 

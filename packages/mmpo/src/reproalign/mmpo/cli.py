@@ -22,6 +22,7 @@ APP = App(
             "reproalign.mmpo.config:SFTRunConfig",
             "reproalign.mmpo.sft:sft",
             launchable=True,
+            check="reproalign.mmpo.sft:check_options",
             previewed=True,
         ),
         Verb(
@@ -31,6 +32,7 @@ APP = App(
             "reproalign.mmpo.config:PreferenceConfig",
             "reproalign.mmpo.train:train",
             launchable=True,
+            check="reproalign.mmpo.train:check_options",
             previewed=True,
         ),
         Verb(
@@ -40,6 +42,7 @@ APP = App(
             "reproalign.mmpo.config:RewardConfig",
             "reproalign.mmpo.train:reward",
             launchable=True,
+            check="reproalign.mmpo.train:check_reward_options",
             previewed=True,
         ),
         Verb(

@@ -104,7 +104,7 @@ def without_contamination(dataset: Dataset, rules: RowRulesConfig, column: str, 
     """
     if not rules.decontaminate:
         return dataset
-    strings = filter_strings(load_problems(rules.decontaminate), fix_whitelist=rules.decontaminate_fix_whitelist)
+    strings = filter_strings(load_problems(rules.decontaminate, key), fix_whitelist=rules.decontaminate_fix_whitelist)
     return _select(dataset, np.flatnonzero(keep_mask(dataset[column][:], strings)), key)
 
 

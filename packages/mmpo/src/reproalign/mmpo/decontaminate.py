@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.data.reading import read_hub, read_local
+from reproalign.common.data.reading import Row, read_hub, read_local
 from reproalign.common.errors import UserError
 
 # Solutions so short that they occur in innocent code. The released list means four entries, but its last one lacks a
@@ -63,13 +63,17 @@ def keep_mask(texts: Sequence[str], filter_out: Mapping[str, Sequence[str]]) -> 
     return [pattern.search(normalise(text)) is None for text in texts]
 
 
-def load_problems(where: str) -> list[dict[str, Any]]:
+def load_problems(where: str, key: str) -> list[dict[str, Any]]:
     """Load HumanEval from the Hub (``humaneval``) or a local file with columns prompt and canonical_solution.
+
+    Args:
+        where: ``humaneval`` or the file.
+        key: the option that says so, for errors.
 
     Raises:
         UserError: if it cannot be loaded or lacks a column.
     """
-    rows = read_hub("openai_humaneval", None, "test", None)[0] if where == "humaneval" else read_local(_existing(where))
+    rows = _read_hub(key) if where == "humaneval" else read_local(_existing(where, key))
     problems = []
     for row in rows:
         if row.problem or not {"prompt", "canonical_solution"} <= row.values.keys():
@@ -78,8 +82,16 @@ def load_problems(where: str) -> list[dict[str, Any]]:
     return problems
 
 
-def _existing(where: str) -> Path:
+def _read_hub(key: str) -> Iterable[Row]:
+    try:
+        return read_hub("openai_humaneval", None, "test", None)[0]
+    except UserError as error:
+        said = str(error).partition("; ")[0]
+        raise UserError(f"{said}; set {key} to a local JSON-lines file of HumanEval, or to null") from error
+
+
+def _existing(where: str, key: str) -> Path:
     path = Path(where).expanduser()
     if not path.is_file():
-        raise UserError(f"pairs.decontaminate={where}: neither 'humaneval' nor a file")
+        raise UserError(f"{key}={where}: neither 'humaneval' nor a file")
     return path

@@ -31,7 +31,7 @@ UNREAD = ("max_prompt_length", "truncation", "overlong", "special_tokens", "boun
 
 def sft(config: SFTRunConfig, invocation: Invocation) -> None:
     """Fine-tune with ``trl.SFTTrainer`` on the ``messages`` of the data; every token of a dialogue is trained on."""
-    _check(config)
+    check_options(config)
     config = replace(config, model=gemma_of_variant(config.model, config.variant))
     arguments = training_arguments(config, Path(config.output_dir), SFTConfig, max_length=config.data.max_length)
     assert isinstance(arguments, SFTConfig)
@@ -93,7 +93,12 @@ def prepare_rows(
     return pack_dataset(rows, data.max_length, "wrapped", {"desc": "pack"})
 
 
-def _check(config: SFTRunConfig) -> None:
+def check_options(config: SFTRunConfig) -> None:
+    """Check what can be checked without rows and model.
+
+    Raises:
+        UserError: naming the key.
+    """
     choose("variant", config.variant, VARIANTS)
     default = DataConfig()
     for name in UNREAD:

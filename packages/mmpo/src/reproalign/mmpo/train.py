@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 def train(config: PreferenceConfig, invocation: Invocation) -> None:
     """Train a policy: load, prepare, fit, evaluate, draw, record."""
-    choose("variant", config.variant, VARIANTS)
     if not config.loss.reads_targets:
         warnings.warn(
             f"loss={config.loss.name} does not use the margin (as released); set loss.soft=true to weigh both "
@@ -52,7 +51,7 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
             UserWarning,
             stacklevel=2,
         )
-    check_gamma(config.target.gamma)
+    check_options(config)
     config = replace(config, model=gemma_of_variant(config.model, config.variant))
     objective = config.loss.released() if config.variant == "released" else config.loss
     mode = reference_mode(config, config.reference)
@@ -90,8 +89,7 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
 
 def reward(config: RewardConfig, invocation: Invocation) -> None:
     """Train a reward model: load, prepare, fit, evaluate, draw, record."""
-    choose("variant", config.variant, VARIANTS)
-    check_gamma(config.target.gamma)
+    check_reward_options(config)
     config = replace(config, model=gemma_of_variant(config.model, config.variant))
     rules = reading_rules(config.data, config.pool)
     arguments = training_arguments(config, Path(config.output_dir), **_name(config))
@@ -109,6 +107,26 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         )
         notes = {NOTE: rules.note()}
         _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before, notes=notes)
+
+
+def check_options(config: PreferenceConfig | RewardConfig) -> None:
+    """Check what can be checked without rows and model.
+
+    Raises:
+        UserError: naming the key.
+    """
+    choose("variant", config.variant, VARIANTS)
+    check_gamma(config.target.gamma)
+
+
+def check_reward_options(config: RewardConfig) -> None:
+    """Check what can be checked of ``mmpo reward`` without rows and model.
+
+    Raises:
+        UserError: naming the key.
+    """
+    check_options(config)
+    reading_rules(config.data, config.pool)
 
 
 def _run(

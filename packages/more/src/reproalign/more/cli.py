@@ -52,6 +52,7 @@ APP = App(
             "reproalign.more.config:TrainConfig",
             "reproalign.more.train:train",
             launchable=True,
+            check="reproalign.more.train:check_options",
             previewed=True,
         ),
         Verb(

@@ -16,13 +16,13 @@ from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
-from reproalign.common.reward.rules import NOTE, told_rules, training_rules
+from reproalign.common.reward.rules import NOTE, RewardRules, told_rules, training_rules
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
 from reproalign.more.balance import settle_weights
 from reproalign.more.balanced import MoreTrainer
-from reproalign.more.config import TrainConfig
+from reproalign.more.config import TrainConfig, WeightsConfig
 from reproalign.more.data import METHODS, load_domains
 from reproalign.more.groups import ItemCollator
 from reproalign.more.metrics import ties_of
@@ -32,11 +32,24 @@ from reproalign.more.trainer import RewardTrainer
 logger = logging.getLogger(__name__)
 
 
+def check_options(config: TrainConfig) -> tuple[list[str], WeightsConfig, str]:
+    """Check what can be checked without rows and model.
+
+    Returns:
+        The domains that are trained on, how they are weighted, and what ties count, with nothing left open.
+
+    Raises:
+        UserError: naming the key.
+    """
+    choose("method", config.method, METHODS)
+    RewardRules(**told_rules(config.model, config.data, config.variant))
+    trained = config.data.train_domains or config.data.domains
+    return trained, settle_weights(config.weights, trained, config.variant), ties_of(config.ties, config.variant)
+
+
 def train(config: TrainConfig, invocation: Invocation) -> None:
     """Train a reward model: load, tabulate, fit, measure every domain, draw, record."""
-    choose("method", config.method, METHODS)
-    trained = config.data.train_domains or config.data.domains
-    weights, ties = settle_weights(config.weights, trained, config.variant), ties_of(config.ties, config.variant)
+    trained, weights, ties = check_options(config)
     released, grouped = config.variant == "released", config.method == "more" and config.data.resampling
     arguments = training_arguments(config, Path(config.output_dir))  # first: it makes the processes known to each other
     rules = training_rules(config.model, told_rules(config.model, config.data, config.variant))

@@ -31,6 +31,7 @@ APP = App(
             "reproalign.radpo.config:TrainConfig",
             "reproalign.radpo.train:train",
             launchable=True,
+            check="reproalign.radpo.train:check_options",
             previewed=True,
         ),
         Verb(

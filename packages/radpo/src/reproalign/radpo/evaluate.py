@@ -37,8 +37,6 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     if not config.reference.model:
         raise UserError("rewards and KL are relative; set reference.model to the model that training started from")
     choose("variant", config.variant, ["paper", "released"])
-    if config.clean_up_spaces is not None and config.variant != "released":
-        raise UserError("clean_up_spaces is read by variant=released alone; leave it out")
     if config.batch_size < 1:
         raise UserError(f"batch_size={config.batch_size} must be at least 1")
     with Run.open(invocation) as run:

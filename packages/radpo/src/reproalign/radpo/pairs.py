@@ -39,7 +39,7 @@ def pairs(config: PairsConfig, invocation: Invocation) -> None:
     """
     rules = _rules(config)
     label_column(config.classifier)  # before hours of sampling
-    state, backend = start_sampling(config.backend, config.launch)
+    state, backend = start_sampling(config.backend, config.launch, config.model)
     with Run.open(invocation, is_main=state.is_main_process) as run:
         with state.main_process_first():
             prompts = _prompts(config, load_tokenizer(config.model), run)

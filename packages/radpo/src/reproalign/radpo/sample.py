@@ -39,7 +39,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
     rules.check()
     if config.max_prompts is not None and config.max_prompts < 1:
         raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
-    state, backend = start_sampling(config.backend, config.launch)
+    state, backend = start_sampling(config.backend, config.launch, config.model)
     with Run.open(invocation, is_main=state.is_main_process) as run:
         with state.main_process_first():
             instructions, prompts = _prompts(config, run)

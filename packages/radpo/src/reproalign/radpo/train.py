@@ -28,7 +28,7 @@ from reproalign.common.training.preview import preview
 from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.common.training.trainers import TRAINERS
 from reproalign.common.training.value_head import clip_value_head_separately
-from reproalign.radpo.config import PolicyConfig, ReleasedConfig, TrainConfig
+from reproalign.radpo.config import PolicyConfig, TrainConfig
 from reproalign.radpo.evaluation import MeasureBefore, PairEvaluation
 from reproalign.radpo.released import TEMPLATES, loss_scale
 from reproalign.radpo.report import draw, measured_before, print_metrics, second_half
@@ -42,7 +42,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     """Load, prepare, fit, evaluate, draw, record."""
     objective = config.loss
     needs = objective.needs
-    _check(config)
+    check_options(config)
     start = with_template(starting_weights(config.model), config.variant)
     mode = "none" if needs.reference == "none" else reference_mode(config, config.reference)
     if mode == "cached" and needs.reference == "distribution":
@@ -50,7 +50,6 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             f"loss={objective.name} needs the reference's whole distribution at every token, which is not cached; "
             "set reference.mode=copy, or adapter-disabled with LoRA"
         )
-    epochs(config)
     # The rows of all epochs stand one after the other in their order, so the Trainer sees one epoch, and no sampler.
     arguments = training_arguments(
         replace(config, trainer={**config.trainer, "num_train_epochs": 1.0}),
@@ -114,7 +113,12 @@ def _released_options(config: TrainConfig, arguments: TrainingArguments) -> dict
     return options | ({"kl_batch": "process"} if config.loss.needs.mismatched else {})
 
 
-def _check(config: TrainConfig) -> None:
+def check_options(config: TrainConfig) -> None:
+    """Check what can be checked without rows and model.
+
+    Raises:
+        UserError: naming the key.
+    """
     choose("variant", config.variant, ["paper", "released"])
     _check_schedule(config)
     _check_released(config)
@@ -122,6 +126,7 @@ def _check(config: TrainConfig) -> None:
         raise UserError(
             "model.lora.merge=true would lose PPO's value head, which is saved with the adapter; leave it out"
         )
+    epochs(config)
 
 
 def _check_schedule(config: TrainConfig) -> None:
@@ -135,20 +140,8 @@ def _check_schedule(config: TrainConfig) -> None:
 
 
 def _check_released(config: TrainConfig) -> None:
-    if config.released.processes < 1 or (config.released.accumulation or 1) < 1:
-        raise UserError("released.processes and released.accumulation must be at least 1")
-    if config.variant == "released":
-        if config.rows.incomplete == "keep":
-            raise UserError("rows.incomplete=keep: the release drops incomplete batches; set variant=paper")
-        return
-    given = {
-        "released": config.released != ReleasedConfig(),
-        "rows.clean_up_spaces": config.rows.clean_up_spaces is not None,
-        "loss.ppo_epochs": config.loss.steps_per_batch != 1,
-    }
-    for key, is_given in given.items():
-        if is_given:
-            raise UserError(f"{key} is read by variant=released alone; leave it out")
+    if config.variant == "released" and config.rows.incomplete == "keep":
+        raise UserError("rows.incomplete=keep: the release drops incomplete batches; set variant=paper")
 
 
 def _check_own_loop(config: TrainConfig, arguments: TrainingArguments) -> None:

@@ -28,8 +28,9 @@ class PublishedConfig:
     )
     processes: int = option(
         1,
-        help="released: of the authors' launch; a process saw every so many-th batch, and the first's counts",
+        help="of the authors' launch; a process saw every so many-th batch, and the first's counts",
         at_least=1,
+        variant="released",
     )
     save_steps: int = option(20, help="steps between two states on disk", at_least=1)
 

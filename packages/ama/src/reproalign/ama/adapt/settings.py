@@ -184,8 +184,6 @@ def _steps(config: AdaptConfig, *, released: bool) -> Steps:
     }.items():
         if count < 2:
             raise UserError(f"{key}={count} must be at least 2")
-    if given.processes > 1 and not released:
-        raise UserError("published.processes is of variant=released; launch=ddp shares rows between processes")
     warmup = (0.0 if released else 0.03) if given.warmup_ratio is None else given.warmup_ratio
     decay = (0.01 if released else 0.0) if given.weight_decay is None else given.weight_decay
     if not 0 <= warmup < 1:

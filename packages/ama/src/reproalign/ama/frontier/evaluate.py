@@ -59,7 +59,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         UserError: for a mistake in the options, rows or models, before a model is loaded where that is possible.
     """
     check_options(config)
-    state, backend = start_sampling(config.backend, config.launch)
+    state, backend = start_sampling(config.backend, config.launch, config.model)
     given = check_inputs(config)
     full = f"output_dir={config.output_dir}"
     with space_needed(full), Run.open(invocation, is_main=state.is_main_process) as run, space_needed(full):

@@ -31,6 +31,7 @@ from reproalign.common.files import recover_lines
 from reproalign.common.generation.noise import stream_seed
 from reproalign.common.generation.samplers import Engine
 from reproalign.common.generation.sampling import Sampler, SamplingRules
+from reproalign.common.models.kind import gemma_of_variant
 
 # FastChat's, by category; 0 takes the likeliest token.
 TEMPERATURES = {
@@ -87,7 +88,8 @@ def ask_by(template: str, model: ModelConfig, system_message: str | None) -> tup
 
     ``chat`` is the model's own (or ``chat_template``), with ``system_message``. ``gemma-custom`` is the one with which
     the authors of MMPO asked: the header of a system turn that is not closed, and the tokenizer's own BOS before the
-    template's.
+    template's. A Gemma 1 then computes as in the transformers that they trained it with, unless ``model`` says
+    otherwise (:func:`reproalign.common.models.kind.gemma_of_variant`).
 
     Raises:
         UserError: for an unknown template, or options that it leaves no place for.
@@ -97,7 +99,8 @@ def ask_by(template: str, model: ModelConfig, system_message: str | None) -> tup
     given = "chat_template" if model.chat_template else "system_message" if system_message is not None else None
     if given:
         raise UserError(f"template={template} has a chat template and a system turn of its own; leave {given} out")
-    return replace(model, chat_template="gemma_custom"), {"system_message": None, "special_tokens": "own"}
+    asked = replace(gemma_of_variant(model, "released"), chat_template="gemma_custom")
+    return asked, {"system_message": None, "special_tokens": "own"}
 
 
 def answer_questions(

@@ -243,20 +243,22 @@ def asking_tokenizer(model: ModelConfig, layout: str) -> PreTrainedTokenizerBase
     return tokenizer
 
 
-def start_sampling(backend: str, launch: LaunchConfig) -> tuple[PartialState, str]:
+def start_sampling(backend: str, launch: LaunchConfig, model: ModelConfig) -> tuple[PartialState, str]:
     """Return the processes that sample, and what ``backend`` stands for with them (:func:`choose_backend`).
 
     Raises:
         UserError: for a launch that is not in force, or that does not go with the back end.
     """
     state = PartialState(cpu=not torch.accelerator.is_available())
-    chosen = choose_backend(backend, launch, state.num_processes)
+    chosen = choose_backend(backend, launch, state.num_processes, model)
     check_in_force(launch.strategy, state.distributed_type.value)
     return state, chosen
 
 
-def choose_backend(backend: str, launch: LaunchConfig, processes: int) -> str:
+def choose_backend(backend: str, launch: LaunchConfig, processes: int, model: ModelConfig) -> str:
     """Decide what ``auto`` stands for: vLLM where it is installed, for one process with a GPU.
+
+    vLLM has its own Gemma, so ``model.gemma_numerics`` needs transformers.
 
     Raises:
         UserError: for an unknown backend, or one that does not go with the launch.
@@ -266,9 +268,16 @@ def choose_backend(backend: str, launch: LaunchConfig, processes: int) -> str:
         raise UserError(f"launch.strategy={launch.strategy} is for training; sample with launch=single or ddp")
     if backend == "vllm" and processes > 1:
         raise UserError("backend=vllm uses the GPUs of one process; set launch=single")
+    own_numerics = model.gemma_numerics not in (None, "current")
+    if backend == "vllm" and own_numerics:
+        raise UserError(
+            f"backend=vllm has a Gemma of its own, which gemma_numerics={model.gemma_numerics} does not change; set "
+            "backend=transformers"
+        )
     if backend != "auto":
         return backend
-    fast = importlib.util.find_spec("vllm") is not None and torch.cuda.is_available() and processes == 1
+    able = processes == 1 and not own_numerics
+    fast = able and importlib.util.find_spec("vllm") is not None and torch.cuda.is_available()
     return "vllm" if fast else "transformers"
 
 

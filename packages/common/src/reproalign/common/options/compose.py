@@ -26,6 +26,7 @@ from reproalign.common.options.file import KEY, check_keys, given_file, put_file
 from reproalign.common.options.foreign import check_foreign
 from reproalign.common.options.keys import is_section, known_keys, locate
 from reproalign.common.options.renamed import Renamed, new_name
+from reproalign.common.options.variants import leave_out_other_variants
 from reproalign.common.options.words import as_word
 
 COMMON_CONFIGS = "reproalign.common.configs"
@@ -124,6 +125,7 @@ def _compose(
             composed = OmegaConf.merge(OmegaConf.structured(node), OmegaConf.create(config))
         checked = [_check_key(word, key, node, renamed) for word, key in words.items()]
         _put_values(composed, [word for word in checked if word])
+        leave_out_other_variants(composed, node, words.values())
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
     return composed, recipe, node

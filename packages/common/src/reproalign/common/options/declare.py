@@ -30,6 +30,7 @@ class Option:
     at_most: int | float | None = None
     null: str = ""
     source: str = ""
+    variant: str = ""
     needs: Mapping[str, str] = field(default_factory=dict)
     fields_of: str = ""
     fields: Mapping[str, Option | str] = field(default_factory=dict)
@@ -82,6 +83,7 @@ def option(default: Any = MISSING, *, help: str, **facts: Any) -> Any:
             - ``above``, ``at_least``, ``below``, ``at_most``: the range of a number.
             - ``null``: what null stands for, where the key may be null.
             - ``source``: where the default is from, e.g. ``section 4.1``.
+            - ``variant``: the one that alone reads it (:mod:`reproalign.common.options.variants`).
             - ``needs``: a value -> the package that has to be installed for it.
             - ``fields_of``: ``module:dataclass`` of another library whose fields are the keys of this mapping.
             - ``fields``: what is said of some of these fields: an :class:`Option`, or the key that sets it.

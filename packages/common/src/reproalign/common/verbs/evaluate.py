@@ -127,6 +127,7 @@ def _subject(config: EvaluateSuiteConfig, tokenizer: Any, state: PartialState) -
         held={
             **{name: getattr(model, name) for name in ("dtype", "attn_implementation", "quantization")},
             "settings": identify_settings(model.name),
+            **({"gemma_numerics": model.gemma_numerics} if model.gemma_numerics else {}),
         },
         versions={"vllm": version("vllm")} if config.suite.backend == "vllm" else {},
     )

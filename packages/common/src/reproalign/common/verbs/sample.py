@@ -28,7 +28,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
     a seed of its own, so that the responses depend neither on interruptions nor on the number of processes.
     """
     rules = sampling_rules(config)
-    state, backend = start_sampling(config.backend, config.launch)
+    state, backend = start_sampling(config.backend, config.launch, config.model)
     check_language_model(config.model)
     prompts = asked(read_prompts(config.prompts)[: config.max_prompts], config)
     with Run.open(invocation, is_main=state.is_main_process) as run:

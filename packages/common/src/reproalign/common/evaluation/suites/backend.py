@@ -119,6 +119,8 @@ def check_backend(suite: SuiteConfig, model: ModelConfig, processes: int) -> Non
         raise UserError(
             "suite.backend=vllm starts processes itself; use launch=single and suite.vllm.tensor_parallel_size"
         )
+    if model.gemma_numerics not in (None, "current"):
+        raise UserError("suite.backend=vllm has a Gemma of its own: model.gemma_numerics is for suite.backend=hf")
     if model.quantization:
         raise UserError("suite.backend=vllm: model.quantization is for suite.backend=hf; set suite.vllm.quantization")
     if model.attn_implementation:
