@@ -22,7 +22,7 @@ def completion_logps(
 
     The logits of all tokens never exist at once, neither in the forward nor in the backward: beside the transformer's
     own, memory is O(chunk_size x vocabulary). The model is as it was afterwards. For many steps, or under DDP, FSDP or
-    DeepSpeed, install the computation once instead (:func:`~reproalign.common.logprobs.model.install_completion_logps`).
+    DeepSpeed, install the computation once instead, by ``install_completion_logps``.
 
     Args:
         model: a causal language model of ``transformers``, or one wrapped by PEFT; on the device of the inputs.
