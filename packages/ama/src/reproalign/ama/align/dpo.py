@@ -26,7 +26,7 @@ from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
-from reproalign.common.training.arguments import check_trainer_keys, training_arguments
+from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import hold_reference, reference_mode
@@ -88,7 +88,6 @@ def check_options(config: DPOConfig) -> None:
     """
     check_separator(choose("layout", config.layout, LAYOUTS), config.response_separator)
     check_seed(seed=config.seed)
-    check_trainer_keys(config.trainer)
     check_lengths(config.data.max_length, config.data.max_prompt_length)
     if not 0 < config.beta < math.inf:
         raise UserError(f"beta={config.beta} must be above 0 and finite")

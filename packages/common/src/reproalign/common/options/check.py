@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -60,17 +61,25 @@ def _check_value(field: Field, key: str, value: Any) -> None:
     if is_section(field.kind):
         check(field.kind, value, f"{key}.")
         return
-    entries = _entries(key, value)
-    if is_section(field.entry):
-        for name, entry in entries.items():
+    for name, entry in _entries(key, value).items():
+        if is_section(field.entry):
             check(field.entry, entry, f"{name}.")
-    elif field.option is not None:
-        if field.option.types:
-            _check_type(field.option, key, value)
-        for name, entry in entries.items():
-            if field.entry in (int, float, str, bool) and isinstance(entry, Mapping):
-                raise UserError(f"{name} must be {WORDS[field.entry]}, not a mapping")
-            _check_scalar(field.option, name, entry)
+        elif field.entry in (int, float, str, bool) and isinstance(entry, Mapping):
+            raise UserError(f"{name} must be {WORDS[field.entry]}, not a mapping")
+    if field.option is not None and not field.option.fields_of:
+        check_option(field.option, key, value)
+
+
+def check_option(option: Option, key: str, value: Any) -> None:
+    """Check one value, or every entry of a list or mapping, against a declaration.
+
+    Raises:
+        UserError: with the key's full name, its value and what is allowed.
+    """
+    if option.types:
+        _check_type(option, key, value)
+    for name, entry in _entries(key, value).items():
+        _check_scalar(option, name, entry)
 
 
 def _entries(key: str, value: Any) -> dict[str, Any]:
@@ -97,3 +106,5 @@ def _check_scalar(option: Option, key: str, value: Any) -> None:
         allowed = option.allowed()
         if value not in allowed:
             choose(key, str(value), map(str, allowed))
+    if isinstance(value, str) and value in option.needs and importlib.util.find_spec(option.needs[value]) is None:
+        raise UserError(f"{key}={value} needs the package '{option.needs[value]}', which is not installed")

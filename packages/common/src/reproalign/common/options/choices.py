@@ -112,7 +112,9 @@ def _section(choice: Choice, config: Mapping[str, Any]) -> type:
             default = dataclasses.MISSING
         given: Any = {"default": default} if factory is dataclasses.MISSING else {"default_factory": factory}
         fields.append((entry.name, kind, dataclasses.field(**given, metadata=entry.metadata)))
-    return make_dataclass(found.__name__, fields)
+    section = make_dataclass(found.__name__, fields)
+    section.__doc__ = found.__doc__
+    return section
 
 
 def built(schema: type, config: Any) -> Any:

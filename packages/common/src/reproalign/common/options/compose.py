@@ -22,6 +22,8 @@ from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.invocation import load_object
 from reproalign.common.options.check import check
 from reproalign.common.options.choices import chosen_sections, named, opened, specialised
+from reproalign.common.options.file import KEY, check_keys, given_file, put_file, read_file
+from reproalign.common.options.foreign import check_foreign
 from reproalign.common.options.keys import is_section, known_keys, locate
 from reproalign.common.options.renamed import Renamed, new_name
 from reproalign.common.options.words import as_word
@@ -51,6 +53,8 @@ def compose(
     overrides: Sequence[str],
     bases: Bases | None = None,
     renamed: Renamed | None = None,
+    *,
+    foreign: bool = True,
 ) -> Composed:
     """Compose the configuration ``config_name`` of ``package`` with ``overrides``.
 
@@ -65,11 +69,36 @@ def compose(
         bases: what was composed of the files before, kept for the next call: for many calls that choose the same files,
             while these do not change.
         renamed: keys of the package that changed their names, see :class:`~reproalign.common.command.app.App`.
+        foreign: also check what takes an import of transformers: keys that are another library's.
 
     Raises:
         UserError: for anything wrong in the words or the values.
     """
+    composed, recipe, node = _compose(package, config_name, schema, overrides, bases, renamed or {})
+    resolved = _resolve(composed)
+    check(node, resolved)
+    if foreign:
+        check_foreign(node, resolved)
+    settle = getattr(node, "settle", None)
+    return Composed(settle(resolved) if settle else resolved, recipe, node)
+
+
+def in_force(package: str, config_name: str, schema: str, overrides: Sequence[str]) -> Composed:
+    """Compose likewise, without a check of the values; what is not set yet is ``???``.
+
+    Raises:
+        UserError: for a word that cannot be understood.
+    """
+    composed, recipe, node = _compose(package, config_name, schema, overrides, None, {})
+    container: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    return Composed(container, recipe, node)
+
+
+def _compose(
+    package: str, config_name: str, schema: str, overrides: Sequence[str], bases: Bases | None, renamed: Renamed
+) -> tuple[Any, str | None, type]:
     node = load_object(schema)
+    file = given_file(overrides)
     chosen, words, recipe = [], {}, None
     for word in overrides:
         key, value = _split(word)
@@ -77,26 +106,27 @@ def compose(
             choose("recipe" if key == "experiment" else f"{key} configuration", value, options(package, key))
             recipe = value if key == "experiment" else recipe
             chosen.append(word)
-        else:
+        elif key != KEY or file is None:
             words[word] = key
     choice = (package, config_name, schema, *chosen)
     try:
         composed = (bases or {}).get(choice) or _compose_files(package, config_name, opened(node), chosen)
         if bases is not None:
             composed = deepcopy(bases.setdefault(choice, composed))
+        content = read_file(file) if file is not None else {}
+        if file is not None:
+            composed = put_file(composed, opened(node), file, content, [_split(word)[0] for word in chosen], renamed)
         if chosen_sections(node):
             config: Any = OmegaConf.to_container(composed, resolve=False)
             named(node, config, {key: _split(word)[1] for word, key in words.items()})
             node = specialised(node, config)
+            check_keys(node, file, content, renamed)
             composed = OmegaConf.merge(OmegaConf.structured(node), OmegaConf.create(config))
-        checked = [_check_key(word, key, node, renamed or {}) for word, key in words.items()]
+        checked = [_check_key(word, key, node, renamed) for word, key in words.items()]
         _put_values(composed, [word for word in checked if word])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
-    resolved = _resolve(composed)
-    check(node, resolved)
-    settle = getattr(node, "settle", None)
-    return Composed(settle(resolved) if settle else resolved, recipe, node)
+    return composed, recipe, node
 
 
 def _compose_files(package: str, config_name: str, schema: type, chosen: Sequence[str]) -> Any:
@@ -131,6 +161,16 @@ def groups(package: str) -> list[str]:
     """List the groups of configurations that ``package`` has: its own folders and the core's."""
     folders = [entry for module in (f"{package}.configs", COMMON_CONFIGS) for entry in files(module).iterdir()]
     return sorted({folder.name for folder in folders if folder.is_dir() and not folder.name.startswith("_")})
+
+
+def verb_groups(package: str, config_name: str) -> list[str]:
+    """List the groups that a verb's words may choose from: those that its primary configuration names."""
+    import yaml
+
+    text = files(primary_module(package, config_name)).joinpath(f"{config_name}.yaml").read_text(encoding="utf-8")
+    entries = [entry for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict)]
+    names = [str(name).removeprefix("optional ").partition("@")[0] for entry in entries for name in entry]
+    return [name for name in names if name in groups(package) and options(package, name)]
 
 
 def options(package: str, group: str) -> list[str]:
