@@ -31,7 +31,6 @@ from reproalign.common.data.sources.ultrafeedback import given_scores
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation import mtbench, rewardbench
 from reproalign.common.evaluation.calibration import calibration, sigmoid
-from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.generation.best_of_n import best_of_n
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
@@ -44,6 +43,7 @@ from reproalign.mmpo import decontaminate, loss, naming, released_cli
 from reproalign.mmpo.config import LossConfig, PairRulesConfig, TargetConfig
 from reproalign.mmpo.data import apply_pair_rules, build_targets, cap_per_prompt
 from reproalign.mmpo.prepare import reading_rules
+from reproalign.mmpo.released import released_accuracy
 from reproalign.mmpo.trainer import MMPOTrainer
 
 Case = dict[str, Any]
@@ -529,7 +529,7 @@ def rm_eval(inputs: Case, params: Case) -> Any:
     return {
         "preferences": np.stack([wins, sigmoid(rejected - chosen)], axis=1),
         "labels": [0.0] * len(chosen),
-        "accuracy": preference_metrics(chosen, rejected)["accuracy"],
+        "accuracy": released_accuracy(chosen - rejected),
     }
 
 

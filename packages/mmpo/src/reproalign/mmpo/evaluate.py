@@ -70,7 +70,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         options = PairOptions(config.data, config.target, PairRulesConfig(), config.seed)
         pairs = prepare_split(records, tokenizer, options, "evaluation", reader)
         rewards = Rewards(*trainer.rewards(pairs))
-        metrics = rewards.metrics(config.n_bins)
+        metrics = rewards.metrics(config.variant, config.n_bins)
         run.set_metrics(metrics)
         print_metrics({Path(config.model.name).name or config.model.name: metrics}, len(pairs))
         draw(run.dir, {kind: rewards}, n_bins=config.n_bins, binning=config.binning)

@@ -92,7 +92,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
 def _run(
     trainer: PairTrainer,
     run: Run,
-    config: RunConfig,
+    config: PreferenceConfig | RewardConfig,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Pairs,
     *,
@@ -109,7 +109,7 @@ def _run(
         evaluations["after"] = Rewards(*trainer.rewards(pairs.evaluation))
     if not run.is_main:
         return
-    metrics = {name: rewards.metrics() for name, rewards in evaluations.items()}
+    metrics = {name: rewards.metrics(config.variant) for name, rewards in evaluations.items()}
     run.set_metrics(metrics)
     if pairs.evaluation:
         print_metrics(metrics, len(pairs.evaluation))
