@@ -55,7 +55,7 @@ def more_ranking_loss(inputs: Case, params: Case) -> Any:
 @adapter
 def gradient_normalizer(inputs: Case, params: Case) -> Any:
     grads, losses = tensor(inputs["grads"]), tensor(inputs["losses"])
-    return {"grads": balance.normalize_gradients(grads, losses, params["type"], "released")}
+    return {"grads": balance.normalize_gradients(grads, losses, params["type"], released.RELEASED.least_loss)}
 
 
 @adapter
@@ -72,7 +72,7 @@ def balancer(inputs: Case, params: Case) -> balance.Balancer:
     rule = "min-norm" if params.get("reweight", True) else "uniform"
     start = tensor(inputs.get("initial_momentum", [[]] * params["task_num"]))
     names = [str(task) for task in range(params["task_num"])]
-    return balance.Balancer(WeightsConfig(rule=rule, **options), names, start, "released")
+    return balance.Balancer(WeightsConfig(rule=rule, **options), names, start, released.RELEASED)
 
 
 def weighted_rows(

@@ -26,7 +26,6 @@ from reproalign.more.metrics import (
     pair_margins,
     preference_metrics,
     temperature_metrics,
-    ties_of,
 )
 from reproalign.more.plot import compare_runs, plot_command
 from reproalign.more.report import DIFFERENCES, RESULTS, domain_curves, measure_table, report
@@ -189,16 +188,6 @@ def test_the_mean_of_helpful_and_harmless_stands_by_itself():
     assert means["mean"] == pytest.approx({"ece": 0.4, "x_sd": 0.5 / 3})  # of independent errors
     assert means["mean_hh"] == pytest.approx({"ece": 0.2, "x_sd": 0.25})
     assert named_means({"helpful": {"ece": 0.1}}).keys() == {"mean"}
-
-
-def test_ties_count_by_the_variant_unless_asked_otherwise():
-    assert (ties_of(None, "paper"), ties_of(None, "released"), ties_of("wrong", "released")) == (
-        "wrong",
-        "half",
-        "wrong",
-    )
-    with pytest.raises(UserError, match="unknown ties 'both'"):
-        ties_of("both", "paper")
 
 
 def opened(folder: Path) -> Run:

@@ -8,7 +8,7 @@ from rich.console import Console
 from transformers import set_seed
 
 from reproalign.common.config import BaseRunConfig
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_reward_model, model_kind
@@ -21,7 +21,8 @@ from reproalign.more.compare import compare
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.data import load_domains
 from reproalign.more.groups import ItemCollator
-from reproalign.more.metrics import ties_of
+from reproalign.more.metrics import TIES
+from reproalign.more.released import rules_of
 from reproalign.more.report import report
 from reproalign.more.trainer import RewardTrainer
 
@@ -34,7 +35,8 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         compare(config, invocation)
         return
     rules = _rules(config)
-    ties = ties_of(config.ties, rules.variant)
+    variant = rules_of(rules.variant)
+    ties = choose("ties", config.ties or variant.ties, TIES)
     base = BaseRunConfig(
         output_dir=config.output_dir,
         seed=config.seed,
@@ -59,7 +61,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
             processing_class=tokenizer,
             domains=config.data.domains,
             held_out=domains.held_out,
-            variant=rules.variant,
+            rules=variant,
             ties=ties,
         )
         weights = identify_weights(config.model.name, config.model.revision)

@@ -143,17 +143,6 @@ def named_means(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[st
     return means
 
 
-def ties_of(ties: str | None, variant: str) -> str:
-    """Return what equal rewards count: as asked for, or by the variant where that is None.
-
-    Raises:
-        UserError: for another word.
-    """
-    if ties is None:
-        return "half" if variant == "released" else "wrong"
-    return choose("ties", ties, TIES)
-
-
 def temperature_metrics(
     domains: Mapping[str, Measured],
     *,

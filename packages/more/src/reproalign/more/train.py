@@ -24,7 +24,8 @@ from reproalign.more.balanced import MoreTrainer
 from reproalign.more.config import TrainConfig
 from reproalign.more.data import METHODS, load_domains
 from reproalign.more.groups import ItemCollator
-from reproalign.more.metrics import ties_of
+from reproalign.more.metrics import TIES
+from reproalign.more.released import rules_of
 from reproalign.more.report import report
 from reproalign.more.trainer import RewardTrainer
 
@@ -35,8 +36,10 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     """Train a reward model: load, tabulate, fit, measure every domain, draw, record."""
     choose("method", config.method, METHODS)
     trained = config.data.train_domains or config.data.domains
-    weights, ties = settle_weights(config.weights, trained, config.variant), ties_of(config.ties, config.variant)
-    released, grouped = config.variant == "released", config.method == "more" and config.data.resampling
+    variant = rules_of(config.variant)
+    weights = settle_weights(config.weights, trained, variant.weights)
+    ties = choose("ties", config.ties or variant.ties, TIES)
+    grouped = config.method == "more" and config.data.resampling
     arguments = training_arguments(config, Path(config.output_dir))  # first: it makes the processes known to each other
     rules = training_rules(config.model, told_rules(config.model, config.data, config.variant))
     set_seed(config.seed)  # before the model: the head begins at random
@@ -65,13 +68,13 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             "args": arguments,
             "train_dataset": domains.train,
             "eval_dataset": domains.held_out or None,
-            "data_collator": ItemCollator(domains.pad_id, rules.padding_side, by_domain=released and grouped),
+            "data_collator": ItemCollator(domains.pad_id, rules.padding_side, by_domain=variant.by_domain and grouped),
             "processing_class": tokenizer,
             "domains": trained,
             "held_out": domains.held_out,
-            "variant": config.variant,
+            "rules": variant,
             "ties": ties,
-            "schedule": released and "lr_scheduler_type" not in config.trainer,
+            "schedule": variant.warmup_decay and "lr_scheduler_type" not in config.trainer,
         }
         if config.method == "more":
             trainer: RewardTrainer = MoreTrainer(weights=weights, grouped=grouped, **common)

@@ -23,6 +23,7 @@ from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
 from reproalign.more.loss import DomainSums, count_pairs, domain_loss, domain_sums, ranking_loss
 from reproalign.more.metrics import Measured, mean_of_domains, preference_metrics
 from reproalign.more.released import warmup_decay
+from reproalign.more.rules import Rules
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor | tuple[Tensor, Tensor]]
@@ -46,7 +47,7 @@ class RewardTrainer(CollectingTrainer):
     Args:
         domains: their names.
         held_out: domain -> items; :meth:`evaluate` measures each.
-        variant: ``paper`` or ``released``.
+        rules: of the variant.
         ties: what a pair of equal rewards counts (:func:`reproalign.more.metrics.preference_metrics`).
         schedule: whether the learning rate follows the release's WarmupDecayLR; otherwise ``trainer.*`` says.
         **kwargs: passed on to ``transformers.Trainer``.
@@ -59,15 +60,15 @@ class RewardTrainer(CollectingTrainer):
         *,
         domains: list[str],
         held_out: Mapping[str, Dataset[Any]],
-        variant: str,
+        rules: Rules,
         ties: str = "wrong",
         schedule: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.domains, self.held_out, self.variant, self.ties, self.schedule = domains, held_out, variant, ties, schedule
-        # paper: a micro-batch's loss is its part of the step's, which is not averaged over micro-batches again.
-        self.loss_is_scaled_for_ga = variant == "paper"
+        self.domains, self.held_out, self.rules, self.ties, self.schedule = domains, held_out, rules, ties, schedule
+        # A micro-batch's loss is then its part of the step's, which is not averaged over micro-batches again.
+        self.loss_is_scaled_for_ga = rules.whole_step
         self.window: list[Batch] = []  # the step's micro-batches, until the first of them is trained on
         self.current: Step | None = None  # None: made of the micro-batch itself
 
@@ -93,7 +94,7 @@ class RewardTrainer(CollectingTrainer):
     ) -> Tensor:
         """Train on one micro-batch; before the first of several, look at all of them."""
         if self.window:  # not earlier: a resumed run restores its random states after the batches are drawn
-            ahead = self.variant == "paper" and len(self.window) > 1
+            ahead = self.rules.whole_step and len(self.window) > 1
             self.current = (
                 self.look_ahead(model, [self._prepare_inputs(batch) for batch in self.window]) if ahead else None
             )
@@ -147,7 +148,7 @@ class RewardTrainer(CollectingTrainer):
             inputs: the micro-batch.
             sums: of :meth:`local_sums`.
         """
-        if self.variant == "released":
+        if not self.rules.whole_step:
             return ranking_loss(rewards, inputs["scores"]), {}
         step = self.current or self.shared(sums)
         weights, pairs = (values.to(rewards.dtype) for values in (step.weights, step.pairs))
