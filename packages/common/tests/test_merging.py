@@ -330,7 +330,8 @@ import resource, sys
 from pathlib import Path
 import torch
 from reproalign.common.merging.checkpoint import Checkpoint
-from reproalign.common.merging.rules import Linear, Operands
+from reproalign.common.merging.rules import Linear
+from reproalign.common.merging.operands import Operands
 from reproalign.common.merging.stream import Job, threads, write_model
 from reproalign.common.merging.writer import OutputTensor
 def peak():

@@ -18,7 +18,7 @@ from reproalign.common.reward import reading
 from reproalign.common.reward import released as reward_released
 from reproalign.more import balance, groups, items, loss, min_norm, released, released_judge
 from reproalign.more.config import WeightsConfig
-from reproalign.more.metrics import BINS, preference_metrics
+from reproalign.more.metrics import BINS, domain_metrics
 
 Case = dict[str, Any]
 ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
@@ -151,7 +151,7 @@ def calibration_error(inputs: Case, params: Case) -> Any:
 
 @adapter
 def compute_metrics(inputs: Case, params: Case) -> Any:
-    metrics = preference_metrics(inputs["logits"], inputs["scores"], ties="half")
+    metrics = domain_metrics(inputs["logits"], inputs["scores"], ties="half")
     errors = {
         f"calibration_{name.upper()}_bin{n_bins}": metrics[f"{name}_{n_bins}"]
         for name in ("ece", "ace", "mce")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DataConfig, RunConfig
+from reproalign.common.config import DataConfig
 from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.prepare import check_tokenizer, load_evaluation, tokenize_pairs
 from reproalign.common.data.records import Message
@@ -38,7 +38,7 @@ from reproalign.common.reward.dialogues import tokenize_dialogues
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules, read_rules
-from reproalign.common.training.arguments import training_arguments
+from reproalign.common.training.arguments import evaluation_arguments
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import FrozenReference
 from reproalign.mmpo.config import EvaluateConfig, LossConfig, PairRulesConfig
@@ -114,13 +114,8 @@ def _rules(config: EvaluateConfig) -> RewardRules:
 
 
 def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, reader: Reader | None) -> PairTrainer:
-    run_config = RunConfig(
-        output_dir=config.output_dir,
-        seed=config.seed,
-        trainer={"per_device_eval_batch_size": config.batch_size, "report_to": [], **config.trainer},
-    )
     common: dict[str, Any] = {
-        "args": training_arguments(run_config, Path(config.output_dir)),
+        "args": evaluation_arguments(config),
         "processing_class": tokenizer,
     }
     if reader:

@@ -23,7 +23,7 @@ from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE
-from reproalign.common.training.arguments import training_arguments
+from reproalign.common.training.arguments import check_held_out, training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import hold_reference, reference_mode
@@ -140,11 +140,8 @@ def _common(
 ) -> dict[str, Any]:
     if config.pad_to_multiple_of is not None and config.pad_to_multiple_of < 1:
         raise UserError(f"pad_to_multiple_of={config.pad_to_multiple_of} must be at least 1")
-    if arguments.eval_strategy != "no" and pairs.evaluation is None:
-        raise UserError(
-            f"trainer.eval_strategy={arguments.eval_strategy!s} needs held-out pairs; set data.eval_path, "
-            "data.eval_split or data.eval_fraction"
-        )
+    remedy = "set data.eval_path, data.eval_split or data.eval_fraction"
+    check_held_out(arguments, pairs.evaluation, remedy, rows="pairs")
     return {
         "model": model,
         "args": arguments,

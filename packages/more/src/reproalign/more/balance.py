@@ -28,7 +28,7 @@ from reproalign.common.errors import UserError, choose
 from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums
 from reproalign.more.min_norm import frank_wolfe, min_norm_point
-from reproalign.more.rules import Rules
+from reproalign.more.rules import MoreRules
 
 RULES = ("min-norm", "uniform", "fixed")
 NORMALIZATIONS = ("none", "l2", "loss", "loss+")
@@ -42,7 +42,7 @@ def settle_weights(config: WeightsConfig, domains: list[str], defaults: Mapping[
     Args:
         config: as composed.
         domains: names of those that are trained on.
-        defaults: ``weights`` of :class:`reproalign.more.rules.Rules`.
+        defaults: ``weights`` of :class:`reproalign.more.rules.MoreRules`.
 
     Raises:
         UserError: naming the key, its value and what is allowed.
@@ -136,7 +136,7 @@ class Balancer:
     """
 
     def __init__(
-        self, config: WeightsConfig, domains: list[str], momentum: Float[Tensor, "domains hidden"], rules: Rules
+        self, config: WeightsConfig, domains: list[str], momentum: Float[Tensor, "domains hidden"], rules: MoreRules
     ) -> None:
         self.config = settle_weights(config, domains, rules.weights)
         self.domains, self.rules, self.momentum = domains, rules, momentum
@@ -153,7 +153,7 @@ class Balancer:
         Args:
             sums: of the batch; without gradients where :attr:`needs_gradients` is false.
             grouped: every batch has items of every domain (resampling). A domain that does not take part, by
-                :attr:`Rules.present`, keeps its momentum and gets no weight.
+                :attr:`MoreRules.present`, keeps its momentum and gets no weight.
 
         Raises:
             UserError: if the gradients are not finite.

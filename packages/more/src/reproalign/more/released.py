@@ -23,7 +23,7 @@ from reproalign.more.balance import TINY, Balance, Balancer, no_momentum, with_p
 from reproalign.more.groups import resample_copies, resample_released
 from reproalign.more.items import prepare_released, ranked
 from reproalign.more.loss import DomainSums, domain_sums, pair_losses, pair_signs
-from reproalign.more.rules import Rules
+from reproalign.more.rules import MoreRules
 
 UNIFORM = 3  # the release takes the length of the batch, a dictionary of 3 keys, for the number of domains (ERRATA Q5)
 WARMUP = 2  # steps that DeepSpeed's WarmupDecayLR warms up at least
@@ -141,7 +141,7 @@ def momentum_of_a_layer(domains: int, hidden: int, seed: int) -> Float[Tensor, "
         return nn.Linear(hidden, 1, bias=False).weight.detach().repeat(domains, 1)
 
 
-PAPER = Rules(
+PAPER = MoreRules(
     weights={"normalize": "none", "alpha": 1.0, "solver": "exact"},
     whole_step=True,
     present=with_pairs,
@@ -153,7 +153,7 @@ PAPER = Rules(
     resample=resample_copies,
     ties="wrong",
 )
-RELEASED = Rules(
+RELEASED = MoreRules(
     weights={"normalize": "l2", "alpha": 0.99, "solver": "frank-wolfe"},  # the README's command, which calls α momentum
     whole_step=False,
     present=all_of_a_group,
@@ -167,7 +167,7 @@ RELEASED = Rules(
 )
 
 
-def rules_of(variant: str) -> Rules:
+def rules_of(variant: str) -> MoreRules:
     """Return the rules of a variant.
 
     Raises:

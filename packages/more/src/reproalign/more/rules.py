@@ -13,7 +13,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Rules:
+class MoreRules:
     """One variant of MORE.
 
     Attributes:
@@ -28,7 +28,7 @@ class Rules:
             (Q20).
         comparable: (responses, scores) -> what the loss reads of an item; None leaves it out (Q8, Q17).
         resample: (sizes, size, generator, names) -> the items of each domain brought to one size (Q4).
-        ties: what a pair of equal rewards counts for the accuracy.
+        ties: how pairs of equal rewards count in the accuracy: ``wrong`` or ``half``.
     """
 
     weights: Mapping[str, Any]

@@ -10,14 +10,14 @@ from typing import Any
 from rich.console import Console
 from transformers import set_seed
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE, told_rules, training_rules
-from reproalign.common.training.arguments import training_arguments
+from reproalign.common.training.arguments import check_held_out, training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.more.balance import settle_weights
 from reproalign.more.balanced import MoreTrainer
@@ -52,11 +52,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             seed=config.seed,
             run=run,
         )
-        if arguments.eval_strategy != "no" and not domains.held_out:
-            raise UserError(
-                f"trainer.eval_strategy={arguments.eval_strategy!s} needs held-out items; set data.eval_paths or "
-                "data.eval_fraction"
-            )
+        check_held_out(arguments, domains.held_out, "set data.eval_paths or data.eval_fraction", rows="items")
         model = load_reward(config.model, tokenizer, rules, domains.pad_id)
         if run.is_main:
             identity = identify_weights(config.model.name, config.model.revision)

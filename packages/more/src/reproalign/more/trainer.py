@@ -21,9 +21,9 @@ from torch.utils.data import Dataset
 
 from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
 from reproalign.more.loss import DomainSums, count_pairs, domain_loss, domain_sums, ranking_loss
-from reproalign.more.metrics import Measured, mean_of_domains, preference_metrics
+from reproalign.more.metrics import DomainRewards, domain_metrics, mean_of_domains
 from reproalign.more.released import warmup_decay
-from reproalign.more.rules import Rules
+from reproalign.more.rules import MoreRules
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor | tuple[Tensor, Tensor]]
@@ -48,7 +48,7 @@ class RewardTrainer(CollectingTrainer):
         domains: their names.
         held_out: domain -> items; :meth:`evaluate` measures each.
         rules: of the variant.
-        ties: what a pair of equal rewards counts (:func:`reproalign.more.metrics.preference_metrics`).
+        ties: how pairs of equal rewards count (:func:`reproalign.more.metrics.domain_metrics`).
         schedule: whether the learning rate follows the release's WarmupDecayLR; otherwise ``trainer.*`` says.
         **kwargs: passed on to ``transformers.Trainer``.
     """
@@ -60,7 +60,7 @@ class RewardTrainer(CollectingTrainer):
         *,
         domains: list[str],
         held_out: Mapping[str, Dataset[Any]],
-        rules: Rules,
+        rules: MoreRules,
         ties: str = "wrong",
         schedule: bool = False,
         **kwargs: Any,
@@ -170,16 +170,14 @@ class RewardTrainer(CollectingTrainer):
 
     def measure(self) -> dict[str, float]:
         """Return accuracy, ranking loss and ECE of ten bins of every held-out domain, and their means over domains."""
-        metrics = {
-            name: preference_metrics(of.rewards, of.scores, ties=self.ties) for name, of in self.measured().items()
-        }
+        metrics = {name: domain_metrics(of.rewards, of.scores, ties=self.ties) for name, of in self.measured().items()}
         found = {f"{domain}/{name}": values[name] for domain, values in metrics.items() for name in LOGGED}
         means = mean_of_domains(metrics) if metrics else {}
         return found | {name: means[name] for name in LOGGED if name in means}
 
-    def measured(self) -> dict[str, Measured]:
+    def measured(self) -> dict[str, DomainRewards]:
         """Return rewards and scores of every held-out domain; all processes take part."""
-        return {name: Measured(*self.rewards(items)) for name, items in self.held_out.items()}
+        return {name: DomainRewards(*self.rewards(items)) for name, items in self.held_out.items()}
 
 
 def item_rewards(

@@ -9,13 +9,13 @@ from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, mean_curve
 from reproalign.radpo.config import LossConfig, measure_name
 from reproalign.radpo.published import sweep
-from reproalign.radpo.report import LABELS, Measured, second_half
+from reproalign.radpo.report import LABELS, MeasuredRun, second_half
 
 Line = tuple[str, str, str]  # loss, measure, mu
 
 
 def against_alpha(
-    runs: Sequence[Measured], metrics: Sequence[str], model: str | None = None
+    runs: Sequence[MeasuredRun], metrics: Sequence[str], model: str | None = None
 ) -> dict[str, dict[str, Curve]]:
     """Return panel -> line -> curve over alpha; runs that differ in seed make a mean and its standard deviation.
 
@@ -46,7 +46,7 @@ def against_alpha(
     return panels
 
 
-def _line(run: Measured) -> tuple[Line, float]:
+def _line(run: MeasuredRun) -> tuple[Line, float]:
     config: dict[str, Any] = run.record["config"]
     loss = LossConfig(**config["loss"])
     if loss.name not in ("tdpo", "ra-dpo") or not loss.second_form:

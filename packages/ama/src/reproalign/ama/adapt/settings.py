@@ -10,7 +10,7 @@ from transformers import SchedulerType
 from reproalign.ama.adapt.checks import check_epsilons, check_models, check_released, check_reward, check_rows
 from reproalign.ama.adapt.config import AdaptConfig
 from reproalign.ama.adapt.rows import PLAIN, Form
-from reproalign.ama.parts import check_level
+from reproalign.ama.levels import check_level
 from reproalign.ama.ratios import (
     CONSTRAINTS,
     NORMALISATIONS,

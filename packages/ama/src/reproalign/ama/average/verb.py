@@ -20,7 +20,7 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.inputs import Inputs, open_inputs
 from reproalign.common.merging.planning import MergePlan
-from reproalign.common.merging.settings import resolve as resolve_core
+from reproalign.common.merging.resolving import resolve as resolve_core
 from reproalign.common.records import Run
 from reproalign.common.verbs.merge import plan_merge, show_plan, write_merge
 

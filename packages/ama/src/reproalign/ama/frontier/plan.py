@@ -14,11 +14,12 @@ from reproalign.ama.average.verb import check_models
 from reproalign.ama.average.verb import check_options as check_average
 from reproalign.ama.cli import ADAPT, AVERAGE, EVALUATE
 from reproalign.ama.frontier.config import FrontierConfig
+from reproalign.ama.frontier.entries import Model, Sweeps
 from reproalign.ama.frontier.evaluate import check_inputs
 from reproalign.ama.frontier.evaluate import check_options as check_evaluate
 from reproalign.ama.frontier.evaluated import OUTPUTS
 from reproalign.ama.frontier.settings import check_settings
-from reproalign.ama.frontier.sweeps import PRE, Model, Sweeps, make_sweeps
+from reproalign.ama.frontier.sweeps import PRE, make_sweeps
 from reproalign.common.compose import Bases, as_word, section_words
 from reproalign.common.config import LoraConfig
 from reproalign.common.errors import UserError

@@ -88,7 +88,7 @@ def resume_from(run_dir: Path, resume: str, on_bad_checkpoint: str) -> Path | No
         if on_bad_checkpoint == "stop":
             raise UserError(f"cannot resume: {problem}; delete that checkpoint or set on_bad_checkpoint=fallback")
         if PartialState().is_main_process:
-            Console(stderr=True).print(f"damaged checkpoint passed over: {problem}", style="yellow", highlight=False)
+            Console(stderr=True).print(f"damaged checkpoint skipped: {problem}", style="yellow", highlight=False)
     return None
 
 

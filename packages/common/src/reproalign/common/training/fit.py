@@ -25,7 +25,7 @@ from reproalign.common.models.load import merge_adapter
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.training.checkpoints import resume_from
 from reproalign.common.training.collecting import CollectingTrainer
-from reproalign.common.training.precision import PrecisionCallback, keep_float32
+from reproalign.common.training.mixed_precision import PrecisionCallback, keep_float32
 
 FINAL = "model"
 

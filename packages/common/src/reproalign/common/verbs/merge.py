@@ -17,19 +17,21 @@ from safetensors.torch import save_file
 
 from reproalign.common.files import sha256_file, sha256_json, space_needed, write_json
 from reproalign.common.invocation import Invocation
+from reproalign.common.merging.adapted import AdaptedCheckpoint
 from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter, factor_delta_gap, merge_adapters
-from reproalign.common.merging.adapters import CONFIG, WEIGHTS, AdaptedCheckpoint
+from reproalign.common.merging.adapters import CONFIG, WEIGHTS
 from reproalign.common.merging.blocks import Block, Blocks, check_selector
-from reproalign.common.merging.checkpoint import read_json
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.ensemble import EnsemblePlan, plan_ensemble, verify_ensemble
 from reproalign.common.merging.ensemble import write_files as write_ensemble_files
+from reproalign.common.merging.headers import read_json
 from reproalign.common.merging.inputs import Inputs, open_inputs
 from reproalign.common.merging.methods import task_arithmetic_weights
 from reproalign.common.merging.output import copy_files, made_by, verify, write_card, write_files
 from reproalign.common.merging.planning import MergePlan, make_plan, plan_identity
 from reproalign.common.merging.report import adapter_table, as_plan_file, plan_table, print_notes
-from reproalign.common.merging.settings import Settings, normalized_weights, parse_size, resolve
+from reproalign.common.merging.resolving import resolve
+from reproalign.common.merging.settings import Settings, normalized_weights, parse_size
 from reproalign.common.merging.stream import JOURNAL, threads, write_model
 from reproalign.common.merging.values import evaluate, selectors
 from reproalign.common.merging.writer import check_space

@@ -21,6 +21,7 @@ from reproalign.common.merging.adapters import WEIGHTS, load_tensors
 from reproalign.common.merging.inputs import Inputs
 from reproalign.common.merging.randomness import keep_mask
 from reproalign.dtm.merge.config import MergeConfig
+from reproalign.dtm.merge.core import dropped
 from reproalign.dtm.merge.released import (
     DISJOINT,
     MODES,
@@ -30,7 +31,7 @@ from reproalign.dtm.merge.released import (
     ties,
     unflatten,
 )
-from reproalign.dtm.merge.settings import Plan, dropped
+from reproalign.dtm.merge.settings import Plan
 
 Vectors = Float[Tensor, "models entries"]
 

@@ -14,7 +14,6 @@ from reproalign.common.evaluation.plots.canvas import colours_of, panels_of, sav
 from reproalign.more.study.runs import Floats
 
 BINS = 60
-COLUMNS = 3
 Panels = Mapping[str, Mapping[str, Floats]]  # domain -> label of a run -> margins
 
 

@@ -22,7 +22,7 @@ class Effect:
         label: what it is about.
         metric: whose unit the value has.
         value: a difference, or what has to be above 0.
-        error: its standard error, of the results or else of the estimator; None: not known.
+        error: its standard error: of the results, otherwise of the estimator; None: not known.
         met: whether the numbers bear the instance out.
     """
 
