@@ -33,7 +33,7 @@ class ModelConfig:
     name: str = MISSING  # Hub id, local folder, or "demo:smollm2-135m-instruct" / "tiny:llama"
     revision: str | None = None
     tokenizer: str | None = None  # null: the model's
-    chat_template: str | None = None  # null: the tokenizer's own; or a name in common.data.templates; or a file
+    chat_template: str | None = None  # null: the tokenizer's own; or a name in common.text.templates; or a file
     dtype: str = (
         "auto"  # float32 | bfloat16 | float16: of weights and optimiser states; auto: as saved, with autocast float32
     )
