@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from reproalign.common.app import main
+from reproalign.common.cli import main
 from reproalign.common.merging import methods, rules
 from reproalign.common.merging.randomness import keep_mask
 from reproalign.common.testing.checkpoints import ARCHITECTURES, save_random, tensors_of
@@ -272,7 +272,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, models, 
 @pytest.mark.slow
 def test_killed_in_the_middle_there_is_no_half_model_and_the_same_command_finishes_it(tmp_path, models):
     command = ["merge", words(models, "llama", 1, 2), f"output_dir={tmp_path / 'run'}", "shard_size=2KB"]
-    process = subprocess.Popen([sys.executable, "-m", "reproalign.common.app", *command], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "reproalign.common.cli", *command], stderr=subprocess.DEVNULL)
     while not (tmp_path / "run" / ".partial" / "progress.json").exists():
         assert process.poll() is None
         time.sleep(0.001)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
-from reproalign.common.app import main
+from reproalign.common.cli import main
 from reproalign.common.config import ModelConfig
 from reproalign.common.data.fastchat import Question, make_answer, read_answers, read_questions
 from reproalign.common.errors import UserError

@@ -12,6 +12,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from reproalign.common.precision import settle_precision
+
 
 @dataclass
 class LoraConfig:
@@ -138,6 +140,11 @@ class BaseRunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments
+
+    @staticmethod
+    def settle(config: dict[str, Any]) -> dict[str, Any]:
+        """Settle what depends on several keys: :func:`~reproalign.common.precision.settle_precision`."""
+        return settle_precision(config)
 
 
 @dataclass
