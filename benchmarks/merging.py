@@ -189,7 +189,7 @@ def ours(plan: Path, output: Path, threads: int) -> Any:
 
 def ours_verb(plan: Path, output: Path, threads: int) -> Any:
     """The whole command."""
-    from reproalign.common.app import main
+    from reproalign.common.cli import main
     from reproalign.common.verbs import merge  # noqa: F401 - its imports are not timed
 
     words = ["merge", str(plan), f"output_dir={output}", f"threads={threads}", "verify=headers"]

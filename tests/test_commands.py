@@ -30,7 +30,7 @@ def run(module: str, *words: str, report: str = "None") -> tuple[int, str, str]:
         ("reproalign.mmpo.cli", ["recipes"]),
         ("reproalign.mmpo.cli", ["recipes", "smoke"]),
         ("reproalign.mmpo.cli", ["--version"]),
-        ("reproalign.common.app", ["--help"]),
+        ("reproalign.common.cli", ["--help"]),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

@@ -376,8 +376,8 @@ def _pairrm_win_rate(inputs: Case, params: Case) -> Any:
 
 @adapter("HHRLHFData.get_data and the output extraction in text_generation.py")
 def _pairrm_prompt_and_output(inputs: Case, params: Case) -> Any:
-    from reproalign.common.data.prompts import one_user_turn
     from reproalign.common.evaluation.alpacaeval import after_last
+    from reproalign.common.text.prompts import one_user_turn
 
     if params["kind"] == "extract_output":
         return {"output": after_last(inputs["generated"], "\n<|assistant|>\n")}

@@ -14,9 +14,9 @@ from reproalign.ama.align.sft_options import check_options as check_sft
 from reproalign.ama.average.verb import check_options as check_average
 from reproalign.ama.cli import APP, main
 from reproalign.ama.study.published import published_points
-from reproalign.common.cli import find_verb
+from reproalign.common.command.app import find_verb
+from reproalign.common.command.recipes import REQUIRED, read_headers
 from reproalign.common.invocation import Invocation, structured
-from reproalign.common.recipes import REQUIRED, read_headers
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed, effective_batch
 

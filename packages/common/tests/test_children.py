@@ -24,7 +24,7 @@ import json, os, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from omegaconf import MISSING
-from reproalign.common.cli import App, run
+from reproalign.common.command.app import App, run
 from reproalign.common.config import LaunchConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Verb

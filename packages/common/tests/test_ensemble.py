@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reproalign.common.app import main
+from reproalign.common.cli import main
 from reproalign.common.config import ModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.logprobs.model import install_completion_logps

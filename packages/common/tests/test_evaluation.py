@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproalign.common.cli import WordParser
+from reproalign.common.command.app import WordParser
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.calibration import (
     TEMPERATURES,

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from reproalign.common.app import main
-from reproalign.common.merging import methods, rules
+from reproalign.common.cli import main
+from reproalign.common.merging import methods, operands
 from reproalign.common.merging.randomness import keep_mask
 from reproalign.common.testing.checkpoints import ARCHITECTURES, save_random, tensors_of
 
@@ -139,7 +139,7 @@ def test_sharding_threads_and_slices_change_no_bit(tmp_path, models, method, mon
     cut = [f"models=[{tmp_path / 's1'},{tmp_path / 's2'}]", *([f"base={tmp_path / 's0'}"] if based else [])]
     merge(tmp_path / "one", *keys, *whole, "threads=1")
     if method != "slerp":  # whose sums are taken slice by slice
-        monkeypatch.setattr(rules, "CHUNK", 100)
+        monkeypatch.setattr(operands, "CHUNK", 100)
     merge(tmp_path / "two", *keys, *cut, "threads=4")
     first, second = (tmp_path / name / "model" / "model.safetensors" for name in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
@@ -272,7 +272,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, models, 
 @pytest.mark.slow
 def test_killed_in_the_middle_there_is_no_half_model_and_the_same_command_finishes_it(tmp_path, models):
     command = ["merge", words(models, "llama", 1, 2), f"output_dir={tmp_path / 'run'}", "shard_size=2KB"]
-    process = subprocess.Popen([sys.executable, "-m", "reproalign.common.app", *command], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "reproalign.common.cli", *command], stderr=subprocess.DEVNULL)
     while not (tmp_path / "run" / ".partial" / "progress.json").exists():
         assert process.poll() is None
         time.sleep(0.001)
@@ -339,8 +339,8 @@ def peak():
 sources = [Checkpoint(name, Path(name)) for name in sys.argv[1:3]]
 jobs = {}
 for name, info in sources[0].tensors.items():
-    operands = Operands(name, tuple((source, name) for source in sources), info.size, torch.float32)
-    jobs[name] = Job(OutputTensor(info.dtype, info.shape), operands, Linear((0.5, 0.5)))
+    entry = Operands(name, tuple((source, name) for source in sources), info.size, torch.float32)
+    jobs[name] = Job(OutputTensor(info.dtype, info.shape), entry, Linear((0.5, 0.5)))
 folder = Path(sys.argv[3])
 folder.mkdir()
 before = peak()

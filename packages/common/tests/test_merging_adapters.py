@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reproalign.common.app import main
+from reproalign.common.cli import main
 from reproalign.common.merging.adapters import Factors
 from reproalign.common.merging.lora_algebra import average_factors, product_norm, recompress, stack_deltas
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from reproalign.common.app import main
+from reproalign.common.cli import main
 from reproalign.common.merging.checkpoint import Checkpoint
 from reproalign.common.testing import refusal
 from reproalign.common.testing.checkpoints import random_config, save_random, tensors_of

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from reproalign.common.app import main
+from reproalign.common.cli import main
 from reproalign.common.errors import UserError
 from reproalign.common.merging.statistics import open_statistics
 from reproalign.common.models.tiny import tiny_model

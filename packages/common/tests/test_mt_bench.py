@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
-from reproalign.common.app import main
+from reproalign.common.cli import main
 from reproalign.common.config import ModelConfig
 from reproalign.common.data.fastchat import Question, make_answer, read_answers, read_questions
-from reproalign.common.data.templates import render, set_template
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.mtbench import category_of, summarize
 from reproalign.common.generation.dialogues import DialogueRules, answer_questions, ask_by, dialogue
@@ -26,6 +25,7 @@ from reproalign.common.judging.single_prompts import FIELDS, NAMES, OWN_PROMPTS,
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
 from reproalign.common.testing.endpoint import Endpoint, running
+from reproalign.common.text.templates import render, set_template
 
 ROWS = [
     {"question_id": 81, "category": "writing", "turns": ["write", "again"]},

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.common.app import main
-from reproalign.common.cli import App, run
+from reproalign.common.cli import main
+from reproalign.common.command.app import App, run
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
 from reproalign.common.invocation import Invocation

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from reproalign.common.cli import App, run
+from reproalign.common.command.app import App, run
 from reproalign.common.evaluation.suites.catalogue import defined_in, manager_of, subtasks
 from reproalign.common.evaluation.suites.config import SuiteConfig
 from reproalign.common.evaluation.suites.experiment import Seeds, Subject

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.common.cli import App, run
+from reproalign.common.command.app import App, run
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.suites.config import SuiteConfig
 from reproalign.common.files import space_needed

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from reproalign.common.command.recipes import read_headers
 from reproalign.common.evaluation.suites.config import SuiteConfig
 from reproalign.common.invocation import load_object
-from reproalign.common.recipes import read_headers
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed
 from reproalign.dtm.cli import APP
@@ -194,7 +194,7 @@ def test_mmlu_categories_are_hendrycks():
 
 def composed_suite() -> dict[str, Any]:
     verb = next(entry for entry in APP.verbs if entry.when == "suite")
-    from reproalign.common.compose import compose
+    from reproalign.common.options.compose import compose
 
     words = ["suite=dtm", "model.name=tiny:llama", "output_dir=out"]
     return compose(APP.package, verb.config_name, verb.schema, words).config["suite"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.common.cli import find_verb
+from reproalign.common.command.app import find_verb
+from reproalign.common.command.recipes import REQUIRED, read_headers
 from reproalign.common.invocation import Invocation, structured
-from reproalign.common.recipes import REQUIRED, read_headers
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed, effective_batch
 from reproalign.dtm.cli import APP, main

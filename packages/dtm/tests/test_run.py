@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.common.compose import compose
 from reproalign.common.files import sha256_file
 from reproalign.common.invocation import Invocation, structured
+from reproalign.common.options.compose import compose
 from reproalign.common.testing import refusal, run_command
 from reproalign.dtm.cli import APP, RUN, main
 from reproalign.dtm.report import write_report

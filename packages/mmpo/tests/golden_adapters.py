@@ -22,10 +22,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from reproalign.common.config import DataConfig
 from reproalign.common.data import templates, tokenize
-from reproalign.common.data.collate import IGNORED, PairCollator
+from reproalign.common.data.load import load_preferences
 from reproalign.common.data.mixing import MixPart, mix_datasets
-from reproalign.common.data.prepare import load_preferences, render_messages, render_pairs
-from reproalign.common.data.prompts import prompt_text
 from reproalign.common.data.sources.shp import order_answers
 from reproalign.common.data.sources.ultrafeedback import given_scores
 from reproalign.common.errors import UserError
@@ -37,6 +35,9 @@ from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialog
 from reproalign.common.reward.pooling import pooled_index
 from reproalign.common.reward.reading import Reader
 from reproalign.common.testing.oracle import run_logps
+from reproalign.common.text.collate import IGNORED, PairCollator
+from reproalign.common.text.prompts import prompt_text
+from reproalign.common.text.render import render_messages, render_pairs
 from reproalign.common.training.pairs import reward_metrics
 from reproalign.common.training.reference import CachedReference, FrozenReference
 from reproalign.mmpo import decontaminate, loss, naming, released_cli

@@ -12,11 +12,13 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reproalign.common.compose import as_word, compose, known_keys
+from reproalign.common.command.recipes import read_headers
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import load_object
 from reproalign.common.mappings import flatten
-from reproalign.common.recipes import read_headers
+from reproalign.common.options.compose import compose
+from reproalign.common.options.keys import known_keys
+from reproalign.common.options.words import as_word
 from reproalign.common.testing import composed
 from reproalign.mmpo.cli import APP, main
 from reproalign.mmpo.released_cli import translate

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
-from reproalign.common.recipes import read_headers
+from reproalign.common.command.recipes import read_headers
 from reproalign.common.testing import Fact, assert_facts, launch_facts, read_facts, recipe_config
 from reproalign.common.testing.facts import scheduled_rates
 from reproalign.mmpo.cli import APP

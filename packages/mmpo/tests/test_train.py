@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from reproalign.common.app import main as reproalign
+from reproalign.common.cli import main as reproalign
 from reproalign.common.models.load import model_path
 from reproalign.mmpo.cli import main
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from reproalign.common.data.collate import pad_rows
 from reproalign.common.evaluation.calibration import probability_calibration
 from reproalign.common.judging.endpoint import EndpointError
 from reproalign.common.reward import reading
 from reproalign.common.reward import released as reward_released
+from reproalign.common.text.collate import pad_rows
 from reproalign.more import balance, groups, items, loss, min_norm, released, released_judge
 from reproalign.more.config import WeightsConfig
 from reproalign.more.metrics import BINS, domain_metrics

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, TrainingArguments
 
+from reproalign.common.command.recipes import read_headers
 from reproalign.common.generation.samples import read_selected
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
-from reproalign.common.recipes import read_headers
 from reproalign.common.testing import assert_facts, launch_facts, read_facts, recipe_config, refusal
 from reproalign.common.testing.facts import scheduled_rates
 from reproalign.common.training.sft import IGNORED, tokenize_responses

@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 from reproalign.common.config import RewardModelConfig
-from reproalign.common.data.templates import transcript
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules, told_rules
 from reproalign.common.testing import composed
+from reproalign.common.text.templates import transcript
 from reproalign.more.cli import APP
 from reproalign.more.config import DomainsConfig
 from reproalign.more.data import Domains, check_domains, hold_out, load_domains, tabulate

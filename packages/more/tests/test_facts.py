@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from reproalign.common.recipes import read_headers
+from reproalign.common.command.recipes import read_headers
 from reproalign.common.testing.facts import assert_facts, launch_facts, read_facts, recipe_config
 from reproalign.more.balance import settle_weights
 from reproalign.more.cli import APP

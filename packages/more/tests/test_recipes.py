@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reproalign.common.recipes import REQUIRED, read_headers
+from reproalign.common.command.recipes import REQUIRED, read_headers
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed, effective_batch
 from reproalign.more.cli import APP, main

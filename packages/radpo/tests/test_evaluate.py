@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from reproalign.common.config import DataConfig, ModelConfig
-from reproalign.common.data.collate import PairCollator
 from reproalign.common.evaluation.alpacaeval import instruction_text
 from reproalign.common.evaluation.plots import mean_curve, smoothed
 from reproalign.common.files import recover_lines
@@ -30,6 +29,7 @@ from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records.groups import group_runs
 from reproalign.common.testing import composed, refusal
 from reproalign.common.testing.pairrm import save_tiny_pairrm
+from reproalign.common.text.collate import PairCollator
 from reproalign.radpo.cli import APP, main
 from reproalign.radpo.data import prepare_rows, read_examples
 from reproalign.radpo.report import measured, model_label, second_half

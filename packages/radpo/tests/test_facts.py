@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reproalign.common.recipes import read_headers
+from reproalign.common.command.recipes import read_headers
 from reproalign.common.testing import assert_facts, launch_facts, read_facts, recipe_config
 from reproalign.radpo.cli import APP
 from reproalign.radpo.config import TrainConfig

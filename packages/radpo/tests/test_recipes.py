@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from reproalign.common.recipes import REQUIRED, read_headers
+from reproalign.common.command.recipes import REQUIRED, read_headers
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed, effective_batch
 from reproalign.radpo.cli import APP, main

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from reproalign.common.app import main as reproalign
+from reproalign.common.cli import main as reproalign
 from reproalign.radpo.cli import main
 from reproalign.radpo.train import LOSSES
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from reproalign.common.precision import settle_precision
+
 
 @dataclass
 class LoraConfig:
@@ -33,7 +35,7 @@ class ModelConfig:
     name: str = MISSING  # Hub id, local folder, or "demo:smollm2-135m-instruct" / "tiny:llama"
     revision: str | None = None
     tokenizer: str | None = None  # null: the model's
-    chat_template: str | None = None  # null: the tokenizer's own; or a name in common.data.templates; or a file
+    chat_template: str | None = None  # null: the tokenizer's own; or a name in common.text.templates; or a file
     dtype: str = (
         "auto"  # float32 | bfloat16 | float16: of weights and optimiser states; auto: as saved, with autocast float32
     )
@@ -138,6 +140,11 @@ class BaseRunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments
+
+    @staticmethod
+    def settle(config: dict[str, Any]) -> dict[str, Any]:
+        """Settle what depends on several keys: :func:`~reproalign.common.precision.settle_precision`."""
+        return settle_precision(config)
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from reproalign.common.compose import as_word, section_words
 from reproalign.common.config import LoraConfig, ModelConfig
+from reproalign.common.options.words import as_word, section_words
 
 
 def training_words(model: ModelConfig) -> list[str]:

@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.console import Console
 
-from reproalign.common.compose import as_word
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, check_launches, given_words, naming, plan_child, run_child
+from reproalign.common.options.words import as_word
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.records.run import read_record
 from reproalign.common.verbs import EVALUATE_SUITE

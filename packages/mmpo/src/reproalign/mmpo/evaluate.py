@@ -15,10 +15,8 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
-from reproalign.common.data.collate import PairCollator
-from reproalign.common.data.prepare import check_tokenizer, load_evaluation, tokenize_pairs
+from reproalign.common.data.load import load_evaluation
 from reproalign.common.data.records import Message
-from reproalign.common.data.templates import render
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.rewardbench import (
     MAX_LENGTH,
@@ -38,6 +36,9 @@ from reproalign.common.reward.dialogues import tokenize_dialogues
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules, read_rules
+from reproalign.common.text.collate import PairCollator
+from reproalign.common.text.pairs import tokenize_pairs
+from reproalign.common.text.templates import check_tokenizer, render
 from reproalign.common.training.arguments import evaluation_arguments
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import FrozenReference

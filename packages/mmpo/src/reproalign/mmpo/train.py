@@ -12,8 +12,6 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config import RunConfig
-from reproalign.common.data.collate import PairCollator
-from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
@@ -23,6 +21,8 @@ from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE
+from reproalign.common.text.collate import PairCollator
+from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.training.arguments import check_held_out, training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.pairs import PairTrainer

@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from reproalign.common.config import LogprobsConfig
-from reproalign.common.data.collate import forward_inputs
 from reproalign.common.evaluation.rewardbench import response_scores
 from reproalign.common.files import write_json
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.reward.rules import NOTE, RewardRules
+from reproalign.common.text.collate import forward_inputs
 from reproalign.common.training.pairs import PairScores, PairTrainer
 from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
 from reproalign.common.training.reward import PairedRewardTrainer

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from reproalign.common.config import DataConfig
 from reproalign.common.data.cache import fingerprint_dataset, map_cached
-from reproalign.common.data.prepare import read_split
 from reproalign.common.data.reading import local_path, read_local
+from reproalign.common.data.splits import read_split
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.records import Run
 from reproalign.common.reward.reading import Reader

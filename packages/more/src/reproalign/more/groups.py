@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from reproalign.common.data.collate import pad_rows
 from reproalign.common.errors import UserError
+from reproalign.common.text.collate import pad_rows
 
 Picks = NDArray[np.int64]  # (items, 2): data set and row of each item
 ItemRow = dict[str, Any]  # domain, input_ids (responses x tokens), scores

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.cli import WordParser
+from reproalign.common.command.app import WordParser
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import categories
 from reproalign.common.records.groups import RecordedRun, group_runs, name_groups

@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
 from reproalign.common.data.cache import fingerprint_dataset
-from reproalign.common.data.collate import PairCollator
-from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
+from reproalign.common.text.collate import PairCollator
+from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.training.arguments import evaluation_arguments
 from reproalign.common.training.reference import FrozenReference
 from reproalign.radpo.config import EvaluateConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.cli import WordParser
+from reproalign.common.command.app import WordParser
 from reproalign.common.errors import UserError
 from reproalign.radpo.published import published
 

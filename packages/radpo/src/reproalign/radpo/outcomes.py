@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
 
-from reproalign.common.cli import WordParser
+from reproalign.common.command.app import WordParser
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import outcomes
 from reproalign.common.records.run import read_record

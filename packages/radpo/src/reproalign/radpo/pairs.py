@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.data.prepare import read_split
 from reproalign.common.data.records import Message, RowError, column
 from reproalign.common.data.sources import Home
+from reproalign.common.data.splits import read_split
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.samplers import SAMPLERS, start_sampling

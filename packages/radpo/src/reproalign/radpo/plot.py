@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.cli import WordParser
+from reproalign.common.command.app import WordParser
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison, mean_curve
 from reproalign.common.records.groups import group_runs, name_groups

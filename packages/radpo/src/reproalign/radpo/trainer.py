@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reproalign.common.config import LogprobsConfig
-from reproalign.common.data.collate import PairCollator, forward_inputs
 from reproalign.common.files import write_json
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.statistics import Measure
+from reproalign.common.text.collate import PairCollator, forward_inputs
 from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
 from reproalign.common.training.pairs import PairScores, PairTrainer
 from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
@@ -65,7 +65,7 @@ class RadpoTrainer(CollectingTrainer):
         warmup_steps: optimiser steps, of the schedule that ``schedule=None`` stands for.
         schedule: the rate's share at each optimiser step; None: a cosine that ends with the run.
         accumulation: released: what the summed losses of a step are divided by; None: its micro-batches here.
-        pairs: held-out pairs as :func:`~reproalign.common.data.prepare.tokenize_pairs` makes them; those of several
+        pairs: held-out pairs as :func:`~reproalign.common.text.pairs.tokenize_pairs` makes them; those of several
             passes one after the other, see :func:`~reproalign.radpo.data.prepare_held_out`.
         pairs_per_pass: pairs of one evaluation; None: all.
         reference: the frozen reference; None: rewards are plain log-probs (SFT, SLiC).

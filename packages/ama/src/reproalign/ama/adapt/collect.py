@@ -14,7 +14,6 @@ from rich.table import Table
 
 from reproalign.ama.adapt.candidates import Quality, candidates, draw_best, prompt_key
 from reproalign.ama.adapt.collect_config import CollectConfig
-from reproalign.common.compose import as_word, section_words
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.samples import SCORED, find, read_sampled, write_rows
@@ -22,6 +21,7 @@ from reproalign.common.generation.sampling import LAYOUTS, read_prompts
 from reproalign.common.invocation import Invocation, structured
 from reproalign.common.launch.children import Child, check_launches, given_words, plan_child, run_child
 from reproalign.common.models.kind import check_language_model, check_reward_model
+from reproalign.common.options.words import as_word, section_words
 from reproalign.common.records import Run
 from reproalign.common.verbs.iterations import SAMPLE, SCORE
 from reproalign.common.verbs.sample import sampling_rules

@@ -10,10 +10,10 @@ from reproalign.ama.adapt.config import AdaptConfig
 from reproalign.ama.adapt.rows import PLAIN
 from reproalign.ama.cli import AVERAGE, EVALUATE
 from reproalign.ama.ratios_file import NAME, Ratios, write_ratios
-from reproalign.common.compose import as_word, section_words
 from reproalign.common.errors import ReportedError
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child, given_words, plan_child, run_child
+from reproalign.common.options.words import as_word, section_words
 from reproalign.common.records.run import Run, read_record
 
 OWNED_AVERAGE = (

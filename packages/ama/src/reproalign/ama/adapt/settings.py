@@ -19,9 +19,9 @@ from reproalign.ama.ratios import (
     regularizer_from_code,
 )
 from reproalign.ama.tensors import HEADS, RULES, default_tensors
-from reproalign.common.data.templates import check_separator
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.generation.sampling import LAYOUTS
+from reproalign.common.text.templates import check_separator
 
 OBJECTIVES = ("likelihood", "labelled", "reward")
 SOLVERS = {"likelihood": ("published", "exact"), "labelled": ("published", "exact"), "reward": ("search",)}

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import TrainingArguments
 
 from reproalign.common.config import DataConfig
-from reproalign.common.data.prepare import PreferenceData, load_preferences
+from reproalign.common.data.load import PreferenceData, load_preferences
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.records import Run

@@ -12,7 +12,6 @@ from transformers import set_seed
 from reproalign.ama.align.config import RewardConfig
 from reproalign.ama.align.pairs import bradley_terry, check_evaluation, read_pairs, report
 from reproalign.common.config import DataConfig
-from reproalign.common.data.collate import PairCollator
 from reproalign.common.errors import check_seed, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
@@ -21,6 +20,7 @@ from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialog
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE, RewardRules, told_rules
+from reproalign.common.text.collate import PairCollator
 from reproalign.common.training.arguments import check_trainer_keys, training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.reward import PairedRewardTrainer

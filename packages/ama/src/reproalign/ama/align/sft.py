@@ -22,7 +22,6 @@ from reproalign.ama.align.sft_options import Checked, check_options
 from reproalign.ama.align.trainer import Distillation, ForgettingTrainer
 from reproalign.ama.align.weight_penalty import WeightPenalty
 from reproalign.common.config import ReferenceConfig
-from reproalign.common.data.collate import RowCollator
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.generation.samplers import asking_tokenizer
@@ -33,6 +32,7 @@ from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_reference
 from reproalign.common.records import Run
+from reproalign.common.text.collate import RowCollator
 from reproalign.common.training.arguments import check_held_out, training_arguments
 from reproalign.common.training.fit import fit, metric_rows
 from reproalign.common.training.reference import AdapterDisabledReference, FrozenReference

@@ -15,7 +15,6 @@ from reproalign.ama.frontier.measures import log_ratios
 from reproalign.ama.frontier.respond import Answered, respond, reward_model, reward_rules, sampling_rules, score
 from reproalign.ama.frontier.texts import Text, TokenRows, read_texts, response_rows, text_rows
 from reproalign.common.config import ModelConfig
-from reproalign.common.data.collate import RowCollator, pad_id
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure
@@ -30,6 +29,7 @@ from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model, check_reward_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
+from reproalign.common.text.collate import RowCollator, pad_id
 
 
 @dataclass(frozen=True)

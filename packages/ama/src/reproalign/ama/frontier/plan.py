@@ -20,13 +20,14 @@ from reproalign.ama.frontier.evaluate import check_options as check_evaluate
 from reproalign.ama.frontier.evaluated import OUTPUTS
 from reproalign.ama.frontier.settings import check_settings
 from reproalign.ama.frontier.sweeps import PRE, make_sweeps
-from reproalign.common.compose import Bases, as_word, section_words
 from reproalign.common.config import LoraConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, check_launches, given_words, naming, plan_child
 from reproalign.common.launch.plan import Hardware
 from reproalign.common.launch.together import GPUS, slots
+from reproalign.common.options.compose import Bases
+from reproalign.common.options.words import as_word, section_words
 from reproalign.common.verbs import EVALUATE_SUITE, JUDGE
 from reproalign.common.verbs.evaluate import check_options as check_suite
 

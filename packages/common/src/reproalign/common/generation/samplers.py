@@ -14,12 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from reproalign.common.config import LaunchConfig, ModelConfig
-from reproalign.common.data.collate import pad_rows
-from reproalign.common.data.prepare import check_tokenizer
-from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
-from reproalign.common.data.templates import SPEAKERS, TURN_MARKS, render, turn_header, with_system
-from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError, choose
 from reproalign.common.generation.filters import clean_lmflow
 from reproalign.common.generation.noise import noisy_scores, stream_seed
@@ -27,6 +22,10 @@ from reproalign.common.generation.sampling import Sampler, SamplingRules, row_se
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.ensemble_file import is_ensemble
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
+from reproalign.common.text.collate import pad_rows
+from reproalign.common.text.prompts import encode_prompt, prompt_text
+from reproalign.common.text.templates import SPEAKERS, TURN_MARKS, check_tokenizer, render, turn_header, with_system
+from reproalign.common.text.tokenize import Encoder
 
 logger = logging.getLogger(__name__)
 

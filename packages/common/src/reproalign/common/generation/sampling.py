@@ -15,10 +15,10 @@ from rich.progress import track
 from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.data.records import Message, RowError
 from reproalign.common.data.sources.hh import transcript
-from reproalign.common.data.templates import TURN_MARKS
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import recover_lines, write_text
 from reproalign.common.generation.filters import CLEANINGS
+from reproalign.common.text.templates import TURN_MARKS
 
 LAYOUTS = ("chat", *TURN_MARKS)
 SPECIAL_TOKENS = ("template", "own")
@@ -46,7 +46,7 @@ class SamplingRules:
         layout: how the model is asked: by its ``chat`` template, in a ``transcript`` of Human and Assistant, or in
             ``lmflow``'s, with ``###`` before each speaker and no blank lines.
         system_message: layout ``chat``: of a prompt that has no system turn
-            (:func:`~reproalign.common.data.templates.with_system`): None, ``auto`` or text.
+            (:func:`~reproalign.common.text.templates.with_system`): None, ``auto`` or text.
         special_tokens: ``template``: those that the layout has; ``own``: also those that the tokenizer adds by itself,
             which doubles a BOS of the template.
         response_prefix: text that every response begins with: given to the model, and no part of what is returned.

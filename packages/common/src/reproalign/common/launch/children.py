@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.compose import Bases, as_word, compose
 from reproalign.common.config import LaunchConfig
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, write_json
@@ -18,6 +17,8 @@ from reproalign.common.invocation import Invocation, Verb
 from reproalign.common.launch.plan import Hardware, check
 from reproalign.common.launch.start import wait_for
 from reproalign.common.mappings import flatten
+from reproalign.common.options.compose import Bases, compose
+from reproalign.common.options.words import as_word
 from reproalign.common.records.lineage import RECORD
 from reproalign.common.records.run import Run, check_folder, read_record, same_run
 
@@ -43,7 +44,7 @@ def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str], 
         name: of the child.
         verb: what the child does.
         words: ``key=value``.
-        bases: of the parent's children, see :func:`~reproalign.common.compose.compose`; for many of one verb.
+        bases: of the parent's children, see :func:`~reproalign.common.options.compose.compose`; for many of one verb.
 
     Raises:
         UserError: for anything wrong in the words, naming the child.

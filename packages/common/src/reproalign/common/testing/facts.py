@@ -20,9 +20,9 @@ import torch
 from omegaconf import OmegaConf
 from transformers import TrainingArguments, get_scheduler
 
-from reproalign.common.cli import App, find_verb
+from reproalign.common.command.app import App, find_verb
+from reproalign.common.command.recipes import read_headers
 from reproalign.common.invocation import load_object
-from reproalign.common.recipes import read_headers
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing.recipes import composed
 

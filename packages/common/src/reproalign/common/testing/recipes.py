@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from reproalign.common.cli import App, find_verb
-from reproalign.common.compose import compose
-from reproalign.common.recipes import read_headers
+from reproalign.common.command.app import App, find_verb
+from reproalign.common.command.recipes import read_headers
+from reproalign.common.options.compose import compose
 
 
 def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from reproalign.common.config import LogprobsConfig
-from reproalign.common.data.collate import forward_inputs
 from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.text.collate import forward_inputs
 from reproalign.common.training.pairs import PairScores, PairTrainer
 from reproalign.common.training.reference import Reference
 
@@ -31,7 +31,7 @@ class PairLogps:
 class PairedPreferenceTrainer(PairTrainer):
     """Computes policy and reference log-probs of chosen and rejected in one forward each; a paper adds the loss.
 
-    Batches come from :class:`reproalign.common.data.collate.PairCollator`: (2·pairs, seq), chosen rows first.
+    Batches come from :class:`reproalign.common.text.collate.PairCollator`: (2·pairs, seq), chosen rows first.
 
     Args:
         reference: the frozen reference policy, see :mod:`reproalign.common.training.reference`.

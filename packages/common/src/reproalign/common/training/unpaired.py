@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from transformers import EvalPrediction
 
 from reproalign.common.config import LogprobsConfig
-from reproalign.common.data.collate import FORWARD, forward_inputs
 from reproalign.common.errors import choose
 from reproalign.common.evaluation.unpaired import margin, unpaired_metrics
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.values import install_completion_values
 from reproalign.common.models.value_head import has_value_head
+from reproalign.common.text.collate import FORWARD, forward_inputs
 from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
 from reproalign.common.training.reference import Reference
 
@@ -68,7 +68,7 @@ class ExampleScores:
 class UnpairedTrainer(CollectingTrainer):
     """Computes policy and reference log-probs of examples, and KTO's KL where the rows have what it takes.
 
-    Batches come from :class:`reproalign.common.data.collate.UnpairedCollator`. Either class may be absent from a
+    Batches come from :class:`reproalign.common.text.collate.UnpairedCollator`. Either class may be absent from a
     micro-batch: metrics are averaged over the examples there are, on all ranks. An evaluation also reports the area
     under the ROC curve, ``eval_auc``. :meth:`rewards` are (examples,), its targets the labels.
 

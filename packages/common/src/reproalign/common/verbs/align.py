@@ -13,7 +13,6 @@ from rich.table import Table
 from transformers import set_seed
 from trl import SFTConfig
 
-from reproalign.common.data.templates import check_separator
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.perplexity import perplexities
 from reproalign.common.evaluation.plots import training_curves
@@ -24,6 +23,7 @@ from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
+from reproalign.common.text.templates import check_separator
 from reproalign.common.training.arguments import check_trainer_keys, training_arguments
 from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.sft import answer_losses, check_loss_mean, fine_tune, tokenize_responses

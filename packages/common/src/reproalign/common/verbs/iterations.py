@@ -11,7 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.compose import Bases, as_word, section_words
 from reproalign.common.config import ModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
@@ -21,6 +20,8 @@ from reproalign.common.generation.select import SelectionRules
 from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, given_words, naming, plan_child
 from reproalign.common.models.kind import check_language_model, check_reward_model
+from reproalign.common.options.compose import Bases
+from reproalign.common.options.words import as_word, section_words
 from reproalign.common.verbs import REJECTION_SAMPLING
 from reproalign.common.verbs.sample import sampling_rules
 from reproalign.common.verbs.score import check_score

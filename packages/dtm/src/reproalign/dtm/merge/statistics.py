@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from reproalign.common.compose import as_word
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import space_needed
@@ -21,6 +20,7 @@ from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
+from reproalign.common.options.words import as_word
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.training.model_statistics import (
     LABELS,

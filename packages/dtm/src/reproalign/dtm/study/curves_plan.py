@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproalign.common.compose import as_word
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child, given_words, plan_child, run_child
 from reproalign.common.models.load import model_path
+from reproalign.common.options.words import as_word
 from reproalign.common.records import Run
 from reproalign.common.verbs import EVALUATE_SUITE
 from reproalign.dtm.children import evaluation_words, training_words

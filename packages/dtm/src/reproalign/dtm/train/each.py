@@ -14,12 +14,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.compose import as_word, compose, known_keys
 from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.invocation import Invocation, structured
 from reproalign.common.launch.children import Child, plan_child
 from reproalign.common.launch.together import run_children
 from reproalign.common.mappings import flatten
+from reproalign.common.options.compose import compose
+from reproalign.common.options.keys import known_keys
+from reproalign.common.options.words import as_word
 from reproalign.common.records import Run
 from reproalign.common.records.run import read_record
 from reproalign.dtm.cli import TRAIN

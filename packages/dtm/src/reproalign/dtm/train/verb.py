@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from reproalign.common.data.collate import pad_id
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.invocation import Invocation
@@ -26,6 +25,7 @@ from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
+from reproalign.common.text.collate import pad_id
 from reproalign.common.training.arguments import check_held_out, check_trainer_keys, training_arguments
 from reproalign.common.training.fit import fit, metric_rows
 from reproalign.common.training.token_average import NORMALISATIONS

@@ -23,8 +23,8 @@ from reproalign.ama.align.online.objective import (
 )
 from reproalign.ama.align.online.rollouts import Rollout, number, token_batch
 from reproalign.ama.align.ppo_config import PPOConfig
-from reproalign.common.data.collate import forward_inputs
 from reproalign.common.errors import ReportedError
+from reproalign.common.text.collate import forward_inputs
 from reproalign.common.training.unpaired import by_row
 
 SUMS = ("policy_loss", "value_loss", "ratio", "clip_fraction", "value_clip_fraction", "approximate_kl")

@@ -62,7 +62,7 @@ class SuiteConfig:
     batch_size: int = 8  # prompts at once in each process
     max_length: int | None = None  # tokens of prompt and answer; longer prompts lose their beginning; null: the model's
     add_bos: bool | None = None  # begin with the BOS token; null: as the tokenizer does
-    chat_template: str | None = None  # null: none | tokenizer (its own) | a name in common.data.templates | a file
+    chat_template: str | None = None  # null: none | tokenizer (its own) | a name in common.text.templates | a file
     system_message: str | None = None  # put before every prompt
     fewshot_as_multiturn: bool = True  # with a chat template: every worked example is a turn of its own
     run_code: bool = False  # allow benchmarks that run what the model wrote (humaneval, mbpp)

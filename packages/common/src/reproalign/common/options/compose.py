@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from importlib.resources import files
-from itertools import accumulate
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
@@ -16,14 +15,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from reproalign.common.config import BaseRunConfig
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.invocation import load_object
-from reproalign.common.mappings import flatten
-from reproalign.common.precision import settle_precision
+from reproalign.common.options.check import check
+from reproalign.common.options.keys import known_keys, locate
+from reproalign.common.options.renamed import Renamed, new_name
+from reproalign.common.options.words import as_word
 
 COMMON_CONFIGS = "reproalign.common.configs"
 
@@ -40,7 +40,12 @@ Bases = dict[tuple[str, ...], Any]
 
 
 def compose(
-    package: str, config_name: str, schema: str, overrides: Sequence[str], bases: Bases | None = None
+    package: str,
+    config_name: str,
+    schema: str,
+    overrides: Sequence[str],
+    bases: Bases | None = None,
+    renamed: Renamed | None = None,
 ) -> Composed:
     """Compose the configuration ``config_name`` of ``package`` with ``overrides``.
 
@@ -54,6 +59,7 @@ def compose(
         overrides: words in Hydra's override syntax; ``experiment=NAME`` picks a recipe.
         bases: what was composed of the files before, kept for the next call: for many calls that choose the same files,
             while these do not change.
+        renamed: keys of the package that changed their names, see :class:`~reproalign.common.command.app.App`.
 
     Raises:
         UserError: for anything wrong in the words or the values.
@@ -67,7 +73,7 @@ def compose(
             recipe = value if key == "experiment" else recipe
             chosen.append(word)
         else:
-            words.append(_check_key(word, key, node))
+            words.append(_check_key(word, key, node, renamed or {}))
     choice = (package, config_name, schema, *chosen)
     try:
         composed = (bases or {}).get(choice) or _compose_files(package, config_name, node, chosen)
@@ -77,7 +83,9 @@ def compose(
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
     resolved = _resolve(composed)
-    return Composed(settle_precision(resolved) if issubclass(node, BaseRunConfig) else resolved, recipe)
+    check(node, resolved)
+    settle = getattr(node, "settle", None)
+    return Composed(settle(resolved) if settle else resolved, recipe)
 
 
 def _compose_files(package: str, config_name: str, schema: type, chosen: Sequence[str]) -> Any:
@@ -89,21 +97,17 @@ def _compose_files(package: str, config_name: str, schema: type, chosen: Sequenc
 
 
 def _put_values(composed: Any, words: Sequence[str]) -> None:
-    """Give keys the values of words; a null section that is free in its keys is opened, since nothing is in null."""
+    """Give keys the values of words."""
     for override in OverridesParser.create().parse_overrides(list(words)):
         key, value = override.key_or_group, override.value()
         if override.is_sweep_override():
             raise UserError(
                 f"'{key}' is given several values; write {key}=[A,B] for a list, or quote a text with commas"
             )
-        if not override.is_force_add():
-            OmegaConf.update(composed, key, value, merge=True)
-            continue
-        own = [key] if isinstance(value, dict) else []
-        for section in [*accumulate(key.split(".")[:-1], "{}.{}".format), *own]:
-            if OmegaConf.select(composed, section, default={}) is None:
-                OmegaConf.update(composed, section, {}, merge=False, force_add=True)
-        OmegaConf.update(composed, key, value, merge=True, force_add=True)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        with flag_override(composed, "struct", False):  # mappings take new keys; those of sections were checked
+            composed.merge_with(value)
 
 
 def primary_module(package: str, config_name: str) -> str:
@@ -131,48 +135,6 @@ def options(package: str, group: str) -> list[str]:
     return sorted(name for name in names if not name.startswith("_"))
 
 
-def as_word(key: str, value: Any) -> str:
-    """Return the word that gives ``key`` a plain value, quoted for Hydra's grammar: ``loss.beta=0.1``, ``path='a b'``.
-
-    Args:
-        key: with dots.
-        value: null, a number, a truth value, text, or a list or mapping of such.
-    """
-    return f"{key}={_literal(value)}"
-
-
-def section_words(section: str, values: Any) -> list[str]:
-    """Return the words that give a section's keys what differs from the defaults of its class.
-
-    Args:
-        section: e.g. ``model``.
-        values: an object of a structured configuration class, all of whose fields have defaults.
-    """
-    default = flatten(asdict(type(values)()))
-    given = flatten(asdict(values))
-    return [as_word(f"{section}.{key}", value) for key, value in given.items() if value != default.get(key)]
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_literal, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{name}:{_literal(entry)}" for name, entry in value.items()) + "}"
-    if isinstance(value, str):
-        if re.fullmatch(r"[A-Za-z_./][\w./:-]*", value, re.ASCII) and value.lower() not in (
-            "null",
-            "true",
-            "false",
-            "nan",
-            "inf",
-        ):
-            return value
-        text = value.replace("${", "\\${")  # no reference to another key
-        text = re.sub(r"(\\*)'", r"\1\1\\'", text)  # backslashes count before a quote alone
-        return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-
-
 def _split(word: str) -> tuple[str, str]:
     key, equals, value = word.partition("=")
     key = key.lstrip("+")
@@ -181,27 +143,20 @@ def _split(word: str) -> tuple[str, str]:
     return key, value
 
 
-def _check_key(word: str, key: str, schema: type) -> str:
-    """Check that ``key`` exists; words for free-form sections get Hydra's ``++`` (add or replace)."""
-    cls: Any = schema
-    parts = key.split(".")
-    for depth, part in enumerate(parts, 1):
-        hints = get_type_hints(cls) if is_dataclass(cls) else {}
-        if part not in hints:
-            hint = did_you_mean(key, known_keys(schema))
-            raise UserError(f"unknown key '{key}'{hint}; 'VERB --help' lists the keys")
-        cls = hints[part]
-        if any(get_origin(choice) is dict for choice in (cls, *get_args(cls))):
-            if not _is_understood(f"++{key}=1"):
-                section, inner, value = ".".join(parts[:depth]), ".".join(parts[depth:]), word.partition("=")[2]
-                raise UserError(
-                    f"'{key}' cannot be a key by itself; write it in braces: '{section}={{{inner}: {value}}}'"
-                )
-            return f"++{word.lstrip('+')}"
-    texts = cls is Any or (str in (cls, *get_args(cls)) and get_origin(cls) is not list)
-    if texts and not _is_understood(word):
+def _check_key(word: str, key: str, schema: type, renamed: Renamed) -> str:
+    """Check that ``key`` exists, and quote a text beyond Hydra's grammar."""
+    found = locate(schema, key)
+    if found is None:
+        known = known_keys(schema)
+        sentence = new_name(key, word.partition("=")[2], known, renamed)
+        raise UserError(sentence or f"unknown key '{key}'{did_you_mean(key, known)}; 'VERB --help' lists the keys")
+    field, mapping = found
+    if mapping and not _is_understood(f"{key}=1"):
+        inner, value = key.removeprefix(f"{mapping}."), word.partition("=")[2]
+        raise UserError(f"'{key}' cannot be a key by itself; write it in braces: '{mapping}={{{inner}: {value}}}'")
+    if field.kind in (str, Any) and not _is_understood(word):
         return as_word(key, word.partition("=")[2])  # a path beyond Hydra's grammar, or a list like 1,1,1
-    return word
+    return word.lstrip("+")
 
 
 def _is_understood(word: str) -> bool:
@@ -209,15 +164,6 @@ def _is_understood(word: str) -> bool:
         return not OverridesParser.create().parse_override(word).is_sweep_override()
     except HydraException:
         return False
-
-
-def known_keys(schema: type, prefix: str = "") -> list[str]:
-    """List the keys of a structured configuration, nested ones with dots."""
-    keys = []
-    for name, hint in get_type_hints(schema).items():
-        nested = isinstance(hint, type) and is_dataclass(hint)
-        keys += known_keys(hint, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]
-    return keys
 
 
 def _resolve(composed: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The command of a package: verbs, recipes, help, and errors that fit on one line."""

@@ -1,0 +1,82 @@
+"""A composed configuration is held against the declaration of its keys: one sentence for the first mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from reproalign.common.errors import UserError, choose
+from reproalign.common.options.declare import Option
+from reproalign.common.options.keys import Field, fields, is_section
+
+WORDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def check(schema: type, config: Mapping[str, Any], prefix: str = "") -> None:
+    """Check every value of a resolved configuration: choices, ranges, and the types of keys that take several.
+
+    Types of the other keys are OmegaConf's affair, which converts ``"1"`` to a number where one is wanted.
+
+    Args:
+        schema: the configuration class.
+        config: plain values, one for each field.
+        prefix: what stands before a key, e.g. ``model.``.
+
+    Raises:
+        UserError: with the key's full name, its value and what is allowed.
+    """
+    for field in fields(schema):
+        if field.name in config:
+            _check_value(field, f"{prefix}{field.name}", config[field.name])
+
+
+def _check_value(field: Field, key: str, value: Any) -> None:
+    if value is None:
+        return
+    if is_section(field.kind):
+        check(field.kind, value, f"{key}.")
+        return
+    entries = _entries(key, value)
+    if is_section(field.entry):
+        for name, entry in entries.items():
+            check(field.entry, entry, f"{name}.")
+    elif field.option is not None:
+        if field.option.types:
+            _check_type(field.option, key, value)
+        for name, entry in entries.items():
+            if field.entry in (int, float, str, bool) and isinstance(entry, Mapping):
+                raise UserError(f"{name} must be {WORDS[field.entry]}, not a mapping")
+            _check_scalar(field.option, name, entry)
+
+
+def _entries(key: str, value: Any) -> dict[str, Any]:
+    """Return what a list or a mapping holds, or the value itself, by key: ``shares.hh``, ``betas[1]``."""
+    if isinstance(value, Mapping):
+        return {f"{key}.{name}": entry for name, entry in value.items()}
+    if isinstance(value, list):
+        return {f"{key}[{place}]": entry for place, entry in enumerate(value)}
+    return {key: value}
+
+
+def _check_type(option: Option, key: str, value: Any) -> None:
+    number = float in option.types and isinstance(value, int) and not isinstance(value, bool)
+    if not number and type(value) not in option.types:
+        words = " or ".join(WORDS[kind] for kind in option.types)
+        raise UserError(f"{key}={value} must be {words}")
+
+
+def _check_scalar(option: Option, key: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and not option.contains(value):
+        raise UserError(f"{key}={value} must be {option.range()}")
+    if option.choices and not option.also and value is not None and not (number and option.range()):
+        allowed = option.allowed()
+        if value not in allowed:
+            choose(key, str(value), map(str, allowed))

@@ -1,0 +1,25 @@
+"""Keys that many verbs have, declared once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reproalign.common.options.declare import option
+
+SEEDS = 2**32  # PyTorch takes more, NumPy does not
+VARIANTS = {"paper": "as the paper's equations say", "released": "as the authors' published code computes"}
+
+
+def output_dir(**facts: Any) -> Any:
+    """Declare the folder that a run writes."""
+    return option(**{"help": "folder that the run writes; one that holds another run is refused", **facts})
+
+
+def seed(default: Any = 42, *, help: str = "seed of everything that is drawn at random", **facts: Any) -> Any:
+    """Declare a seed: from 0 to 2³² - 1."""
+    return option(default, help=help, at_least=0, at_most=SEEDS - 1, **facts)
+
+
+def variant(default: str = "paper", *, help: str = "what is followed where paper and released code differ") -> Any:
+    """Declare which of the two is followed where the paper and the released code differ."""
+    return option(default, help=help, choices=VARIANTS)
