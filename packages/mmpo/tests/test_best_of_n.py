@@ -15,8 +15,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from reproalign.common.config import ModelConfig
+from reproalign.common.generation.asking import prompt_ids, stops
 from reproalign.common.generation.dialogues import dialogue
-from reproalign.common.generation.samplers import prompt_ids, stops
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.testing import refusal

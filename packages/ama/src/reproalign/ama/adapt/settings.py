@@ -20,7 +20,7 @@ from reproalign.ama.ratios import (
 )
 from reproalign.ama.tensors import HEADS, RULES, default_tensors
 from reproalign.common.errors import UserError, check_seed, choose
-from reproalign.common.generation.sampling import LAYOUTS
+from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.text.templates import check_separator
 
 OBJECTIVES = ("likelihood", "labelled", "reward")

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from reproalign.ama.align.config import DPOConfig
 from reproalign.ama.align.pairs import bradley_terry, check_evaluation, read_pairs, report
 from reproalign.common.errors import UserError, check_seed, choose
-from reproalign.common.generation.samplers import asking_tokenizer
-from reproalign.common.generation.sampling import LAYOUTS
+from reproalign.common.generation.asking import asking_tokenizer
+from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model

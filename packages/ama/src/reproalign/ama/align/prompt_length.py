@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.config import ModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
-from reproalign.common.generation.samplers import asking_tokenizer
+from reproalign.common.generation.asking import asking_tokenizer
 from reproalign.common.text.prompts import encode_prompt, prompt_text
 
 

@@ -24,7 +24,7 @@ from reproalign.ama.align.weight_penalty import WeightPenalty
 from reproalign.common.config import ReferenceConfig
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import training_curves
-from reproalign.common.generation.samplers import asking_tokenizer
+from reproalign.common.generation.asking import asking_tokenizer
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Model
 from reproalign.common.models.forward import unwrap_peft

@@ -12,7 +12,7 @@ from reproalign.ama.align.packing import GROUP, check_packing
 from reproalign.ama.align.sft_data import TextRules
 from reproalign.ama.align.weight_penalty import WeightPenalty
 from reproalign.common.errors import UserError, check_seed, choose
-from reproalign.common.generation.sampling import LAYOUTS
+from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.text.templates import check_separator
 from reproalign.common.training.arguments import check_trainer_keys
 from reproalign.common.training.token_average import NORMALISATIONS

@@ -19,10 +19,11 @@ from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure
 from reproalign.common.files import sha256_json, space_needed
+from reproalign.common.generation.asking import asking_tokenizer
 from reproalign.common.generation.filters import is_discarded
-from reproalign.common.generation.samplers import asking_tokenizer, start_sampling
+from reproalign.common.generation.prompt_files import read_prompts
+from reproalign.common.generation.samplers import start_sampling
 from reproalign.common.generation.samples import Sampled
-from reproalign.common.generation.sampling import read_prompts
 from reproalign.common.invocation import Invocation
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.identify import identify_weights
