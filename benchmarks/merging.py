@@ -172,7 +172,7 @@ def ours(plan: Path, output: Path, threads: int) -> Any:
     from reproalign.common.merging.config import MergeConfig
     from reproalign.common.merging.inputs import open_inputs
     from reproalign.common.merging.planning import make_plan
-    from reproalign.common.merging.settings import resolve
+    from reproalign.common.merging.resolving import resolve
 
     settings = resolve(MergeConfig(output_dir=str(output), plan=str(plan)))
 

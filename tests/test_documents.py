@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from reproalign.ama import cli as ama
-from reproalign.common import app as reproalign
-from reproalign.common.data.templates import TEMPLATES
+from reproalign.common import cli as reproalign
 from reproalign.common.launch.plan import STRATEGIES
 from reproalign.common.options.compose import options
+from reproalign.common.text.templates import TEMPLATES
 from reproalign.dtm import cli as dtm
 from reproalign.mmpo import cli as mmpo
 from reproalign.more import cli as more

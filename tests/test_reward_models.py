@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reproalign.common.config import DataConfig, ModelConfig
-from reproalign.common.data.prepare import load_evaluation
+from reproalign.common.data.load import load_evaluation
 from reproalign.common.reward.rules import read_rules
 from reproalign.common.reward.scorer import Scorer
 from reproalign.mmpo.cli import main as mmpo

@@ -89,9 +89,10 @@ def interpolate_state_dict(inputs: Case, params: Case) -> Any:
 @adapter("weight_mask_merge.py main loop + update_by_wise_norm_sigmoid_linear")
 def merge_learned(inputs: Case, params: Case) -> Any:
     from reproalign.ama.average.weights import scalar_weights
+    from reproalign.ama.frontier.sweeps import PRE
+    from reproalign.ama.mask_alphas import ReleasedAlphas
     from reproalign.ama.parts import make_parts
-    from reproalign.ama.ratios_file import ReleasedAlphas
-    from reproalign.ama.tensors import BASE, PRE, tensor_rule
+    from reproalign.ama.tensors import BASE, tensor_rule
     from reproalign.common.merging.methods import linear_rounded
 
     dtype = getattr(torch, params["dtype"])
@@ -126,7 +127,8 @@ def merge_learned(inputs: Case, params: Case) -> Any:
 @adapter("get_mask_alpha(model0, method, mask_level, init_val)")
 def block_assignment(inputs: Case, params: Case) -> Any:
     from reproalign.ama.adapt.parametrisation import Stale
-    from reproalign.ama.parts import HEAD, linear_modules, make_parts
+    from reproalign.ama.levels import HEAD
+    from reproalign.ama.parts import linear_modules, make_parts
 
     blocks = untied_blocks(inputs["architecture"], inputs["num_layers"])
     parts = make_parts(params["mask_level"], blocks, released=True)
@@ -173,7 +175,8 @@ def _regularizer(inputs: Case, params: Case) -> Any:
     import torch
 
     from reproalign.ama.adapt.parametrisation import Normalised, Pull
-    from reproalign.ama.parts import HEAD, parts_of_layers
+    from reproalign.ama.levels import HEAD
+    from reproalign.ama.parts import parts_of_layers
     from reproalign.ama.ratios import regularizer_from_code
 
     depth, names = inputs["num_layers"], list(inputs["raw_by_group"])
@@ -374,8 +377,8 @@ def _pairrm_win_rate(inputs: Case, params: Case) -> Any:
 
 @adapter("HHRLHFData.get_data and the output extraction in text_generation.py")
 def _pairrm_prompt_and_output(inputs: Case, params: Case) -> Any:
-    from reproalign.common.data.prompts import one_user_turn
     from reproalign.common.evaluation.alpacaeval import after_last
+    from reproalign.common.text.prompts import one_user_turn
 
     if params["kind"] == "extract_output":
         return {"output": after_last(inputs["generated"], "\n<|assistant|>\n")}

@@ -14,8 +14,6 @@ import torch
 from reproalign.ama.cli import main
 from reproalign.ama.frontier.measures import Resampling, loss_estimate, mean_estimate
 from reproalign.common.config import ModelConfig
-from reproalign.common.data.prompts import encode_prompt, prompt_text
-from reproalign.common.data.tokenize import Encoder
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
@@ -23,6 +21,8 @@ from reproalign.common.reward.rules import RewardRules
 from reproalign.common.reward.scorer import Scorer
 from reproalign.common.testing import refusal, run_command
 from reproalign.common.testing.tiny import tiny_reward_model
+from reproalign.common.text.prompts import encode_prompt, prompt_text
+from reproalign.common.text.tokenize import Encoder
 
 CODE = "import sys; from reproalign.ama.cli import main; sys.exit(main())"
 PROMPTS = ["Hi", "Sing a song of two dogs.", "Why?", "Name a moon.", "Count to four", "Go home", "The cat sat"]

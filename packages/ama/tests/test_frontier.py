@@ -17,9 +17,10 @@ import torch
 from reproalign.ama.cli import APP, FRONTIER, main
 from reproalign.ama.frontier.collected import Found, Measured
 from reproalign.ama.frontier.config import FrontierConfig, LearnedSweep, PartSweep, PatternSweep
+from reproalign.ama.frontier.entries import Entry
 from reproalign.ama.frontier.fronts import all_fronts
 from reproalign.ama.frontier.settings import check_settings
-from reproalign.ama.frontier.sweeps import Entry, make_sweeps
+from reproalign.ama.frontier.sweeps import make_sweeps
 from reproalign.ama.points import Measure, Point, read_points
 from reproalign.common.config import ModelConfig
 from reproalign.common.invocation import Invocation, structured

@@ -9,9 +9,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.ama.align.packing import check_packing, effective_block_size, group_texts, pack, tokenize_texts
-from reproalign.common.data.collate import IGNORED
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import BOS, tiny_tokenizer
+from reproalign.common.text.collate import IGNORED
 
 ROWS = st.lists(st.lists(st.integers(0, 99), max_size=12), max_size=8)
 

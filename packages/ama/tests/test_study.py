@@ -14,10 +14,10 @@ import pytest
 from reproalign.ama.cli import main
 from reproalign.ama.points import Measure, Point, write_points
 from reproalign.ama.study.claims import check_claim
-from reproalign.ama.study.findings import Finding
 from reproalign.ama.study.published import published_points
 from reproalign.ama.study.results import make_results
 from reproalign.common.records.paper import load_paper
+from reproalign.common.study.findings import Finding
 
 PAPER = load_paper("reproalign.ama")
 FLOOR = PAPER["noise"]["floor"]

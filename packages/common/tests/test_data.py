@@ -21,23 +21,16 @@ from hypothesis import strategies as st
 
 from reproalign.common.config import DataConfig
 from reproalign.common.data.cache import cached
-from reproalign.common.data.collate import PairCollator, pad_rows
+from reproalign.common.data.load import PreferenceData, load_evaluation, load_messages, load_preferences
 from reproalign.common.data.mixing import MixPart, mix_datasets
-from reproalign.common.data.prepare import (
-    PreferenceData,
-    check_tokenizer,
-    load_evaluation,
-    load_messages,
-    load_preferences,
-    render_messages,
-    render_pairs,
-    tokenize_pairs,
-)
 from reproalign.common.data.records import RowError
 from reproalign.common.data.sources import SOURCES
-from reproalign.common.data.templates import TEMPLATES, render, render_completion, with_system
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.text.collate import PairCollator, pad_rows
+from reproalign.common.text.pairs import tokenize_pairs
+from reproalign.common.text.render import render_messages, render_pairs
+from reproalign.common.text.templates import TEMPLATES, check_tokenizer, render, render_completion, with_system
 
 
 def user(content: str) -> dict[str, str]:
@@ -624,7 +617,9 @@ def test_a_build_that_fails_or_loses_a_race_leaves_the_cache_sound(tmp_path):
 WORKERS = """
 import sys
 from reproalign.common.config import DataConfig
-from reproalign.common.data.prepare import load_preferences, render_pairs, tokenize_pairs
+from reproalign.common.data.load import load_preferences
+from reproalign.common.text.pairs import tokenize_pairs
+from reproalign.common.text.render import render_pairs
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 
 tokenizer = tiny_tokenizer()

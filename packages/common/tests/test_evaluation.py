@@ -171,9 +171,9 @@ def test_soft_errors_are_zero_at_the_targets_alone(margins, data):
 
 
 def test_preference_metrics_count_ties_as_wrong():
-    metrics = preference_metrics([1.0, 0.0, 2.0], [0.0, 0.0, 3.0])
+    metrics = preference_metrics([1e-17, 0.0, 2.0], [0.0, 0.0, 3.0])
     assert metrics["accuracy"] == pytest.approx(1 / 3)
-    assert metrics["margin"] == pytest.approx(0.0)
+    assert metrics["margin"] == pytest.approx(-1 / 3)
     assert "soft_kl" not in metrics
 
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from reproalign.common.config import LogprobsConfig
-from reproalign.common.data.collate import UnpairedCollator
 from reproalign.common.evaluation.unpaired import roc_auc, unpaired_metrics
 from reproalign.common.launch.ending import end_after_leaving, leave
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.value_head import attach_value_head
+from reproalign.common.text.collate import UnpairedCollator
 from reproalign.common.training.collecting import CollectingTrainer
 from reproalign.common.training.examples import ExampleTrainer, by_row
 from reproalign.common.training.objective import Examples, ExampleScores, Needs, Objective

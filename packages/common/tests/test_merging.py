@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from reproalign.common.cli import main
-from reproalign.common.merging import methods, rules
+from reproalign.common.merging import methods, operands
 from reproalign.common.merging.randomness import keep_mask
 from reproalign.common.testing.checkpoints import ARCHITECTURES, save_random, tensors_of
 
@@ -139,7 +139,7 @@ def test_sharding_threads_and_slices_change_no_bit(tmp_path, models, method, mon
     cut = [f"models=[{tmp_path / 's1'},{tmp_path / 's2'}]", *([f"base={tmp_path / 's0'}"] if based else [])]
     merge(tmp_path / "one", *keys, *whole, "threads=1")
     if method != "slerp":  # whose sums are taken slice by slice
-        monkeypatch.setattr(rules, "CHUNK", 100)
+        monkeypatch.setattr(operands, "CHUNK", 100)
     merge(tmp_path / "two", *keys, *cut, "threads=4")
     first, second = (tmp_path / name / "model" / "model.safetensors" for name in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
@@ -330,7 +330,8 @@ import resource, sys
 from pathlib import Path
 import torch
 from reproalign.common.merging.checkpoint import Checkpoint
-from reproalign.common.merging.rules import Linear, Operands
+from reproalign.common.merging.rules import Linear
+from reproalign.common.merging.operands import Operands
 from reproalign.common.merging.stream import Job, threads, write_model
 from reproalign.common.merging.writer import OutputTensor
 def peak():
@@ -338,8 +339,8 @@ def peak():
 sources = [Checkpoint(name, Path(name)) for name in sys.argv[1:3]]
 jobs = {}
 for name, info in sources[0].tensors.items():
-    operands = Operands(name, tuple((source, name) for source in sources), info.size, torch.float32)
-    jobs[name] = Job(OutputTensor(info.dtype, info.shape), operands, Linear((0.5, 0.5)))
+    entry = Operands(name, tuple((source, name) for source in sources), info.size, torch.float32)
+    jobs[name] = Job(OutputTensor(info.dtype, info.shape), entry, Linear((0.5, 0.5)))
 folder = Path(sys.argv[3])
 folder.mkdir()
 before = peak()

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reproalign.common.cli import main
-from reproalign.common.merging.adapter_merge import average_factors, product_norm, recompress, stack_deltas
 from reproalign.common.merging.adapters import Factors
+from reproalign.common.merging.lora_algebra import average_factors, product_norm, recompress, stack_deltas
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
 from reproalign.common.testing.checkpoints import ARCHITECTURES, save_random, tensors_of

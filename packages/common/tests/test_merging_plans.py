@@ -13,7 +13,8 @@ from reproalign.common.errors import UserError
 from reproalign.common.merging.blocks import Block, Blocks, matches
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.report import as_plan_file
-from reproalign.common.merging.settings import Settings, normalized_weights, resolve
+from reproalign.common.merging.resolving import resolve
+from reproalign.common.merging.settings import Settings, normalized_weights
 from reproalign.common.merging.values import evaluate
 from reproalign.common.testing.checkpoints import ARCHITECTURES, random_config, save_random, tensors_of
 

@@ -16,14 +16,8 @@ from reproalign.common.merging.statistics import open_statistics
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.testing import refusal
 from reproalign.common.testing.checkpoints import save_random, tensors_of
-from reproalign.common.training.model_statistics import (
-    Request,
-    choose_tensors,
-    fisher_information,
-    gram_matrices,
-    measurable,
-    write_model_statistics,
-)
+from reproalign.common.training.model_statistics import Request, choose_tensors, measurable, write_model_statistics
+from reproalign.common.training.row_statistics import fisher_information, gram_matrices
 
 ROWS = [
     {"input_ids": [5, 9, 77, 31, 200], "labels": [-100, -100, 77, 31, 200]},

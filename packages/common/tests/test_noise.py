@@ -6,8 +6,8 @@ import torch
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.generation.noise import noisy_scores, stream_seed
-from reproalign.common.generation.samplers import transformers_sampler
-from reproalign.common.generation.sampling import SamplingRules
+from reproalign.common.generation.rules import SamplingRules
+from reproalign.common.generation.transformers_engine import transformers_sampler
 
 MODEL = ModelConfig(name="tiny:llama", dtype="float32")
 PROMPTS = [[{"role": "user", "content": text}] for text in ("Hi", "Sing a song.", "Why is that so?", "Go", "One more")]

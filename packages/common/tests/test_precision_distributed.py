@@ -20,7 +20,7 @@ from reproalign.common.launch.ending import end_after_leaving, leave
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.testing import run_command
-from reproalign.common.training.precision import fsdp_policy, names, optimizer_states, updated_weights
+from reproalign.common.training.mixed_precision import fsdp_policy, names, optimizer_states, updated_weights
 
 CODE = "import sys; from reproalign.mmpo.cli import main; sys.exit(main())"
 RECIPES = {

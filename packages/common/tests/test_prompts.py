@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproalign.common.data.prompts import one_user_turn
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
+from reproalign.common.text.prompts import one_user_turn
 from reproalign.common.verbs.config import SampleConfig
 from reproalign.common.verbs.sample import asked, sampling_rules
 

@@ -11,9 +11,9 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from reproalign.common.config import LogprobsConfig
-from reproalign.common.data.collate import UnpairedCollator
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny import tiny_model
+from reproalign.common.text.collate import UnpairedCollator
 from reproalign.common.training import reference
 from reproalign.common.training.reference import compute_once
 

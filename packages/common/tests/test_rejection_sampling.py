@@ -13,14 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproalign.common.config import ModelConfig
-from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.perplexity import perplexities
-from reproalign.common.generation.samplers import transformers_sampler, turn_end
+from reproalign.common.generation.asking import turn_end
+from reproalign.common.generation.prompt_files import read_prompts
+from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.samples import Sampled
-from reproalign.common.generation.sampling import SamplingRules, read_prompts
 from reproalign.common.generation.select import SelectionRules, select_row
+from reproalign.common.generation.transformers_engine import transformers_sampler
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.text.prompts import encode_prompt, prompt_text
 from reproalign.common.training.sft import IGNORED, mean_losses, tokenize_responses
 
 

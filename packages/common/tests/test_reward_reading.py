@@ -16,7 +16,6 @@ from tokenizers.processors import TemplateProcessing
 from reproalign.common.config import DataConfig, RewardModelConfig, TextConfig
 from reproalign.common.data.records import Text
 from reproalign.common.data.sources.hh import parse_transcript
-from reproalign.common.data.templates import TEMPLATES, transcript
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
@@ -32,6 +31,7 @@ from reproalign.common.reward.rules import (
     told_rules,
     training_rules,
 )
+from reproalign.common.text.templates import TEMPLATES, transcript
 
 OWN = {"pooling": "last_not_pad", "layout": "chat", "truncation_side": "right"}
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.errors import UserError
+from reproalign.common.generation.asking import stops
 from reproalign.common.generation.filters import clean_lmflow, is_discarded
-from reproalign.common.generation.samplers import stops, transformers_sampler
+from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.samples import Sampled
-from reproalign.common.generation.sampling import SamplingRules
 from reproalign.common.generation.select import SelectionRules, select_row
+from reproalign.common.generation.transformers_engine import transformers_sampler
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 
 PROMPT = [{"role": "user", "content": "Sing."}]

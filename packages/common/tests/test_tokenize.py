@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproalign.common.data.tokenize import Encoder, Rules, check_lengths, join_row
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import TINY_TOKENIZERS, tiny_tokenizer
+from reproalign.common.text.tokenize import Encoder, Rules, check_lengths, join_row
 
 LONG = 10_000
 words = st.sampled_from(
@@ -106,7 +106,7 @@ def test_the_released_boundary_moves_back_by_one_token_where_tokens_merge():
     ],
 )
 def test_dedupe_gives_one_bos_and_one_eos(prompt, response, expected):
-    from reproalign.common.data.tokenize import add_special_tokens
+    from reproalign.common.text.tokenize import add_special_tokens
 
     def is_blank(ids) -> bool:
         return all(token == 32 for token in ids)

@@ -16,12 +16,12 @@ from datasets import Dataset
 from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerFast
 
-from reproalign.common.data.collate import RowCollator
 from reproalign.common.logprobs.scoring import token_losses
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.merging import adapter_merge, methods
 from reproalign.common.merging.adapters import Factors
 from reproalign.common.testing.oracle import run_logps
+from reproalign.common.text.collate import RowCollator
 from reproalign.common.training import token_average as loss
 from reproalign.dtm import prompt, rows, tokens
 from reproalign.dtm.disperse.clustering import cluster_embeddings

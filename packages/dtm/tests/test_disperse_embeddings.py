@@ -13,14 +13,7 @@ from hypothesis import strategies as st
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
 from reproalign.dtm.disperse.embed import embed_shards, hash_texts, read_texts, share, text_of
-from reproalign.dtm.disperse.embeddings import (
-    MANIFEST,
-    Embeddings,
-    normalise,
-    open_embeddings,
-    shard_path,
-    write_shard,
-)
+from reproalign.dtm.disperse.embeddings import MANIFEST, Embeddings, normalise, open_embeddings, shard_path, write_shard
 
 ROW = {"instruction": "Add.", "input": "1, 2", "output": "3"}
 

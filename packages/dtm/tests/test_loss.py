@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproalign.common.config import LogprobsConfig
-from reproalign.common.data.collate import IGNORED, RowCollator
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.tiny import tiny_model
+from reproalign.common.text.collate import IGNORED, RowCollator
 from reproalign.common.training.token_average import micro_batch_mean, token_mean, token_share
 from reproalign.dtm.train.trainer import SupervisedTrainer
 

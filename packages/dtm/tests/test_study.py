@@ -258,7 +258,7 @@ def test_study_curves_of_given_evaluations_and_the_claim_about_them(tmp_path):
     assert (tmp_path / "curves" / "plots" / "curves.png").read_bytes().startswith(PNG)
     words = [f"curves={tmp_path / 'curves'}", f"output_dir={tmp_path / 'claims'}"]
     assert main(["study", "claims", *words]) == 0
-    claims = {entry["name"]: entry for entry in json.loads((tmp_path / "claims" / "claims.json").read_text())["claims"]}
+    claims = {entry["id"]: entry for entry in json.loads((tmp_path / "claims" / "claims.json").read_text())["claims"]}
     assert (claims["late-sft-hurts"]["ours"]["met"], claims["late-sft-hurts"]["ours"]["of"]) == (1, 2)
 
 
@@ -271,8 +271,8 @@ def test_study_claims_without_results_checks_the_paper(tmp_path, capsys):
     assert all(entry["ours"] is None for entry in found["claims"])
     assert len(found["means"]) == 19
     lines = (tmp_path / "out" / "claims.md").read_text().splitlines()
-    assert "| DTM beats vanilla | +2.12 +0.69" in lines[2]
-    assert "yes, 9 of 9; none reaches 2 standard errors" in lines[2]
+    assert "| dtm-beats-vanilla | DTM beats vanilla | +2.12 +0.69" in lines[2]
+    assert "supported, 9 of 9; 0 of 9 clear" in lines[2]
     assert (tmp_path / "out" / "plots" / "claims.png").read_bytes().startswith(PNG)
     assert "32.91" in capsys.readouterr().out
 

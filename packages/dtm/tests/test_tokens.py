@@ -8,10 +8,10 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproalign.common.data.collate import RowCollator
-from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import TINY_TOKENIZERS, tiny_tokenizer
+from reproalign.common.text.collate import RowCollator
+from reproalign.common.text.tokenize import Encoder
 from reproalign.dtm.prompt import alpaca
 from reproalign.dtm.tokens import (
     IGNORED,

@@ -21,23 +21,23 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from reproalign.common.config import DataConfig, LogprobsConfig
-from reproalign.common.data import templates, tokenize
-from reproalign.common.data.collate import IGNORED, PairCollator
+from reproalign.common.data.load import load_preferences
 from reproalign.common.data.mixing import MixPart, mix_datasets
-from reproalign.common.data.prepare import load_preferences, render_messages, render_pairs
-from reproalign.common.data.prompts import prompt_text
 from reproalign.common.data.sources.shp import order_answers
 from reproalign.common.data.sources.ultrafeedback import given_scores
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation import mtbench, rewardbench
 from reproalign.common.evaluation.calibration import calibration, sigmoid
-from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.generation.best_of_n import best_of_n
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
 from reproalign.common.reward.pooling import pooled_index
 from reproalign.common.reward.reading import Reader
 from reproalign.common.testing.oracle import run_logps
+from reproalign.common.text import templates, tokenize
+from reproalign.common.text.collate import IGNORED, PairCollator
+from reproalign.common.text.prompts import prompt_text
+from reproalign.common.text.render import render_messages, render_pairs
 from reproalign.common.training.objective import Pairs, Responses
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import CachedReference, FrozenReference
@@ -47,6 +47,7 @@ from reproalign.mmpo.config import PairRulesConfig, TargetConfig
 from reproalign.mmpo.data import apply_pair_rules, build_targets, cap_per_prompt
 from reproalign.mmpo.objective import MMPO, OBJECTIVES, MarginObjective, MMPOReward
 from reproalign.mmpo.prepare import reading_rules
+from reproalign.mmpo.released import released_accuracy
 
 Case = dict[str, Any]
 ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
@@ -531,7 +532,7 @@ def rm_eval(inputs: Case, params: Case) -> Any:
     return {
         "preferences": np.stack([wins, sigmoid(rejected - chosen)], axis=1),
         "labels": [0.0] * len(chosen),
-        "accuracy": preference_metrics(chosen, rejected)["accuracy"],
+        "accuracy": released_accuracy(chosen - rejected),
     }
 
 

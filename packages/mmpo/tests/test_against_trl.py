@@ -9,10 +9,11 @@ from transformers import TrainingArguments
 from trl import DPOConfig, DPOTrainer
 
 from reproalign.common.config import DataConfig, LogprobsConfig
-from reproalign.common.data.collate import PairCollator
-from reproalign.common.data.prepare import render_pairs, tokenize_pairs
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.text.collate import PairCollator
+from reproalign.common.text.pairs import tokenize_pairs
+from reproalign.common.text.render import render_pairs
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import FrozenReference
 from reproalign.mmpo.config import TargetConfig

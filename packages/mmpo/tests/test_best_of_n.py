@@ -15,13 +15,13 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from reproalign.common.config import ModelConfig
-from reproalign.common.data.templates import set_template
+from reproalign.common.generation.asking import prompt_ids, stops
 from reproalign.common.generation.dialogues import dialogue
-from reproalign.common.generation.samplers import prompt_ids, stops
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.testing import refusal
 from reproalign.common.testing.tiny import tiny_reward_model
+from reproalign.common.text.templates import set_template
 from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
 from reproalign.mmpo.best_of_n_rules import policy_rules, reward_models
 from reproalign.mmpo.cli import main

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from reproalign.common.data.collate import pad_rows
 from reproalign.common.evaluation.calibration import probability_calibration
 from reproalign.common.judging.endpoint import EndpointError
 from reproalign.common.reward import reading
 from reproalign.common.reward import released as reward_released
+from reproalign.common.text.collate import pad_rows
 from reproalign.more import balance, groups, items, loss, min_norm, released, released_judge
 from reproalign.more.config import WeightsConfig
-from reproalign.more.metrics import BINS, preference_metrics
+from reproalign.more.metrics import BINS, domain_metrics
 
 Case = dict[str, Any]
 ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
@@ -55,7 +55,7 @@ def more_ranking_loss(inputs: Case, params: Case) -> Any:
 @adapter
 def gradient_normalizer(inputs: Case, params: Case) -> Any:
     grads, losses = tensor(inputs["grads"]), tensor(inputs["losses"])
-    return {"grads": balance.normalize_gradients(grads, losses, params["type"], "released")}
+    return {"grads": balance.normalize_gradients(grads, losses, params["type"], released.RELEASED.least_loss)}
 
 
 @adapter
@@ -72,7 +72,7 @@ def balancer(inputs: Case, params: Case) -> balance.Balancer:
     rule = "min-norm" if params.get("reweight", True) else "uniform"
     start = tensor(inputs.get("initial_momentum", [[]] * params["task_num"]))
     names = [str(task) for task in range(params["task_num"])]
-    return balance.Balancer(WeightsConfig(rule=rule, **options), names, start, "released")
+    return balance.Balancer(WeightsConfig(rule=rule, **options), names, start, released.RELEASED)
 
 
 def weighted_rows(
@@ -151,7 +151,7 @@ def calibration_error(inputs: Case, params: Case) -> Any:
 
 @adapter
 def compute_metrics(inputs: Case, params: Case) -> Any:
-    metrics = preference_metrics(inputs["logits"], inputs["scores"], ties="half")
+    metrics = domain_metrics(inputs["logits"], inputs["scores"], ties="half")
     errors = {
         f"calibration_{name.upper()}_bin{n_bins}": metrics[f"{name}_{n_bins}"]
         for name in ("ece", "ace", "mce")

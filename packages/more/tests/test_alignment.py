@@ -35,7 +35,7 @@ from reproalign.common.training.sft import IGNORED, tokenize_responses
 from reproalign.common.verbs import score
 from reproalign.common.verbs.align import hold_out
 from reproalign.more.cli import main
-from reproalign.more.compare import compare, mean_interval, reward_comparison
+from reproalign.more.compare import compare_responses, mean_interval, reward_comparison
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.judged import TEMPLATES, outcome_rates
 
@@ -396,7 +396,7 @@ def compared(folder: Path, *files: Path, **more: Any) -> dict[str, Any]:
         output_dir=str(folder), model=RewardModelConfig(name="tiny:llama"), responses=list(map(str, files)), **more
     )
     words = {"command": ["more-rm"], "package": "reproalign.more", "verb": "evaluate", "schema": "", "target": ""}
-    compare(config, Invocation(**words, config={"output_dir": str(folder), "seed": 42}))
+    compare_responses(config, Invocation(**words, config={"output_dir": str(folder), "seed": 42}))
     return json.loads((folder / "comparison.json").read_text())
 
 

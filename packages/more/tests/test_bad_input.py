@@ -52,6 +52,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["experiment=smoke", "weights.rule=fixed"], "give one weight to each of whole, half, quarter"),
         (["experiment=smoke", "method=mmoe"], "unknown method 'mmoe'"),
         (["experiment=smoke", "variant=both"], "unknown variant 'both'"),
+        (["experiment=smoke", "ties=both"], "unknown ties 'both'"),
         (["experiment=smoke", "model.pooling=mean"], "unknown model.pooling 'mean'"),
         (["experiment=smoke", "data.layout=alpaca"], "unknown layout 'alpaca'"),
         (["experiment=smoke", "data.task_num=5"], "data.task_num=5, but there are 3 domains: whole, half, quarter"),

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from reproalign.common.errors import UserError
 from reproalign.more.balance import NORMALIZATIONS, Balancer, normalize_gradients, settle_weights
-from reproalign.more.balanced import initial_momentum
 from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums
+from reproalign.more.released import PAPER, RELEASED, rules_of
 
 NAMES = ["a", "b", "c"]
 
@@ -26,7 +26,9 @@ def sums(gradients: list[list[float]], pairs: list[float] | None = None, losses:
 
 
 def balancer(variant: str = "paper", names: list[str] = NAMES, hidden: int = 2, **options) -> Balancer:
-    return Balancer(WeightsConfig(**options), names, torch.zeros(len(names), hidden, dtype=torch.float64), variant)
+    return Balancer(
+        WeightsConfig(**options), names, torch.zeros(len(names), hidden, dtype=torch.float64), rules_of(variant)
+    )
 
 
 def test_l2_makes_the_weights_independent_of_the_lengths() -> None:
@@ -63,12 +65,16 @@ def test_the_released_normalisation_can_raise_a_domain_s_loss() -> None:
 
 
 def test_defaults_follow_the_variant_and_each_can_be_set_under_both() -> None:
-    found = {variant: settle_weights(WeightsConfig(), NAMES, variant) for variant in ("paper", "released")}
+    found = {
+        variant: settle_weights(WeightsConfig(), NAMES, rules_of(variant).weights) for variant in ("paper", "released")
+    }
     assert (found["paper"].normalize, found["paper"].alpha, found["paper"].solver) == ("none", 1.0, "exact")
     assert (found["released"].normalize, found["released"].alpha) == ("l2", 0.99)
     assert found["released"].solver == "frank-wolfe"
     for variant in ("paper", "released"):
-        mixed = settle_weights(WeightsConfig(normalize="loss", alpha=0.5, solver="exact"), NAMES, variant)
+        mixed = settle_weights(
+            WeightsConfig(normalize="loss", alpha=0.5, solver="exact"), NAMES, rules_of(variant).weights
+        )
         assert (mixed.normalize, mixed.alpha, mixed.solver) == ("loss", 0.5, "exact")
 
 
@@ -133,8 +139,8 @@ def test_zero_gradients_stay_zero(kind: str) -> None:
 
 def test_a_loss_of_zero_is_divided_by_in_the_release_alone() -> None:
     gradients, losses = torch.ones(2, 2, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
-    assert normalize_gradients(gradients, losses, "loss+", "paper").isfinite().all()
-    assert normalize_gradients(gradients, losses, "loss+", "released")[0].isinf().all()
+    assert normalize_gradients(gradients, losses, "loss+", PAPER.least_loss).isfinite().all()
+    assert normalize_gradients(gradients, losses, "loss+", RELEASED.least_loss)[0].isinf().all()
     with pytest.raises(UserError, match=r"weights\.normalize=l2"):
         balancer("released", normalize="loss+").step(sums([[1.0, 1.0]] * 3, losses=[0.0, 1.0, 1.0]), grouped=True)
 
@@ -145,9 +151,9 @@ def test_gradients_that_are_not_finite_are_named() -> None:
 
 
 def test_initial_momentum() -> None:
-    assert not initial_momentum(3, 4, "paper", 1).any()
+    assert not PAPER.momentum(3, 4, 1).any()
     state = torch.get_rng_state()
-    released = initial_momentum(3, 4, "released", 1)
+    released = RELEASED.momentum(3, 4, 1)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(released[0], released[2])
     assert released.any()
@@ -169,4 +175,4 @@ def test_initial_momentum() -> None:
 )
 def test_options_that_cannot_be_meant(options, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        settle_weights(WeightsConfig(**options), NAMES, "paper")
+        settle_weights(WeightsConfig(**options), NAMES, PAPER.weights)

@@ -12,18 +12,18 @@ import pytest
 from rich.console import Console
 
 from reproalign.common.config import RewardModelConfig
-from reproalign.common.data.templates import transcript
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules, told_rules
 from reproalign.common.testing import composed
+from reproalign.common.text.templates import transcript
 from reproalign.more.cli import APP
 from reproalign.more.config import DomainsConfig
 from reproalign.more.data import Domains, check_domains, hold_out, load_domains, tabulate
 from reproalign.more.groups import Groups, Mixture
-from reproalign.more.items import dense_ranks, has_pair, prepare, prepare_released
+from reproalign.more.items import dense_ranks, has_pair, prepare, prepare_released, ranked
 from reproalign.more.sources import SOURCES, Item, assistant, make_item, rank_replies, source_of, user
 
 SLICES = Path(__file__).parents[4] / "shared" / "data"
@@ -153,8 +153,8 @@ def test_webgpt_scores_are_not_negative():
     item = SOURCES["webgpt"].to_part(row)
     assert item == Item([[user("Why?"), assistant("A")], [user("Why?"), assistant("B")]], [0.5, 1.5])
     tie = SOURCES["webgpt"].to_part({**row, "score_1": -0.5})
-    assert prepare(tie, "paper") is None
-    assert prepare(tie, "released") is not None  # it takes a slot and gives no pair (ERRATA Q17)
+    assert prepare(tie, ranked) is None
+    assert prepare(tie, prepare_released) is not None  # it takes a slot and gives no pair (ERRATA Q17)
 
 
 def test_summarize():
@@ -192,19 +192,19 @@ def test_columns_tell_the_source():
 
 def test_ranks_keep_order_and_ties_and_are_never_negative():
     assert dense_ranks([-3.5, 7.0, -3.5, -1.0]) == [0, 2, 0, 1]
-    assert prepare(make_item(["a", "b", "c", "d"], [-2, None, -1, -2]), "paper") == (["a", "c", "d"], [0, 1, 0])
+    assert prepare(make_item(["a", "b", "c", "d"], [-2, None, -1, -2]), ranked) == (["a", "c", "d"], [0, 1, 0])
 
 
 def test_released_scores_keep_two_responses():
-    dialogues, scores = prepare(make_item(["a", "b", "c"], [1, 3, 9]), "released")
+    dialogues, scores = prepare(make_item(["a", "b", "c"], [1, 3, 9]), prepare_released)
     assert dialogues == ["b", "a"]
     assert scores == pytest.approx([3 / 3.00001, 1 / 3.00001], rel=1e-12)
     # Negative scores read as padding, so no pair is left; the paper's ranks keep it.
     negative = make_item(["a", "b"], [1, -1])
-    kept = prepare(negative, "released")
+    kept = prepare(negative, prepare_released)
     assert kept is not None
     assert not has_pair(kept[1])
-    assert prepare(negative, "paper") == (["a", "b"], [1, 0])
+    assert prepare(negative, ranked) == (["a", "b"], [1, 0])
 
 
 def test_released_items_of_unequal_lengths_are_dropped():

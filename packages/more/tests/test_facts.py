@@ -14,7 +14,7 @@ from reproalign.common.testing.facts import assert_facts, launch_facts, read_fac
 from reproalign.more.balance import settle_weights
 from reproalign.more.cli import APP
 from reproalign.more.groups import resample
-from reproalign.more.released import warmup_decay
+from reproalign.more.released import rules_of, warmup_decay
 
 FACTS = read_facts("reproalign.more")
 PER_FAMILY = {"held_out", "training"}  # not families, but sizes of the data
@@ -54,12 +54,12 @@ def derived(name: str) -> dict[str, Any]:
     facts, data, kind = launch_facts(config), config.data, config.variant
     trained = data.train_domains or data.domains
     sizes = [min(FACTS["training"][domain].value, data.first.get(domain, 10**9)) for domain in trained]
-    picks = resample(sizes, data.resampling_size, names=trained, variant=kind, seed=config.seed)
+    picks = resample(sizes, data.resampling_size, names=trained, rule=rules_of(kind).resample, seed=config.seed)
     grouped = config.method == "more"
     rows = len(picks[0]) if grouped else sum(map(len, picks))
     steps = rows // facts["rows_per_step"]
     assert rows % facts["rows_per_step"] == 0
-    weights = settle_weights(config.weights, trained, kind)
+    weights = settle_weights(config.weights, trained, rules_of(kind).weights)
     of_lambda = facts["rows_per_step"] if kind == "paper" else facts["rows_per_process"]
     every = rates(config, steps)
     stated = FACTS[family(name)].get("learning_rates")

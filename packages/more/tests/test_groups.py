@@ -19,6 +19,7 @@ from reproalign.more.groups import (
     ReleasedResamplingError,
     all_rows,
     resample,
+    resample_copies,
     resample_released,
 )
 from reproalign.more.loss import pair_signs
@@ -42,7 +43,7 @@ def domain(number: int, count: int, responses: int = 2) -> Dataset:
 @settings(deadline=None, max_examples=60)
 def test_paper_resampling_uses_every_item_equally_often(sizes, size, seed):
     names = [str(n) for n in range(len(sizes))]
-    found = resample(sizes, size, names=names, variant="paper", seed=seed)
+    found = resample(sizes, size, names=names, rule=resample_copies, seed=seed)
     for number, (count, picks) in enumerate(zip(sizes, found, strict=True)):
         assert picks.shape == (size, 2)
         assert set(picks[:, 0]) == {number}
@@ -52,7 +53,7 @@ def test_paper_resampling_uses_every_item_equally_often(sizes, size, seed):
             uses = Counter(picks[:, 1].tolist())
             assert set(uses) == set(range(count))
             assert max(uses.values()) - min(uses.values()) <= 1
-    again = resample(sizes, size, names=names, variant="paper", seed=seed)
+    again = resample(sizes, size, names=names, rule=resample_copies, seed=seed)
     assert all((a == b).all() for a, b in zip(found, again, strict=True))
 
 
@@ -87,11 +88,11 @@ def test_released_resampling_takes_the_pool_of_an_earlier_domain():
 
 def test_resampling_needs_a_size():
     with pytest.raises(UserError, match=r"data.resampling_size=0 must be at least 1"):
-        resample([3], 0, names=["a"], variant="paper", seed=1)
+        resample([3], 0, names=["a"], rule=resample_copies, seed=1)
 
 
 def test_groups_hold_one_item_of_each_domain():
-    picks = resample([3, 2], 3, names=["a", "b"], variant="paper", seed=1)
+    picks = resample([3, 2], 3, names=["a", "b"], rule=resample_copies, seed=1)
     groups = Groups([domain(0, 3), domain(1, 2)], picks)
     assert len(groups) == 3
     for number in range(3):

@@ -20,13 +20,12 @@ from reproalign.common.records import Run
 from reproalign.more.loss import ranking_loss
 from reproalign.more.metrics import (
     BINS,
-    Measured,
+    DomainRewards,
+    domain_metrics,
     mean_of_domains,
     named_means,
     pair_margins,
-    preference_metrics,
     temperature_metrics,
-    ties_of,
 )
 from reproalign.more.plot import compare_runs, plot_command
 from reproalign.more.report import DIFFERENCES, RESULTS, domain_curves, measure_table, report
@@ -41,12 +40,12 @@ tables = st.tuples(st.integers(1, 5), st.integers(2, 4)).flatmap(
 )
 
 
-def made_up(items: int = 200, responses: int = 2, factor: float = 1.0, seed: int = 0) -> Measured:
+def made_up(items: int = 200, responses: int = 2, factor: float = 1.0, seed: int = 0) -> DomainRewards:
     """Items whose preferences follow σ(difference of quality), and rewards of ``factor`` times the quality."""
     rng = np.random.default_rng(seed)
     quality = rng.normal(size=(items, responses))
     liking = quality + rng.gumbel(size=quality.shape)
-    return Measured((factor * quality).astype(np.float32), liking.argsort(1).argsort(1).astype(np.float32))
+    return DomainRewards((factor * quality).astype(np.float32), liking.argsort(1).argsort(1).astype(np.float32))
 
 
 @given(table=tables)
@@ -62,7 +61,7 @@ def test_accuracy_and_loss_by_brute_force(table):
                     right += z[i] > z[j]
                     ties += z[i] == z[j]
                     loss += math.log1p(math.exp(z[j] - z[i]))
-    paper, released = (preference_metrics(rewards, scores, ties=counted) for counted in ("wrong", "half"))
+    paper, released = (domain_metrics(rewards, scores, ties=counted) for counted in ("wrong", "half"))
     assert (paper["pairs"], paper["items"]) == (pairs, len(rewards))
     assert paper["reward_mean"] == pytest.approx(np.mean(responses) if responses else 0)
     assert paper["reward_std"] == pytest.approx(np.std(responses) if responses else 0)
@@ -93,7 +92,7 @@ def test_calibration_over_ordered_pairs_by_brute_force(table, n_bins):
     gaps = [abs(sum(p - y for p, y in inside)) for inside in bins.values()]
     means = [gap / len(inside) for gap, inside in zip(gaps, bins.values(), strict=True)]
     total = sum(len(inside) for inside in bins.values())
-    metrics = preference_metrics(rewards, scores)
+    metrics = domain_metrics(rewards, scores)
     assert metrics[f"ece_{n_bins}"] == pytest.approx(sum(gaps) / total if total else 0, abs=1e-9)
     assert metrics[f"ace_{n_bins}"] == pytest.approx(np.mean(means) if total else 0, abs=1e-9)
     assert metrics[f"mce_{n_bins}"] == pytest.approx(max(means, default=0), abs=1e-9)
@@ -101,11 +100,11 @@ def test_calibration_over_ordered_pairs_by_brute_force(table, n_bins):
 
 def test_what_is_not_there_counts_for_nothing_and_the_order_of_responses_is_free():
     measured = made_up(50, 3)
-    wider = Measured(
+    wider = DomainRewards(
         np.concatenate([np.full((50, 1), np.nan), measured.rewards[:, ::-1]], 1),
         np.concatenate([np.full((50, 1), -1.0), measured.scores[:, ::-1]], 1),
     )
-    narrow, wide = (preference_metrics(of.rewards, of.scores) for of in (measured, wider))
+    narrow, wide = (domain_metrics(of.rewards, of.scores) for of in (measured, wider))
     assert wide == pytest.approx(narrow)
     margins, item = pair_margins(measured.rewards, measured.scores)
     assert len(margins) == 150
@@ -114,11 +113,11 @@ def test_what_is_not_there_counts_for_nothing_and_the_order_of_responses_is_free
 
 def test_rewards_that_cannot_be_measured():
     with pytest.raises(UserError, match=r"NaN or infinity.*trainer\.learning_rate"):
-        preference_metrics([[1.0, math.nan]], [[1.0, 0.0]])
+        domain_metrics([[1.0, math.nan]], [[1.0, 0.0]])
     with pytest.raises(ValueError, match=r"\(items, responses\)"):
         pair_margins([[1.0, 2.0]], [[1.0]])
     with pytest.raises(UserError, match="unknown ties"):
-        preference_metrics([[1.0, 2.0]], [[1.0, 0.0]], ties="other")
+        domain_metrics([[1.0, 2.0]], [[1.0, 0.0]], ties="other")
 
 
 def test_the_mean_weighs_domains_alike():
@@ -131,7 +130,7 @@ def test_the_mean_weighs_domains_alike():
 
 def test_temperatures_mend_calibration_and_keep_the_accuracy():
     domains = {"sharp": made_up(2000, factor=4.0), "blunt": made_up(2000, factor=0.25, seed=1)}
-    plain = {name: preference_metrics(of.rewards, of.scores) for name, of in domains.items()}
+    plain = {name: domain_metrics(of.rewards, of.scores) for name, of in domains.items()}
     own = temperature_metrics(domains, per_domain=True)
     shared = temperature_metrics(domains, per_domain=False)
     for name, factor in (("sharp", 4.0), ("blunt", 0.25)):
@@ -146,11 +145,11 @@ def test_no_item_is_measured_under_a_temperature_that_has_seen_it():
     # Rewards that are all right: T fitted on one half says nothing of the other, which is made all wrong one at a time.
     scores = np.tile([1.0, 0.0], (6, 1))
     right = np.tile([1.0, 0.0], (6, 1))
-    scaled = temperature_metrics({"d": Measured(right, scores)}, per_domain=True)["d"]
+    scaled = temperature_metrics({"d": DomainRewards(right, scores)}, per_domain=True)["d"]
     for item in range(6):
         rewards = right.copy()
         rewards[item] = [0.0, 1.0]
-        one = temperature_metrics({"d": Measured(rewards, scores)}, per_domain=True)["d"]
+        one = temperature_metrics({"d": DomainRewards(rewards, scores)}, per_domain=True)["d"]
         # Fitted on the other half, T is the smallest there is, so that the one mistake is made with all confidence.
         assert one["loss"] > 100
         assert one["loss"] > scaled["loss"]
@@ -160,7 +159,7 @@ def test_no_item_is_measured_under_a_temperature_that_has_seen_it():
 
 
 def test_one_item_is_too_few_for_a_temperature():
-    tied = Measured(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [1.0, 1.0]]))
+    tied = DomainRewards(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [1.0, 1.0]]))
     with pytest.raises(UserError, match=r"domain few has 1 item\(s\) with pairs"):
         temperature_metrics({"many": made_up(10), "few": tied}, per_domain=False)
 
@@ -170,7 +169,7 @@ def test_one_item_is_too_few_for_a_temperature():
 
 def test_beside_an_error_stands_that_of_a_calibrated_model():
     measured = made_up(200)
-    metrics = preference_metrics(measured.rewards, measured.scores)
+    metrics = domain_metrics(measured.rewards, measured.scores)
     margins, _ = pair_margins(measured.rewards, measured.scores)
     for n_bins in (5, 10, 20):
         expected = calibrated_ece(margins, n_bins=n_bins)
@@ -191,16 +190,6 @@ def test_the_mean_of_helpful_and_harmless_stands_by_itself():
     assert named_means({"helpful": {"ece": 0.1}}).keys() == {"mean"}
 
 
-def test_ties_count_by_the_variant_unless_asked_otherwise():
-    assert (ties_of(None, "paper"), ties_of(None, "released"), ties_of("wrong", "released")) == (
-        "wrong",
-        "half",
-        "wrong",
-    )
-    with pytest.raises(UserError, match="unknown ties 'both'"):
-        ties_of("both", "paper")
-
-
 def opened(folder: Path) -> Run:
     """A run, as far as a report needs one."""
     folder.mkdir()
@@ -218,7 +207,7 @@ def test_a_report_is_written_drawn_and_recorded(tmp_path, capsys):
     before = {"a": made_up(40, factor=0.0), "b": made_up(30, 3, factor=0.1)}
     results = report(run, domains, ties="wrong", before=before, temperature=True)
     assert results == run.record["metrics"] == json.loads((run.dir / RESULTS).read_text())
-    assert results["domains"]["a"] == preference_metrics(domains["a"].rewards, domains["a"].scores)
+    assert results["domains"]["a"] == domain_metrics(domains["a"].rewards, domains["a"].scores)
     assert results["mean"] == mean_of_domains(results["domains"])
     assert results["before"]["domains"]["a"]["accuracy"] == 0
     assert set(results["temperature"]) == {"shared", "per_domain"}
@@ -242,14 +231,14 @@ def test_an_evaluation_alone_has_no_curves(tmp_path):
 
 def test_a_domain_of_ties_leaves_nothing(tmp_path):
     run = opened(tmp_path / "run")
-    tied = Measured(np.zeros((3, 2)), np.ones((3, 2)))
+    tied = DomainRewards(np.zeros((3, 2)), np.ones((3, 2)))
     with pytest.raises(UserError, match="domain b has no two responses of different scores"):
         report(run, {"a": made_up(20), "b": tied}, ties="wrong")
     assert list(run.dir.iterdir()) == []
 
 
 def test_tables_fit_a_terminal():
-    metrics = {name: preference_metrics(made_up(9).rewards, made_up(9).scores) for name in ("summarize", "helpful")}
+    metrics = {name: domain_metrics(made_up(9).rewards, made_up(9).scores) for name in ("summarize", "helpful")}
     table = measure_table(metrics, "held-out preferences")
     assert table.row_count == 3
     assert [column.header for column in table.columns][:3] == ["domain", "accuracy", "ECE"]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from reproalign.common.data.collate import IGNORED
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.perplexity import Answer, answer_tokens, cut_transcript, perplexities, read_answers
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
+from reproalign.common.text.collate import IGNORED
 from reproalign.more.cli import main
 
 CHOSEN = "\n\nHuman: Hi\n\nAssistant: First.\n\nSecond."

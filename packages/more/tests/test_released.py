@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from reproalign.more.balance import Balancer
 from reproalign.more.config import WeightsConfig
 from reproalign.more.groups import ItemCollator
-from reproalign.more.released import RowWeights, row_weights, rows_loss, warmup_decay
+from reproalign.more.released import RELEASED, RowWeights, row_weights, rows_loss, warmup_decay
 
 
 def weighted(domain: list[int], *, grouped: bool, domains: int = 3, **options) -> tuple[RowWeights, Tensor]:
@@ -20,7 +20,7 @@ def weighted(domain: list[int], *, grouped: bool, domains: int = 3, **options) -
     scores = torch.tensor([[1.0, 0.0]] * len(domain), dtype=torch.float64)
     rewards = features.sum(1).view_as(scores).requires_grad_()
     momentum = torch.ones(domains, 4, dtype=torch.float64)
-    balancer = Balancer(WeightsConfig(**options), [str(k) for k in range(domains)], momentum, "released")
+    balancer = Balancer(WeightsConfig(**options), [str(k) for k in range(domains)], momentum, RELEASED)
     rows, slot = torch.tensor(domain), torch.arange(2 * len(domain))
     found = row_weights(balancer, features, rewards.detach(), scores, slot, rows, grouped=grouped)
     (gradient,) = torch.autograd.grad(rows_loss(rewards, scores, found.weights, rows, grouped=grouped), rewards)

@@ -21,10 +21,11 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.judging.endpoint import EndpointConfig
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.reward.rules import NOTE, RewardRules
-from reproalign.more.compare import compare
+from reproalign.common.training.watch import FIRST
+from reproalign.more.compare import compare_responses
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.judged import ATTEMPTS, RELEASED_TEMPLATES, judge_template
-from reproalign.more.released_judge import BAD, ERROR, FIRST, GOOD, SECOND, TIE, joined_verdict, win_rates
+from reproalign.more.released_judge import BAD, ERROR, GOOD, SECOND, TIE, joined_verdict, win_rates
 
 VERDICTS = [FIRST, SECOND, GOOD, BAD, ERROR]
 Reply = Callable[[str], tuple[int, str]]
@@ -105,7 +106,7 @@ def compared(folder: Path, files: list[Path], **more: Any) -> dict[str, Any]:
         **{"variant": "released", "template": "helpful", **more},
     )
     words = {"command": ["more-rm"], "package": "reproalign.more", "verb": "evaluate", "schema": "", "target": ""}
-    compare(config, Invocation(**words, config={"output_dir": str(folder), "seed": 42}))
+    compare_responses(config, Invocation(**words, config={"output_dir": str(folder), "seed": 42}))
     found: dict[str, Any] = json.loads((folder / "comparison.json").read_text())
     return found["pairs"]["first against second"]["judge"]
 

@@ -17,6 +17,7 @@ from reproalign.more.balanced import MoreTrainer
 from reproalign.more.cli import main
 from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums
+from reproalign.more.released import PAPER, rules_of
 from reproalign.more.trainer import item_rewards
 
 DOMAINS = ["a", "b", "c"]
@@ -67,7 +68,7 @@ def trainer(folder: Path, variant: str = "paper", **options) -> MoreTrainer:
     model = LlamaForSequenceClassification(config)
     install_rewards(model, RewardRules(), 0)
     arguments = TrainingArguments(str(folder), use_cpu=True, report_to=[], remove_unused_columns=False)
-    common = {"model": model, "args": arguments, "domains": DOMAINS, "held_out": {}, "variant": variant}
+    common = {"model": model, "args": arguments, "domains": DOMAINS, "held_out": {}, "rules": rules_of(variant)}
     return MoreTrainer(weights=WeightsConfig(**options), grouped=True, **common)
 
 
@@ -92,7 +93,7 @@ def test_the_weights_are_those_of_the_pass_that_trains(tmp_path) -> None:
     step = one.look_ahead(model, parts)
     sums = [one.local_sums(*reversed(item_rewards(model, batch)), batch).flat() for batch in parts]
     total = DomainSums.from_flat(torch.stack(sums).sum(0).detach())
-    again = Balancer(WeightsConfig(), DOMAINS, torch.zeros(3, 16), "paper").step(total, grouped=True)
+    again = Balancer(WeightsConfig(), DOMAINS, torch.zeros(3, 16), PAPER).step(total, grouped=True)
     assert torch.equal(step.weights, again.weights)
     torch.manual_seed(8)
     assert not torch.equal(one.look_ahead(model, parts).weights, step.weights)  # dropout does act

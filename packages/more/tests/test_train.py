@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from reproalign.common.config import DataConfig, RewardModelConfig
-from reproalign.common.data.prepare import load_evaluation
+from reproalign.common.data.load import load_evaluation
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.records import fingerprint_folder
 from reproalign.common.reward.rules import scoring_rules

@@ -13,12 +13,12 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from transformers.modeling_outputs import CausalLMOutput
 
 from reproalign.common.config import DataConfig, LogprobsConfig
-from reproalign.common.data.collate import IGNORED
-from reproalign.common.data.templates import TEMPLATES
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.models.value_head import DetachedValueHead
 from reproalign.common.testing.oracle import run_logps
+from reproalign.common.text.collate import IGNORED
+from reproalign.common.text.templates import TEMPLATES
 from reproalign.common.training.examples import kl_estimate, tokenwise_kl_estimate
 from reproalign.common.training.objective import Examples, Objective, Pairs, PairScores, Responses
 from reproalign.radpo.config import ReleasedConfig, TrainConfig

@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reproalign.common.config import DataConfig
-from reproalign.common.data.prepare import check_tokenizer
-from reproalign.common.data.templates import render
-from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.text.templates import check_tokenizer, render
+from reproalign.common.text.tokenize import Encoder
 from reproalign.radpo.data import (
     held_out_batches,
     load_examples,
@@ -305,7 +304,7 @@ def test_split_names_are_the_data_sets_own(monkeypatch):
         asked.append((name, split, data_dir))
         return iter(()), None
 
-    monkeypatch.setattr("reproalign.common.data.prepare.read_hub", read_hub)
+    monkeypatch.setattr("reproalign.common.data.splits.read_hub", read_hub)
     config = DataConfig(source="", eval_split="test")
     for name in ("ultrabin", "oasst", "hh_harmless", "ultrachat"):
         for role in ("train", "evaluation"):

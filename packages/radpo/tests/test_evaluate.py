@@ -18,18 +18,20 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from reproalign.common.config import DataConfig, ModelConfig
-from reproalign.common.data.collate import PairCollator
 from reproalign.common.evaluation.alpacaeval import instruction_text
 from reproalign.common.evaluation.plots import mean_curve, smoothed
 from reproalign.common.files import recover_lines
-from reproalign.common.generation.samplers import cut, transformers_sampler, turn_end
-from reproalign.common.generation.sampling import SamplingRules, shares
+from reproalign.common.generation.asking import cut, turn_end
+from reproalign.common.generation.rules import SamplingRules
+from reproalign.common.generation.sampling import shares
+from reproalign.common.generation.transformers_engine import transformers_sampler
 from reproalign.common.judging.verdict import TEMPLATE, check_template, question, verdict, wilson, win_rate
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records.groups import group_runs
 from reproalign.common.testing import composed, refusal
 from reproalign.common.testing.pairrm import save_tiny_pairrm
+from reproalign.common.text.collate import PairCollator
 from reproalign.radpo.cli import APP, main
 from reproalign.radpo.data import prepare_rows, read_examples
 from reproalign.radpo.report import measured, model_label, second_half

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
-from reproalign.common.data.collate import IGNORED
 from reproalign.common.logprobs.plain import differentiable
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing.oracle import token_logps
+from reproalign.common.text.collate import IGNORED
 from reproalign.common.training.examples import kl_estimate, tokenwise_kl_estimate
 from reproalign.common.training.objective import Examples, Pairs, Responses
 from reproalign.radpo.objectives.dpo import CDPO, DPO

@@ -1,7 +1,7 @@
 """``ratios.json``: the ratios of an average; ``ama adapt`` writes it, ``ama average`` and ``ama frontier`` read it.
 
-All ratios in it multiply the model before RLHF (``alpha_on: pre``). The release's ``mask_alphas.bin`` is read too: what
-it holds are raw scalars s_g, of which α_g = α K h(s_g) / Σ_j h(s_j) with h(s) = sigmoid(s) + ε is the ratio.
+All ratios in it multiply the model before RLHF (``alpha_on: pre``). The release's ``mask_alphas.bin`` is read too
+(:mod:`reproalign.ama.mask_alphas`).
 """
 
 from __future__ import annotations
@@ -13,20 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from reproalign.ama.parts import HEAD, Parts, parts_of_layers
+from reproalign.ama.levels import HEAD
+from reproalign.ama.mask_alphas import RELEASED_NAME, ReleasedAlphas, Scalar, read_alphas
+from reproalign.ama.parts import Parts, parts_of_layers
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
-from reproalign.common.merging.checkpoint import read_json
+from reproalign.common.merging.headers import read_json
 
 VERSION = 1
 NAME = "ratios.json"
-RELEASED_NAME = "mask_alphas.bin"
-RELEASED_EPSILON = 1e-6  # where the file has none
-Scalar = Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class Ratios:
     """Ratios of an average.
 
     Attributes:
-        level: of the parts, see :mod:`reproalign.ama.parts`.
+        level: of the parts, see :mod:`reproalign.ama.levels`.
         groups: ratio of each group, on pre.
         base: α, on pre: the ratio of what no group holds.
         means: of the ratios, over the groups and over the layers.
@@ -128,7 +123,7 @@ def read_ratios(name: str, key: str = "ratios", *, allow_bin: bool = False) -> R
     if path.suffix == ".bin":
         if not allow_bin:
             raise UserError(f"{path}: pickled; add allow=[bin] to read it with torch.load(weights_only=True)")
-        return read_alphas(path).as_ratios(str(path))
+        return released_ratios(read_alphas(path), str(path))
     content = read_json(path)
     if content.get("version") != VERSION:
         raise UserError(f"{path}: version {content.get('version')} of {NAME} is not known here, only {VERSION}")
@@ -163,99 +158,43 @@ def read_ratios(name: str, key: str = "ratios", *, allow_bin: bool = False) -> R
     )
 
 
-@dataclass(frozen=True)
-class ReleasedAlphas:
-    """What ``mask_alphas.bin`` holds.
-
-    Attributes:
-        modules: raw scalar of each masked linear layer.
-        normaliser: raw scalar of each group, over which h is summed.
-        init: α.
-        epsilon: ε.
-    """
-
-    modules: Mapping[str, Scalar]
-    normaliser: Mapping[Any, Scalar]
-    init: float
-    epsilon: float
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any], label: str) -> ReleasedAlphas:
-        """Take the file's content.
-
-        Raises:
-            UserError: naming what is missing; the release fails there too, but for ε.
-        """
-        for key in ("mask_alphas", "mask_bkp_alphas", "init_val"):
-            if content.get(key) is None:
-                raise UserError(f"{label}: '{key}' is missing; the file is not one of the release's {RELEASED_NAME}")
-        epsilon = content.get("epsilon")
-        return cls(
-            {name: raw.detach() for name, raw in content["mask_alphas"].items()},
-            {group: raw.detach() for group, raw in content["mask_bkp_alphas"].items()},
-            float(content["init_val"]),
-            RELEASED_EPSILON if epsilon is None else float(epsilon),
-        )
-
-    def ratio(self, raw: Scalar) -> Scalar:
-        """Return α h(s) / Σ_g h(s_g) · K in the dtype of the scalars; NaN if there is nothing to sum over."""
-        total = sum(
-            (torch.sigmoid(scalar) + self.epsilon for scalar in self.normaliser.values()), torch.zeros_like(raw)
-        )
-        return self.init * (torch.sigmoid(raw) + self.epsilon) / total * len(self.normaliser)
-
-    def as_ratios(self, label: str) -> Ratios:
-        """Return the ratios of runs of layers, the level being their split points.
-
-        Raises:
-            UserError: if a layer's linear layers do not share one scalar, or the ratios are not finite.
-        """
-        layers: dict[int, Scalar] = {}
-        for name, raw in self.modules.items():
-            found = re.search(r"\.(\d+)\.", name)
-            if found and not layers.setdefault(int(found[1]), raw).equal(raw):
-                raise UserError(
-                    f"{label}: the linear layers of layer {found[1]} have ratios of their own (linearwise), which the "
-                    "release normalises by nothing: they come out as NaN"
-                )
-        order = [layers[layer] for layer in sorted(layers)]
-        # Scalars of one group are one object, saved once.
-        pivots = [index for index in range(len(order) - 1) if not _same(order[index], order[index + 1])]
-        level = "#".join(map(str, pivots)) or "block1"
-        parts = parts_of_layers(level, len(order))
-        firsts = [0, *(pivot + 1 for pivot in pivots)]
-        groups = {name: float(self.ratio(order[first])) for name, first in zip(parts.names, firsts, strict=True)}
-        if not all(map(math.isfinite, groups.values())):
-            raise UserError(f"{label}: its ratios are not finite")
-        means = parts.means(list(groups.values()))
-        head = self.normaliser.get(HEAD)
-        found_head = {} if head is None else {"head": float(self.ratio(head))}
-        return Ratios(
-            level,
-            groups,
-            self.init,
-            means,
-            epsilon=self.epsilon,
-            tensors="linear_head_pre",
-            head="base",
-            variant="released",
-            found={"file": Path(label).name, **found_head},
-        )
-
-
-def read_alphas(path: Path) -> ReleasedAlphas:
-    """Read the release's file, executing nothing in it.
+def released_ratios(alphas: ReleasedAlphas, label: str) -> Ratios:
+    """Return the release's ratios of runs of layers, the level being their split points.
 
     Raises:
-        UserError: if it is not one.
+        UserError: if a layer's linear layers do not share one scalar, or the ratios are not finite.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the loader raises all kinds of errors for files that are none
-        raise UserError(f"{path}: not loadable with torch.load(weights_only=True)") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no dictionary; the file is not one of the release's {RELEASED_NAME}")
-    return ReleasedAlphas.of(content, str(path))
+    layers: dict[int, Scalar] = {}
+    for name, raw in alphas.modules.items():
+        found = re.search(r"\.(\d+)\.", name)
+        if found and not layers.setdefault(int(found[1]), raw).equal(raw):
+            raise UserError(
+                f"{label}: the linear layers of layer {found[1]} have ratios of their own (linearwise), which the "
+                "release normalises by nothing: they come out as NaN"
+            )
+    order = [layers[layer] for layer in sorted(layers)]
+    # Scalars of one group are one object, saved once.
+    pivots = [index for index in range(len(order) - 1) if not _same(order[index], order[index + 1])]
+    level = "#".join(map(str, pivots)) or "block1"
+    parts = parts_of_layers(level, len(order))
+    firsts = [0, *(pivot + 1 for pivot in pivots)]
+    groups = {name: float(alphas.ratio(order[first])) for name, first in zip(parts.names, firsts, strict=True)}
+    if not all(map(math.isfinite, groups.values())):
+        raise UserError(f"{label}: its ratios are not finite")
+    means = parts.means(list(groups.values()))
+    head = alphas.normaliser.get(HEAD)
+    found_head = {} if head is None else {"head": float(alphas.ratio(head))}
+    return Ratios(
+        level,
+        groups,
+        alphas.init,
+        means,
+        epsilon=alphas.epsilon,
+        tensors="linear_head_pre",
+        head="base",
+        variant="released",
+        found={"file": Path(label).name, **found_head},
+    )
 
 
 def _is_number(value: Any) -> bool:

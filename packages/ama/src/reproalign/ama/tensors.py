@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reproalign.ama.parts import HEAD, Parts, is_linear
+from reproalign.ama.levels import HEAD
+from reproalign.ama.parts import Parts, is_linear
 from reproalign.common.errors import UserError, choose
 from reproalign.common.merging.blocks import EXPERT, Block, Blocks
 

@@ -101,7 +101,7 @@ class ModelConfig:
     chat_template: str | None = option(
         None,
         help="how a dialogue is written",
-        also="a name in reproalign.common.data.templates, or a file",
+        also="a name in reproalign.common.text.templates, or a file",
         null="the tokenizer's own",
     )
     dtype: str = option("auto", help="of weights and optimiser states", choices=DTYPES)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from reproalign.common.data.collate import RowCollator
+    from reproalign.common.text.collate import RowCollator
 
 IGNORED = -100
 SHAPING = ("max_length", "append_eos", "boundary", "separator")  # the fields that ids and labels depend on
@@ -121,7 +121,7 @@ def encoder(
 
 def collator(tokenizer: PreTrainedTokenizerBase, padding_side: str = "right") -> RowCollator:
     """Return the collator for rows of ``tokenizer``."""
-    from reproalign.common.data.collate import RowCollator, pad_id
+    from reproalign.common.text.collate import RowCollator, pad_id
 
     return RowCollator(pad_id(tokenizer), padding_side)
 
@@ -147,7 +147,7 @@ def _exact(
     tokenizer: PreTrainedTokenizerBase, config: TokensConfig, prompts: list[str], responses: list[str]
 ) -> list[tuple[list[int], int]]:
     """Return the ids of each row, and how many of them are the prompt's."""
-    from reproalign.common.data.tokenize import Encoder, Rules, add_special_tokens, begins_with_bos, split
+    from reproalign.common.text.tokenize import Encoder, Rules, add_special_tokens, begins_with_bos, split
 
     encode = Encoder(tokenizer)
     longest = _longest(tokenizer, config)

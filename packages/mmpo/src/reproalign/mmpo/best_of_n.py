@@ -14,9 +14,10 @@ from rich.table import Table
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.best_of_n import best_of_n, sizes
+from reproalign.common.generation.prompt_files import read_prompts
 from reproalign.common.generation.samplers import SAMPLERS
 from reproalign.common.generation.samples import SELECTED, Sampled, write_rows
-from reproalign.common.generation.sampling import read_prompts, sample_responses
+from reproalign.common.generation.sampling import sample_responses
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run

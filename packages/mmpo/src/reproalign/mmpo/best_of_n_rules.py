@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from reproalign.common.config import LaunchConfig, ModelConfig
 from reproalign.common.generation.dialogues import ask_by
+from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.samplers import choose_backend
 from reproalign.common.generation.samples import SCORED
-from reproalign.common.generation.sampling import SamplingRules
 from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model, check_reward_model
 from reproalign.common.records import Run

@@ -14,12 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DataConfig, RunConfig
+from reproalign.common.config import DataConfig
 from reproalign.common.console import note
-from reproalign.common.data.collate import PairCollator
-from reproalign.common.data.prepare import check_tokenizer, load_evaluation, tokenize_pairs
+from reproalign.common.data.load import load_evaluation
 from reproalign.common.data.records import Message
-from reproalign.common.data.templates import render
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.rewardbench import (
     MAX_LENGTH,
@@ -41,7 +39,10 @@ from reproalign.common.reward.dialogues import tokenize_dialogues
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules, read_rules
-from reproalign.common.training.arguments import training_arguments
+from reproalign.common.text.collate import PairCollator
+from reproalign.common.text.pairs import tokenize_pairs
+from reproalign.common.text.templates import check_tokenizer, render
+from reproalign.common.training.arguments import evaluation_arguments
 from reproalign.common.training.pairs import PairTrainer, ScoredPairsTrainer
 from reproalign.common.training.reference import FrozenReference
 from reproalign.common.training.reward import PairedRewardTrainer
@@ -78,7 +79,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         options = PairOptions(config.data, config.target, PairRulesConfig(), config.seed)
         pairs = prepare_split(records, tokenizer, options, "evaluation", reader)
         rewards = Rewards(*trainer.rewards(pairs))
-        metrics = rewards.metrics(config.n_bins)
+        metrics = rewards.metrics(config.variant, config.n_bins)
         run.set_metrics(metrics)
         print_metrics({Path(config.model.name).name or config.model.name: metrics}, len(pairs))
         draw(run.dir, {kind: rewards}, n_bins=config.n_bins, binning=config.binning)
@@ -141,13 +142,8 @@ def _rules(config: EvaluateConfig) -> RewardRules:
 
 
 def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, reader: Reader | None) -> ScoredPairsTrainer:
-    run_config = RunConfig(
-        output_dir=config.output_dir,
-        seed=config.seed,
-        trainer={"per_device_eval_batch_size": config.batch_size, "report_to": [], **config.trainer},
-    )
     common: dict[str, Any] = {
-        "args": training_arguments(run_config, Path(config.output_dir)),
+        "args": evaluation_arguments(config),
         "processing_class": tokenizer,
     }
     if reader:

@@ -8,13 +8,15 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
-from reproalign.common.data.prepare import load_preferences, render_pairs, tokenize_pairs
+from reproalign.common.data.load import load_preferences
 from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError, choose
 from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules
+from reproalign.common.text.pairs import tokenize_pairs
+from reproalign.common.text.render import render_pairs
 from reproalign.mmpo.config import PairRulesConfig, PreferenceConfig, RewardConfig, TargetConfig
 from reproalign.mmpo.data import apply_pair_rules, build_targets
 

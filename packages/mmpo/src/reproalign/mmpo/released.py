@@ -1,5 +1,6 @@
-"""How the released scripts go through their data: the epochs of transformers 4.38.1, laid out one after the other.
+"""What the released scripts do differently: the order of their data, and when a reward model's pair counts as won.
 
+Epochs are those of transformers 4.38.1, laid out one after the other.
 With R rows, P processes, micro-batches of B and A of them per optimiser step:
 
     micro-batches per process and epoch   M = ceil(R / (P · B))     the last ones begin again at the epoch's first rows
@@ -18,11 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from reproalign.common.errors import UserError
+from reproalign.common.evaluation.calibration import sigmoid
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ def lay_out_epochs(dataset: Dataset, arguments: TrainingArguments) -> tuple[Data
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     order = [_permutation(len(dataset), steps.rows_per_epoch, seed, epoch) for epoch in range(steps.epochs)]
     return dataset.select(np.concatenate(order)), steps
+
+
+def released_accuracy(margins: ArrayLike) -> float:
+    """Return the share of pairs won with a probability σ(d) above 1/2, in float64: a margin below 1e-16 is a tie."""
+    return float(np.mean(sigmoid(margins) > 0.5))
 
 
 def _permutation(rows: int, filled: int, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from reproalign.common.evaluation.calibration import calibration
 from reproalign.common.evaluation.plots import margin_histogram, reliability_diagram, training_curves
 from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.training.fit import metric_rows
+from reproalign.mmpo.released import released_accuracy
 
 TINY = 1e-5  # margins of a policy that equals its reference, in float32
 CURVES = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
@@ -41,13 +42,16 @@ class Rewards:
         """Reward of chosen minus rejected, (pairs,)."""
         return self.columns[:, 0] - self.columns[:, 1]
 
-    def metrics(self, n_bins: int = 10) -> dict[str, float]:
+    def metrics(self, variant: str, n_bins: int = 10) -> dict[str, float]:
         """Return the measures of :func:`preference_metrics`; for a policy also ``likelihood_accuracy``.
 
         That is the share of pairs whose chosen response has the higher mean log-probability per token. It needs no
-        reference, so it says something of a policy that still equals its reference.
+        reference, so it says something of a policy that still equals its reference. The accuracy of ``released`` is
+        :func:`released_accuracy`.
         """
         metrics = preference_metrics(self.columns[:, 0], self.columns[:, 1], self.targets, n_bins=n_bins)
+        if variant == "released":
+            metrics["accuracy"] = released_accuracy(self.margins)
         if self.columns.shape[1] == 4:
             metrics["likelihood_accuracy"] = float(np.mean(self.columns[:, 2] > self.columns[:, 3]))
         return metrics

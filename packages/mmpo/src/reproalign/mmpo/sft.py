@@ -11,14 +11,16 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig, pack_dataset
 
 from reproalign.common.config import DataConfig
-from reproalign.common.data.prepare import check_tokenizer, load_messages, render_messages
-from reproalign.common.data.tokenize import Encoder
+from reproalign.common.data.load import load_messages
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import gemma_of_variant
 from reproalign.common.models.load import load_tokenizer
 from reproalign.common.options.shared import VARIANTS
 from reproalign.common.records import Run
+from reproalign.common.text.render import render_messages
+from reproalign.common.text.templates import check_tokenizer
+from reproalign.common.text.tokenize import Encoder
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.sft import fine_tune
 from reproalign.mmpo.config import RowRulesConfig, SFTRunConfig

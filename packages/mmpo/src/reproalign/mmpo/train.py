@@ -13,8 +13,6 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config import RunConfig
-from reproalign.common.data.collate import PairCollator
-from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
@@ -25,7 +23,9 @@ from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE
-from reproalign.common.training.arguments import training_arguments
+from reproalign.common.text.collate import PairCollator
+from reproalign.common.text.templates import check_tokenizer
+from reproalign.common.training.arguments import check_held_out, training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.pairs import PairTrainer, ScoredPairsTrainer
 from reproalign.common.training.preview import preview
@@ -132,7 +132,7 @@ def check_reward_options(config: RewardConfig) -> None:
 def _run(
     trainer: ScoredPairsTrainer,
     run: Run,
-    config: RunConfig,
+    config: PreferenceConfig | RewardConfig,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Pairs,
     *,
@@ -149,7 +149,7 @@ def _run(
         evaluations["after"] = Rewards(*trainer.rewards(pairs.evaluation))
     if not run.is_main:
         return
-    metrics = {name: rewards.metrics() for name, rewards in evaluations.items()}
+    metrics = {name: rewards.metrics(config.variant) for name, rewards in evaluations.items()}
     run.set_metrics(metrics)
     if pairs.evaluation:
         print_metrics(metrics, len(pairs.evaluation))
@@ -180,11 +180,8 @@ def _common(
 ) -> dict[str, Any]:
     if config.pad_to_multiple_of is not None and config.pad_to_multiple_of < 1:
         raise UserError(f"pad_to_multiple_of={config.pad_to_multiple_of} must be at least 1")
-    if arguments.eval_strategy != "no" and pairs.evaluation is None:
-        raise UserError(
-            f"trainer.eval_strategy={arguments.eval_strategy!s} needs held-out pairs; set data.eval_path, "
-            "data.eval_split or data.eval_fraction"
-        )
+    remedy = "set data.eval_path, data.eval_split or data.eval_fraction"
+    check_held_out(arguments, pairs.evaluation, remedy, rows="pairs")
     return {
         "model": model,
         "args": arguments,

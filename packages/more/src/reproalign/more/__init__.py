@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from reproalign.common.lazy import exports
 
 if TYPE_CHECKING:
+    from reproalign.common.evaluation.preferences import preference_metrics
     from reproalign.more.balance import normalize_gradients
     from reproalign.more.loss import domain_loss, ranking_loss
-    from reproalign.more.metrics import preference_metrics
     from reproalign.more.min_norm import frank_wolfe, min_norm_point, optimality_gap
 
 __all__ = [

@@ -17,7 +17,7 @@ from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.more.config import AverageConfig
-from reproalign.more.metrics import TIES, Measured, named_means, preference_metrics
+from reproalign.more.metrics import TIES, DomainRewards, domain_metrics, named_means
 from reproalign.more.report import DIFFERENCES, RESULTS, average_table, write_differences
 from reproalign.more.study.runs import Floats, StudiedRun, read_runs
 
@@ -74,21 +74,21 @@ def mean_margins(runs: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
     return {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
 
 
-def as_measured(margins: Floats) -> Measured:
+def as_measured(margins: Floats) -> DomainRewards:
     """Return margins as two responses each, the better with the margin for its reward and the worse with 0."""
     rewards = np.stack([margins, np.zeros_like(margins)], 1)
-    return Measured(rewards, np.tile([1.0, 0.0], (len(margins), 1)))
+    return DomainRewards(rewards, np.tile([1.0, 0.0], (len(margins), 1)))
 
 
 def margin_metrics(margins: Floats, ties: str) -> dict[str, float]:
-    """Measure margins as :func:`reproalign.more.metrics.preference_metrics` does.
+    """Measure margins as :func:`reproalign.more.metrics.domain_metrics` does.
 
     Args:
         margins: (pairs,) reward of the better response minus that of the worse.
         ties: what a margin of 0 counts for the accuracy: ``wrong``, nothing; ``half``, 1/2.
     """
     measured = as_measured(margins)
-    metrics = preference_metrics(measured.rewards, measured.scores, ties=ties)
+    metrics = domain_metrics(measured.rewards, measured.scores, ties=ties)
     return {name: value for name, value in metrics.items() if name not in _OF_REWARDS}
 
 

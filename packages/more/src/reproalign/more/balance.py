@@ -14,6 +14,7 @@ of g = (1, 0), (-3, 4) ``l2`` makes λ = (1/2, 1/2) and the step (1, -2), along 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,30 +28,25 @@ from reproalign.common.errors import UserError, choose
 from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums
 from reproalign.more.min_norm import frank_wolfe, min_norm_point
+from reproalign.more.rules import MoreRules
 
-VARIANTS = ("paper", "released")
 RULES = ("min-norm", "uniform", "fixed")
 NORMALIZATIONS = ("none", "l2", "loss", "loss+")
 SOLVERS = ("exact", "frank-wolfe")
-# The paper's appendix B; and the command that the release publishes, whose README calls α the momentum.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "paper": {"normalize": "none", "alpha": 1.0, "solver": "exact"},
-    "released": {"normalize": "l2", "alpha": 0.99, "solver": "frank-wolfe"},
-}
+TINY = torch.finfo(torch.float32).tiny  # the smallest normal number
 
 
-def settle_weights(config: WeightsConfig, domains: list[str], variant: str) -> WeightsConfig:
-    """Check the options, and put DEFAULTS of the variant in the place of those that are null.
+def settle_weights(config: WeightsConfig, domains: list[str], defaults: Mapping[str, Any]) -> WeightsConfig:
+    """Check the options, and put the variant's defaults in the place of those that are null.
 
     Args:
         config: as composed.
         domains: names of those that are trained on.
-        variant: ``paper`` or ``released``.
+        defaults: ``weights`` of :class:`reproalign.more.rules.MoreRules`.
 
     Raises:
         UserError: naming the key, its value and what is allowed.
     """
-    defaults = DEFAULTS[choose("variant", variant, VARIANTS)]
     config = replace(config, **{key: value for key, value in defaults.items() if getattr(config, key) is None})
     assert config.alpha is not None
     choose("weights.rule", config.rule, RULES)
@@ -76,7 +72,7 @@ def normalize_gradients(
     gradients: Float[Tensor, "domains hidden"],
     losses: Float[Tensor, " domains"],
     kind: str,
-    variant: str = "paper",
+    least_loss: float = TINY,
 ) -> Float[Tensor, "domains hidden"]:
     r"""Bring the domains' gradients to comparable lengths: m̃_k = m_k / c_k.
 
@@ -87,8 +83,7 @@ def normalize_gradients(
         gradients: m_k of the domains that take part.
         losses: L_k of the same domains, in nats.
         kind: one of NORMALIZATIONS.
-        variant: under ``released`` a loss of 0 makes ``loss+`` divide by 0 (ERRATA Q7); ``paper`` keeps it at float32's
-            smallest normal number.
+        least_loss: what L_k counts in ``loss+`` at least; 0 lets a loss of 0 divide by 0 (ERRATA Q7).
     """
     choose("weights.normalize", kind, NORMALIZATIONS)
     if kind == "none":
@@ -99,8 +94,17 @@ def normalize_gradients(
     norms = torch.where(norms == 0, 1.0, norms)
     if kind == "l2":
         return gradients / norms[:, None]
-    floor = torch.finfo(torch.float32).tiny if variant == "paper" else 0.0
-    return gradients / (norms * losses.clamp(min=floor))[:, None]
+    return gradients / (norms * losses.clamp(min=least_loss))[:, None]
+
+
+def with_pairs(sums: DomainSums, *, grouped: bool) -> Bool[Tensor, " domains"]:
+    """Return which domains take part: those with pairs in the batch."""
+    return sums.pairs > 0
+
+
+def no_momentum(domains: int, hidden: int, seed: int) -> Float[Tensor, "domains hidden"]:
+    """Return m before the first step: zeros."""
+    return torch.zeros(domains, hidden)
 
 
 @dataclass(frozen=True)
@@ -122,20 +126,20 @@ class Balancer:
     """Keeps the domains' momentum from step to step and makes their weights.
 
     Args:
-        config: rule, normalisation, α, solver; null: as the variant has them (DEFAULTS).
+        config: rule, normalisation, α, solver; null: as the variant has them.
         domains: their names.
         momentum: m_k before the first step.
-        variant: ``paper`` or ``released``.
+        rules: of the variant.
 
     Raises:
         UserError: for options that cannot be meant (:func:`settle_weights`).
     """
 
     def __init__(
-        self, config: WeightsConfig, domains: list[str], momentum: Float[Tensor, "domains hidden"], variant: str
+        self, config: WeightsConfig, domains: list[str], momentum: Float[Tensor, "domains hidden"], rules: MoreRules
     ) -> None:
-        self.config = settle_weights(config, domains, variant)
-        self.domains, self.variant, self.momentum = domains, variant, momentum
+        self.config = settle_weights(config, domains, rules.weights)
+        self.domains, self.rules, self.momentum = domains, rules, momentum
         self.solve = min_norm_point if self.config.solver == "exact" else _frank_wolfe
 
     @property
@@ -148,17 +152,13 @@ class Balancer:
 
         Args:
             sums: of the batch; without gradients where :attr:`needs_gradients` is false.
-            grouped: every batch has items of every domain (resampling). The release then lets domains without pairs
-                take part, with a gradient of 0; otherwise, and under ``paper``, a domain that has none in the batch
-                keeps its momentum and gets no weight.
+            grouped: every batch has items of every domain (resampling). A domain that does not take part, by
+                :attr:`MoreRules.present`, keeps its momentum and gets no weight.
 
         Raises:
             UserError: if the gradients are not finite.
         """
-        if self.variant == "released":
-            present = torch.ones_like(sums.items, dtype=torch.bool) if grouped else sums.items > 0
-        else:
-            present = sums.pairs > 0
+        present = self.rules.present(sums, grouped=grouped)
         if self.config.rule == "uniform":
             weights = _shares(present.double())
         elif self.config.rule == "fixed":
@@ -185,7 +185,7 @@ class Balancer:
         assert self.config.normalize is not None
         # In float64: a product in TF32 would be no Gram matrix any more.
         vectors = normalize_gradients(
-            self.momentum[chosen].double(), losses[chosen].double(), self.config.normalize, self.variant
+            self.momentum[chosen].double(), losses[chosen].double(), self.config.normalize, self.rules.least_loss
         )
         try:
             found = self.solve((vectors @ vectors.T).cpu().numpy())

@@ -40,9 +40,9 @@ class MoreTrainer(RewardTrainer):
     def __init__(self, *, weights: WeightsConfig, grouped: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.grouped = grouped
-        momentum = initial_momentum(len(self.domains), head_size(kwargs["model"]), self.variant, self.args.seed)
-        self.balancer = Balancer(weights, self.domains, momentum, self.variant)
-        self.needs_gradients = self.balancer.needs_gradients and self.variant == "paper"
+        momentum = self.rules.momentum(len(self.domains), head_size(kwargs["model"]), self.args.seed)
+        self.balancer = Balancer(weights, self.domains, momentum, self.rules)
+        self.needs_gradients = self.balancer.needs_gradients and self.rules.whole_step
 
     def look_ahead(self, model: nn.Module, batches: list[Batch]) -> Step:
         """Sum up the head's gradients of all micro-batches, in a pass of its own (module docstring)."""
@@ -79,7 +79,7 @@ class MoreTrainer(RewardTrainer):
 
         ``lambda/<domain>`` is then the mean weight that the domain's rows had in the loss.
         """
-        if self.variant == "paper":
+        if self.rules.whole_step:
             return super().training_loss(features, rewards, inputs, sums)
         scores, domain = inputs["scores"].to(rewards.dtype), inputs["domain"]
         found = row_weights(self.balancer, features, rewards, scores, inputs["slot"], domain, grouped=self.grouped)
@@ -94,7 +94,7 @@ class MoreTrainer(RewardTrainer):
 
     def save_state(self, checkpoint: Path) -> None:
         """Save the momentum; under ``released`` every process has its own."""
-        if self.variant == "released" or self.args.process_index == 0:
+        if not self.rules.whole_step or self.args.process_index == 0:
             save_file({"momentum": self.balancer.momentum.contiguous().cpu()}, self._state_file(checkpoint))
 
     def load_state(self, checkpoint: Path) -> None:
@@ -117,13 +117,4 @@ class MoreTrainer(RewardTrainer):
         self.balancer.momentum = momentum
 
     def _state_file(self, checkpoint: Path) -> Path:
-        return checkpoint / f"balance-{self.args.process_index if self.variant == 'released' else 0}.safetensors"
-
-
-def initial_momentum(domains: int, hidden: int, variant: str, seed: int) -> Float[Tensor, "domains hidden"]:
-    """Return m before the first step: zeros; ``released``: one fresh linear layer's weight (ERRATA Q6)."""
-    if variant == "paper":
-        return torch.zeros(domains, hidden)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Linear(hidden, 1, bias=False).weight.detach().repeat(domains, 1)
+        return checkpoint / f"balance-{0 if self.rules.whole_step else self.args.process_index}.safetensors"

@@ -42,7 +42,7 @@ class Mean:
     high: float
 
 
-def compare(config: EvaluateConfig, invocation: Invocation) -> None:
+def compare_responses(config: EvaluateConfig, invocation: Invocation) -> None:
     """Compare files of responses to the same prompts, every two of them.
 
     By reward: each file's mean, and the share of the prompts on which one has the higher reward. With ``judge.model``

@@ -21,15 +21,16 @@ from rich.table import Table
 
 from reproalign.common.config import DataConfig
 from reproalign.common.data.cache import fingerprint_dataset, map_cached
-from reproalign.common.data.prepare import read_split
 from reproalign.common.data.reading import local_path, read_local
 from reproalign.common.data.shown import used_rows
+from reproalign.common.data.splits import read_split
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.records import Run
 from reproalign.common.reward.reading import Reader
 from reproalign.more.config import DomainsConfig
 from reproalign.more.groups import Groups, Mixture, all_rows, resample
 from reproalign.more.items import best_is_first, count_ties, has_pair, prepare
+from reproalign.more.released import rules_of
 from reproalign.more.sources import PAIRINGS, SOURCES, Item, Source, source_of
 
 logger = logging.getLogger(__name__)
@@ -335,7 +336,7 @@ def prepare_items(
     """
     texts: dict[str, list[Any]] = {"texts": [], "scores": []}
     for item in items:
-        prepared = prepare(item, reader.rules.variant)
+        prepared = prepare(item, rules_of(reader.rules.variant).comparable)
         if prepared is not None:
             dialogues, scores = prepared
             texts["texts"].append([reader.render(dialogue) for dialogue in dialogues])
@@ -440,7 +441,7 @@ def _training_rows(
     if not config.resampling:
         return Mixture(datasets, [all_rows(number, size) for number, size in enumerate(sizes)])
     size = config.resampling_size if config.resampling_size is not None else max(sizes)
-    picks = resample(sizes, size, names=_order(config, train), variant=variant, seed=seed)
+    picks = resample(sizes, size, names=_order(config, train), rule=rules_of(variant).resample, seed=seed)
     return Groups(datasets, picks) if method == "more" else Mixture(datasets, picks)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 from transformers import set_seed
 
-from reproalign.common.config import BaseRunConfig
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_reward_model, model_kind
@@ -16,12 +13,13 @@ from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rules, training_rules
-from reproalign.common.training.arguments import training_arguments
-from reproalign.more.compare import compare
+from reproalign.common.training.arguments import evaluation_arguments
+from reproalign.more.compare import compare_responses
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.data import load_domains
 from reproalign.more.groups import ItemCollator
-from reproalign.more.metrics import ties_of
+from reproalign.more.metrics import TIES
+from reproalign.more.released import rules_of
 from reproalign.more.report import report
 from reproalign.more.trainer import RewardTrainer
 
@@ -31,16 +29,12 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     if config.responses is not None:
         if config.fresh_head:
             raise UserError("fresh_head is for held-out domains; leave it out where responses are compared")
-        compare(config, invocation)
+        compare_responses(config, invocation)
         return
     rules = _rules(config)
-    ties = ties_of(config.ties, rules.variant)
-    base = BaseRunConfig(
-        output_dir=config.output_dir,
-        seed=config.seed,
-        trainer={"per_device_eval_batch_size": config.batch_size, "report_to": [], **config.trainer},
-    )
-    arguments = training_arguments(base, Path(config.output_dir))
+    variant = rules_of(rules.variant)
+    ties = choose("ties", config.ties or variant.ties, TIES)
+    arguments = evaluation_arguments(config)
     set_seed(config.seed)  # before the model: a fresh head begins at random
     with Run.open(invocation) as run:
         tokenizer = load_reward_tokenizer(config.model)
@@ -59,7 +53,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
             processing_class=tokenizer,
             domains=config.data.domains,
             held_out=domains.held_out,
-            variant=rules.variant,
+            rules=variant,
             ties=ties,
         )
         used_weights(run, "reward", config.model)

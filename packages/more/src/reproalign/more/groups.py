@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from reproalign.common.data.collate import pad_rows
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
+from reproalign.common.text.collate import pad_rows
 
 Picks = NDArray[np.int64]  # (items, 2): data set and row of each item
 ItemRow = dict[str, Any]  # domain, input_ids (responses x tokens), scores
+Resample = Callable[..., list[Picks]]
 
 
 class ReleasedResamplingError(UserError):
@@ -29,26 +30,28 @@ class ReleasedResamplingError(UserError):
         self.original = original
 
 
-def resample(sizes: Sequence[int], size: int, *, names: Sequence[str], variant: str, seed: int) -> list[Picks]:
+def resample(sizes: Sequence[int], size: int, *, names: Sequence[str], rule: Resample, seed: int) -> list[Picks]:
     """Bring every domain to ``size`` items: its first ones, or all of them and further ones drawn from them.
 
     Args:
         sizes: items of each domain.
         size: items wanted of each.
         names: of the domains, for errors.
-        variant: ``paper``: whole copies, then a sample without replacement; ``released``: see
-            :func:`resample_released`.
+        rule: :func:`resample_copies` or :func:`resample_released`.
         seed: of the draws.
 
     Raises:
         UserError: for a size below 1, and where the release fails.
     """
-    choose("variant", variant, ["paper", "released"])
     if size < 1:
         raise UserError(f"data.resampling_size={size} must be at least 1")
-    generator = random.Random(seed)
-    if variant == "released":
-        return resample_released(sizes, size, generator, names=names)
+    return rule(sizes, size, random.Random(seed), names=names)
+
+
+def resample_copies(
+    sizes: Sequence[int], size: int, generator: random.Random, *, names: Sequence[str] | None = None
+) -> list[Picks]:
+    """Bring every domain to ``size`` items: its first ones, or whole copies and then a sample without replacement."""
     picks = []
     for domain, count in enumerate(sizes):
         rows = [*range(count)] * (size // count) + generator.sample(range(count), size % count)
@@ -77,7 +80,7 @@ def resample_released(
             if extra > count:
                 pool = items * (extra // count + (extra % count > 1))
             if pool is None or extra > len(pool):
-                # Python names a local variable without a value so; it is a NameError.
+                # UnboundLocalError is Python's NameError here.
                 original = "UnboundLocalError" if pool is None else "ValueError"
                 name = domain if names is None else names[domain]
                 raise ReleasedResamplingError(_refusal(name, count, size, min(sizes)), original)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from reproalign.common.errors import choose
 from reproalign.more.sources import Dialogue, Item
 
 Response = TypeVar("Response")
+Comparable = Callable[..., Any]
 EPSILON = 1e-5  # added to the highest score before the released division
 
 
@@ -45,25 +45,26 @@ def has_pair(scores: Sequence[float]) -> bool:
     return len({score for score in scores if score >= 0}) > 1
 
 
-def prepare(item: Item, variant: str) -> tuple[list[Dialogue], list[float]] | None:
+def ranked(texts: Sequence[Response], scores: Sequence[float]) -> tuple[list[Response], list[float]] | None:
+    """Prepare an item as the paper does: all responses with :func:`dense_ranks`; None if no two can be compared."""
+    ranks = dense_ranks(scores)
+    return (list(texts), ranks) if has_pair(ranks) else None
+
+
+def prepare(item: Item, comparable: Comparable) -> tuple[list[Dialogue], list[float]] | None:
     """Return responses and scores as the loss reads them; None for an item that is left out.
 
     Responses without a score are left out first, in both variants, and items with fewer than two others.
 
     Args:
         item: as its source has it.
-        variant: ``paper``: all responses, with :func:`dense_ranks`, and None if no two of them can be compared;
-            ``released``: :func:`prepare_released`, where an item without a pair keeps its place (ERRATA Q17).
+        comparable: :func:`ranked`, or :func:`prepare_released`, where an item without a pair keeps its place
+            (ERRATA Q17).
     """
-    choose("variant", variant, ["paper", "released"])
     known = [(d, score) for d, score in zip(item.dialogues, item.scores, strict=True) if score is not None]
     if len(known) < 2:
         return None
-    dialogues, scores = [d for d, _ in known], [score for _, score in known]
-    if variant == "released":
-        return prepare_released(dialogues, scores)
-    ranks = dense_ranks(scores)
-    return (dialogues, ranks) if has_pair(ranks) else None
+    return comparable([d for d, _ in known], [score for _, score in known])
 
 
 def count_ties(item: Item) -> tuple[int, int]:

@@ -38,11 +38,11 @@ from reproalign.common.judging.endpoint import EndpointError, Question, ask, wor
 from reproalign.common.judging.pairwise import PairwiseJudge, mean_logit_metrics, pairwise_table, read_logits
 from reproalign.common.judging.verdict import WinRate, check_template, make_template
 from reproalign.common.records import Run
+from reproalign.common.training.watch import FIRST
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.released_judge import (
     BAD,
     ERROR,
-    FIRST,
     GOOD,
     SECOND,
     TIE,

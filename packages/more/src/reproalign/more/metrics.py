@@ -32,7 +32,7 @@ HH = ("helpful", "harmless")  # whose arithmetic mean the paper calls H&H
 
 
 @dataclass(frozen=True)
-class Measured:
+class DomainRewards:
     """Rewards of a domain's held-out items and their scores, both (items, responses); a score < 0: not there."""
 
     rewards: NDArray[np.floating]
@@ -71,7 +71,7 @@ def pair_margins(rewards: ArrayLike, scores: ArrayLike) -> tuple[Floats, NDArray
     return z[item, better] - z[item, worse], item
 
 
-def preference_metrics(
+def domain_metrics(
     rewards: ArrayLike, scores: ArrayLike, *, ties: str = "wrong", bins: Sequence[int] = BINS
 ) -> dict[str, float]:
     """Measure one domain (module docstring).
@@ -79,9 +79,9 @@ def preference_metrics(
     Args:
         rewards: as :func:`pair_margins` takes them.
         scores: likewise.
-        ties: what a pair of equal rewards counts for the accuracy: ``wrong``, nothing, as the paper's text has it and
-            all of these packages; ``half``, 1/2, as in the release, where of its two orders one counts as right. The
-            metric ``ties`` has their share, so that either follows from the other.
+        ties: how pairs of equal rewards count in the accuracy. ``wrong`` (paper, all of these packages): as lost;
+            ``half`` (the release, which counts one of their two orders as right): as 1/2. The metric ``ties`` is their
+            share, so that either accuracy follows from the other.
         bins: numbers of bins M on [0, 1].
 
     Returns:
@@ -98,7 +98,7 @@ def preference_metrics(
     """
     choose("ties", ties, TIES)
     margins, _ = pair_margins(rewards, scores)
-    present = Measured(np.asarray(rewards), np.asarray(scores)).present
+    present = DomainRewards(np.asarray(rewards), np.asarray(scores)).present
     count = len(margins)
     tied = float((margins == 0).mean()) if count else 0.0
     right = float((margins > 0).mean()) if count else float("nan")
@@ -143,19 +143,8 @@ def named_means(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[st
     return means
 
 
-def ties_of(ties: str | None, variant: str) -> str:
-    """Return what equal rewards count: as asked for, or by the variant where that is None.
-
-    Raises:
-        UserError: for another word.
-    """
-    if ties is None:
-        return "half" if variant == "released" else "wrong"
-    return choose("ties", ties, TIES)
-
-
 def temperature_metrics(
-    domains: Mapping[str, Measured],
+    domains: Mapping[str, DomainRewards],
     *,
     per_domain: bool,
     ties: str = "wrong",
@@ -171,12 +160,12 @@ def temperature_metrics(
     Args:
         domains: rewards and scores by domain.
         per_domain: fit one T to each domain; otherwise one to the pairs of all.
-        ties: as for :func:`preference_metrics`.
+        ties: as for :func:`domain_metrics`.
         bins: likewise.
         seed: of the dealing.
 
     Returns:
-        domain -> the metrics of :func:`preference_metrics`, and ``temperature``: T fitted on all items, the one to use.
+        domain -> the metrics of :func:`domain_metrics`, and ``temperature``: T fitted on all items, the one to use.
 
     Raises:
         UserError: if a domain has fewer than two items with pairs.
@@ -192,7 +181,7 @@ def temperature_metrics(
         divisors = np.array([fit_temperature(pooled[half == 1]), fit_temperature(pooled[half == 0])])
         for name in group:
             scaled = np.asarray(domains[name].rewards, dtype=np.float64) / divisors[dealt[name]][:, None]
-            metrics = preference_metrics(scaled, domains[name].scores, ties=ties, bins=bins)
+            metrics = domain_metrics(scaled, domains[name].scores, ties=ties, bins=bins)
             results[name] = {**metrics, "temperature": fit_temperature(pooled)}
     return results
 

@@ -1,4 +1,6 @@
-"""How the release's weights meet the rows of a batch (``compute_more_loss`` of its ``trainer.py``).
+"""What the release does differently: the two tables of rules, and the release's own functions.
+
+How its weights meet the rows of a batch (``compute_more_loss`` of its ``trainer.py``):
 
 A row is an item. With resampling a batch of B groups is laid out by domain, B rows of each; without, as it was drawn.
 The release makes weights for K domains and then walks along weights and rows together, so that with more than one group
@@ -11,12 +13,16 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
+from reproalign.common.errors import choose
 from reproalign.common.training.collecting import Factor
-from reproalign.more.balance import Balance, Balancer
-from reproalign.more.loss import domain_sums, pair_losses, pair_signs
+from reproalign.more.balance import TINY, Balance, Balancer, no_momentum, with_pairs
+from reproalign.more.groups import resample_copies, resample_released
+from reproalign.more.items import prepare_released, ranked
+from reproalign.more.loss import DomainSums, domain_sums, pair_losses, pair_signs
+from reproalign.more.rules import MoreRules
 
 UNIFORM = 3  # the release takes the length of the batch, a dictionary of 3 keys, for the number of domains (ERRATA Q5)
 WARMUP = 2  # steps that DeepSpeed's WarmupDecayLR warms up at least
@@ -119,3 +125,50 @@ def warmup_decay(steps: int, warmup: int) -> Factor:
         return max(0.0, (steps - (step - 1)) / max(1, steps - warm))
 
     return factor
+
+
+def all_of_a_group(sums: DomainSums, *, grouped: bool) -> Bool[Tensor, " domains"]:
+    """Return which domains take part: all in a batch of groups, otherwise those with items, pairs or not."""
+    return torch.ones_like(sums.items, dtype=torch.bool) if grouped else sums.items > 0
+
+
+def momentum_of_a_layer(domains: int, hidden: int, seed: int) -> Float[Tensor, "domains hidden"]:
+    """Return m before the first step: the weight of one freshly initialised linear layer, for all domains."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(hidden, 1, bias=False).weight.detach().repeat(domains, 1)
+
+
+PAPER = MoreRules(
+    weights={"normalize": "none", "alpha": 1.0, "solver": "exact"},
+    whole_step=True,
+    present=with_pairs,
+    momentum=no_momentum,
+    least_loss=TINY,
+    by_domain=False,
+    warmup_decay=False,
+    comparable=ranked,
+    resample=resample_copies,
+    ties="wrong",
+)
+RELEASED = MoreRules(
+    weights={"normalize": "l2", "alpha": 0.99, "solver": "frank-wolfe"},  # the README's command, which calls α momentum
+    whole_step=False,
+    present=all_of_a_group,
+    momentum=momentum_of_a_layer,
+    least_loss=0.0,
+    by_domain=True,
+    warmup_decay=True,
+    comparable=prepare_released,
+    resample=resample_released,
+    ties="half",
+)
+
+
+def rules_of(variant: str) -> MoreRules:
+    """Return the rules of a variant.
+
+    Raises:
+        UserError: for another word than ``paper`` or ``released``.
+    """
+    return {"paper": PAPER, "released": RELEASED}[choose("variant", variant, ["paper", "released"])]

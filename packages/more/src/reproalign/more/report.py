@@ -19,10 +19,10 @@ from reproalign.common.files import atomic_path, write_json
 from reproalign.common.records import Run
 from reproalign.common.training.fit import metric_rows
 from reproalign.more.metrics import (
-    Measured,
+    DomainRewards,
+    domain_metrics,
     named_means,
     pair_margins,
-    preference_metrics,
     temperature_metrics,
 )
 
@@ -37,7 +37,7 @@ CURVES = {
     "eval_{}/ece_10_calibrated": "ECE (10 bins) if it were calibrated",
 }
 LOOK: dict[str, Any] = {"header_style": "bold", "title_justify": "left"}
-Domains = Mapping[str, Measured]
+Domains = Mapping[str, DomainRewards]
 Metrics = dict[str, dict[str, float]]  # domain -> metric -> value
 
 
@@ -55,7 +55,7 @@ def report(
     Args:
         run: open; its metrics and folder get the results.
         measured: held-out domain -> rewards and scores, of the model that is reported on.
-        ties: what a pair of equal rewards counts (:func:`preference_metrics`).
+        ties: how pairs of equal rewards count (:func:`domain_metrics`).
         seed: of the halves of temperature scaling.
         before: the same domains under the model that training started from.
         temperature: also measure the rewards after temperature scaling.
@@ -198,7 +198,7 @@ def _curve(points: dict[int, float]) -> Curve:
 
 
 def _summary(measured: Domains, ties: str) -> dict[str, Any]:
-    metrics = {name: preference_metrics(of.rewards, of.scores, ties=ties) for name, of in measured.items()}
+    metrics = {name: domain_metrics(of.rewards, of.scores, ties=ties) for name, of in measured.items()}
     empty = [name for name, values in metrics.items() if not values["pairs"]]
     if empty:
         raise UserError(f"domain {empty[0]} has no two responses of different scores; give other held-out rows")

@@ -10,14 +10,14 @@ from typing import Any
 from rich.console import Console
 from transformers import set_seed
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import choose
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE, RewardRules, told_rules, training_rules
-from reproalign.common.training.arguments import training_arguments
+from reproalign.common.training.arguments import check_held_out, training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
 from reproalign.more.balance import settle_weights
@@ -25,8 +25,8 @@ from reproalign.more.balanced import MoreTrainer
 from reproalign.more.config import TrainConfig, WeightsConfig
 from reproalign.more.data import METHODS, load_domains
 from reproalign.more.groups import ItemCollator
-from reproalign.more.metrics import ties_of
-from reproalign.more.released import warmup_decay
+from reproalign.more.metrics import TIES
+from reproalign.more.released import rules_of, warmup_decay
 from reproalign.more.report import report
 from reproalign.more.trainer import RewardTrainer
 
@@ -45,13 +45,15 @@ def check_options(config: TrainConfig) -> tuple[list[str], WeightsConfig, str]:
     choose("method", config.method, METHODS)
     RewardRules(**told_rules(config.model, config.data, config.variant))
     trained = config.data.train_domains or config.data.domains
-    return trained, settle_weights(config.weights, trained, config.variant), ties_of(config.ties, config.variant)
+    variant = rules_of(config.variant)
+    ties = choose("ties", config.ties or variant.ties, TIES)
+    return trained, settle_weights(config.weights, trained, variant.weights), ties
 
 
 def train(config: TrainConfig, invocation: Invocation) -> None:
     """Train a reward model: load, tabulate, fit, measure every domain, draw, record."""
     trained, weights, ties = check_options(config)
-    released, grouped = config.variant == "released", config.method == "more" and config.data.resampling
+    variant, grouped = rules_of(config.variant), config.method == "more" and config.data.resampling
     arguments = training_arguments(config, Path(config.output_dir))  # first: it makes the processes known to each other
     rules = training_rules(config.model, told_rules(config.model, config.data, config.variant))
     set_seed(config.seed)  # before the model: the head begins at random
@@ -64,16 +66,11 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             seed=config.seed,
             run=run,
         )
-        if arguments.eval_strategy != "no" and not domains.held_out:
-            raise UserError(
-                f"trainer.eval_strategy={arguments.eval_strategy!s} needs held-out items; set data.eval_paths or "
-                "data.eval_fraction"
-            )
+        check_held_out(arguments, domains.held_out, "set data.eval_paths or data.eval_fraction", rows="items")
         preview(run, config, arguments, domains.train)
         model = load_reward(config.model, tokenizer, rules, domains.pad_id)
         if run.is_main:
-            identity = identify_weights(config.model.name, config.model.revision)
-            run.add_fingerprint("weights", "start", identity, name=config.model.name, revision=config.model.revision)
+            used_weights(run, "start", config.model)
             if config.method == "more":
                 run.set("weights", asdict(weights))  # with what null stands for
         common: dict[str, Any] = {
@@ -81,14 +78,14 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             "args": arguments,
             "train_dataset": domains.train,
             "eval_dataset": domains.held_out or None,
-            "data_collator": ItemCollator(domains.pad_id, rules.padding_side, by_domain=released and grouped),
+            "data_collator": ItemCollator(domains.pad_id, rules.padding_side, by_domain=variant.by_domain and grouped),
             "processing_class": tokenizer,
             "domains": trained,
             "held_out": domains.held_out,
-            "variant": config.variant,
+            "rules": variant,
             "ties": ties,
         }
-        if released and "lr_scheduler_type" not in config.trainer:
+        if variant.warmup_decay and "lr_scheduler_type" not in config.trainer:
             common["schedule"] = lambda steps: warmup_decay(steps, arguments.get_warmup_steps(steps))
         if config.method == "more":
             trainer: RewardTrainer = MoreTrainer(weights=weights, grouped=grouped, **common)

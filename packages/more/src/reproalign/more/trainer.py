@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 
 from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
 from reproalign.more.loss import DomainSums, count_pairs, domain_loss, domain_sums, ranking_loss
-from reproalign.more.metrics import Measured, mean_of_domains, preference_metrics
+from reproalign.more.metrics import DomainRewards, domain_metrics, mean_of_domains
+from reproalign.more.rules import MoreRules
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor | tuple[Tensor, Tensor]]
@@ -43,8 +44,8 @@ class RewardTrainer(CollectingTrainer):
     Args:
         domains: their names.
         held_out: domain -> items; :meth:`evaluate` measures each.
-        variant: ``paper`` or ``released``.
-        ties: what a pair of equal rewards counts (:func:`reproalign.more.metrics.preference_metrics`).
+        rules: of the variant.
+        ties: how pairs of equal rewards count (:func:`reproalign.more.metrics.domain_metrics`).
         **kwargs: passed on to ``transformers.Trainer``.
     """
 
@@ -55,14 +56,14 @@ class RewardTrainer(CollectingTrainer):
         *,
         domains: list[str],
         held_out: Mapping[str, Dataset[Any]],
-        variant: str,
+        rules: MoreRules,
         ties: str = "wrong",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.domains, self.held_out, self.variant, self.ties = domains, held_out, variant, ties
-        # paper: a micro-batch's loss is its part of the step's, which is not averaged over micro-batches again.
-        self.loss_is_scaled_for_ga = variant == "paper"
+        self.domains, self.held_out, self.rules, self.ties = domains, held_out, rules, ties
+        # A micro-batch's loss is then its part of the step's, which is not averaged over micro-batches again.
+        self.loss_is_scaled_for_ga = rules.whole_step
         self.window: list[Batch] = []  # the step's micro-batches, until the first of them is trained on
         self.current: Step | None = None  # None: made of the micro-batch itself
 
@@ -79,7 +80,7 @@ class RewardTrainer(CollectingTrainer):
     ) -> Tensor:
         """Train on one micro-batch; before the first of several, look at all of them."""
         if self.window:  # not earlier: a resumed run restores its random states after the batches are drawn
-            ahead = self.variant == "paper" and len(self.window) > 1
+            ahead = self.rules.whole_step and len(self.window) > 1
             self.current = (
                 self.look_ahead(model, [self._prepare_inputs(batch) for batch in self.window]) if ahead else None
             )
@@ -133,7 +134,7 @@ class RewardTrainer(CollectingTrainer):
             inputs: the micro-batch.
             sums: of :meth:`local_sums`.
         """
-        if self.variant == "released":
+        if not self.rules.whole_step:
             return ranking_loss(rewards, inputs["scores"]), {}
         step = self.current or self.shared(sums)
         weights, pairs = (values.to(rewards.dtype) for values in (step.weights, step.pairs))
@@ -152,16 +153,14 @@ class RewardTrainer(CollectingTrainer):
 
     def measure(self) -> dict[str, float]:
         """Return accuracy, ranking loss and ECE of ten bins of every held-out domain, and their means over domains."""
-        metrics = {
-            name: preference_metrics(of.rewards, of.scores, ties=self.ties) for name, of in self.measured().items()
-        }
+        metrics = {name: domain_metrics(of.rewards, of.scores, ties=self.ties) for name, of in self.measured().items()}
         found = {f"{domain}/{name}": values[name] for domain, values in metrics.items() for name in LOGGED}
         means = mean_of_domains(metrics) if metrics else {}
         return found | {name: means[name] for name in LOGGED if name in means}
 
-    def measured(self) -> dict[str, Measured]:
+    def measured(self) -> dict[str, DomainRewards]:
         """Return rewards and scores of every held-out domain; all processes take part."""
-        return {name: Measured(*self.rewards(items)) for name, items in self.held_out.items()}
+        return {name: DomainRewards(*self.rewards(items)) for name, items in self.held_out.items()}
 
 
 def item_rewards(

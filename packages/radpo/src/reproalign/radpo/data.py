@@ -18,10 +18,12 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
 from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer
-from reproalign.common.data.prepare import read_split, render_pairs, tokenize_pairs
-from reproalign.common.data.tokenize import check_lengths
+from reproalign.common.data.splits import read_split
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json
+from reproalign.common.text.pairs import tokenize_pairs
+from reproalign.common.text.render import render_pairs
+from reproalign.common.text.tokenize import check_lengths
 from reproalign.radpo.released import Conversations
 from reproalign.radpo.rows import KINDS, Row, RowRules, build_rows, check_mismatch, lay_out, mismatch, shuffle_prompts
 from reproalign.radpo.sources import SOURCES, Examples, Source, assistant, checked
@@ -115,7 +117,7 @@ def prepare_rows(
 
     Args:
         examples: by prompt.
-        tokenizer: with a chat template (the release's is :data:`~reproalign.common.data.templates.TEMPLATES` halos).
+        tokenizer: with a chat template (the release's is :data:`~reproalign.common.text.templates.TEMPLATES` halos).
         config: lengths, ``overlong``.
         rules: which rows, in which order.
         max_rows: rows at most, see :func:`~reproalign.radpo.rows.lay_out`.

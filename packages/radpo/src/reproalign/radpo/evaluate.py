@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DataConfig, RunConfig
+from reproalign.common.config import DataConfig
 from reproalign.common.data.cache import fingerprint_dataset
-from reproalign.common.data.collate import PairCollator
-from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
-from reproalign.common.training.arguments import training_arguments
+from reproalign.common.text.collate import PairCollator
+from reproalign.common.text.templates import check_tokenizer
+from reproalign.common.training.arguments import evaluation_arguments
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import FrozenReference
 from reproalign.radpo.config import EvaluateConfig
@@ -80,12 +79,7 @@ def _pairs(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, run: Run)
 
 
 def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase) -> PairTrainer:
-    run_config = RunConfig(
-        output_dir=config.output_dir,
-        seed=config.seed,
-        trainer={"per_device_eval_batch_size": config.batch_size, "report_to": [], **config.trainer},
-    )
-    arguments: Any = training_arguments(run_config, Path(config.output_dir))
+    arguments: Any = evaluation_arguments(config)
     plain = replace(config.model, lora=replace(config.model.lora, enabled=False))
     reference = replace(plain, revision=config.reference.revision)
     return PairTrainer(

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from reproalign.common.data.collate import PairCollator
 from reproalign.common.files import write_json
+from reproalign.common.text.collate import PairCollator
 from reproalign.common.training.collecting import Evaluation
 from reproalign.common.training.objective import Needs
 from reproalign.common.training.pairs import sides, statistics_by_side

@@ -10,14 +10,15 @@ from typing import Any
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.data.prepare import read_split
 from reproalign.common.data.records import Message, RowError, column
 from reproalign.common.data.sources import Home
+from reproalign.common.data.splits import read_split
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
+from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.samplers import SAMPLERS, start_sampling
 from reproalign.common.generation.samples import SCORED, Sampled, write_rows
-from reproalign.common.generation.sampling import SamplingRules, sample_shared
+from reproalign.common.generation.sampling import sample_shared
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.load import load_tokenizer

@@ -15,7 +15,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison, mean_curve
 from reproalign.common.records.groups import group_runs, name_groups
 from reproalign.radpo.published import MODELS
-from reproalign.radpo.report import LABELS, PANELS, Measured, measured
+from reproalign.radpo.report import LABELS, PANELS, MeasuredRun, measured
 from reproalign.radpo.sweep import against_alpha
 
 AXES = {
@@ -83,7 +83,7 @@ def _recipe(record: dict[str, Any]) -> str | None:
     return record.get("recipe")
 
 
-def _curve(runs: Sequence[Measured], name: str, arguments: Namespace) -> Curve | None:
+def _curve(runs: Sequence[MeasuredRun], name: str, arguments: Namespace) -> Curve | None:
     values = [
         {step * _unit(run, arguments.across): metrics[name] for step, metrics in run.points.items() if name in metrics}
         for run in runs
@@ -97,7 +97,7 @@ def _curve(runs: Sequence[Measured], name: str, arguments: Namespace) -> Curve |
     return curve
 
 
-def _unit(run: Measured, across: str) -> int:
+def _unit(run: MeasuredRun, across: str) -> int:
     """Return what one optimiser step is on the axis ``across``."""
     if across == "steps":
         return 1

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.records import Message
-from reproalign.common.data.templates import render
-from reproalign.common.data.tokenize import Encoder, Ids
+from reproalign.common.text.templates import render
+from reproalign.common.text.tokenize import Encoder, Ids
 from reproalign.radpo.objectives.base import RadpoObjective
 from reproalign.radpo.sources import assistant
 

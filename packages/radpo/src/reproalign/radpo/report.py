@@ -44,7 +44,7 @@ CURVES = (
 
 
 @dataclass(frozen=True)
-class Measured(RecordedRun):
+class MeasuredRun(RecordedRun):
     """A run and its evaluations."""
 
     points: Points
@@ -69,7 +69,7 @@ def evaluations(rows: Sequence[dict[str, Any]]) -> Points:
     return points
 
 
-def measured(folder: Path) -> Measured:
+def measured(folder: Path) -> MeasuredRun:
     """Read the evaluations of a run: before training (step 0), during it, and after it (at the last step).
 
     Raises:
@@ -93,7 +93,7 @@ def measured(folder: Path) -> Measured:
     }
     if not any(name in metrics for metrics in points.values() for name in PANELS):
         raise UserError(f"{folder}: the run has no evaluation of held-out pairs; give runs with trainer.eval_strategy")
-    return Measured(folder, record, points)
+    return MeasuredRun(folder, record, points)
 
 
 def measured_before(run_dir: Path) -> dict[str, float]:

@@ -8,8 +8,10 @@ from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.alpacaeval import instruction_text, write_outputs
 from reproalign.common.files import sha256_json
+from reproalign.common.generation.prompt_files import read_prompts
+from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.samplers import SAMPLERS, start_sampling
-from reproalign.common.generation.sampling import SamplingRules, read_prompts, sample_shared
+from reproalign.common.generation.sampling import sample_shared
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run

@@ -8,13 +8,13 @@ from typing import Any
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, mean_curve
 from reproalign.radpo.published import sweep
-from reproalign.radpo.report import LABELS, Measured, second_half
+from reproalign.radpo.report import LABELS, MeasuredRun, second_half
 
 Line = tuple[str, str, str]  # loss, measure, mu
 
 
 def against_alpha(
-    runs: Sequence[Measured], metrics: Sequence[str], model: str | None = None
+    runs: Sequence[MeasuredRun], metrics: Sequence[str], model: str | None = None
 ) -> dict[str, dict[str, Curve]]:
     """Return panel -> line -> curve over alpha; runs that differ in seed make a mean and its standard deviation.
 
@@ -45,7 +45,7 @@ def against_alpha(
     return panels
 
 
-def _line(run: Measured) -> tuple[Line, float]:
+def _line(run: MeasuredRun) -> tuple[Line, float]:
     loss: dict[str, Any] = run.record["config"]["loss"]
     if loss.get("alpha") is None or "measure" in loss:
         raise UserError(

@@ -12,8 +12,6 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config import ModelConfig
-from reproalign.common.data.collate import PairCollator, UnpairedCollator
-from reproalign.common.data.prepare import check_tokenizer
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Dropout, Model
@@ -21,6 +19,8 @@ from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path, reference_weights
 from reproalign.common.models.value_head import DetachedValueHead, attach_value_head
 from reproalign.common.records import Run
+from reproalign.common.text.collate import PairCollator, UnpairedCollator
+from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import FINAL, fit, metric_rows
 from reproalign.common.training.policy import PolicyTrainer

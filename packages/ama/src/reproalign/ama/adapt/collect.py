@@ -16,8 +16,9 @@ from reproalign.ama.adapt.candidates import Quality, candidates, draw_best, prom
 from reproalign.ama.adapt.collect_config import CollectConfig
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.files import sha256_json
+from reproalign.common.generation.prompt_files import read_prompts
+from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.generation.samples import SCORED, find, read_sampled, write_rows
-from reproalign.common.generation.sampling import LAYOUTS, read_prompts
 from reproalign.common.invocation import Invocation, structured
 from reproalign.common.launch.children import Child, check_launches, given_words, plan_child, run_child
 from reproalign.common.models.kind import check_language_model, check_reward_model

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reproalign.ama.adapt.merged import RatioModel
 from reproalign.ama.adapt.rows import Row
-from reproalign.common.data.collate import IGNORED, pad_rows
+from reproalign.common.text.collate import IGNORED, pad_rows
 
 
 @dataclass(frozen=True)

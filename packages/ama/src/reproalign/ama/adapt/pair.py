@@ -14,12 +14,12 @@ from reproalign.ama.inputs import check_there
 from reproalign.ama.tensors import TensorRule
 from reproalign.common.errors import UserError
 from reproalign.common.merging import methods
-from reproalign.common.merging.adapters import AdaptedCheckpoint
+from reproalign.common.merging.adapted import AdaptedCheckpoint
 from reproalign.common.merging.blocks import Blocks
 from reproalign.common.merging.compatibility import agree
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.inputs import Model, open_inputs
-from reproalign.common.merging.settings import resolve
+from reproalign.common.merging.resolving import resolve
 
 CHUNK = 1 << 24  # entries that are read and merged at a time
 

@@ -22,7 +22,7 @@ from reproalign.ama.adapt.solution import Problem
 from reproalign.ama.ratios import constraint_weights
 from reproalign.ama.tensors import TensorRule
 from reproalign.common.data.records import Message
-from reproalign.common.generation.samplers import asking_tokenizer
+from reproalign.common.generation.asking import asking_tokenizer
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.merging.inputs import split_composed
 from reproalign.common.models.load import load_causal_lm, load_tokenizer

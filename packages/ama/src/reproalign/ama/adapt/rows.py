@@ -10,14 +10,14 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.ama.align.packing import Text, pack
-from reproalign.common.data.collate import IGNORED
-from reproalign.common.data.prompts import prompt_text
 from reproalign.common.data.reading import read_local
 from reproalign.common.data.records import Message, RowError, column, messages
-from reproalign.common.data.templates import SEPARATORS, render_completion
-from reproalign.common.data.tokenize import Encoder, Rules, begins_with_bos, split
 from reproalign.common.errors import UserError
 from reproalign.common.generation.samples import find, read_selected
+from reproalign.common.text.collate import IGNORED
+from reproalign.common.text.prompts import prompt_text
+from reproalign.common.text.templates import SEPARATORS, render_completion
+from reproalign.common.text.tokenize import Encoder, Rules, begins_with_bos, split
 from reproalign.common.training.sft import tokenize_responses
 
 D_THETA = "d_theta.jsonl"

@@ -10,7 +10,7 @@ from transformers import SchedulerType
 from reproalign.ama.adapt.checks import check_epsilons, check_models, check_released, check_reward, check_rows
 from reproalign.ama.adapt.config import AdaptConfig
 from reproalign.ama.adapt.rows import PLAIN, Form
-from reproalign.ama.parts import check_level
+from reproalign.ama.levels import check_level
 from reproalign.ama.ratios import (
     CONSTRAINTS,
     NORMALISATIONS,
@@ -19,9 +19,9 @@ from reproalign.ama.ratios import (
     regularizer_from_code,
 )
 from reproalign.ama.tensors import HEADS, RULES, default_tensors
-from reproalign.common.data.templates import check_separator
 from reproalign.common.errors import UserError, check_seed, choose
-from reproalign.common.generation.sampling import LAYOUTS
+from reproalign.common.generation.rules import LAYOUTS
+from reproalign.common.text.templates import check_separator
 
 OBJECTIVES = ("likelihood", "labelled", "reward")
 SOLVERS = {"likelihood": ("published", "exact"), "labelled": ("published", "exact"), "reward": ("search",)}

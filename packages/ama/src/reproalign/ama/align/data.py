@@ -18,8 +18,8 @@ from reproalign.common.config import ModelConfig
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.files import sha256_file, sha256_json
+from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.generation.samples import write_rows
-from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 

@@ -13,20 +13,21 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from reproalign.ama.align.config import DPOConfig
 from reproalign.ama.align.objective import DPO
 from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
-from reproalign.common.data.collate import PairCollator
-from reproalign.common.data.prepare import render_pairs, tokenize_pairs
-from reproalign.common.data.prompts import prompt_text
 from reproalign.common.data.shown import used_rows
-from reproalign.common.data.templates import SEPARATORS, check_separator
-from reproalign.common.data.tokenize import check_lengths
 from reproalign.common.errors import UserError, check_seed, choose
-from reproalign.common.generation.samplers import asking_tokenizer
-from reproalign.common.generation.sampling import LAYOUTS
+from reproalign.common.generation.asking import asking_tokenizer
+from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
+from reproalign.common.text.collate import PairCollator
+from reproalign.common.text.pairs import tokenize_pairs
+from reproalign.common.text.prompts import prompt_text
+from reproalign.common.text.render import render_pairs
+from reproalign.common.text.templates import SEPARATORS, check_separator
+from reproalign.common.text.tokenize import check_lengths
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.pairs import PairTrainer

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.data.collate import IGNORED
-from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError
+from reproalign.common.text.collate import IGNORED
+from reproalign.common.text.tokenize import Encoder
 
 GROUP = 1000  # texts joined at a time; LMFlow's group_texts_batch_size, 1 with its disable_group_texts
 LONGEST_DEFAULT = 1024  # tokens of a block where none are asked for

@@ -5,14 +5,14 @@ from __future__ import annotations
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import IntervalStrategy, TrainingArguments
+from transformers import TrainingArguments
 
 from reproalign.common.config import DataConfig
-from reproalign.common.data.prepare import PreferenceData, load_preferences
-from reproalign.common.errors import UserError
+from reproalign.common.data.load import PreferenceData, load_preferences
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.records import Run
+from reproalign.common.training.arguments import check_held_out
 from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.pairs import ScoredPairsTrainer
 
@@ -38,12 +38,7 @@ def check_evaluation(arguments: TrainingArguments, held_out: Dataset | None) -> 
     Raises:
         UserError: naming the key.
     """
-    assert isinstance(arguments.eval_strategy, IntervalStrategy)  # made of the word that was given
-    if arguments.eval_strategy != IntervalStrategy.NO and held_out is None:
-        raise UserError(
-            f"trainer.eval_strategy={arguments.eval_strategy.value} needs held-out pairs; set data.eval_path=FILE or "
-            "data.eval_fraction"
-        )
+    check_held_out(arguments, held_out, "set data.eval_path=FILE or data.eval_fraction", rows="pairs")
 
 
 def report(run: Run, trainer: ScoredPairsTrainer, held_out: Dataset | None) -> None:

@@ -21,8 +21,8 @@ from reproalign.ama.align.online.state import load_state
 from reproalign.ama.align.ppo_config import KLOptions, PPOConfig
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.files import sha256_json
-from reproalign.common.generation.samplers import asking_tokenizer
-from reproalign.common.generation.sampling import LAYOUTS
+from reproalign.common.generation.asking import asking_tokenizer
+from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.invocation import Invocation
 from reproalign.common.mappings import flatten
 from reproalign.common.models.identify import identify_weights

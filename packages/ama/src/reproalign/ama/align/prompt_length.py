@@ -9,10 +9,10 @@ from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import ModelConfig
-from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
-from reproalign.common.generation.samplers import asking_tokenizer
+from reproalign.common.generation.asking import asking_tokenizer
+from reproalign.common.text.prompts import encode_prompt, prompt_text
 
 
 def encode_prompts(

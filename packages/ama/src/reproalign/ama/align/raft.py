@@ -23,8 +23,8 @@ from reproalign.ama.align.reward_record import record_line, reward_record
 from reproalign.ama.align.sft_options import check_options
 from reproalign.common.data.records import Message
 from reproalign.common.files import sha256_json, write_text
+from reproalign.common.generation.prompt_files import read_prompts
 from reproalign.common.generation.samples import SCORED, SELECTED, find, read_sampled, write_rows
-from reproalign.common.generation.sampling import read_prompts
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child, check_launches, run_child
 from reproalign.common.records import Run

@@ -38,7 +38,7 @@ class DataConfig:
     on_error: str = "skip"  # skip (rows go to rejects.jsonl) | raise
     tokenizer: str | None = None  # the policy's (its name or folder), which measures prompts
     chat_template: str | None = (
-        None  # layout=chat: null: the tokenizer's own; or a name in common.data.templates; a file
+        None  # layout=chat: null: the tokenizer's own; or a name in common.text.templates; a file
     )
     layout: str = "lmflow"  # in which form they are measured: lmflow (###Human: …) | transcript | chat (template)
     max_prompt_length: int | None = 256  # tokens of a prompt, special ones counted; longer ones are left out; null: any

@@ -9,7 +9,7 @@ from reproalign.ama.align.raft_config import RaftConfig
 from reproalign.ama.align.reward_record import RECORDS, RELEASED_RULES
 from reproalign.ama.cli import SFT
 from reproalign.common.errors import UserError, check_seed, choose
-from reproalign.common.generation.sampling import LAYOUTS
+from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.generation.select import SelectionRules
 from reproalign.common.options.words import as_word
 from reproalign.common.verbs.iterations import Iterations, Step

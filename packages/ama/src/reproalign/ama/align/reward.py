@@ -11,7 +11,6 @@ from reproalign.ama.align.config import RewardConfig
 from reproalign.ama.align.objective import BradleyTerry
 from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
 from reproalign.common.config import DataConfig
-from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import check_seed, choose
 from reproalign.common.invocation import Invocation
@@ -21,6 +20,7 @@ from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialog
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE, RewardRules, told_rules
+from reproalign.common.text.collate import PairCollator
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview

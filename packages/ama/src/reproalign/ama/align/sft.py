@@ -12,20 +12,19 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from transformers import EarlyStoppingCallback, IntervalStrategy, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, set_seed
 
 from reproalign.ama.align.averaging import Averaging
 from reproalign.ama.align.config import SFTConfig
 from reproalign.ama.align.rows import find_files
-from reproalign.ama.align.sft_data import Data, load
+from reproalign.ama.align.sft_data import load
 from reproalign.ama.align.sft_options import Checked, check_options
 from reproalign.ama.align.trainer import Distillation, ForgettingTrainer
 from reproalign.ama.align.weight_penalty import WeightPenalty
 from reproalign.common.config import ReferenceConfig
-from reproalign.common.data.collate import RowCollator
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import training_curves
-from reproalign.common.generation.samplers import asking_tokenizer
+from reproalign.common.generation.asking import asking_tokenizer
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Model
 from reproalign.common.models.forward import unwrap_peft
@@ -33,7 +32,8 @@ from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_reference
 from reproalign.common.records import Run
-from reproalign.common.training.arguments import training_arguments
+from reproalign.common.text.collate import RowCollator
+from reproalign.common.training.arguments import check_held_out, training_arguments
 from reproalign.common.training.fit import fit, metric_rows
 from reproalign.common.training.preview import preview
 from reproalign.common.training.reference import AdapterDisabledReference, FrozenReference
@@ -54,7 +54,7 @@ def sft(config: SFTConfig, invocation: Invocation) -> None:
         tokenizer = asking_tokenizer(config.model, config.layout)
         with PartialState().main_process_first():
             data = load(config, checked.text, tokenizer, run)
-        _check_evaluation(arguments, data)
+        check_held_out(arguments, data.held_out, "set eval_rows=[FILE] or eval_fraction")
         preview(run, config, arguments, data.train, data.held_out)
         set_seed(config.seed)  # before the model: adapters begin at random
         model = load_causal_lm(config.model)
@@ -98,15 +98,6 @@ def _stopping_defaults(config: SFTConfig) -> dict[str, Any]:
         "metric_for_best_model": "eval_loss",
         "greater_is_better": False,
     }
-
-
-def _check_evaluation(arguments: TrainingArguments, data: Data) -> None:
-    assert isinstance(arguments.eval_strategy, IntervalStrategy)  # made of the word that was given
-    if arguments.eval_strategy != IntervalStrategy.NO and data.held_out is None:
-        raise UserError(
-            f"trainer.eval_strategy={arguments.eval_strategy.value} needs held-out rows; set eval_rows=[FILE] or "
-            "eval_fraction"
-        )
 
 
 def _check_positions(model: Model, longest: int) -> None:

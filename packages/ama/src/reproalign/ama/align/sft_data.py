@@ -15,15 +15,15 @@ from reproalign.ama.align.config import ReplayConfig, SFTConfig
 from reproalign.ama.align.packing import Text, blocks, effective_block_size, pack, to_dataset, tokenize_texts
 from reproalign.ama.align.rows import Entry, find_files, read_rows
 from reproalign.common.data.cache import fingerprint_dataset
-from reproalign.common.data.collate import IGNORED
-from reproalign.common.data.prompts import prompt_text
 from reproalign.common.data.reading import read_local
 from reproalign.common.data.records import Message
 from reproalign.common.data.shown import used_rows
-from reproalign.common.data.templates import SEPARATORS, TURN_MARKS, render, render_completion, transcript
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
 from reproalign.common.records import Run
+from reproalign.common.text.collate import IGNORED
+from reproalign.common.text.prompts import prompt_text
+from reproalign.common.text.templates import SEPARATORS, TURN_MARKS, render, render_completion, transcript
 from reproalign.common.training.sft import tokenize_responses
 from reproalign.common.verbs.align import hold_out
 

@@ -11,9 +11,9 @@ from reproalign.ama.align.distillation import DISTANCES, REDUCTIONS
 from reproalign.ama.align.packing import GROUP, check_packing
 from reproalign.ama.align.sft_data import TextRules
 from reproalign.ama.align.weight_penalty import WeightPenalty
-from reproalign.common.data.templates import check_separator
 from reproalign.common.errors import UserError, check_seed, choose
-from reproalign.common.generation.sampling import LAYOUTS
+from reproalign.common.generation.rules import LAYOUTS
+from reproalign.common.text.templates import check_separator
 from reproalign.common.training.token_average import NORMALISATIONS
 
 PENALTIES = ("none", "l1", "l2", "kd", "kl")

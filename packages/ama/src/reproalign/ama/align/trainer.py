@@ -13,8 +13,8 @@ from reproalign.ama.align.averaging import Averaging
 from reproalign.ama.align.distillation import all_positions, distance, squared_distance
 from reproalign.ama.align.weight_penalty import Start, WeightPenalty, penalise
 from reproalign.common.config import LogprobsConfig
-from reproalign.common.data.collate import IGNORED
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
+from reproalign.common.text.collate import IGNORED
 from reproalign.common.training.collecting import MicroBatch
 from reproalign.common.training.reference import Reference
 from reproalign.common.training.token_average import TokenAverageTrainer, micro_batch_mean, token_mean

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from reproalign.ama.average.weights import Averaged
 from reproalign.ama.tensors import BASE
+from reproalign.common.merging.operands import Operands, ranges
 from reproalign.common.merging.planning import MergePlan
-from reproalign.common.merging.rules import Operands, ranges
 from reproalign.common.merging.stream import threads
 
 FIXED = "not averaged"

@@ -10,12 +10,13 @@ from typing import Any
 from reproalign.ama.average.config import AverageConfig
 from reproalign.ama.average.engine import ALPHA, core_config
 from reproalign.ama.average.names import LegacyName, alpha_of_name, read_name, read_released_name
-from reproalign.ama.parts import Parts, check_level, pivots_of
+from reproalign.ama.levels import check_level, pivots_of
+from reproalign.ama.parts import Parts
 from reproalign.ama.ratios_file import Ratios, read_ratios
 from reproalign.ama.tensors import HEADS, RULES, default_tensors
 from reproalign.common.errors import UserError, choose
 from reproalign.common.merging.checks import check_number
-from reproalign.common.merging.settings import resolve as resolve_core
+from reproalign.common.merging.resolving import resolve as resolve_core
 
 ALLOWANCES = ("extrapolation", "bin", "tokenizer", "chat_template", "config", "extra_tensors")
 READERS = {  # keys that not every method reads -> the method that does
@@ -33,7 +34,7 @@ class Plan:
     Attributes:
         config: as given.
         base: α: the ratio of what no part holds.
-        level: of the parts, see :mod:`reproalign.ama.parts`.
+        level: of the parts, see :mod:`reproalign.ama.levels`.
         tensors: rule of which tensors are averaged.
         head: its rule; None: what the parts say.
         ratios: of each part, or one for all.

@@ -19,10 +19,11 @@ from reproalign.ama.ratios_file import NAME, write_ratios
 from reproalign.common.invocation import Invocation
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.inputs import Inputs, open_inputs
+from reproalign.common.merging.outcome import plan_merge
 from reproalign.common.merging.planning import MergePlan
-from reproalign.common.merging.settings import resolve as resolve_core
+from reproalign.common.merging.resolving import resolve as resolve_core
 from reproalign.common.records import Run
-from reproalign.common.verbs.merge import plan_merge, show_plan, write_merge
+from reproalign.common.verbs.merge import show_plan, write_merge
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from reproalign.ama.frontier.entries import Entry
 from reproalign.ama.frontier.evaluated import LOSSES, REWARDS
 from reproalign.ama.frontier.plan import Chain, Plan
-from reproalign.ama.frontier.sweeps import Entry
 from reproalign.ama.points import Measure, Point
 from reproalign.ama.ratios_file import read_ratios
 from reproalign.common.errors import UserError

@@ -15,21 +15,22 @@ from reproalign.ama.frontier.measures import log_ratios
 from reproalign.ama.frontier.respond import Answered, respond, reward_model, reward_rules, sampling_rules, score
 from reproalign.ama.frontier.texts import Text, TokenRows, read_texts, response_rows, text_rows
 from reproalign.common.config import ModelConfig
-from reproalign.common.data.collate import RowCollator, pad_id
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure
 from reproalign.common.files import sha256_json, space_needed
+from reproalign.common.generation.asking import asking_tokenizer
 from reproalign.common.generation.filters import is_discarded
-from reproalign.common.generation.samplers import asking_tokenizer, start_sampling
+from reproalign.common.generation.prompt_files import read_prompts
+from reproalign.common.generation.samplers import start_sampling
 from reproalign.common.generation.samples import Sampled
-from reproalign.common.generation.sampling import read_prompts
 from reproalign.common.invocation import Invocation
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model, check_reward_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
+from reproalign.common.text.collate import RowCollator, pad_id
 
 
 @dataclass(frozen=True)

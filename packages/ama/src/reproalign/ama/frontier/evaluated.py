@@ -15,13 +15,13 @@ from reproalign.ama.frontier.config import EvaluateConfig
 from reproalign.ama.frontier.measures import Estimate, Resampling, loss_estimate, mean_estimate, perplexity
 from reproalign.ama.frontier.respond import PARTS, Answered
 from reproalign.ama.frontier.texts import TokenRows
-from reproalign.common.data.tokenize import Encoder
 from reproalign.common.evaluation.alpacaeval import instruction_text, write_outputs
 from reproalign.common.evaluation.losses import RowLoss
 from reproalign.common.files import write_json
 from reproalign.common.generation.samples import write_rows
 from reproalign.common.models.load import load_tokenizer
 from reproalign.common.records import Run
+from reproalign.common.text.tokenize import Encoder
 
 REWARDS, LOSSES, RESULTS, OUTPUTS = "rewards.jsonl", "losses.jsonl", "results.json", "outputs.json"
 WORK = ".losses"  # of the run: what is measured, row by row, until it is written

@@ -11,12 +11,13 @@ from accelerate import PartialState
 from reproalign.ama.frontier.config import EvaluateConfig
 from reproalign.common.config import RewardModelConfig
 from reproalign.common.data.records import Message
-from reproalign.common.data.templates import TURN_MARKS
 from reproalign.common.errors import UserError, choose
+from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.samplers import SAMPLERS
 from reproalign.common.generation.samples import RESPONSES, Sampled, read_sampled, write_rows
-from reproalign.common.generation.sampling import SamplingRules, sample_shared, shares
+from reproalign.common.generation.sampling import sample_shared, shares
 from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rules
+from reproalign.common.text.templates import TURN_MARKS
 from reproalign.common.verbs.score import CHUNK, score_responses
 
 PAPER_LENGTH = 196  # new tokens in the paper's evaluation (its Tables 2 and 3)

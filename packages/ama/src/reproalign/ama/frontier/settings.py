@@ -8,7 +8,8 @@ from typing import Any
 
 from reproalign.ama.frontier.config import FrontierConfig, LearnedSweep
 from reproalign.ama.frontier.sweeps import PRE, levels_count
-from reproalign.ama.parts import ALIASES, check_level
+from reproalign.ama.levels import check_level
+from reproalign.ama.parts import ALIASES
 from reproalign.ama.points import METHODS
 from reproalign.ama.tensors import RULES
 from reproalign.common.errors import UserError, check_seed, choose

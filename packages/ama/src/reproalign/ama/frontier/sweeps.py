@@ -10,87 +10,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from reproalign.ama.frontier.config import FrontierConfig, LearnedSweep
-from reproalign.ama.parts import ALIASES, pivots_of
+from reproalign.ama.frontier.entries import Entry, Learned, Model, Sweeps
+from reproalign.ama.levels import pivots_of
+from reproalign.ama.parts import ALIASES
 
 PRE = "pre"  # name of θ_0 among the models
 IS_POST = ("released_ma", "linear_head_post")  # rules under which α = 0 is θ itself
 IS_PRE = ("released_ma", "linear_head_pre")  # rules under which α = 1 is θ_0 itself
 MA = "MA"
-
-
-@dataclass(frozen=True)
-class Learned:
-    """Ratios that a child ``adapt`` finds.
-
-    Attributes:
-        sweep: ``hma`` or ``adamerging``: the section of its options.
-        post: name of the post model.
-        level: of the parts.
-        alpha: their mean ratio, on pre.
-    """
-
-    sweep: str
-    post: str
-    level: str
-    alpha: float
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that is evaluated.
-
-    Attributes:
-        name: of its child runs' folders.
-        path: where it is; None if it is an average that is made here.
-        post: name of the post model that is averaged.
-        average: keys of the child ``average``.
-        learned: how its ratios are found; None: they are in ``average``.
-    """
-
-    name: str
-    path: str | None = None
-    post: str = ""
-    average: dict[str, Any] = field(default_factory=dict)
-    learned: Learned | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model's place in a series: a row of ``points.csv`` without its measures.
-
-    Attributes:
-        model: its name.
-        series: that it belongs to.
-        algorithm: of the alignment; empty for θ_0.
-        method: see :data:`reproalign.ama.points.METHODS`.
-        label: what stands beside its dot.
-        part: of a one-part sweep.
-        alpha: mean ratio on pre, of a one-part sweep that part's.
-        parameter: what else the series varies.
-        value: of it.
-    """
-
-    model: str
-    series: str
-    algorithm: str
-    method: str
-    label: str = ""
-    part: str = ""
-    alpha: float | None = None
-    parameter: str = ""
-    value: str = ""
-
-
-@dataclass(frozen=True)
-class Sweeps:
-    """All models, each once, and all rows."""
-
-    models: list[Model]
-    entries: list[Entry]
 
 
 def make_sweeps(config: FrontierConfig) -> Sweeps:

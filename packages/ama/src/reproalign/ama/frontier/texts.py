@@ -11,14 +11,14 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.ama.frontier.respond import Answered
-from reproalign.common.data.collate import IGNORED
 from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.data.records import Message, RowError, messages
-from reproalign.common.data.templates import SEPARATORS, TURN_MARKS
-from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError
-from reproalign.common.generation.samplers import prompt_ids
-from reproalign.common.generation.sampling import SamplingRules
+from reproalign.common.generation.asking import prompt_ids
+from reproalign.common.generation.rules import SamplingRules
+from reproalign.common.text.collate import IGNORED
+from reproalign.common.text.templates import SEPARATORS, TURN_MARKS
+from reproalign.common.text.tokenize import Encoder
 
 
 @dataclass(frozen=True)

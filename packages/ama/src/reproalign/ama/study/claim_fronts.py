@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from reproalign.ama.study.check import Check
-from reproalign.ama.study.findings import Effect, Finding, number
+from reproalign.ama.study.findings import Effect, number
 from reproalign.ama.study.results import Values
 from reproalign.common.evaluation.pareto import hypervolume, line_value, margin, non_dominated
+from reproalign.common.study.findings import Finding
 
 
-def margins(check: Check) -> Finding:
+def margins(check: Check) -> Finding[Effect]:
     """Measure how far points lie above the MA line of their algorithm."""
     effects: list[Effect] = []
     missing: list[str] = []
@@ -49,7 +50,7 @@ def margins(check: Check) -> Finding:
     return Finding(effects, missing, notes)
 
 
-def hypervolumes(check: Check) -> Finding:
+def hypervolumes(check: Check) -> Finding[Effect]:
     """Compare the hypervolume of one sweep with another's, for each algorithm and metric."""
     effects, missing = [], []
     for algorithm in check.entry["algorithms"]:
@@ -71,7 +72,7 @@ def hypervolumes(check: Check) -> Finding:
     return Finding(effects, missing)
 
 
-def order(check: Check) -> Finding:
+def order(check: Check) -> Finding[Effect]:
     """Compare the hypervolumes of sweeps on the ratios that they share, one after the other."""
     entry, results = check.entry, check.results
     algorithm, metric = entry["algorithm"], entry["metric"]
@@ -112,7 +113,7 @@ def order(check: Check) -> Finding:
     return Finding(effects, notes=[*notes, f"{second} against {first} at {', '.join(gaps)}"])
 
 
-def lines(check: Check) -> Finding:
+def lines(check: Check) -> Finding[Effect]:
     """Compare two algorithms' MA lines at places between θ_0 and the reward that both reach."""
     entry, results = check.entry, check.results
     metric = entry["metric"]

@@ -23,10 +23,11 @@ from collections.abc import Callable
 from reproalign.ama.study.check import Check
 from reproalign.ama.study.claim_fronts import hypervolumes, lines, margins, order
 from reproalign.ama.study.claim_places import at_ratio, below_pre, best, part, posts, rows, tax, trend
-from reproalign.ama.study.findings import CONDITIONS, Finding
+from reproalign.ama.study.findings import CONDITIONS, Effect
 from reproalign.common.errors import UserError
+from reproalign.common.study.findings import Finding
 
-KINDS: dict[str, Callable[[Check], Finding]] = {
+KINDS: dict[str, Callable[[Check], Finding[Effect]]] = {
     "tax": tax,
     "margin": margins,
     "hypervolume": hypervolumes,
@@ -42,7 +43,7 @@ KINDS: dict[str, Callable[[Check], Finding]] = {
 }
 
 
-def run_check(check: Check, judge: str) -> Finding:
+def run_check(check: Check, judge: str) -> Finding[Effect]:
     """Run one check; where sweeps are compared, ``judge`` says whether by front or by hypervolume.
 
     Raises:

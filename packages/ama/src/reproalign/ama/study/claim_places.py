@@ -9,11 +9,12 @@ import numpy as np
 
 from reproalign.ama.study.check import Check
 from reproalign.ama.study.claim_fronts import two_sweeps
-from reproalign.ama.study.findings import Effect, Finding, number
+from reproalign.ama.study.findings import Effect, number
 from reproalign.ama.study.results import REWARD, Results, Values
+from reproalign.common.study.findings import Finding
 
 
-def tax(check: Check) -> Finding:
+def tax(check: Check) -> Finding[Effect]:
     """Compare θ with θ_0: the reward up, the tasks down."""
     effects, missing, results = [], [], check.results
     for algorithm in check.entry["algorithms"]:
@@ -38,7 +39,7 @@ def tax(check: Check) -> Finding:
     return Finding(effects, missing)
 
 
-def part(check: Check) -> Finding:
+def part(check: Check) -> Finding[Effect]:
     """Find the ratio at which averaging one part raises the reward most while the task rises too."""
     effects, missing, notes, results = [], [], [], check.results
     for algorithm in check.entry["algorithms"]:
@@ -60,7 +61,7 @@ def part(check: Check) -> Finding:
     return Finding(effects, missing, notes)
 
 
-def at_ratio(check: Check) -> Finding:
+def at_ratio(check: Check) -> Finding[Effect]:
     """Compare the reward at one ratio with θ's."""
     effects, missing, notes, entry, results = [], [], [], check.entry, check.results
     for method in entry["methods"]:
@@ -78,7 +79,7 @@ def at_ratio(check: Check) -> Finding:
     return Finding(effects, missing, notes)
 
 
-def best(check: Check) -> Finding:
+def best(check: Check) -> Finding[Effect]:
     """Compare the highest value of two algorithms' MA sweeps."""
     metric, names = check.entry["metric"], check.entry["algorithms"]
     found = two_sweeps(check, metric)
@@ -96,7 +97,7 @@ def best(check: Check) -> Finding:
     return Finding([check.effect(label, metric, difference, "above")], notes=[note])
 
 
-def posts(check: Check) -> Finding:
+def posts(check: Check) -> Finding[Effect]:
     """Compare θ of one algorithm with θ of others."""
     effects, missing, entry, results = [], [], check.entry, check.results
     own = results.post(entry["algorithm"])
@@ -116,7 +117,7 @@ def posts(check: Check) -> Finding:
     return Finding(effects, missing, [f"rewards: {', '.join(rewards)}"] if effects else [])
 
 
-def below_pre(check: Check) -> Finding:
+def below_pre(check: Check) -> Finding[Effect]:
     """Compare points with θ_0."""
     effects, missing = [], []
     for algorithm in check.entry["algorithms"]:
@@ -133,7 +134,7 @@ def below_pre(check: Check) -> Finding:
     return Finding(effects, missing)
 
 
-def trend(check: Check) -> Finding:
+def trend(check: Check) -> Finding[Effect]:
     """Tell whether a metric rises with a parameter, step by step."""
     effects, missing, entry, results = [], [], check.entry, check.results
     metric = entry["metric"]
@@ -150,7 +151,7 @@ def trend(check: Check) -> Finding:
     return Finding(effects, missing)
 
 
-def rows(check: Check) -> Finding:
+def rows(check: Check) -> Finding[Effect]:
     """Compare the averaged models of Table 1 with the originals."""
     effects, missing, entry, results = [], [], check.entry, check.results
     for algorithm in entry["algorithms"]:

@@ -10,26 +10,19 @@ from rich.console import Console
 from reproalign.ama.points import Point
 from reproalign.ama.study.check import Check
 from reproalign.ama.study.claim_kinds import run_check
-from reproalign.ama.study.claims_report import (
-    Checked,
-    claims_csv,
-    claims_json,
-    claims_markdown,
-    claims_table,
-    verdict,
-)
 from reproalign.ama.study.config import ClaimsConfig
-from reproalign.ama.study.findings import Finding, joined
+from reproalign.ama.study.findings import Effect
 from reproalign.ama.study.fronts import claim_panels
 from reproalign.ama.study.plots import draw_claims, draw_fronts
 from reproalign.ama.study.published import published_points
 from reproalign.ama.study.reading import add_fingerprints, measured_floor, read_results
 from reproalign.ama.study.results import Results, make_results
 from reproalign.common.errors import UserError, check_seed, choose
-from reproalign.common.files import write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
+from reproalign.common.study.claims import Checked, check_claims, refuse_insufficient, report_claims
+from reproalign.common.study.findings import Finding, joined
 
 PACKAGE = "reproalign.ama"
 JUDGES = ("front", "hypervolume")
@@ -47,7 +40,6 @@ def claims(config: ClaimsConfig, invocation: Invocation) -> None:
     """
     _check(config)
     paper = load_paper(PACKAGE)
-    names = [choose("claim", name, paper["claims"]) for name in config.claims or paper["claims"]]
     points = read_results(config.results, config.tasks, config.rule)
     published = make_results(
         published_points(), _floor("published", paper, []), resamples=config.resamples, seed=config.seed
@@ -56,22 +48,22 @@ def claims(config: ClaimsConfig, invocation: Invocation) -> None:
     if points:
         floor = _floor(config.floor, paper, points)
         ours = make_results(points, floor, resamples=config.resamples, seed=config.seed)
-    checked = [
-        Checked(
-            name,
-            paper["claims"][name],
-            check_claim(paper["claims"][name], published, config.judge, config.confidence),
-            check_claim(paper["claims"][name], ours, config.judge, config.confidence) if ours else None,
-        )
-        for name in names
-    ]
+    rules = {"judge": config.judge, "confidence": config.confidence}
+    checked = check_claims(
+        config.claims,
+        paper["claims"],
+        lambda claim: check_claim(claim, published, **rules),
+        (lambda claim: check_claim(claim, ours, **rules)) if ours else None,
+    )
     _check_sufficient(config, checked)
     with Run.open(invocation) as run:
         add_fingerprints(run, config.results)
         _report(checked, published, ours, run)
 
 
-def check_claim(claim: Mapping[str, Any], results: Results, judge: str = "front", confidence: float = 0.95) -> Finding:
+def check_claim(
+    claim: Mapping[str, Any], results: Results, judge: str = "front", confidence: float = 0.95
+) -> Finding[Effect]:
     """Check one claim.
 
     Args:
@@ -110,9 +102,7 @@ def _check_sufficient(config: ClaimsConfig, checked: Sequence[Checked]) -> None:
     Raises:
         UserError: saying what is missing.
     """
-    for entry in checked if config.claims else ():
-        if entry.ours and not entry.ours.effects:
-            raise UserError(f"claim {entry.name}: the results do not suffice: {'; '.join(entry.ours.missing)}")
+    refuse_insufficient(checked if config.claims else [], "results")
     ours = [entry.ours for entry in checked if entry.ours]
     if ours and not any(finding.effects for finding in ours):
         raise UserError(
@@ -123,13 +113,10 @@ def _check_sufficient(config: ClaimsConfig, checked: Sequence[Checked]) -> None:
 
 def _report(checked: Sequence[Checked], published: Results, ours: Results | None, run: Run) -> None:
     console = Console()
-    console.print(claims_table(checked))
-    for note in ours.notes if ours else ():
+    notes = ours.notes if ours else []
+    report_claims(checked, run, console, {"notes": notes})
+    for note in notes:
         console.print(f"- {note}", highlight=False)
-    write_json(run.dir / "claims.json", {"claims": claims_json(checked), "notes": ours.notes if ours else []})
-    write_text(run.dir / "claims.csv", claims_csv(checked))
-    write_text(run.dir / "claims.md", claims_markdown(checked))
     draw_claims(checked, run.dir / "plots" / "claims.png")
     draw_fronts(claim_panels(published, ours), run.dir / "plots" / "fronts.png")
-    run.set_metrics({entry.name: verdict(entry.ours or entry.paper) for entry in checked})
     console.print(f"record, claims.json, claims.csv, claims.md and plots: {run.dir}", highlight=False, markup=False)

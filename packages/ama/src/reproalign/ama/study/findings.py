@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +30,7 @@ class Effect:
         met: whether the numbers bear the instance out.
         interval: of the bootstrap; None: no standard error is known.
         floor: difference that is noise; 0: not known.
-        text: what is shown.
+        shown: in words, without the interval.
     """
 
     label: str
@@ -37,7 +39,7 @@ class Effect:
     met: bool
     interval: Interval | None
     floor: float
-    text: str
+    shown: str
 
     @property
     def clear(self) -> bool:
@@ -45,42 +47,26 @@ class Effect:
         away = abs(self.value) > self.floor
         return away and (self.interval is None or self.interval.low > 0 or self.interval.high < 0)
 
-
-@dataclass(frozen=True)
-class Finding:
-    """What a set of results says of a claim.
-
-    Attributes:
-        effects: one for each instance; none if the claim could not be tested.
-        missing: what could not be tested, and why.
-        notes: what was measured beside, which decides nothing.
-    """
-
-    effects: list[Effect] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
     @property
-    def met(self) -> int:
-        """Instances that are borne out."""
-        return sum(effect.met for effect in self.effects)
+    def text(self) -> str:
+        """The value in words, with its interval."""
+        if self.interval is None:
+            return self.shown
+        ends = [f"{end:+.3g}" if math.isfinite(end) else "beyond" for end in (self.interval.low, self.interval.high)]
+        return f"{self.shown} [{ends[0]}, {ends[1]}]"
 
-    @property
-    def verdict(self) -> str:
-        """``supported``, ``contradicted``, ``in part`` or ``not testable``."""
-        if not self.effects:
-            return "not testable"
-        return "supported" if self.met == len(self.effects) else "in part" if self.met else "contradicted"
-
-
-def joined(findings: Iterable[Finding]) -> Finding:
-    """Put the findings of a claim's checks together."""
-    listed = list(findings)
-    return Finding(
-        [effect for finding in listed for effect in finding.effects],
-        list(dict.fromkeys(text for finding in listed for text in finding.missing)),
-        [text for finding in listed for text in finding.notes],
-    )
+    def values(self) -> dict[str, Any]:
+        """Return metric, value and whether it is beyond, ends of the interval, whether that is above 0, and floor."""
+        interval = self.interval
+        return {
+            "metric": self.metric,
+            "value": self.value,
+            "beyond": self.value == math.inf,
+            "low": interval.low if interval else None,
+            "high": interval.high if interval else None,
+            "above_zero": interval.above_zero if interval else None,
+            "floor": self.floor,
+        }
 
 
 def measure_effect(

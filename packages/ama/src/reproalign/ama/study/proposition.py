@@ -8,22 +8,23 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from reproalign.ama.study.config import PropositionConfig
-from reproalign.ama.study.features import DISJOINT, FORMS, OUTPUT, SINGLE, WEIGHT, Accuracy, Setting, simulate
+from reproalign.ama.study.features import FORMS, WEIGHT, Accuracy, Setting, simulate
 from reproalign.common.errors import UserError, check_seed
-from reproalign.common.files import atomic_path, csv_text, write_json, write_text
+from reproalign.common.evaluation.plots.canvas import colours_of, legend_below, panels_of, save
+from reproalign.common.files import csv_text, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
+from reproalign.common.verbs.iterations import OUTPUT
+from reproalign.dtm.merge.released import DISJOINT
+from reproalign.more.study.results import SINGLE
 
 Found = Sequence[tuple[Setting, Mapping[str, Accuracy]]]
 _CLEAR = 2.0  # standard errors
-_PANELS = 3
 _HEADER = ["classes", "p", "features", "overlap", "form", "accuracy", "stderr", "closed", "gain", "gain_stderr"]
 
 
@@ -133,16 +134,13 @@ def _draw(found: Found, path: Path) -> None:
     panels: dict[tuple[int, float, int], list[tuple[Setting, Mapping[str, Accuracy]]]] = {}
     for setting, forms in found:
         panels.setdefault((setting.classes, setting.p, setting.features), []).append((setting, forms))
-    columns = min(_PANELS, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.6 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    palette: Any = colormaps["tab10"]
+    figure, axes = panels_of(len(panels), 4.6, 3.6, below=0.5)
+    forms = (SINGLE, OUTPUT, WEIGHT, DISJOINT)
     handles = {}
-    for axis, ((classes, p, features), entries) in zip(axes, panels.items(), strict=False):
+    for axis, ((classes, p, features), entries) in zip(axes, panels.items(), strict=True):
         places = [setting.overlap for setting, _ in entries]
         order = sorted(range(len(places)), key=places.__getitem__)
-        for colour, name in zip(palette.colors, (SINGLE, OUTPUT, WEIGHT, DISJOINT), strict=False):
+        for name, colour in colours_of(forms).items():
             values = [entries[index][1][name] for index in order]
             x = [places[index] for index in order]
             axis.plot(x, [value.closed for value in values], color=colour, linewidth=1)
@@ -152,8 +150,5 @@ def _draw(found: Found, path: Path) -> None:
             )
         axis.set(title=f"K = {classes}, p = {p:g}, n = {features}", xlabel="shared features", ylabel="accuracy")
         axis.grid(alpha=0.3)
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False, ncols=4)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
+    legend_below(figure, handles, 4)
+    save(figure, path)

@@ -14,11 +14,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.data.collate import IGNORED
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.mappings import flatten
 from reproalign.common.records import Run
+from reproalign.common.text.collate import IGNORED
 
 HASHED = 3  # rows that the hash is of
 WIDTH = 78

@@ -15,11 +15,11 @@ from datasets import Dataset
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from reproalign.common.data.collate import IGNORED, RowCollator
 from reproalign.common.errors import UserError
 from reproalign.common.files import recover_lines, write_text
 from reproalign.common.generation.sampling import shares
 from reproalign.common.logprobs.scoring import token_losses
+from reproalign.common.text.collate import IGNORED, RowCollator
 
 
 @dataclass(frozen=True)

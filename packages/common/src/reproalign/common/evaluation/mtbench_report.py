@@ -7,12 +7,11 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from reproalign.common.evaluation.mtbench import HIGHEST, LOWEST, Score
-from reproalign.common.evaluation.plots import IDEAL, MODEL, MUTED
-from reproalign.common.files import atomic_path, csv_text
+from reproalign.common.evaluation.plots.canvas import IDEAL, MODEL, MUTED, one_panel, save
+from reproalign.common.files import csv_text
 
 COLOURS = {"both": MODEL, "1": MUTED, "2": IDEAL}
 
@@ -50,8 +49,7 @@ def draw_scores(scores: Sequence[Score], title: str, path: Path) -> None:
     shown = [score for score in scores if score.mean is not None]
     categories = list(dict.fromkeys(score.category for score in shown))
     turns = list(dict.fromkeys(score.turn for score in shown))
-    figure = Figure(figsize=(1.8 + 1.1 * max(3, len(categories)), 3.8), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = one_panel(1.8 + 1.1 * max(3, len(categories)), 3.8)
     width = 0.8 / max(1, len(turns))
     for place, turn in enumerate(turns):
         part = [score for score in shown if score.turn == turn]
@@ -68,8 +66,7 @@ def draw_scores(scores: Sequence[Score], title: str, path: Path) -> None:
     axis.set(ylim=(LOWEST - 1, HIGHEST), ylabel="mean rating", title=title)
     axis.grid(axis="y", alpha=0.3)
     axis.legend(frameon=False, ncols=3, fontsize="small")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
+    save(figure, path)
 
 
 def _turn_label(turn: str) -> str:

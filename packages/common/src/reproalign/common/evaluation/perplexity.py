@@ -18,12 +18,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.data.collate import IGNORED
 from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.data.records import RowError
 from reproalign.common.data.sources.hh import transcript
-from reproalign.common.data.tokenize import Encoder
 from reproalign.common.errors import UserError
+from reproalign.common.text.collate import IGNORED
+from reproalign.common.text.tokenize import Encoder
 
 GATE = 10_000.0
 CUTS = ("reply", "last_paragraph")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from reproalign.common.evaluation.calibration import calibration, sigmoid, soft_target_errors
+from reproalign.common.evaluation.calibration import calibration, soft_target_errors
 
 
 def preference_metrics(
@@ -20,14 +20,13 @@ def preference_metrics(
         n_bins: of the calibration.
 
     Returns:
-        ``accuracy`` (share of pairs won with a probability σ(margin) above 1/2, so that ties and margins below about
-        1e-16 are wrong), ``margin`` (mean) and ``margin_std``, ``ece`` and
-        ``mce``; with targets ``soft_kl`` and ``brier``.
+        ``accuracy`` (share of pairs with a margin above 0, so that ties are wrong), ``margin`` (mean) and
+        ``margin_std``, ``ece`` and ``mce``; with targets ``soft_kl`` and ``brier``.
     """
     margins = np.asarray(chosen_rewards, dtype=np.float64) - np.asarray(rejected_rewards, dtype=np.float64)
     calibrated = calibration(margins, n_bins=n_bins)
     metrics = {
-        "accuracy": float(np.mean(sigmoid(margins) > 0.5)),
+        "accuracy": float(np.mean(margins > 0)),
         "margin": float(margins.mean()),
         "margin_std": float(margins.std()),
         "ece": calibrated.ece,

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 
 def unpaired_metrics(rewards: ArrayLike, desirable: ArrayLike) -> dict[str, float]:
-    """Measure how rewards part desirable from undesirable examples.
+    """Measure how well rewards separate desirable from undesirable examples.
 
     Args:
         rewards: (N,) of the examples.

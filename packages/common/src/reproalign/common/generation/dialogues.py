@@ -29,8 +29,8 @@ from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import recover_lines
 from reproalign.common.generation.noise import stream_seed
-from reproalign.common.generation.samplers import Engine
-from reproalign.common.generation.sampling import Sampler, SamplingRules
+from reproalign.common.generation.rules import SamplingRules
+from reproalign.common.generation.sampling import Engine, Sampler
 from reproalign.common.models.kind import gemma_of_variant
 
 # FastChat's, by category; 0 takes the likeliest token.

@@ -1,4 +1,4 @@
-"""What has to be run so that the wished-for processes exist, checked against what the machine has."""
+"""The command that starts the processes a run asks for, checked against what the machine has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STRATEGIES = ("single", "ddp", "fsdp", "zero1", "zero2", "zero3", "zero3-offload
 
 @dataclass(frozen=True)
 class Hardware:
-    """What bears on a launch."""
+    """What a launch depends on: the options, the machine, and how processes are started."""
 
     gpus: int
     deepspeed: bool

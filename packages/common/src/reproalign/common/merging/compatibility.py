@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from reproalign.common.errors import UserError
-from reproalign.common.merging.adapters import AdaptedCheckpoint
+from reproalign.common.merging.adapted import AdaptedCheckpoint
 from reproalign.common.merging.blocks import Blocks
-from reproalign.common.merging.checkpoint import read_json
+from reproalign.common.merging.config_check import SHOWN, check_architectures, check_configs
+from reproalign.common.merging.headers import read_json
 from reproalign.common.merging.inputs import Model
-from reproalign.common.merging.rules import ranges
+from reproalign.common.merging.operands import ranges
 from reproalign.common.merging.settings import Settings
-
-# Keys of config.json in which models may differ: how they were saved or trained, and what is checked by itself.
-HARMLESS = {
-    *("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures", "vocab_size"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "attention_dropout", "hidden_dropout"),
-    *("attn_pdrop", "embd_pdrop", "resid_pdrop", "classifier_dropout", "pretraining_tp", "chunk_size_feed_forward"),
-    *("_attn_implementation", "initializer_range", "output_hidden_states", "output_attentions", "return_dict"),
-    *("num_labels", "id2label", "label2id", "problem_type"),
-}
-SHOWN = 3  # names that a message lists
 
 
 @dataclass
@@ -75,9 +64,9 @@ def agree(models: Sequence[Model], blocks: Sequence[Blocks], settings: Settings,
     Raises:
         UserError: if they cannot be merged, or not without being told to.
     """
-    _check_architectures(models)
+    check_architectures(models)
     found = Agreement({}, tied=False)
-    found.notes += _check_configs([model.label for model in models], blocks, settings)
+    found.notes += check_configs([model.label for model in models], blocks, settings)
     names, found.tied = _names(models, blocks, settings, found)
     for name, places in names.items():
         found.fits[name] = _fit(name, places, models, blocks[0], settings, found)
@@ -88,19 +77,6 @@ def agree(models: Sequence[Model], blocks: Sequence[Blocks], settings: Settings,
 
     found.notes += check_tokenizers(models, settings, template)
     return found
-
-
-def _check_architectures(models: Sequence[Model]) -> None:
-    for model in models:
-        if model.config.get("quantization_config"):
-            raise UserError(f"'{model.label}' is quantised (quantization_config); dequantise it before merging")
-    kinds = [(model.config.get("architectures") or [None])[0] for model in models]
-    for model, kind in zip(models, kinds, strict=True):
-        if kind != kinds[0]:
-            raise UserError(
-                f"'{models[0].label}' is a {kinds[0]} and '{model.label}' a {kind}: different architectures cannot be "
-                "merged"
-            )
 
 
 def _check_template(
@@ -116,38 +92,10 @@ def _check_template(
         raise UserError(f"files_from={label}: a {kinds[0]}, and the models are {kinds[1]}; name one of their kind")
     if settings.tied == "keep" and bool(other.model.config.get_text_config().tie_word_embeddings) != found.tied:
         raise UserError(f"files_from={label}: its tie_word_embeddings is not that of the models; name another")
-    found.notes += _check_configs([models[0].label, label], [blocks, other], settings)
+    found.notes += check_configs([models[0].label, label], [blocks, other], settings)
     embedding = found.fits.get(f"{blocks.input_embedding}.weight")
     if found.vocabulary is None and embedding is not None:
         found.vocabulary = embedding.shape[0]
-
-
-def _check_configs(labels: Sequence[str], blocks: Sequence[Blocks], settings: Settings) -> list[str]:
-    first, *others = [entry.model.config.to_dict() for entry in blocks]
-    taken = settings.files_from or labels[0]
-    notes = []
-    for label, other in zip(labels[1:], others, strict=True):
-        classes = [(entry.get("num_labels"), entry.get("id2label")) for entry in (first, other)]
-        if classes[0] != classes[1]:
-            raise UserError(
-                f"'{labels[0]}' and '{label}' classify differently (id2label in config.json): "
-                f"{classes[0][1]} and {classes[1][1]}; a merged head would have no meaning"
-            )
-        differing = sorted(
-            key for key in (first.keys() | other.keys()) - HARMLESS if _plain(first.get(key)) != _plain(other.get(key))
-        )
-        if not differing:
-            continue
-        shown = "; ".join(f"{key}: {first.get(key)} and {other.get(key)}" for key in differing[:SHOWN])
-        text = f"the configurations of '{labels[0]}' and '{label}' differ in {shown}"
-        if "config" not in settings.allow:
-            raise UserError(f"{text}; add allow=[config] to take that of '{taken}'")
-        notes.append(f"{text}: that of '{taken}' is taken")
-    return notes
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, sort_keys=True, default=str))
 
 
 def _names(

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.errors import UserError, first_line
-from reproalign.common.merging.checkpoint import read_json
+from reproalign.common.merging.headers import read_json
 from reproalign.common.merging.inputs import local_folder
 from reproalign.common.merging.output import copy_files
 from reproalign.common.merging.settings import Settings, normalized_weights

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from reproalign.common.errors import UserError
-from reproalign.common.merging.adapters import AdaptedCheckpoint, Adapter
+from reproalign.common.merging.adapted import AdaptedCheckpoint
+from reproalign.common.merging.adapters import Adapter
 from reproalign.common.merging.checkpoint import Checkpoint
 from reproalign.common.merging.settings import METHODS, Settings
 from reproalign.common.merging.statistics import open_statistics

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from reproalign.common.errors import UserError, first_line
 from reproalign.common.files import write_json
 from reproalign.common.merging.blocks import auto_class, meta_model
-from reproalign.common.merging.checkpoint import read_json
+from reproalign.common.merging.headers import read_json
 from reproalign.common.merging.planning import MergePlan
 from reproalign.common.merging.settings import METHODS
 
@@ -83,7 +83,7 @@ def verify(folder: Path, plan: MergePlan, how: str) -> str:
             for name in stream.keys():  # noqa: SIM118 - not a mapping
                 part = stream.get_slice(name)
                 found[name] = (tuple(part.get_shape()), str(part.get_dtype()))
-    from reproalign.common.merging.checkpoint import DTYPE_NAMES
+    from reproalign.common.merging.headers import DTYPE_NAMES
 
     planned = {name: (job.output.shape, DTYPE_NAMES[job.output.dtype]) for name, job in plan.jobs.items()}
     if found != planned:

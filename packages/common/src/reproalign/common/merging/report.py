@@ -14,7 +14,8 @@ from rich.table import Table
 from reproalign.common.merging.adapter_merge import MergedAdapter
 from reproalign.common.merging.blocks import Block
 from reproalign.common.merging.planning import MergePlan
-from reproalign.common.merging.settings import METHOD_KEYS, METHODS, Settings
+from reproalign.common.merging.resolving import METHOD_KEYS
+from reproalign.common.merging.settings import METHODS, Settings
 from reproalign.common.merging.values import Cases, Gradient, PerTensor, Setting
 
 # Fields of Settings that are called otherwise in a plan.

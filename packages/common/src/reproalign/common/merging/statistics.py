@@ -29,7 +29,8 @@ from torch import Tensor
 
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import atomic_path, write_json
-from reproalign.common.merging.checkpoint import Checkpoint, read_json
+from reproalign.common.merging.checkpoint import Checkpoint
+from reproalign.common.merging.headers import read_json
 
 FACTS = "statistics.json"
 FORMAT = 1

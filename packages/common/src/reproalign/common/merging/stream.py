@@ -15,7 +15,7 @@ import torch
 
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file, write_json
-from reproalign.common.merging.rules import Kernel, Operands, Rule, ranges
+from reproalign.common.merging.operands import Kernel, Operands, Rule, ranges
 from reproalign.common.merging.writer import OutputTensor, Shard, ShardWriter, plan_shards, write_index
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from reproalign.common.errors import UserError, first_line
-from reproalign.common.merging.adapters import AdaptedCheckpoint
+from reproalign.common.merging.adapted import AdaptedCheckpoint
 from reproalign.common.merging.inputs import Model
 from reproalign.common.merging.settings import Settings
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reproalign.common.errors import UserError
 from reproalign.common.files import space_needed, write_json
-from reproalign.common.merging.checkpoint import DTYPE_NAMES
+from reproalign.common.merging.headers import DTYPE_NAMES
 
 ALIGNMENT = 64  # bytes; where the first tensor of a file begins
 

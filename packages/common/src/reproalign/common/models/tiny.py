@@ -104,7 +104,7 @@ def tiny_folder(kind: str) -> Path:
 def make_model(classes: Any, config: PretrainedConfig, seed: int, dtype: torch.dtype) -> PreTrainedModel:
     """Make the model that ``classes`` (a mapping of transformers) has for ``config``, weights depending on ``seed``."""
     # The classes themselves and our own initialisation: under ZeRO-3 from_config would shard the model, and the
-    # library's initialisation is passed over.
+    # library's initialisation is skipped.
     with torch.random.fork_rng(devices=[]):
         model: PreTrainedModel = classes[type(config)](config)
     generator = torch.Generator().manual_seed(seed)

@@ -46,7 +46,7 @@ class Run:
         self.dir = folder
         self.record = record
         self.is_main = is_main
-        # The folders this run makes, innermost first; they go again if the run turns out to be a mistake.
+        # The folders this run makes, innermost first; removed again if the configuration is rejected.
         self._made = [path for path in (folder, *folder.parents) if not path.exists()]
         self._fresh = fresh
         self._started = time.perf_counter()

@@ -9,9 +9,10 @@ from datasets import Dataset
 
 from reproalign.common.config import DataConfig
 from reproalign.common.data.cache import fingerprint_dataset, map_cached
-from reproalign.common.data.prepare import text_columns, text_features, without_overlong
 from reproalign.common.errors import choose
 from reproalign.common.reward.reading import Reader
+from reproalign.common.text.pairs import text_columns, without_overlong
+from reproalign.common.text.render import text_features
 
 SIDES = ("chosen", "rejected")
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import ModelConfig
-from reproalign.common.data.templates import set_template
 from reproalign.common.errors import UserError
 from reproalign.common.models.adapters import Model
 from reproalign.common.models.forward import earlier_forward, replace_forward, unwrap_peft
@@ -23,6 +22,7 @@ from reproalign.common.models.load import load_reward_model, load_tokenizer
 from reproalign.common.reward.pooling import BY_ID, pool, pooled_index, states_at
 from reproalign.common.reward.released import released_pool
 from reproalign.common.reward.rules import RewardRules
+from reproalign.common.text.templates import set_template
 
 _REWARDS, _WIDE = "rewards", "wide"  # the changes to forwards
 

@@ -15,11 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.data.cache import fingerprint_tokenizer
 from reproalign.common.data.records import RowError, Text
 from reproalign.common.data.sources.hh import parse_transcript
-from reproalign.common.data.templates import TURN_MARKS, render, set_template, transcript, with_system
-from reproalign.common.data.tokenize import Encoder, Rules, add_special_tokens, begins_with_bos
 from reproalign.common.errors import UserError, choose
 from reproalign.common.reward.released import RELEASED_IDS, SpecialIds, enclose
 from reproalign.common.reward.rules import RewardRules
+from reproalign.common.text.templates import TURN_MARKS, render, set_template, transcript, with_system
+from reproalign.common.text.tokenize import Encoder, Rules, add_special_tokens, begins_with_bos
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase, variant: str) -> SpecialIds:

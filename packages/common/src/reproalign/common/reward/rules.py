@@ -15,10 +15,10 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from reproalign.common.config import ModelConfig, RewardModelConfig, TextConfig
-from reproalign.common.data.templates import TURN_MARKS, check_separator
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.models.load import model_path
 from reproalign.common.reward.pooling import BY_ID, POOLINGS
+from reproalign.common.text.templates import TURN_MARKS, check_separator
 
 logger = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ import torch
 from accelerate import PartialState
 
 from reproalign.common.config import ModelConfig
-from reproalign.common.data.collate import pad_rows
 from reproalign.common.data.records import Text
 from reproalign.common.errors import UserError
 from reproalign.common.models.kind import check_reward_model
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules
+from reproalign.common.text.collate import pad_rows
 
 
 class Scorer:

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reproalign.common.data.collate import IGNORED
 from reproalign.common.logprobs.chunked import chunked_token_logps
+from reproalign.common.text.collate import IGNORED
 
 
 def token_logps(

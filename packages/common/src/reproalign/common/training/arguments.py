@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from reproalign.common.config import BaseRunConfig
 from reproalign.common.errors import UserError
@@ -57,3 +58,40 @@ def training_arguments(
 
         init_distributed()
     return arguments
+
+
+class EvaluationConfig(Protocol):
+    """Options of a verb that only measures a model."""
+
+    output_dir: str
+    seed: int
+    batch_size: int
+    trainer: dict[str, Any]
+
+
+def evaluation_arguments(config: EvaluationConfig) -> TrainingArguments:
+    """Build the arguments of a trainer that only measures: ``batch_size`` rows at once, nothing reported.
+
+    Raises:
+        UserError: as :func:`training_arguments`.
+    """
+    trainer = {"per_device_eval_batch_size": config.batch_size, "report_to": [], **config.trainer}
+    run = BaseRunConfig(output_dir=config.output_dir, seed=config.seed, trainer=trainer)
+    return training_arguments(run, Path(config.output_dir))
+
+
+def check_held_out(arguments: TrainingArguments, held_out: object, remedy: str, *, rows: str = "rows") -> None:
+    """Refuse evaluation during training where no rows are held out.
+
+    Args:
+        arguments: of the run.
+        held_out: rows; None or empty: there are none.
+        remedy: what to set, e.g. ``set data.eval_fraction``.
+        rows: what messages call them.
+
+    Raises:
+        UserError: naming the key.
+    """
+    assert isinstance(arguments.eval_strategy, IntervalStrategy)  # made of the word that was given
+    if arguments.eval_strategy != IntervalStrategy.NO and not held_out:
+        raise UserError(f"trainer.eval_strategy={arguments.eval_strategy.value} needs held-out {rows}; {remedy}")

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import Trainer
 
 from reproalign.common.training.checkpoints import ManifestCallback
-from reproalign.common.training.precision import keep_float32
+from reproalign.common.training.mixed_precision import keep_float32
 from reproalign.common.training.watch import show_progress
 
 

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
-from reproalign.common.data.collate import FORWARD, forward_inputs
 from reproalign.common.errors import choose
 from reproalign.common.evaluation.unpaired import margin, unpaired_metrics
+from reproalign.common.text.collate import FORWARD, forward_inputs
 from reproalign.common.training.collecting import MicroBatch
 from reproalign.common.training.objective import Examples, ExampleScores
 from reproalign.common.training.policy import PolicyTrainer
@@ -22,7 +22,7 @@ from reproalign.common.training.policy import PolicyTrainer
 class ExampleTrainer(PolicyTrainer):
     """Computes policy and reference log-probs of examples, and KTO's KL where the rows have what it takes.
 
-    Batches come from :class:`reproalign.common.data.collate.UnpairedCollator`. Either class may be absent from a
+    Batches come from :class:`reproalign.common.text.collate.UnpairedCollator`. Either class may be absent from a
     micro-batch: metrics are averaged over the examples there are, on all ranks. An evaluation also reports the area
     under the ROC curve, ``eval_auc``. :meth:`rewards` are (examples,), its targets the labels.
 

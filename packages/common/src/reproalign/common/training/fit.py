@@ -26,8 +26,8 @@ from reproalign.common.models.load import merge_adapter
 from reproalign.common.records import Run
 from reproalign.common.training.checkpoints import resume_from
 from reproalign.common.training.collecting import CollectingTrainer
+from reproalign.common.training.mixed_precision import PrecisionCallback, keep_float32, names
 from reproalign.common.training.plan import training_plan
-from reproalign.common.training.precision import PrecisionCallback, keep_float32, names
 from reproalign.common.training.reference import AdapterDisabledReference, CachedReference, FrozenReference
 from reproalign.common.training.watch import announce, show_progress
 

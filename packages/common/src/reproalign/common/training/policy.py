@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from reproalign.common.config import LogprobsConfig
-from reproalign.common.data.collate import forward_inputs
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.values import install_completion_values
 from reproalign.common.models.value_head import has_value_head
+from reproalign.common.text.collate import forward_inputs
 from reproalign.common.training.collecting import CollectingTrainer
 from reproalign.common.training.objective import Needs, Objective, Responses
 from reproalign.common.training.reference import Reference

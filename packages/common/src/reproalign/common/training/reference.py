@@ -22,13 +22,13 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from reproalign.common.config import LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
 from reproalign.common.data.cache import cache_folder
-from reproalign.common.data.collate import PairCollator, UnpairedCollator, forward_inputs
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import atomic_path, sha256_json
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.models.identify import identify_computation
 from reproalign.common.models.load import load_reference, reference_weights
+from reproalign.common.text.collate import PairCollator, UnpairedCollator, forward_inputs
 
 BLOCK_BATCHES = 64  # cached log-probs: batches per file at most, and files at least, if there are that many batches
 MODES = ("auto", "copy", "adapter-disabled", "cached")

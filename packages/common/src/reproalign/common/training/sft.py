@@ -14,15 +14,15 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import SFTTrainer
 
 from reproalign.common.config import BaseRunConfig
-from reproalign.common.data.collate import IGNORED
-from reproalign.common.data.prompts import encode_prompt, prompt_text
 from reproalign.common.data.records import Message
 from reproalign.common.data.shown import used_rows
-from reproalign.common.data.templates import SEPARATORS, render_completion
-from reproalign.common.data.tokenize import Encoder, Rules, add_special_tokens, split
 from reproalign.common.errors import UserError, choose
 from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
+from reproalign.common.text.collate import IGNORED
+from reproalign.common.text.prompts import encode_prompt, prompt_text
+from reproalign.common.text.templates import SEPARATORS, render_completion
+from reproalign.common.text.tokenize import Encoder, Rules, add_special_tokens, split
 from reproalign.common.training.checkpoints import ManifestCallback
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
@@ -94,7 +94,7 @@ def tokenize_responses(
 ) -> Dataset:
     """Tokenise dialogues whose last turn is to be learned; ``labels`` of all that is before it are ignored.
 
-    The prompt is tokenised as it is when the model is asked (:mod:`reproalign.common.data.prompts`). An
+    The prompt is tokenised as it is when the model is asked (:mod:`reproalign.common.text.prompts`). An
     over-long dialogue loses the beginning of its prompt; a response that does not fit by itself is cut at its end.
 
     Args:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reproalign.common.data.collate import IGNORED
+from reproalign.common.text.collate import IGNORED
 from reproalign.common.training.collecting import CollectingTrainer
 
 NORMALISATIONS = ("micro_batch_mean", "token_mean")

@@ -13,17 +13,17 @@ from rich.table import Table
 from transformers import set_seed
 from trl import SFTConfig
 
-from reproalign.common.data.templates import check_separator
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.perplexity import perplexities
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.files import sha256_json
-from reproalign.common.generation.samplers import asking_tokenizer
+from reproalign.common.generation.asking import asking_tokenizer
+from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.generation.samples import SELECTED, find, read_selected
-from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
+from reproalign.common.text.templates import check_separator
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.sft import answer_losses, check_loss_mean, fine_tune, tokenize_responses

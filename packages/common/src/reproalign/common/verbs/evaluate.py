@@ -26,7 +26,8 @@ from reproalign.common.evaluation.suites.backend import (
 from reproalign.common.evaluation.suites.config import EvaluateSuiteConfig
 from reproalign.common.evaluation.suites.experiment import Seeds, Subject
 from reproalign.common.evaluation.suites.prepare import check_suite, prepare
-from reproalign.common.evaluation.suites.report import Row, as_csv, as_json, notes, rows_of, table
+from reproalign.common.evaluation.suites.report import as_csv, as_json, notes, table
+from reproalign.common.evaluation.suites.rows import SuiteRow, rows_of
 from reproalign.common.evaluation.suites.run import Result, copy_samples, is_complete, plan, run_suite
 from reproalign.common.evaluation.suites.samples import show
 from reproalign.common.files import space_needed, write_json, write_text
@@ -133,7 +134,7 @@ def _subject(config: EvaluateSuiteConfig, tokenizer: Any, state: PartialState) -
     )
 
 
-def _metrics(rows: list[Row]) -> dict[str, Any]:
+def _metrics(rows: list[SuiteRow]) -> dict[str, Any]:
     """Return benchmarks and averages for the record; where one has several metrics, their names are added."""
     shown = [row for row in rows if row.kind != "subtask"]
     times = Counter(row.name for row in shown)
@@ -148,7 +149,11 @@ def _metrics(rows: list[Row]) -> dict[str, Any]:
 
 
 def _print(
-    config: EvaluateSuiteConfig, rows: list[Row], results: dict[str, Result], samples: dict[str, Path], folder: Path
+    config: EvaluateSuiteConfig,
+    rows: list[SuiteRow],
+    results: dict[str, Result],
+    samples: dict[str, Path],
+    folder: Path,
 ) -> None:
     console = Console()
     for name, file in samples.items():

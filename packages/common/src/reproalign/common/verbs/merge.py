@@ -9,36 +9,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from safetensors.torch import save_file
 
+from reproalign.common.evaluation.suites.config import WEIGHTS
 from reproalign.common.files import sha256_file, sha256_json, space_needed, write_json
 from reproalign.common.invocation import Invocation
-from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter, factor_delta_gap, merge_adapters
-from reproalign.common.merging.adapters import CONFIG, WEIGHTS, AdaptedCheckpoint
-from reproalign.common.merging.blocks import Block, Blocks, check_selector
-from reproalign.common.merging.checkpoint import read_json
+from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter
+from reproalign.common.merging.adapters import CONFIG
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.ensemble import EnsemblePlan, plan_ensemble, verify_ensemble
 from reproalign.common.merging.ensemble import write_files as write_ensemble_files
 from reproalign.common.merging.inputs import Inputs, open_inputs
-from reproalign.common.merging.methods import task_arithmetic_weights
+from reproalign.common.merging.outcome import Made, merge_opened_adapters, plan_merge
 from reproalign.common.merging.output import copy_files, made_by, verify, write_files
-from reproalign.common.merging.planning import MergePlan, make_plan, plan_identity
+from reproalign.common.merging.planning import MergePlan, plan_identity
 from reproalign.common.merging.report import adapter_table, as_plan_file, plan_table, print_notes
-from reproalign.common.merging.settings import Settings, normalized_weights, parse_size, resolve
+from reproalign.common.merging.resolving import resolve
+from reproalign.common.merging.settings import Settings, parse_size
 from reproalign.common.merging.stream import JOURNAL, threads, write_model
-from reproalign.common.merging.values import evaluate, selectors
 from reproalign.common.merging.writer import check_space
 from reproalign.common.models.identify import identify_weights
-from reproalign.common.models.load import model_path
 from reproalign.common.records import Run
 
 PARTIAL = ".partial"  # where a model is written before it is whole
-Made = MergePlan | MergedAdapter | EnsemblePlan
 Hashes = Mapping[str, Mapping[str, Future[str]]]  # SHA-256 of the files of each input
 Noting = Callable[[Mapping[str, Mapping[str, str]]], list[str]]  # from the SHA-256 of the inputs' files to notes
 
@@ -74,7 +70,7 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
     console = Console(highlight=False)
     with open_inputs(settings) as inputs:
         if inputs.adapters:
-            merged = _merge_adapters(settings, inputs)
+            merged = merge_opened_adapters(settings, inputs)
             console.print(adapter_table(settings, merged))
             print_notes(console, merged.notes)
             return
@@ -97,34 +93,6 @@ def show_plan(config: MergeConfig, inputs: Inputs, plan: MergePlan) -> None:
         console.print(plan_table(plan, [model.label for model in inputs.all_models], workers.count))
     print_notes(console, plan.agreement.notes)
     check_space(Path(config.output_dir), plan.output_bytes)
-
-
-def plan_merge(settings: Settings, inputs: Inputs) -> Made:
-    """Check that opened models can be merged as the settings say, and lay out the work; nothing is written.
-
-    Raises:
-        UserError: if they cannot.
-    """
-    if settings.method == "ensemble":
-        return plan_ensemble(settings)
-    if inputs.adapters:
-        return _merge_adapters(settings, inputs)
-    plan = make_plan(settings, inputs)
-    plan.agreement.notes += _spaces(settings, inputs)
-    return plan
-
-
-def _spaces(settings: Settings, inputs: Inputs) -> list[str]:
-    """Say of adapters that become a model in which space that is, and how far the other one would be."""
-    adapters = [model.adapter for model in inputs.models if isinstance(model, AdaptedCheckpoint)]
-    if len(adapters) < 2 or len(adapters) < len(inputs.models):
-        return []
-    weights = [weight for weight in settings.weights if isinstance(weight, float)]
-    if settings.method != "linear" or len(weights) < len(adapters):
-        weights = [1 / len(adapters)] * len(adapters)
-    gap = factor_delta_gap(adapters, normalized_weights(settings, weights, "the adapters"))
-    found = "they have no factor average" if gap is None else f"factor-delta gap of their average {gap:.3g}"
-    return [f"space: delta (adapters folded into their base); {found}"]
 
 
 def write_merge(
@@ -260,32 +228,6 @@ def _note(run: Run, folder: str, by: str, plan: Mapping[str, Any], notes: list[s
     """Record how a folder of the run was merged, for its card."""
     run.set("merges", {**run.record.get("merges", {}), folder: {"by": by, "plan": dict(plan)}})
     run.set("notes", notes)
-
-
-def _merge_adapters(settings: Settings, inputs: Inputs) -> MergedAdapter:
-    blocks = _base_blocks(settings, inputs) if any(map(selectors, settings.weights)) else None
-    dtype: torch.dtype = getattr(torch, settings.wide)
-
-    def weights_of(name: str) -> tuple[float, ...]:
-        block = Block("other") if blocks is None else blocks.block(name)
-        layers = 0 if blocks is None else blocks.layers
-        given = [evaluate(setting, name, block, layers, "weights") for setting in settings.weights]
-        weights = normalized_weights(settings, given, name)
-        if settings.method == "task_arithmetic":  # what is added to the base is all that an adapter holds
-            return task_arithmetic_weights(weights, settings.scale)[1:]
-        return weights
-
-    return merge_adapters(inputs.adapters, weights_of, space=settings.space or "delta", rank=settings.rank, dtype=dtype)
-
-
-def _base_blocks(settings: Settings, inputs: Inputs) -> Blocks:
-    """Read the blocks off the base that the adapters name, which only ``parts`` needs."""
-    name = settings.base or inputs.adapters[0].base
-    blocks = Blocks(read_json(Path(model_path(name, "base")) / "config.json"), name)
-    placed = [(tensor, blocks.block(tensor)) for adapter in inputs.adapters for tensor in adapter.modules]
-    for selector in {selector for setting in settings.weights for selector in selectors(setting)}:
-        check_selector(selector, blocks.layers, placed)
-    return blocks
 
 
 @contextmanager

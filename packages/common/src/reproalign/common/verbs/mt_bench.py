@@ -16,8 +16,8 @@ from reproalign.common.evaluation.mtbench import HIGHEST, LOWEST, UNREADABLE, re
 from reproalign.common.evaluation.mtbench_report import draw_scores, score_metrics, score_table, scores_csv
 from reproalign.common.files import sha256_file, sha256_json, write_json, write_text
 from reproalign.common.generation.dialogues import DialogueRules, answer_questions, ask_by
+from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.samplers import ENGINES, choose_backend
-from reproalign.common.generation.sampling import SamplingRules
 from reproalign.common.invocation import Invocation
 from reproalign.common.judging.ask import check_confidence, keeping_answers
 from reproalign.common.judging.config import check_one_judge

@@ -14,7 +14,6 @@ from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.data.collate import RowCollator, pad_id
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure, remove_parts
 from reproalign.common.evaluation.perplexity import CUTS, answer_tokens, is_measured, perplexities, read_answers
@@ -26,6 +25,7 @@ from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
+from reproalign.common.text.collate import RowCollator, pad_id
 from reproalign.common.verbs.config import PerplexityConfig
 
 RESULTS, ANSWERS = "perplexity.json", "answers.jsonl"

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
-from reproalign.common.generation.sampling import read_prompts
+from reproalign.common.generation.prompt_files import read_prompts
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child, check_launches, run_child
 from reproalign.common.records import Run

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from reproalign.common.data.prompts import one_user_turn
 from reproalign.common.data.records import Message
-from reproalign.common.data.templates import transcript, turn_header
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
+from reproalign.common.generation.prompt_files import read_prompts
+from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.samplers import SAMPLERS, start_sampling
 from reproalign.common.generation.samples import RESPONSES, write_rows
-from reproalign.common.generation.sampling import SamplingRules, read_prompts, sample_shared
+from reproalign.common.generation.sampling import sample_shared
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
+from reproalign.common.text.prompts import one_user_turn
+from reproalign.common.text.templates import transcript, turn_header
 from reproalign.common.verbs.config import SampleConfig
 
 VLLM_CHUNK = 128  # prompts that vLLM gets at once (the chunk of MORE's release); it makes batches itself

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from reproalign.common.command.tokens import ROWS
 from reproalign.common.data.records import RowError
 from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path
 from reproalign.dtm.disperse.sets import DataSet, open_set
 from reproalign.dtm.disperse.sources import InstructionRow, Rules
-from reproalign.dtm.rows import HELD_OUT, ROWS
+from reproalign.dtm.rows import HELD_OUT
 
 REJECTS = "rejects.jsonl"
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib import colormaps
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from reproalign.common.files import atomic_path
+from reproalign.common.evaluation.plots.canvas import one_panel, save
 from reproalign.dtm.disperse.embeddings import Embeddings
 from reproalign.dtm.disperse.summary import Cluster
 
@@ -27,8 +26,7 @@ def draw_sources(clusters: Sequence[Cluster], path: Path) -> None:
         for name, count in cluster.sources.items():
             totals[name] = totals.get(name, 0) + count
     named = sorted(totals, key=lambda name: -totals[name])[:SOURCES]
-    figure = Figure(figsize=(max(4.8, 0.5 * len(clusters) + 3.6), 3.8), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = one_panel(max(4.8, 0.5 * len(clusters) + 3.6), 3.8)
     places, bottom = np.arange(len(clusters)), np.zeros(len(clusters))
     for colour, name in enumerate(named):
         counts = np.array([cluster.sources.get(name, 0) for cluster in clusters])
@@ -40,7 +38,7 @@ def draw_sources(clusters: Sequence[Cluster], path: Path) -> None:
     axis.set(xlabel="cluster", ylabel="rows", title="rows of each cluster by source")
     axis.set_xticks(places)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_clusters(
@@ -60,8 +58,7 @@ def draw_clusters(
     pca = PCA(min(2, *vectors.shape), svd_solver="full").fit(vectors)
     dots, middles = (_two_columns(pca.transform(values)) for values in (vectors, centroids))
     shares = [*pca.explained_variance_ratio_.tolist(), 0.0][:2]
-    figure = Figure(figsize=(6.4, 5.0), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = one_panel(6.4, 5.0)
     order = np.random.default_rng(seed).permutation(count)  # so that no cluster hides the others
     colours = np.array([_colour(cluster, len(centroids)) for cluster in range(len(centroids))])
     axis.scatter(dots[order, 0], dots[order, 1], c=colours[labels[rows][order]], s=7, alpha=0.6, linewidths=0)
@@ -75,7 +72,7 @@ def draw_clusters(
     figure.legend(
         loc="outside right upper", frameon=False, fontsize="small", title="cluster (rows)", ncols=1 + sizes.size // 25
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def _two_columns(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -86,8 +83,3 @@ def _colour(index: int, count: int) -> tuple[float, float, float]:
     palette = colormaps["tab10" if count <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     red, green, blue = palette[index % len(palette)]
     return red, green, blue
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})

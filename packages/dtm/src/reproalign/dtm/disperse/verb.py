@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.command.tokens import ROWS
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, sha256_json, write_json
 from reproalign.common.invocation import Invocation
@@ -33,7 +34,7 @@ from reproalign.dtm.disperse.settings import Settings, resolve
 from reproalign.dtm.disperse.sources import Rules
 from reproalign.dtm.disperse.stored import embeddings_of, manifest_of
 from reproalign.dtm.disperse.summary import nearest_rows, summarise
-from reproalign.dtm.rows import DISPERSAL, LABELS, ROWS
+from reproalign.dtm.rows import DISPERSAL, LABELS
 
 
 def disperse(config: DisperseConfig, invocation: Invocation) -> None:

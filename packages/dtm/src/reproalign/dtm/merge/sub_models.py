@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.errors import UserError
-from reproalign.common.merging.checkpoint import read_json
+from reproalign.common.merging.headers import read_json
 from reproalign.common.records.lineage import RECORD, read_plain
 from reproalign.dtm.rows import DISPERSAL, parse_clusters
 

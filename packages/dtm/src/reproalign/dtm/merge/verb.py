@@ -13,13 +13,14 @@ from reproalign.common.launch.children import Child
 from reproalign.common.launch.together import run_children
 from reproalign.common.merging.inputs import open_inputs
 from reproalign.common.merging.report import adapter_table, print_notes
+from reproalign.common.merging.resolving import resolve as resolve_core
 from reproalign.common.merging.settings import Settings
-from reproalign.common.merging.settings import resolve as resolve_core
 from reproalign.common.records import Run
 from reproalign.common.verbs import merge as core
 from reproalign.dtm.merge.config import MergeConfig
+from reproalign.dtm.merge.core import core_config, linear_config
 from reproalign.dtm.merge.flat import check_released, merge_flat
-from reproalign.dtm.merge.settings import AUTO, Plan, core_config, linear_config, planned, resolve
+from reproalign.dtm.merge.settings import AUTO, Plan, planned, resolve
 from reproalign.dtm.merge.statistics import plan_statistics
 
 

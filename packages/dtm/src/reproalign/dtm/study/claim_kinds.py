@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.dtm.study.findings import Curve, Effect, Finding, difference
+from reproalign.common.study.findings import Finding
+from reproalign.dtm.study.findings import Curve, Effect, difference
 from reproalign.dtm.study.scores import Row, Scores, mean_score, row_of
 
 CONDITIONS: dict[str, Callable[[float], bool]] = {
@@ -22,7 +23,7 @@ def benchmarks(on: str | Sequence[str], paper: Mapping[str, Any]) -> list[str]:
     return list(paper[on] if isinstance(on, str) else on)
 
 
-def differences(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores, on: list[str]) -> Finding:
+def differences(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores, on: list[str]) -> Finding[Effect]:
     """Compare ``left`` with ``right`` on each benchmark, pair by pair."""
     condition, effects, missing = CONDITIONS[claim["kind"]], [], []
     pairs = list(zip(claim["left"], claim["right"], strict=True))
@@ -35,10 +36,10 @@ def differences(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scor
             effects.append(Effect(label, value, z, condition(value), f"{value:+.2f}"))
     values = [effect.value for effect in effects if effect.value is not None]
     mean = math.fsum(values) / len(values) if values and len(pairs) == 1 else None
-    return Finding(effects, _joined(missing), mean=mean)
+    return Finding(effects, _distinct(missing), mean=mean)
 
 
-def mean_above(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores, on: list[str]) -> Finding:
+def mean_above(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores, on: list[str]) -> Finding[Effect]:
     """Compare the mean of ``left`` with that of each of ``right``, and count the benchmarks that it wins."""
     (left,) = claim["left"]
     effects, missing = [], []
@@ -55,10 +56,10 @@ def mean_above(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Score
         wins = sum(one[name].value > other[name].value for name in rows.benchmarks)
         text = f"{right} {value:+.2f} ({wins} of {len(rows.benchmarks)})"
         effects.append(Effect(right, value, z, value > 0, text))
-    return Finding(effects, _joined(missing))
+    return Finding(effects, _distinct(missing))
 
 
-def best(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores, on: list[str]) -> Finding:
+def best(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores, on: list[str]) -> Finding[Effect]:
     """Compare ``left`` with the highest of all others, on each benchmark."""
     (left,) = claim["left"]
     rows = _present(claim, paper, scores, on, [left], least=2)
@@ -70,10 +71,10 @@ def best(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores, on:
         value, z = difference(mine, rows.rows[top][name])
         sign = ">" if value > 0 else "=" if value == 0 else "<"
         effects.append(Effect(name, value, z, value > 0, f"{name} {mine.value:.2f} {sign} {top} {others[top]:.2f}"))
-    return Finding(effects, _joined(rows.missing))
+    return Finding(effects, _distinct(rows.missing))
 
 
-def second(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores, on: list[str]) -> Finding:
+def second(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores, on: list[str]) -> Finding[Effect]:
     """Count, for each of ``left``, the benchmarks on which exactly one other is above it."""
     rows = _present(claim, paper, scores, on, claim["left"], least=3)
     effects = []
@@ -87,10 +88,10 @@ def second(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores, o
                 places.append(f"{name} (tied with {', '.join(tied)})" if tied else name)
         text = f"{left}: {' '.join(places) or 'none'}"
         effects.append(Effect(left, None, None, len(places) >= claim["at_least"], text))
-    return Finding(effects, _joined(rows.missing))
+    return Finding(effects, _distinct(rows.missing))
 
 
-def fall(claim: Mapping[str, Any], scores: Scores, curves: Mapping[str, Curve]) -> Finding:
+def fall(claim: Mapping[str, Any], scores: Scores, curves: Mapping[str, Curve]) -> Finding[Effect]:
     """Compare the last value of each curve with its highest."""
     effects, notes = [], []
     for name in claim["curves"]:
@@ -109,7 +110,7 @@ def fall(claim: Mapping[str, Any], scores: Scores, curves: Mapping[str, Curve]) 
                 f"{entry['against']}'s {score.value:.2f}"
             )
     absent = [name for name in claim["curves"] if name not in curves]
-    return Finding(effects, f"no curve {', '.join(absent)}" if absent else None, notes)
+    return Finding(effects, [f"no curve {', '.join(absent)}"] if absent else [], notes)
 
 
 def beside(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores) -> Iterator[str]:
@@ -176,5 +177,5 @@ def _methods(names: str | Sequence[str], paper: Mapping[str, Any]) -> list[str]:
     return list(paper["methods"][names] if isinstance(names, str) else names)
 
 
-def _joined(parts: Sequence[str]) -> str | None:
-    return "; ".join(dict.fromkeys(parts)) or None
+def _distinct(parts: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(parts))

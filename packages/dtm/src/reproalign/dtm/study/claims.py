@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from reproalign.common.errors import UserError
+from reproalign.common.study.findings import Finding
 from reproalign.dtm.study.claim_kinds import (
     CONDITIONS,
     benchmarks,
@@ -29,13 +30,13 @@ from reproalign.dtm.study.claim_kinds import (
     mean_above,
     second,
 )
-from reproalign.dtm.study.findings import Curve, Finding
+from reproalign.dtm.study.findings import Curve, Effect
 from reproalign.dtm.study.scores import Scores
 
 
 def check_claim(
     claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores, curves: Mapping[str, Curve]
-) -> Finding:
+) -> Finding[Effect]:
     """Check one claim.
 
     Args:

@@ -9,24 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
-from reproalign.common.errors import UserError, choose
-from reproalign.common.files import sha256_json, write_json, write_text
+from reproalign.common.errors import UserError
+from reproalign.common.files import sha256_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
+from reproalign.common.study.claims import Checked, check_claims, report_claims
 from reproalign.dtm.study.claims import check_claim
-from reproalign.dtm.study.claims_report import (
-    Checked,
-    base_rows,
-    base_sentence,
-    claims_csv,
-    claims_json,
-    claims_markdown,
-    claims_table,
-    means,
-    means_table,
-    verdict,
-)
+from reproalign.dtm.study.claims_report import base_rows, base_sentence, means, means_table
 from reproalign.dtm.study.config import ClaimsConfig
 from reproalign.dtm.study.findings import Curve, published_curves
 from reproalign.dtm.study.plots import effects
@@ -47,15 +37,14 @@ def claims(config: ClaimsConfig, invocation: Invocation) -> None:
     if not config.tolerance >= 0:
         raise UserError(f"tolerance={config.tolerance} must not be negative")
     paper = load_paper(PACKAGE)
-    names = [choose("claim", name, paper["claims"]) for name in config.claims or paper["claims"]]
     scores, curves = read_results(config, paper)
-    given = bool(scores or curves)
     published, own_curves = published_scores(paper), published_curves(paper)
-    checked = []
-    for name in names:
-        claim = paper["claims"][name]
-        ours = check_claim(claim, paper, scores, curves) if given else None
-        checked.append(Checked(name, claim, check_claim(claim, paper, published, own_curves), ours))
+    checked = check_claims(
+        config.claims,
+        paper["claims"],
+        lambda claim: check_claim(claim, paper, published, own_curves),
+        (lambda claim: check_claim(claim, paper, scores, curves)) if scores or curves else None,
+    )
     _check_sufficient(config, checked, paper, scores)
     with Run.open(invocation) as run:
         for key, value in (("results", scores), ("curves", curves)):
@@ -101,7 +90,7 @@ def _check_sufficient(config: ClaimsConfig, checked: list[Checked], paper: Mappi
     asked = [entry for entry in checked if entry.ours and config.claims]
     for entry in asked:
         if entry.ours and entry.ours.missing:
-            raise UserError(f"claim {entry.name}: the results do not suffice: {entry.ours.missing}")
+            raise UserError(f"claim {entry.name}: the results do not suffice: {'; '.join(entry.ours.missing)}")
     ours = [entry for entry in checked if entry.ours]
     if ours and not any(entry.ours and entry.ours.effects for entry in ours) and not means(scores, paper):
         raise UserError(
@@ -123,13 +112,6 @@ def _report(config: ClaimsConfig, checked: list[Checked], paper: Mapping[str, An
         console.print(f"- no claim is about {', '.join(strange)}", highlight=False, markup=False)
     if ANY in scores:
         console.print("- rows without a setting stand for the setting of every claim", highlight=False)
-    console.print(claims_table(checked))
-    write_json(
-        run.dir / "claims.json",
-        {"claims": claims_json(checked), "means": averages or own, "base_rows": agreement},
-    )
-    write_text(run.dir / "claims.csv", claims_csv(checked))
-    write_text(run.dir / "claims.md", claims_markdown(checked))
+    report_claims(checked, run, console, {"means": averages or own, "base_rows": agreement})
     effects(checked, run.dir / "plots" / "claims.png")
-    run.set_metrics({entry.name: verdict(entry.ours or entry.paper) for entry in checked})
     console.print(f"record, claims.json, claims.csv, claims.md and plot: {run.dir}", highlight=False, markup=False)

@@ -20,10 +20,11 @@ from reproalign.common.files import csv_text, sha256_file, write_json, write_tex
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
+from reproalign.dtm.merge.sub_models import RESULTS
 from reproalign.dtm.study.claims_verb import CURVES, PACKAGE
 from reproalign.dtm.study.config import CurvesConfig
 from reproalign.dtm.study.course import Course, course
-from reproalign.dtm.study.results import RESULTS, Evaluation, check_same_rows, read_evaluation
+from reproalign.dtm.study.results import Evaluation, check_same_rows, read_evaluation
 from reproalign.dtm.study.scores import Score, suite_row
 
 LOSS = "loss"

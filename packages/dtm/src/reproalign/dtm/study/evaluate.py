@@ -16,6 +16,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerBase
 
+from reproalign.common.command.tokens import ROWS
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure, remove_parts
@@ -27,10 +28,11 @@ from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
 from reproalign.common.records import Run
+from reproalign.dtm.merge.sub_models import RESULTS
 from reproalign.dtm.rows import is_placeholder, read_rows
 from reproalign.dtm.study.config import EvaluateConfig
 from reproalign.dtm.study.plots import intervals
-from reproalign.dtm.study.results import RESULTS, ROWS, TOKENS
+from reproalign.dtm.study.results import TOKENS
 from reproalign.dtm.study.summary import OVERALL, Summary, as_csv, as_metrics, summarise, table
 from reproalign.dtm.tokens import TokensConfig, collator, resolved, tokenize
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from reproalign.dtm.study.scores import Score
@@ -30,35 +30,14 @@ class Effect:
     met: bool
     text: str
 
-
-@dataclass(frozen=True)
-class Finding:
-    """What a set of scores says of a claim.
-
-    Attributes:
-        effects: one for each instance; none if the claim could not be checked.
-        missing: what could not be checked for want of scores.
-        notes: what was measured beside.
-        mean: of the differences over the benchmarks of one pair of methods; None for other instances.
-    """
-
-    effects: list[Effect] = field(default_factory=list)
-    missing: str | None = None
-    notes: list[str] = field(default_factory=list)
-    mean: float | None = None
-
     @property
-    def met(self) -> int:
-        """Instances that are borne out."""
-        return sum(effect.met for effect in self.effects)
+    def clear(self) -> bool | None:
+        """The difference is at least two standard errors; None where these are not known."""
+        return None if self.z is None else abs(self.z) >= CLEAR
 
-    @property
-    def verdict(self) -> str:
-        """``yes``, ``no``, ``k of m``, or ``not checked``."""
-        if not self.effects:
-            return "not checked"
-        met, count = self.met, len(self.effects)
-        return "yes" if met == count else "no" if not met else "in part"
+    def values(self) -> dict[str, Any]:
+        """Return the difference, and how many standard errors it is."""
+        return {"difference": self.value, "standard_errors": self.z}
 
 
 @dataclass(frozen=True)

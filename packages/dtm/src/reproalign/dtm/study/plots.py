@@ -8,9 +8,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from reproalign.common.evaluation.plots import COLUMNS, IDEAL, MODEL, MUTED
-from reproalign.common.files import atomic_path
-from reproalign.dtm.study.claims_report import Checked
+from reproalign.common.evaluation.plots.canvas import IDEAL, MODEL, MUTED, one_panel, panels_of, save
+from reproalign.common.study.claims import Checked
 
 
 def intervals(entries: Sequence[tuple[str, float, float | None, float | None]], path: Path, *, measured: str) -> None:
@@ -21,8 +20,7 @@ def intervals(entries: Sequence[tuple[str, float, float | None, float | None]], 
         path: of the PNG.
         measured: what the values are.
     """
-    figure = Figure(figsize=(6.4, 1.2 + 0.3 * len(entries)), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = one_panel(6.4, 1.2 + 0.3 * len(entries))
     for place, (_, value, low, high) in enumerate(entries):
         ends = None if low is None or high is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
         axis.errorbar([value], [place], xerr=ends, fmt="o", color=MODEL if place else IDEAL, markersize=4, capsize=2)
@@ -47,11 +45,9 @@ def effects(checked: Sequence[Checked], path: Path) -> None:
     panels = [entry for entry in checked if any(effect.value is not None for effect in entry.paper.effects)]
     if not panels:
         return
-    rows = -(-len(panels) // COLUMNS)
     tallest = max(len(entry.paper.effects) for entry in panels)
-    figure = Figure(figsize=(5.0 * min(COLUMNS, len(panels)), rows * (1.3 + 0.22 * tallest)), layout="constrained")
-    axes = figure.subplots(rows, min(COLUMNS, len(panels)), squeeze=False).flatten()
-    for axis, entry in zip(axes, panels, strict=False):
+    figure, axes = panels_of(len(panels), 5.0, 1.3 + 0.22 * tallest)
+    for axis, entry in zip(axes, panels, strict=True):
         labels = [effect.label for effect in entry.paper.effects]
         for shift, finding, colour, filled in ((0.15, entry.ours, MODEL, True), (-0.15, entry.paper, IDEAL, False)):
             for effect in finding.effects if finding else ():
@@ -72,8 +68,6 @@ def effects(checked: Sequence[Checked], path: Path) -> None:
         axis.set(ylim=(len(labels) - 0.5, -0.5))
         axis.set_title(textwrap.fill(entry.claim["claim"], 34), fontsize=10)
         axis.grid(axis="x", alpha=0.3)
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
     figure.supxlabel("difference, points; rings: published, dots: here; crosses do not bear the claim out", fontsize=9)
     save(figure, path)
 
@@ -124,9 +118,3 @@ def error_sets(
     pairs.set_yticks(places, names)
     pairs.set(title="Jaccard index of errors")
     save(figure, path)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write ``figure`` to ``path``, whole or not at all."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})

@@ -10,9 +10,9 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from reproalign.common.config import LogprobsConfig
-from reproalign.common.data.collate import IGNORED
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.scoring import token_losses
+from reproalign.common.text.collate import IGNORED
 from reproalign.common.training.collecting import MicroBatch
 from reproalign.common.training.token_average import (
     TokenAverageTrainer,
@@ -24,7 +24,7 @@ from reproalign.dtm.train.regularizer import Regularizer
 
 
 class SupervisedTrainer(TokenAverageTrainer):
-    """Trains on rows of ``input_ids`` and ``labels``, batches from :class:`reproalign.common.data.collate.RowCollator`.
+    """Trains on rows of ``input_ids`` and ``labels``, batches from :class:`reproalign.common.text.collate.RowCollator`.
 
     Logits of all tokens never exist at once. Beside the loss that is minimised every log has ``token_loss``, the mean
     over supervised tokens since the last log. Rows are drawn by the Trainer's own sampler, seeded, or come in the order

@@ -13,9 +13,8 @@ from accelerate import PartialState
 from peft import PeftModel, get_peft_model_state_dict
 from rich.console import Console
 from rich.table import Table
-from transformers import IntervalStrategy, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from reproalign.common.data.collate import pad_id
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.invocation import Invocation
@@ -26,13 +25,14 @@ from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
-from reproalign.common.training.arguments import training_arguments
+from reproalign.common.text.collate import pad_id
+from reproalign.common.training.arguments import check_held_out, training_arguments
 from reproalign.common.training.fit import fit, metric_rows
 from reproalign.common.training.preview import preview
 from reproalign.common.training.token_average import NORMALISATIONS
 from reproalign.dtm.tokens import TokensConfig, collator, resolved
 from reproalign.dtm.train.config import TrainConfig
-from reproalign.dtm.train.data import Data, Sources, find_sources, load
+from reproalign.dtm.train.data import Sources, find_sources, load
 from reproalign.dtm.train.mixture import check_mixture
 from reproalign.dtm.train.order import ReleasedOrder
 from reproalign.dtm.train.regularizer import check_regularizer, make_regularizer
@@ -77,7 +77,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             tokenizer.pad_token_id = pad_id(tokenizer)
         with PartialState().main_process_first():
             data = load(config, checked.sources, checked.tokens, tokenizer, run)
-        _check_evaluation(arguments, data)
+        check_held_out(arguments, data.held_out, "set held_out=[FILE], or disperse with data.eval_fraction")
         _warn_of_warmup(arguments, len(data.train))
         preview(run, config, arguments, data.train, data.held_out)
         set_seed(config.init_seed)  # nothing of the cluster may come between this and the adapters' first weights
@@ -162,15 +162,6 @@ def _model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
             "model.tokenizer, or give one of the model's"
         )
     return model
-
-
-def _check_evaluation(arguments: TrainingArguments, data: Data) -> None:
-    assert isinstance(arguments.eval_strategy, IntervalStrategy)  # made of the word that was given
-    if arguments.eval_strategy != IntervalStrategy.NO and data.held_out is None:
-        raise UserError(
-            f"trainer.eval_strategy={arguments.eval_strategy.value} needs held-out rows; set held_out=[FILE], or "
-            "disperse with data.eval_fraction"
-        )
 
 
 def _warn_of_warmup(arguments: TrainingArguments, rows: int) -> None:

@@ -23,14 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reproalign.common.errors import UserError
-from reproalign.more.study.findings import Check, Effect, Finding
+from reproalign.common.study.findings import Finding
+from reproalign.more.study.findings import Check, Effect
 from reproalign.more.study.results import FIVE, HH, SINGLE, Value, mean_of_domains
 
 REST = tuple(domain for domain in FIVE if domain not in HH)
 SIGNS = ("outliers_positive_mean", "outliers_negative_mean")
 
 
-def difference(check: Check) -> Finding:
+def difference(check: Check) -> Finding[Effect]:
     """Compare schemes by base and domain."""
     entry, effects, missing = check.entry, [], []
     metrics = SIGNS if entry["metric"] == "outliers" else (entry["metric"],)
@@ -49,7 +50,7 @@ def difference(check: Check) -> Finding:
     return Finding(effects, missing)
 
 
-def rest_difference(check: Check) -> Finding:
+def rest_difference(check: Check) -> Finding[Effect]:
     """Compare the means over the three other domains; from a mean over five and one over two if there is no more."""
     entry, effects, missing = check.entry, [], []
     for base in entry["bases"]:
@@ -64,7 +65,7 @@ def rest_difference(check: Check) -> Finding:
     return Finding(effects, missing)
 
 
-def shrinks(check: Check) -> Finding:
+def shrinks(check: Check) -> Finding[Effect]:
     """Compare the size of a difference with that of the base before."""
     entry = check.entry
     gaps, missing = [], []
@@ -82,7 +83,7 @@ def shrinks(check: Check) -> Finding:
     return Finding(effects, missing)
 
 
-def sizes(check: Check) -> Finding:
+def sizes(check: Check) -> Finding[Effect]:
     """Compare two bases."""
     entry = check.entry
     larger, smaller = (
@@ -94,7 +95,7 @@ def sizes(check: Check) -> Finding:
     return Finding([check.difference(label, larger, smaller, entry["metric"], entry["domain"], entry["condition"])])
 
 
-def sets(check: Check) -> Finding:
+def sets(check: Check) -> Finding[Effect]:
     """Compare reward models of two, three … training sets, and the last with another scheme."""
     entry, effects, missing = check.entry, [], []
     metric, domain = entry["metric"], entry["domain"]
@@ -115,7 +116,7 @@ def sets(check: Check) -> Finding:
     return Finding(effects, missing)
 
 
-def win_rate(check: Check) -> Finding:
+def win_rate(check: Check) -> Finding[Effect]:
     """Compare wins with losses."""
     effects, missing = [], []
     for base in check.entry["bases"]:
@@ -127,7 +128,7 @@ def win_rate(check: Check) -> Finding:
     return Finding(effects, missing)
 
 
-def ece_and_wins(check: Check) -> Finding:
+def ece_and_wins(check: Check) -> Finding[Effect]:
     """Correlate the ECE of reward models with what models aligned by them win against one model."""
     entry, effects, missing = check.entry, [], []
     for base in entry["bases"]:
@@ -164,7 +165,7 @@ def ece_and_win_points(check: Check, base: str) -> Iterator[tuple[float, float]]
                 yield ece.value, wins.value - losses.value
 
 
-def apart(check: Check) -> Finding:
+def apart(check: Check) -> Finding[Effect]:
     """Compare where the rewards of five single-set models lie on one test set."""
     entry, effects, missing = check.entry, [], []
     for base in entry["bases"]:
@@ -180,7 +181,7 @@ def apart(check: Check) -> Finding:
     return Finding(effects, missing)
 
 
-KINDS: dict[str, Callable[[Check], Finding]] = {
+KINDS: dict[str, Callable[[Check], Finding[Effect]]] = {
     "difference": difference,
     "rest_difference": rest_difference,
     "shrinks": shrinks,
@@ -192,7 +193,7 @@ KINDS: dict[str, Callable[[Check], Finding]] = {
 }
 
 
-def run_check(check: Check) -> Finding:
+def run_check(check: Check) -> Finding[Effect]:
     """Run one check.
 
     Raises:

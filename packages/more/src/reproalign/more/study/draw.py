@@ -7,22 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from reproalign.common.files import atomic_path
+from reproalign.common.evaluation.plots.canvas import colours_of, panels_of, save
 from reproalign.more.study.runs import Floats
 
 BINS = 60
-COLUMNS = 3
 Panels = Mapping[str, Mapping[str, Floats]]  # domain -> label of a run -> margins
 
 
 def overlay(panels: Panels, path: Path) -> None:
     """Draw the distributions of reward differences of several models, a panel per test set (figures 1 and 9)."""
-    figure, axes = _grid(len(panels), 4.4, 3.4)
-    colours = _colours([label for runs in panels.values() for label in runs])
+    figure, axes = panels_of(len(panels), 4.4, 3.4, below=0.4)
+    colours = colours_of([label for runs in panels.values() for label in runs])
     for axis, (domain, runs) in zip(axes, panels.items(), strict=False):
         everything = np.concatenate(list(runs.values()))
         edges = np.linspace(*_limits(everything), BINS + 1)
@@ -31,14 +29,14 @@ def overlay(panels: Panels, path: Path) -> None:
         axis.axvline(0, color="black", linewidth=0.6)
         axis.set(title=domain, xlabel="reward difference, better - worse", ylabel="density")
     _legend(figure, colours)
-    _save(figure, path)
+    save(figure, path)
 
 
 def boxes(panels: Panels, path: Path) -> None:
     """Draw boxes of the reward differences, of right pairs filled and of wrong ones hollow (figures 1, 5 and 8)."""
-    figure, axes = _grid(len(panels), 4.8, 3.6)
+    figure, axes = panels_of(len(panels), 4.8, 3.6, below=0.4)
     labels = list(dict.fromkeys(label for runs in panels.values() for label in runs))
-    colours = _colours(labels)
+    colours = colours_of(labels)
     for axis, (domain, runs) in zip(axes, panels.items(), strict=False):
         for place, (label, margins) in enumerate(runs.items()):
             for values, filled in ((margins[margins > 0], True), (margins[margins < 0], False)):
@@ -57,7 +55,7 @@ def boxes(panels: Panels, path: Path) -> None:
         Patch(facecolor="none", edgecolor="grey", label="wrong pairs"),
     ]
     figure.legend(handles=sides, loc="outside lower center", frameon=False, ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def ece_over_sets(curves: Mapping[str, Mapping[int, float]], top: Mapping[str, float], path: Path) -> None:
@@ -68,8 +66,8 @@ def ece_over_sets(curves: Mapping[str, Mapping[int, float]], top: Mapping[str, f
         top: base -> ECE of the models trained on each set alone.
         path: of the PNG.
     """
-    figure, (axis,) = _grid(1, 5.0, 3.6)
-    colours = _colours(curves)
+    figure, (axis,) = panels_of(1, 5.0, 3.6, below=0.4)
+    colours = colours_of(curves)
     for base, points in curves.items():
         counts = sorted(points)
         axis.plot(counts, [points[count] for count in counts], "o-", color=colours[base], label=base)
@@ -78,18 +76,18 @@ def ece_over_sets(curves: Mapping[str, Mapping[int, float]], top: Mapping[str, f
     axis.set(xlabel="training sets", ylabel="ECE (10 bins), helpful and harmless")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(frameon=False, fontsize="small")
-    _save(figure, path)
+    save(figure, path)
 
 
 def ece_over_wins(points: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
     """Draw ECE over wins - losses of the models aligned by them, a colour per base (figure 7)."""
-    figure, (axis,) = _grid(1, 5.0, 3.6)
-    colours = _colours(points)
+    figure, (axis,) = panels_of(1, 5.0, 3.6, below=0.4)
+    colours = colours_of(points)
     for base, pairs in points.items():
         axis.plot([wins for _, wins in pairs], [ece for ece, _ in pairs], "o", color=colours[base], label=base)
     axis.set(xlabel="wins - losses", ylabel="ECE (10 bins), helpful and harmless")
     axis.legend(frameon=False, fontsize="small")
-    _save(figure, path)
+    save(figure, path)
 
 
 def matrix(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str], path: Path) -> None:
@@ -101,7 +99,7 @@ def matrix(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str], path
         path: of the PNG.
     """
     values = np.array([[row.get(name, np.nan) for name in columns] for row in rows.values()])
-    figure, (axis,) = _grid(1, 1.6 + 0.9 * len(columns), 1.6 + 0.4 * len(rows))
+    figure, (axis,) = panels_of(1, 1.6 + 0.9 * len(columns), 1.6 + 0.4 * len(rows), below=0.4)
     axis.imshow(100 * values, cmap="viridis", aspect="auto")
     middle = np.nanmean(values)
     for (line, place), value in np.ndenumerate(values):
@@ -111,17 +109,7 @@ def matrix(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str], path
     axis.set_xticks(range(len(columns)), list(columns), rotation=30, ha="right")
     axis.set_yticks(range(len(rows)), list(rows))
     axis.set(title="accuracy (%)")
-    _save(figure, path)
-
-
-def _grid(panels: int, width: float, height: float) -> tuple[Figure, list[Any]]:
-    columns = min(COLUMNS, panels)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(width * columns, height * rows + 0.4), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flatten())
-    for axis in axes[panels:]:
-        axis.set_axis_off()
-    return figure, axes
+    save(figure, path)
 
 
 def _limits(values: Floats) -> tuple[float, float]:
@@ -129,17 +117,6 @@ def _limits(values: Floats) -> tuple[float, float]:
     return (low, high) if low < high else (low - 1, high + 1)
 
 
-def _colours(labels: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    names = list(dict.fromkeys(labels))
-    palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
-    return {name: palette(index % palette.N) for index, name in enumerate(names)}
-
-
 def _legend(figure: Figure, colours: Mapping[str, Any]) -> None:
     handles = [Patch(facecolor="none", edgecolor=colour, label=label) for label, colour in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", frameon=False, ncols=3)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})

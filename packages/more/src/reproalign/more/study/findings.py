@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from reproalign.more.study.results import Key, Value
@@ -22,7 +22,7 @@ class Effect:
         label: what it is about.
         metric: whose unit the value has.
         value: a difference, or what has to be above 0.
-        error: its standard error, of the results or else of the estimator; None: not known.
+        error: its standard error: of the results, otherwise of the estimator; None: not known.
         met: whether the numbers bear the instance out.
     """
 
@@ -44,30 +44,9 @@ class Effect:
         error = "" if self.error is None else f" ± {scale * self.error:.{digits}f}"
         return f"{self.label} {scale * self.value:+.{digits}f}{error}"
 
-
-@dataclass(frozen=True)
-class Finding:
-    """What a set of results says of a claim: its instances, and what could not be tested for want of numbers."""
-
-    effects: list[Effect] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-
-    @property
-    def met(self) -> int:
-        """Instances that are borne out."""
-        return sum(effect.met for effect in self.effects)
-
-    @property
-    def holds(self) -> str:
-        """``3 of 4``, or ``not testable``."""
-        return f"{self.met} of {len(self.effects)}" if self.effects else "not testable"
-
-    @property
-    def verdict(self) -> str:
-        """``supported``, ``contradicted``, ``in part`` or ``not testable``."""
-        if not self.effects:
-            return "not testable"
-        return "supported" if self.met == len(self.effects) else "in part" if self.met else "contradicted"
+    def values(self) -> dict[str, Any]:
+        """Return metric, value and standard error."""
+        return {"metric": self.metric, "value": self.value, "error": self.error}
 
 
 @dataclass(frozen=True)
@@ -98,12 +77,3 @@ class Check:
         gap = left.value - right.value
         met = gap < 0 if condition == "below" else gap > 0 if condition == "above" else gap >= 0
         return Effect(label, metric, gap, error, met)
-
-
-def joined(findings: Iterable[Finding]) -> Finding:
-    """Put the findings of a claim's checks together."""
-    listed = list(findings)
-    return Finding(
-        [effect for finding in listed for effect in finding.effects],
-        list(dict.fromkeys(text for finding in listed for text in finding.missing)),
-    )

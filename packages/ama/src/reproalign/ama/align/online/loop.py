@@ -23,9 +23,9 @@ from reproalign.ama.align.online.state import save_state
 from reproalign.ama.align.online.update import make_experience, update
 from reproalign.ama.align.ppo_config import PPOConfig
 from reproalign.ama.align.prompt_batches import next_batch
-from reproalign.common.data.collate import pad_id
-from reproalign.common.generation.samplers import turn_end
+from reproalign.common.generation.asking import turn_end
 from reproalign.common.records import Run
+from reproalign.common.text.collate import pad_id
 from reproalign.common.training.fit import metric_rows
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from reproalign.ama.align.ppo_config import PPOConfig
 from reproalign.ama.align.prompt_length import encode_prompts
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
+from reproalign.common.generation.prompt_files import read_prompts
 from reproalign.common.generation.samples import find
-from reproalign.common.generation.sampling import read_prompts
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
-from reproalign.common.data.collate import forward_inputs, pad_id, pad_rows
-from reproalign.common.generation.samplers import cut
+from reproalign.common.generation.asking import cut
 from reproalign.common.generation.sampling import shares
+from reproalign.common.text.collate import forward_inputs, pad_id, pad_rows
 from reproalign.common.training.reference import Reference
 
 

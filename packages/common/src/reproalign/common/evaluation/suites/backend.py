@@ -11,11 +11,11 @@ from accelerate.utils import gather
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import ModelConfig
-from reproalign.common.data.templates import TEMPLATES, set_template
 from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.evaluation.suites.config import SuiteConfig
 from reproalign.common.models.ensemble_file import is_ensemble
 from reproalign.common.models.load import model_path
+from reproalign.common.text.templates import TEMPLATES, set_template
 
 OWN = "tokenizer"
 

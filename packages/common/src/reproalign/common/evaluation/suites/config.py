@@ -81,7 +81,7 @@ class SuiteConfig:
         None,
         help="how a prompt is written",
         choices={"tokenizer": "its own"},
-        also="a name in reproalign.common.data.templates, or a file",
+        also="a name in reproalign.common.text.templates, or a file",
         null="as plain text",
     )
     system_message: str | None = option(None, help="put before every prompt", null="none")

@@ -1,4 +1,4 @@
-"""Makes the graded pairs of the demo: ``python -m reproalign.common.demo.make_pairs FOLDER`` (the same bytes always).
+"""Makes the graded pairs of the demo: ``python make_demo_pairs.py FOLDER`` (the same bytes always).
 
 Every response is a good answer of 10 points with faults put in; every fault has a price (:data:`PENALTIES`). So the
 scores, and with them the size of every margin, are known by construction and not by anyone's taste.

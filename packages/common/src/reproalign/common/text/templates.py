@@ -11,6 +11,7 @@ from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, choose, did_you_mean
 
 SPEAKERS = {"user": "Human", "assistant": "Assistant"}  # of a transcript
+MAX_MODEL_LENGTH = 2048  # given to tokenizers that claim an absurd one, as the alignment-handbook does
 TURN_MARKS = {"transcript": "\n\n", "lmflow": "###"}  # layout of a transcript: what stands before a speaker's name
 SEPARATORS = {"space": " ", "none": ""}  # what stands between the header of the last answer and its text
 
@@ -62,6 +63,23 @@ TEMPLATES = {
         "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
     ),
 }
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, chat_template: str | None) -> None:
+    """Set a tokenizer up for preference data: pad token (EOS if it has none), length, chat template.
+
+    Raises:
+        UserError: if it has no EOS token, or no chat template and none is given.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of '{tokenizer.name_or_path}' has no EOS token; set one in its tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.model_max_length > 100_000:
+        tokenizer.model_max_length = MAX_MODEL_LENGTH
+    set_template(tokenizer, chat_template)
 
 
 def set_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:

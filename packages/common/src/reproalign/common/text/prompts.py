@@ -5,8 +5,8 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.records import Message
-from reproalign.common.data.templates import TURN_MARKS, render, transcript, turn_header
-from reproalign.common.data.tokenize import Encoder, begins_with_bos
+from reproalign.common.text.templates import TURN_MARKS, render, transcript, turn_header
+from reproalign.common.text.tokenize import Encoder, begins_with_bos
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], layout: str) -> str:

@@ -1,0 +1,157 @@
+"""Rendered pairs as token ids; what becomes of the pairs that are too long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from reproalign.common.config import DataConfig
+from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
+from reproalign.common.errors import UserError, choose
+from reproalign.common.text.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
+
+_NUMERIC = ("float64", "float32", "int64", "int32", "bool")
+
+
+def tokenize_pairs(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    *,
+    sides: Sequence[tuple[str, ...]] = (("chosen", "rejected"),),
+) -> Dataset:
+    """Tokenise rendered pairs (see :mod:`~reproalign.common.text.tokenize`); numeric columns are kept.
+
+    Adds ``chosen_input_ids``, ``chosen_prompt_length``, the same for rejected, and ``length`` (the longest side).
+    Sides in one tuple keep the same part of a long prompt; unpaired responses stand in tuples of their own. A column
+    ``truncation`` overrules ``data.truncation`` row by row. ``overlong`` says what becomes of rows that exceed
+    ``max_length``: truncate, drop, or error.
+
+    Raises:
+        UserError: for ``overlong=error`` and such a pair, or lengths that leave no room for a response.
+    """
+    check_lengths(config.max_length, config.max_prompt_length)
+    choose("data.overlong", config.overlong, ["truncate", "drop", "error"])
+    every = {
+        truncation: Rules(
+            bos_id=tokenizer.bos_token_id,
+            eos_id=tokenizer.eos_token_id,
+            max_length=config.max_length,
+            max_prompt_length=config.max_prompt_length,
+            truncation=truncation,
+            boundary=config.boundary,
+            special_tokens=config.special_tokens,
+            add_bos=begins_with_bos(tokenizer),
+        )
+        for truncation in {config.truncation, *(dataset["truncation"][:] if "truncation" in dataset.features else ())}
+    }
+    if config.special_tokens == "released" and tokenizer.bos_token_id is None:
+        raise UserError(
+            f"data.special_tokens=released puts BOS before every prompt, but the tokenizer of "
+            f"'{tokenizer.name_or_path}' has none; use data.special_tokens=dedupe"
+        )
+    encoder = Encoder(tokenizer)
+
+    def build(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        prompts = encoder.batch(batch["prompt"])
+        wholes = {
+            side: encoder.batch([p + r for p, r in zip(batch["prompt"], batch[side], strict=True)])
+            for group in sides
+            for side in group
+        }
+        truncations = batch.get("truncation", [config.truncation] * len(prompts))
+        rows = []
+        for index, (prompt, truncation) in enumerate(zip(prompts, truncations, strict=True)):
+            join = partial(_join_groups, prompt, batch, wholes, index, sides, encoder)
+            row = join(every[truncation])
+            if config.overlong != "truncate":
+                whole = join(replace(every[truncation], max_length=2**31, max_prompt_length=2**31 - 1))
+                row["overlong"] = _longest(whole) > config.max_length
+            rows.append(row)
+        return _columns(rows)
+
+    tokenized = _tokenize(dataset, tokenizer, config, "tokenize_pairs", build, options=[*sides])
+    return without_overlong(tokenized, config.overlong, config.max_length)
+
+
+def _join_groups(
+    prompt: list[int],
+    batch: Mapping[str, list[Any]],
+    wholes: Mapping[str, list[list[int]]],
+    index: int,
+    sides: Sequence[tuple[str, ...]],
+    encoder: Encoder,
+    rules: Rules,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for names in sides:
+        parts = {name: (wholes[name][index], batch[name][index]) for name in names}
+        row |= join_row(prompt, parts, rules, continuation=encoder.continuation, is_blank=encoder.is_blank)
+    del row["prompt_input_ids"]
+    return row
+
+
+def _tokenize(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    stage: str,
+    build: Callable[[Mapping[str, list[Any]]], dict[str, list[Any]]],
+    options: Sequence[Any] = (),
+) -> Dataset:
+    settings = ("max_length", "max_prompt_length", "truncation", "overlong", "special_tokens", "boundary")
+    parts = [
+        stage,
+        *options,
+        fingerprint_dataset(dataset),
+        fingerprint_tokenizer(tokenizer),
+        [getattr(config, name) for name in settings],
+    ]
+    return map_cached(
+        dataset,
+        build,
+        parts,
+        cache_dir=config.cache_dir,
+        num_proc=config.num_proc,
+        desc=stage.replace("_", " "),
+        batched=True,
+        remove_columns=text_columns(dataset),
+    )
+
+
+def text_columns(dataset: Dataset) -> list[str]:
+    """Return the columns that hold no numbers, which tokenised pairs do not keep."""
+    return [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) not in _NUMERIC]
+
+
+def without_overlong(dataset: Dataset, overlong: str, max_length: int) -> Dataset:
+    """Return the tokenised pairs without those that the column ``overlong`` marks; all of them without such a column.
+
+    Raises:
+        UserError: for ``overlong=error`` and a marked pair, and if no pair is left.
+    """
+    if "overlong" not in dataset.column_names:
+        return dataset
+    marks = dataset["overlong"][:]
+    kept = [index for index, mark in enumerate(marks) if not mark]
+    if overlong == "error" and len(kept) < len(marks):
+        raise UserError(
+            f"pair {marks.index(True) + 1} is longer than data.max_length={max_length} tokens "
+            f"({len(marks) - len(kept)} such pairs); raise the limit or set data.overlong=truncate or drop"
+        )
+    if not kept:
+        raise UserError(f"every pair is longer than data.max_length={max_length} tokens; raise the limit")
+    return dataset.select(kept).remove_columns("overlong")
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {**{name: [row[name] for row in rows] for name in rows[0]}, "length": [_longest(row) for row in rows]}
+
+
+def _longest(row: Mapping[str, Any]) -> int:
+    return max(len(ids) for name, ids in row.items() if name.endswith("_input_ids"))
