@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
@@ -60,6 +60,7 @@ def training_arguments(
     return arguments
 
 
+@runtime_checkable
 class EvaluationConfig(Protocol):
     """Options of a verb that only measures a model."""
 
