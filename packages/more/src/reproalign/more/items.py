@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from reproalign.more.sources import Dialogue, Item
 
 Response = TypeVar("Response")
-Comparable = Callable[..., Any]
+Comparable = Callable[..., tuple[list[Any], list[float]] | None]
 EPSILON = 1e-5  # added to the highest score before the released division
 
 

@@ -48,7 +48,7 @@ def claims(config: ClaimsConfig, invocation: Invocation) -> None:
     if points:
         floor = _floor(config.floor, paper, points)
         ours = make_results(points, floor, resamples=config.resamples, seed=config.seed)
-    rules = {"judge": config.judge, "confidence": config.confidence}
+    rules: dict[str, Any] = {"judge": config.judge, "confidence": config.confidence}
     checked = check_claims(
         config.claims,
         paper["claims"],

@@ -135,12 +135,11 @@ def _draw(found: Found, path: Path) -> None:
     for setting, forms in found:
         panels.setdefault((setting.classes, setting.p, setting.features), []).append((setting, forms))
     figure, axes = panels_of(len(panels), 4.6, 3.6, below=0.5)
-    forms = (SINGLE, OUTPUT, WEIGHT, DISJOINT)
     handles = {}
     for axis, ((classes, p, features), entries) in zip(axes, panels.items(), strict=True):
         places = [setting.overlap for setting, _ in entries]
         order = sorted(range(len(places)), key=places.__getitem__)
-        for name, colour in colours_of(forms).items():
+        for name, colour in colours_of((SINGLE, OUTPUT, WEIGHT, DISJOINT)).items():
             values = [entries[index][1][name] for index in order]
             x = [places[index] for index in order]
             axis.plot(x, [value.closed for value in values], color=colour, linewidth=1)

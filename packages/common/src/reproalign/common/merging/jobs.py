@@ -14,8 +14,9 @@ from reproalign.common.merging.checkpoint import Source
 from reproalign.common.merging.compatibility import Agreement, Fit
 from reproalign.common.merging.inputs import Inputs
 from reproalign.common.merging.operands import Operands, Rule
-from reproalign.common.merging.rules import Dare, Fisher, Linear, RegMean, Same, Slerp, Ties
+from reproalign.common.merging.rules import Fisher, Linear, RegMean, Same, Slerp
 from reproalign.common.merging.settings import METHODS, Settings, normalized_weights
+from reproalign.common.merging.sparse_rules import Dare, Ties
 from reproalign.common.merging.stream import Job
 from reproalign.common.merging.values import evaluate, selectors
 from reproalign.common.merging.writer import OutputTensor

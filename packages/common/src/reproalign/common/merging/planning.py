@@ -17,9 +17,9 @@ from reproalign.common.merging.compatibility import Agreement, agree
 from reproalign.common.merging.inputs import Inputs
 from reproalign.common.merging.jobs import Planner
 from reproalign.common.merging.operands import CHUNK, Over
-from reproalign.common.merging.rules import Ties, magnitude_histograms
 from reproalign.common.merging.selection import kth_largest_magnitudes
 from reproalign.common.merging.settings import Settings
+from reproalign.common.merging.sparse_rules import Ties, magnitude_histograms
 from reproalign.common.merging.stream import Job
 from reproalign.common.merging.values import selectors
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from reproalign.common.evaluation.plots.canvas import colours_of, panels_of, save
 from reproalign.more.study.runs import Floats
@@ -23,7 +24,7 @@ def overlay(panels: Panels, path: Path) -> None:
     colours = colours_of([label for runs in panels.values() for label in runs])
     for axis, (domain, runs) in zip(axes, panels.items(), strict=False):
         everything = np.concatenate(list(runs.values()))
-        edges = np.linspace(*_limits(everything), BINS + 1)
+        edges = np.linspace(*_limits(everything), BINS + 1).tolist()
         for label, margins in runs.items():
             axis.hist(margins, bins=edges, density=True, histtype="step", color=colours[label], label=label)
         axis.axvline(0, color="black", linewidth=0.6)
@@ -74,7 +75,7 @@ def ece_over_sets(curves: Mapping[str, Mapping[int, float]], top: Mapping[str, f
         if base in top:
             axis.axhline(top[base], color=colours[base], linestyle="--", label=f"{base}, top")
     axis.set(xlabel="training sets", ylabel="ECE (10 bins), helpful and harmless")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axis.legend(frameon=False, fontsize="small")
     save(figure, path)
 

@@ -26,10 +26,11 @@ def training_curves(rows: Sequence[dict[str, Any]], path: Path, names: Sequence[
         return
     figure, axes = panels_of(len(present), 4.2, 3.4, columns=len(present))
     for axis, name in zip(axes, present, strict=True):
-        for key, style in (
-            (name, {"color": MODEL}),
-            (f"eval_{name}", {"color": IDEAL, "marker": "o", "linestyle": "--"}),
-        ):
+        styles: dict[str, dict[str, Any]] = {
+            name: {"color": MODEL},
+            f"eval_{name}": {"color": IDEAL, "marker": "o", "linestyle": "--"},
+        }
+        for key, style in styles.items():
             points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
             if points:
                 axis.plot(*zip(*points, strict=True), label="held out" if key != name else "training", **style)
