@@ -83,6 +83,8 @@ def imported(module: str) -> frozenset[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("reproalign."):
             found.add(node.value.partition(":")[0])
+        elif isinstance(node, ast.Attribute) and node.attr == "iter_modules":  # it imports what lies beside it
+            found |= {f"{module}.{file.stem}" for file in source(module).parent.glob("*.py")}
     return frozenset(name for name in found if name.startswith("reproalign.") and source(name) is not None)
 
 

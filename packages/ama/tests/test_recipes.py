@@ -11,7 +11,7 @@ from reproalign.ama.cli import APP, main
 from reproalign.ama.study.published import published_points
 from reproalign.common.command.app import find_verb
 from reproalign.common.command.recipes import REQUIRED, read_headers
-from reproalign.common.invocation import Invocation, structured
+from reproalign.common.invocation import structured
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed, effective_batch
 
@@ -76,7 +76,7 @@ def test_settings_of_ppo(name):
 def test_the_options_of_an_average_are_accepted(name):
     verb, config = HEADERS[name]["verb"], composed(APP, f"experiment={name}")
     meant = find_verb(APP, verb, [f"experiment={name}"])
-    check_average(structured(Invocation(["ama"], APP.package, verb, meant.schema, meant.target, config)))
+    check_average(structured(meant.schema, config))
 
 
 def test_every_published_series_has_a_recipe():

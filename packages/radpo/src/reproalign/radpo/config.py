@@ -46,7 +46,7 @@ class RowsConfig:
         1.0, help="share of the undesirable responses that is trained on", at_least=0, at_most=1
     )
     clean_up_spaces: bool | None = option(
-        None, help="released (ERRATA Q20): false for tokenizers that say so", null="true", variant="released"
+        None, help="ERRATA Q20: false for tokenizers that say so", null="true", variant="released"
     )
 
 
@@ -99,7 +99,7 @@ class EvaluateConfig:
     reference: ReferenceConfig = section(ReferenceConfig, help="reference.model is needed")
     data: DataConfig = section(DataConfig, help="data.eval_path or data.path: a file of pairs")
     clean_up_spaces: bool | None = option(
-        None, help="released: as rows.clean_up_spaces of training", null="true", variant="released"
+        None, help="as rows.clean_up_spaces of training", null="true", variant="released"
     )
     loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo", help="the objective")
     logprobs: LogprobsConfig = section(LogprobsConfig)

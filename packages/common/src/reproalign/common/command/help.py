@@ -124,6 +124,7 @@ def meaning(option: Option) -> str:
         option.range(),
         " or ".join(filter(None, [f"one of: {named}" if named else "", option.also])),
         f"null: {option.null}" if option.null else "",
+        f"read by variant={option.variant} alone" if option.variant else "",
         f"from {option.source}" if option.source else "",
     ]
     return "; ".join(filter(None, parts))

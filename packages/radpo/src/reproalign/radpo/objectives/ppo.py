@@ -42,9 +42,7 @@ class PPO(RadpoObjective):
     lam: float = option(0.95, at_least=0, at_most=1, help="λ of the generalised advantage estimates")
     critic_coef: float = option(0.01, above=0, help="weight of the critic's loss")
     kl_coef: float = option(0.1, above=0, help="weight of the KL term (released: KL_coef)")
-    ppo_epochs: int = option(
-        1, at_least=1, help="released: steps on each batch one after the other", variant="released"
-    )
+    ppo_epochs: int = option(1, at_least=1, help="steps on each batch one after the other", variant="released")
     v_head_max_grad_norm: float = option(0.1, above=0, help="the value head's gradients are clipped to this norm")
 
     @property
