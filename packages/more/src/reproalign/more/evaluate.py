@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from transformers import set_seed
 
 from reproalign.common.config import BaseRunConfig
+from reproalign.common.console import say
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
@@ -65,7 +65,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         weights = identify_weights(config.model.name, config.model.revision)
         run.add_fingerprint("weights", "reward", weights, name=config.model.name, revision=config.model.revision)
         report(run, trainer.measured(), ties=ties, seed=config.seed, temperature=config.temperature)
-        Console().print(f"record and plots: {run.dir}", highlight=False)
+        say(f"record and plots: {run.dir}")
 
 
 def _rules(config: EvaluateConfig) -> RewardRules:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datasets import Dataset
 from jaxtyping import Float
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 from transformers import IntervalStrategy, TrainingArguments
 
 from reproalign.common.config import DataConfig
+from reproalign.common.console import result_console, say
 from reproalign.common.data.prepare import PreferenceData, load_preferences
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import training_curves
@@ -69,6 +69,6 @@ def report(run: Run, trainer: PairTrainer, held_out: Dataset | None) -> None:
         table = Table(f"held-out pairs: {len(held_out)}", "", header_style="bold")
         for name, value in metrics.items():
             table.add_row(name.removeprefix("eval_").replace("_", " "), f"{value:.4f}")
-        Console().print(table)
+        result_console().print(table)
     training_curves(metric_rows(run.dir), run.dir / "plots" / "training.png", CURVES)
-    Console().print(f"model, record and plots: {run.dir}", highlight=False)
+    say(f"model, record and plots: {run.dir}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-
 from reproalign.ama.points import Point
 from reproalign.ama.study.check import Check
 from reproalign.ama.study.claim_kinds import run_check
@@ -25,6 +23,7 @@ from reproalign.ama.study.plots import draw_claims, draw_fronts
 from reproalign.ama.study.published import published_points
 from reproalign.ama.study.reading import add_fingerprints, measured_floor, read_results
 from reproalign.ama.study.results import Results, make_results
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.files import write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -122,7 +121,7 @@ def _check_sufficient(config: ClaimsConfig, checked: Sequence[Checked]) -> None:
 
 
 def _report(checked: Sequence[Checked], published: Results, ours: Results | None, run: Run) -> None:
-    console = Console()
+    console = result_console()
     console.print(claims_table(checked))
     for note in ours.notes if ours else ():
         console.print(f"- {note}", highlight=False)
@@ -132,4 +131,4 @@ def _report(checked: Sequence[Checked], published: Results, ours: Results | None
     draw_claims(checked, run.dir / "plots" / "claims.png")
     draw_fronts(claim_panels(published, ours), run.dir / "plots" / "fronts.png")
     run.set_metrics({entry.name: verdict(entry.ours or entry.paper) for entry in checked})
-    console.print(f"record, claims.json, claims.csv, claims.md and plots: {run.dir}", highlight=False, markup=False)
+    say(f"record, claims.json, claims.csv, claims.md and plots: {run.dir}")

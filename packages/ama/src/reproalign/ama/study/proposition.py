@@ -10,12 +10,12 @@ from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from reproalign.ama.study.config import PropositionConfig
 from reproalign.ama.study.features import DISJOINT, FORMS, OUTPUT, SINGLE, WEIGHT, Accuracy, Setting, simulate
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, check_seed
 from reproalign.common.files import atomic_path, csv_text, write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -72,7 +72,7 @@ def _settings(config: PropositionConfig) -> list[Setting]:
 
 
 def _report(found: Found, run: Run) -> None:
-    console = Console()
+    console = result_console()
     rows = list(_rows(found))
     console.print(_table(found))
     for line in _sentences(found):
@@ -88,7 +88,7 @@ def _report(found: Found, run: Run) -> None:
             for name in FORMS
         }
     )
-    console.print(f"record, proposition.csv, proposition.json and plot: {run.dir}", highlight=False, markup=False)
+    say(f"record, proposition.csv, proposition.json and plot: {run.dir}")
 
 
 def _table(found: Found) -> Table:

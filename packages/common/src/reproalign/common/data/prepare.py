@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets import Dataset, Features, Value
-from rich.console import Console
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
+from reproalign.common.console import note_console
 from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.data.mixing import MixPart, mix_datasets
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
@@ -366,7 +366,7 @@ def _to_records(
 ) -> tuple[list[Record], list[dict[str, str]]]:
     records: list[Record] = []
     rejects: list[dict[str, str]] = []
-    for row in track(rows, description=label, console=Console(stderr=True), transient=True):
+    for row in track(rows, description=label, console=note_console(), transient=True):
         try:
             if row.problem:
                 raise RowError(row.problem)

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from reproalign.common.console import note_console
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json, write_json
 from reproalign.common.logprobs.model import install_completion_logps
@@ -297,6 +297,6 @@ def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=note_console()) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)

@@ -15,6 +15,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from safetensors.torch import save_file
 
+from reproalign.common.console import note_console, result_console
 from reproalign.common.files import sha256_file, sha256_json, space_needed, write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter, factor_delta_gap, merge_adapters
@@ -71,7 +72,7 @@ def merge_into(run: Run, config: MergeConfig) -> None:
 def dry_run(config: MergeConfig, invocation: Invocation) -> None:
     """Check everything that :func:`merge` checks before it writes, and print what it would do."""
     settings = resolve(config)
-    console = Console(highlight=False)
+    console = result_console()
     with open_inputs(settings) as inputs:
         if inputs.adapters:
             merged = _merge_adapters(settings, inputs)
@@ -92,7 +93,7 @@ def show_plan(config: MergeConfig, inputs: Inputs, plan: MergePlan) -> None:
     Raises:
         UserError: if the disk has no room for it.
     """
-    console = Console(highlight=False)
+    console = result_console()
     with threads(config.threads) as workers:
         console.print(plan_table(plan, [model.label for model in inputs.all_models], workers.count))
     print_notes(console, plan.agreement.notes)
@@ -153,7 +154,7 @@ def write_merge(
     """
     by = by or made_by(settings.method)
     if isinstance(made, MergedAdapter):
-        Console(highlight=False).print(adapter_table(settings, made))
+        result_console().print(adapter_table(settings, made))
         write_adapter(run, made, inputs, plan=as_plan_file(settings), made_by=by)
     elif isinstance(made, EnsemblePlan):
         _write_ensemble(run, config, settings, made)
@@ -318,7 +319,7 @@ def _record_inputs(run: Run, hashes: Hashes) -> dict[str, dict[str, str]]:
 @contextmanager
 def _progress(total: int) -> Iterator[Any]:
     columns = (TextColumn("merging"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=note_console()) as progress:
         task = progress.add_task("merging", total=total)
         yield lambda count: progress.advance(task, count)
         progress.update(task, completed=total)

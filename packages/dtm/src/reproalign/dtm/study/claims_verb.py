@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json, write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -111,7 +110,7 @@ def _check_sufficient(config: ClaimsConfig, checked: list[Checked], paper: Mappi
 
 
 def _report(config: ClaimsConfig, checked: list[Checked], paper: Mapping[str, Any], scores: Scores, run: Run) -> None:
-    console = Console()
+    console = result_console()
     averages, own = means(scores, paper), means(published_scores(paper), paper)
     console.print(means_table(averages, own))
     agreement = base_rows(scores, paper, config.tolerance)
@@ -120,7 +119,7 @@ def _report(config: ClaimsConfig, checked: list[Checked], paper: Mapping[str, An
     known = {method for methods in paper["methods"].values() for method in methods}
     strange = sorted({method for rows in scores.values() for method in rows} - known)
     if strange:
-        console.print(f"- no claim is about {', '.join(strange)}", highlight=False, markup=False)
+        say(f"- no claim is about {', '.join(strange)}")
     if ANY in scores:
         console.print("- rows without a setting stand for the setting of every claim", highlight=False)
     console.print(claims_table(checked))
@@ -132,4 +131,4 @@ def _report(config: ClaimsConfig, checked: list[Checked], paper: Mapping[str, An
     write_text(run.dir / "claims.md", claims_markdown(checked))
     effects(checked, run.dir / "plots" / "claims.png")
     run.set_metrics({entry.name: verdict(entry.ours or entry.paper) for entry in checked})
-    console.print(f"record, claims.json, claims.csv, claims.md and plot: {run.dir}", highlight=False, markup=False)
+    say(f"record, claims.json, claims.csv, claims.md and plot: {run.dir}")

@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve as Line
 from reproalign.common.evaluation.plots import comparison
@@ -149,12 +149,12 @@ def _report(points: Points, run: Run) -> None:
     write_text(run.dir / "curves.csv", _csv(found))
     comparison(_panels(found, paper), run.dir / "plots" / "curves.png", across="fraction of the data")
     run.set_metrics({name: _ends(entry) for name, entry in found.items()})
-    console = Console()
+    console = result_console()
     console.print(_table(found, paper))
     console.print(
         "final minus peak is the tax that the paper speaks of; final minus base says what is left", highlight=False
     )
-    console.print(f"record, {CURVES}, curves.csv and plot: {run.dir}", highlight=False, markup=False)
+    say(f"record, {CURVES}, curves.csv and plot: {run.dir}")
 
 
 def _ends(entry: Course) -> dict[str, float | None]:

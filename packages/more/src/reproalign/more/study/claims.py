@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import csv_text, write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -60,7 +60,7 @@ def claims(config: ClaimsConfig, invocation: Invocation) -> None:
         if entry.ours and not entry.ours.effects:
             raise UserError(f"claim {entry.name}: the runs do not suffice: {'; '.join(entry.ours.missing)}")
     with Run.open(invocation) as run:
-        console = Console()
+        console = result_console()
         console.print(claims_table(checked))
         write_json(run.dir / "claims.json", [_plain(entry) for entry in checked])
         write_text(run.dir / "claims.csv", claims_csv(checked))
