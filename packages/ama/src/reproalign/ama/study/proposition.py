@@ -10,12 +10,11 @@ from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from rich.progress import track
 from rich.table import Table
 
 from reproalign.ama.study.config import PropositionConfig
 from reproalign.ama.study.features import DISJOINT, FORMS, OUTPUT, SINGLE, WEIGHT, Accuracy, Setting, simulate
-from reproalign.common.console import result_console, say
+from reproalign.common.console import result_console, say, track
 from reproalign.common.errors import UserError, check_seed
 from reproalign.common.files import atomic_path, csv_text, write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -40,10 +39,7 @@ def proposition(config: PropositionConfig, invocation: Invocation) -> None:
     """
     settings = _settings(config)
     with Run.open(invocation) as run:
-        found = [
-            (setting, simulate(setting, config.samples, config.seed))
-            for setting in track(settings, description="simulating")
-        ]
+        found = [(setting, simulate(setting, config.samples, config.seed)) for setting in track(settings, "simulating")]
         _report(found, run)
 
 

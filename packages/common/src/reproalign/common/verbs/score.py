@@ -9,11 +9,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
-from rich.progress import track
 from rich.table import Table
 
 from reproalign.common.config import ModelConfig
-from reproalign.common.console import result_console, say
+from reproalign.common.console import result_console, say, track
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison
@@ -121,7 +120,7 @@ def score_rows(
     if whole < len(rows):
         score_all = load()
         with partial.open("a", encoding="utf-8") as stream:
-            for start in track(range(whole, len(rows), at_once), description="scoring"):
+            for start in track(range(whole, len(rows), at_once), "scoring"):
                 part = rows[start : start + at_once]
                 rewards = iter(score_all([text for row in part for text in row.dialogues()]))
                 for row in part:
