@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from reproalign.ama.cli import main
-from reproalign.ama.study.features import FORMS, WEIGHT, Setting, closed_forms, gaussian_accuracy, simulate
-from reproalign.common.verbs.iterations import OUTPUT
+from reproalign.ama.study.features import FORMS, OUTPUT, WEIGHT, Setting, closed_forms, gaussian_accuracy, simulate
 from reproalign.dtm.merge.released import DISJOINT
 from reproalign.more.study.results import SINGLE
 

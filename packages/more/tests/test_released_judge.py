@@ -21,11 +21,10 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.judging.endpoint import EndpointConfig
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.reward.rules import NOTE, RewardRules
-from reproalign.common.training.watch import FIRST
 from reproalign.more.compare import compare_responses
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.judged import ATTEMPTS, RELEASED_TEMPLATES, judge_template
-from reproalign.more.released_judge import BAD, ERROR, GOOD, SECOND, TIE, joined_verdict, win_rates
+from reproalign.more.released_judge import BAD, ERROR, FIRST, GOOD, SECOND, TIE, joined_verdict, win_rates
 
 VERDICTS = [FIRST, SECOND, GOOD, BAD, ERROR]
 Reply = Callable[[str], tuple[int, str]]

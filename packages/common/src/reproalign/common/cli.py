@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Column, Table
 
 from reproalign.common.command.app import App, WordParser, run
-from reproalign.common.console import results
+from reproalign.common.console import result_console
 from reproalign.common.errors import UserError
 from reproalign.common.verbs import EVALUATE_SUITE, JUDGE, MERGE, MT_BENCH
 
@@ -112,7 +112,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from reproalign.common.records.show import record_table
 
     records = {str(path): read_record(path) for path in arguments.runs}
-    console = results()
+    console = result_console()
     if len(records) == 1:
         console.print(next(iter(records.values()))["command"], markup=False, soft_wrap=True)
     console.print(record_table(records, everything=arguments.all))
@@ -139,7 +139,7 @@ def _report(left: dict[str, Any], right: dict[str, Any], tolerance: float, ignor
     from reproalign.common.records.show import text
 
     result = compare(left, right, tolerance=tolerance, ignore=ignore)
-    console = results()
+    console = result_console()
     if result.set_aside:
         console.print(f"set aside: {', '.join(result.set_aside)}", style="dim")
     if result.differing:

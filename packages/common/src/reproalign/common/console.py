@@ -33,12 +33,12 @@ def has_bars() -> bool:
     return sys.stderr.isatty() and not is_quiet()
 
 
-def results() -> Console:
+def result_console() -> Console:
     """Return the console of what was asked for: standard output."""
     return Console(width=_width(sys.stdout.isatty()), highlight=False)
 
 
-def notes() -> Console:
+def note_console() -> Console:
     """Return the console of what is being done, silent under ``--quiet``: standard error."""
     return Console(stderr=True, width=_width(sys.stderr.isatty()), highlight=False, quiet=is_quiet())
 
@@ -50,7 +50,7 @@ def say(text: str) -> None:
 
 def note(text: str, *, style: str | None = None) -> None:
     """Print one line on what is being done, whole, unless the user wants quiet."""
-    notes().print(text, style=style, markup=False, soft_wrap=True)
+    note_console().print(text, style=style, markup=False, soft_wrap=True)
 
 
 def progress(*, shown: bool = True) -> Progress:
@@ -61,7 +61,7 @@ def progress(*, shown: bool = True) -> Progress:
     """
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     label = TextColumn("{task.description}")
-    return Progress(label, *columns, console=notes(), disable=not (shown and has_bars()), transient=True)
+    return Progress(label, *columns, console=note_console(), disable=not (shown and has_bars()), transient=True)
 
 
 def track(items: Sequence[Item], label: str, *, shown: bool = True) -> Iterator[Item]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console
 from reproalign.common.evaluation.plots import categories
 from reproalign.common.files import csv_text, write_json, write_text
 from reproalign.dtm.study.plots import intervals
@@ -39,7 +39,7 @@ def write_report(found: Mapping[str, Mapping[str, Mapping[str, Any]]], folder: P
 
 
 def _write(scores: Scores, name: str, title: str, digits: int, folder: Path) -> None:
-    console = Console()
+    console = result_console()
     for part in parts_that_fit(_columns(scores), console.width - max(map(len, ["model", *scores])) - 4, digits):
         console.print(_table(scores, part, title, digits))
     write_text(folder / f"{name}.csv", _as_csv(scores))

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from reproalign.common.console import say
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, check_launches, given_words, naming, plan_child, run_child
@@ -90,7 +89,7 @@ def run_all(config: RunConfig, invocation: Invocation) -> None:
             if Path(folder).is_relative_to(run.dir):
                 run.add_fingerprint("weights", name, fingerprint_folder(Path(folder)), made=True, path=folder)
         write_report(found, run.dir)
-        Console().print(f"models, records and report: {run.dir}", highlight=False)
+        say(f"models, records and report: {run.dir}")
 
 
 def show_plan(config: RunConfig, invocation: Invocation) -> None:

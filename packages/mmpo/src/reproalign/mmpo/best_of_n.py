@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.best_of_n import best_of_n, sizes
@@ -110,7 +110,7 @@ def _report(counts: Sequence[int], pool: Pool, run: Run) -> None:
     most = max(counts)
     same = sum(all(one == own[0] for one in own[:most]) for own in pool.candidates)
     run.set_metrics({**metrics, "prompts": len(proxy), "identical_candidates": same})
-    console = Console(highlight=False)
+    console = result_console()
     console.print(table)
     console.print(f"{same} of {len(proxy)} prompts have {most} equal candidates: no selection can change these")
     console.print(f"candidates and selection: {run.dir}")

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
-from reproalign.common.console import note
+from reproalign.common.console import note, result_console, say
 from reproalign.common.data.load import load_evaluation
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, choose
@@ -85,7 +84,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         draw(run.dir, {kind: rewards}, n_bins=config.n_bins, binning=config.binning)
         if config.rewardbench:
             run.set_metrics({"rewardbench": _rewardbench(config, tokenizer, reader, trainer, run)})
-        Console().print(f"record and plots: {run.dir}", highlight=False)
+        say(f"record and plots: {run.dir}")
 
 
 def _as_trained(config: EvaluateConfig) -> EvaluateConfig:
@@ -196,7 +195,7 @@ def _rewardbench(
     table.add_section()
     for name, value in subsets.items():
         table.add_row(name, f"{100 * value:.2f}")
-    Console().print(table)
+    result_console().print(table)
     write_json(run.dir / "rewardbench.json", json.loads(json.dumps(result).replace("NaN", "null")))
     return result
 

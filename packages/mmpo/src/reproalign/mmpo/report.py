@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console
 from reproalign.common.evaluation.calibration import calibration
 from reproalign.common.evaluation.plots import margin_histogram, reliability_diagram, training_curves
 from reproalign.common.evaluation.preferences import preference_metrics
@@ -63,7 +63,7 @@ def print_metrics(columns: dict[str, dict[str, float]], pairs: int) -> None:
     for name, label in LABELS.items():
         if any(name in metrics for metrics in columns.values()):
             table.add_row(label, *(f"{metrics[name]:.4f}" for metrics in columns.values()))
-    console = Console()
+    console = result_console()
     console.print(table)
     if any(metrics["margin_std"] < TINY and abs(metrics["margin"]) < TINY for metrics in columns.values()):
         console.print("A policy that equals its reference has margins of 0, which count as wrong.", style="dim")

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig, pack_dataset
 
 from reproalign.common.config import DataConfig
+from reproalign.common.console import say
 from reproalign.common.data.load import load_messages
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
@@ -59,7 +59,7 @@ def sft(config: SFTRunConfig, invocation: Invocation) -> None:
         fine_tune(config, run, arguments, tokenizer, train, held_out[0] if held_out else None)
         if run.is_main:
             draw(run.dir, {})
-            Console().print(f"model, record and plots: {run.dir}", highlight=False)
+            say(f"model, record and plots: {run.dir}")
 
 
 def prepare_rows(

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config import RunConfig
+from reproalign.common.console import say
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
@@ -154,7 +154,7 @@ def _run(
     if pairs.evaluation:
         print_metrics(metrics, len(pairs.evaluation))
     draw(run.dir, evaluations)
-    Console().print(f"model, record and plots: {run.dir}", highlight=False)
+    say(f"model, record and plots: {run.dir}")
 
 
 def _name(config: PreferenceConfig | RewardConfig) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation
@@ -46,8 +46,8 @@ def average(config: AverageConfig, invocation: Invocation) -> None:
         run.set_metrics(results)
         write_json(run.dir / RESULTS, results)
         write_differences(run.dir / DIFFERENCES, {name: as_measured(values) for name, values in margins.items()})
-        Console().print(average_table(results, f"mean reward of {len(runs)} models"))
-        Console().print(f"record and differences: {run.dir}", highlight=False)
+        result_console().print(average_table(results, f"mean reward of {len(runs)} models"))
+        say(f"record and differences: {run.dir}")
 
 
 def check_same_items(runs: Sequence[StudiedRun]) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json, write_json
 from reproalign.common.generation.samples import RESPONSES, Sampled, find, read_sampled, write_rows
@@ -86,7 +86,7 @@ def compare_responses(config: EvaluateConfig, invocation: Invocation) -> None:
             result["pairs"][name]["judge"] = judged
         write_json(run.dir / "comparison.json", result)
         run.set_metrics(result)
-        Console().print(f"numbers: {run.dir / 'comparison.json'}", highlight=False)
+        say(f"numbers: {run.dir / 'comparison.json'}")
 
 
 def check_same_prompts(first: Sequence[Sampled], second: Sequence[Sampled], left: Path, right: Path) -> None:
@@ -190,4 +190,4 @@ def _print_rewards(result: dict[str, Any], confidence: float) -> None:
             f"[{gap['low']:.4f}, {gap['high']:.4f}]",
         )
     for table in (means, shares):
-        Console().print(table)
+        result_console().print(table)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, Sequence, Value
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.common.config import DataConfig
+from reproalign.common.console import result_console
 from reproalign.common.data.cache import fingerprint_dataset, map_cached
 from reproalign.common.data.reading import local_path, read_local
 from reproalign.common.data.shown import used_rows
@@ -143,7 +143,7 @@ def load_domains(
     if rows is not None:
         used_rows(run, reader.tokenizer, rows)
     if run.is_main:
-        Console().print(tabulate(statistics))
+        result_console().print(tabulate(statistics))
     return Domains(
         rows,
         {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from transformers import set_seed
 
+from reproalign.common.console import say
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         )
         used_weights(run, "reward", config.model)
         report(run, trainer.measured(), ties=ties, seed=config.seed, temperature=config.temperature)
-        Console().print(f"record and plots: {run.dir}", highlight=False)
+        say(f"record and plots: {run.dir}")
 
 
 def _rules(config: EvaluateConfig) -> RewardRules:

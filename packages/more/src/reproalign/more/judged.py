@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.alpacaeval import instruction_text
 from reproalign.common.generation.samples import Sampled
@@ -38,11 +38,11 @@ from reproalign.common.judging.endpoint import EndpointError, Question, ask, wor
 from reproalign.common.judging.pairwise import PairwiseJudge, mean_logit_metrics, pairwise_table, read_logits
 from reproalign.common.judging.verdict import WinRate, check_template, make_template
 from reproalign.common.records import Run
-from reproalign.common.training.watch import FIRST
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.released_judge import (
     BAD,
     ERROR,
+    FIRST,
     GOOD,
     SECOND,
     TIE,
@@ -213,7 +213,7 @@ def _ask_as_released(
     )
     for rate, value in rates.items():
         table.add_row(rate.replace("_", " "), "none" if value is None else f"{value:.4f}")
-    Console().print(table)
+    result_console().print(table)
     return result
 
 
@@ -230,4 +230,4 @@ def _print_judged(table: Table, won: WinRate) -> None:
     rates = outcome_rates(won)
     table.add_row("wins, of all", f"{rates['plain']['wins']:.4f}")
     table.add_row("wins, of those won or lost", f"{rates['decided']['wins']:.4f}" if won.wins + won.losses else "none")
-    Console().print(table)
+    result_console().print(table)

@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.common.command.app import WordParser
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import categories
 from reproalign.common.records.groups import RecordedRun, group_runs, name_groups
@@ -50,8 +50,8 @@ def plot_command(argv: Sequence[str]) -> int:
     measurements = compare_runs(arguments.runs)
     categories({PANELS[name]: found for name, found in measurements.items()}, arguments.output)
     for name, found in measurements.items():
-        Console().print(comparison_table(found, PANELS[name]))
-    Console().print(f"figure: {arguments.output}", highlight=False)
+        result_console().print(comparison_table(found, PANELS[name]))
+    say(f"figure: {arguments.output}")
     return 0
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
 
+from reproalign.common.console import result_console
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.calibration import calibrated_ece, ordered_pairs, probability_calibration
 from reproalign.common.evaluation.plots import Curve, comparison, histograms, reliability_diagram
@@ -67,7 +67,7 @@ def report(
     Raises:
         UserError: if a domain has no pairs, or rewards are not finite.
     """
-    console = Console()
+    console = result_console()
     results: dict[str, Any] = {}
     if before:
         results["before"] = _summary(before, ties)

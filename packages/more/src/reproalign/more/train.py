@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from transformers import set_seed
 
+from reproalign.common.console import say
 from reproalign.common.errors import choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
@@ -101,4 +101,4 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         if run.is_main:
             if after:
                 report(run, after, ties=ties, seed=config.seed, before=before)
-            Console().print(f"model, record and plots: {run.dir}", highlight=False)
+            say(f"model, record and plots: {run.dir}")

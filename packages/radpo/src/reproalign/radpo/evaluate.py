@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig
+from reproalign.common.console import say
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
@@ -50,7 +50,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
             run.add_fingerprint("weights", role, identify_weights(name, revision), name=name, revision=revision)
         run.set_metrics(metrics)
         print_metrics({model_label(config.model.name): metrics}, len(pairs))
-        Console().print(f"record: {run.dir}", highlight=False)
+        say(f"record: {run.dir}")
 
 
 def read_held_out(data: DataConfig, datasets: Sequence[str] | None, run: Run, variant: str = "paper") -> Examples:

@@ -6,10 +6,10 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.common.command.app import WordParser
+from reproalign.common.console import result_console
 from reproalign.common.errors import UserError
 from reproalign.radpo.published import published
 
@@ -29,7 +29,7 @@ def leaderboard_command(argv: Sequence[str]) -> int:
     table = Table("model", "win rate (%)", "length-controlled (%)", header_style="bold")
     for name, rates in rows:
         table.add_row(name, *(_shown(rates.get(column)) for column in RATES))
-    Console().print(table)
+    result_console().print(table)
     return 0
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
 
 from reproalign.common.command.app import WordParser
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import outcomes
 from reproalign.common.records.run import read_record
@@ -40,8 +40,8 @@ def outcomes_command(argv: Sequence[str]) -> int:
     for label, counts in bars.items():
         margin = 100 * (counts[0] - counts[2]) / sum(counts)
         table.add_row(label, *map(str, counts), f"{margin:+.1f} %", f"{tests[label]:.3f}")
-    Console().print(table)
-    Console().print(f"figure: {arguments.output}", highlight=False)
+    result_console().print(table)
+    say(f"figure: {arguments.output}")
     return 0
 
 

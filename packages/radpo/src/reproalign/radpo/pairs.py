@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
+from reproalign.common.console import say
 from reproalign.common.data.records import Message, RowError, column
 from reproalign.common.data.sources import Home
 from reproalign.common.data.splits import read_split
@@ -74,10 +74,9 @@ def pairs(config: PairsConfig, invocation: Invocation) -> None:
         run.add_fingerprint("data", "pairs", sha256_json(rows), made=True, rows=len(rows), backend=backend)
         means = {side: fmean(row[f"{side}_score"] for row in rows) for side in ("chosen", "rejected")}
         run.set_metrics({"prompts": len(scored), "pairs": len(rows), **{f"scores/{k}": v for k, v in means.items()}})
-        Console().print(
+        say(
             f"{len(rows)} pairs of {len(scored)} prompts: {run.dir / PAIRS}; mean score {means['chosen']:.3f} "
-            f"(chosen), {means['rejected']:.3f} (rejected)",
-            highlight=False,
+            f"(chosen), {means['rejected']:.3f} (rejected)"
         )
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.common.command.app import WordParser
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison, mean_curve
 from reproalign.common.records.groups import group_runs, name_groups
@@ -42,7 +42,7 @@ def plot_command(argv: Sequence[str]) -> int:
     curves = {title: lines for title, lines in curves.items() if lines}
     comparison(curves, arguments.output, across=across, smooth=arguments.smooth)
     _print_last(curves, "alpha" if arguments.against else "step" if arguments.across == "steps" else "examples")
-    Console().print(f"figure: {arguments.output}", highlight=False)
+    say(f"figure: {arguments.output}")
     return 0
 
 
@@ -116,7 +116,7 @@ def _print_last(curves: Mapping[str, Mapping[str, Curve]], across: str) -> None:
         places = range(len(first.steps)) if across == "alpha" else [-1]
         for place in places:
             table.add_row(label, f"{first.steps[place]:g}", *(_value(curve, place) for curve in own))
-    Console().print(table)
+    result_console().print(table)
 
 
 def _value(curve: Curve | None, place: int) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.records.groups import RecordedRun
@@ -56,7 +56,7 @@ def print_metrics(columns: dict[str, dict[str, float]], pairs: int) -> None:
     for name, label in LABELS.items():
         if any(name in metrics for metrics in columns.values()):
             table.add_row(label, *(f"{metrics[name]:.4f}" if name in metrics else "" for metrics in columns.values()))
-    Console().print(table)
+    result_console().print(table)
 
 
 def evaluations(rows: Sequence[dict[str, Any]]) -> Points:

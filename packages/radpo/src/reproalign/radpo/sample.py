@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
+from reproalign.common.console import say
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.alpacaeval import instruction_text, write_outputs
@@ -61,7 +60,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         used_weights(run, "policy", config.model)
         run.add_fingerprint("data", "responses", sha256_json(outputs), made=True, rows=len(outputs), backend=backend)
         run.set_metrics({"responses": len(outputs), "empty": outputs.count("")})
-        Console().print(f"{len(outputs)} responses of {generator}: {run.dir / OUTPUTS}", highlight=False)
+        say(f"{len(outputs)} responses of {generator}: {run.dir / OUTPUTS}")
 
 
 def _prompts(config: SampleConfig, run: Run) -> tuple[list[str], list[list[Message]]]:

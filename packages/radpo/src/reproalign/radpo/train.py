@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config import ModelConfig
+from reproalign.common.console import say
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Dropout, Model
@@ -235,4 +235,4 @@ def _run(
     if evaluation is not None:
         print_metrics(evaluations, evaluation.pairs_per_pass)
     draw(run.dir)
-    Console().print(f"model, record and plots: {run.dir}", highlight=False)
+    say(f"model, record and plots: {run.dir}")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.ama.adapt.candidates import Quality, candidates, draw_best, prompt_key
 from reproalign.ama.adapt.collect_config import CollectConfig
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.prompt_files import read_prompts
@@ -80,7 +80,7 @@ def collect(config: CollectConfig, invocation: Invocation) -> None:
         metrics |= {**counts, "top": min(config.top, len(found)), "drawn": len(drawn)}
         metrics["rewards"] = _report({"candidates": found, "D_θ": drawn})
         run.set_metrics(metrics)
-        Console().print(f"{len(drawn)} of {len(found)} candidates: {run.dir / D_THETA}", highlight=False)
+        say(f"{len(drawn)} of {len(found)} candidates: {run.dir / D_THETA}")
 
 
 def show_plan(config: CollectConfig, invocation: Invocation) -> None:
@@ -182,5 +182,5 @@ def _report(parts: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float
         table.add_row(name, f"{rewards.mean():.4f}", *(f"{value:.4f}" for value in values))
         facts[name] = {"mean": float(rewards.mean())}
         facts[name] |= {f"quantile_{quantile:g}": value for quantile, value in zip(QUANTILES, values, strict=True)}
-    Console().print(table)
+    result_console().print(table)
     return facts

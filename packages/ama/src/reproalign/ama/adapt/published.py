@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from rich.console import Console
 from rich.progress import track
 from torch.optim import SGD
 from transformers import get_scheduler
@@ -22,6 +21,7 @@ from reproalign.ama.adapt.rows import Row
 from reproalign.ama.adapt.settings import Steps
 from reproalign.ama.adapt.solution import Log, Problem, Solution
 from reproalign.ama.ratios import reachable
+from reproalign.common.console import note_console
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
 
@@ -58,7 +58,7 @@ def solve_published(problem: Problem, epsilon: float, folder: Path, log: Log) ->
     main = PartialState().is_main_process
     label = f"adapting, ε {epsilon:g}"
     todo = track(
-        range(state["step"], len(batches)), label, len(batches), state["step"], console=Console(stderr=True),
+        range(state["step"], len(batches)), label, len(batches), state["step"], console=note_console(),
         disable=not main, transient=True,
     )  # fmt: skip
     for step in todo:

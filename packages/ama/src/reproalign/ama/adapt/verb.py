@@ -27,6 +27,7 @@ from reproalign.ama.parts import make_parts
 from reproalign.ama.ratios import constraint_weights
 from reproalign.ama.ratios_file import NAME, Ratios, write_ratios
 from reproalign.ama.tensors import TensorRule, tensor_rule
+from reproalign.common.console import result_console
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.invocation import Invocation
@@ -77,7 +78,7 @@ def dry_run(config: AdaptConfig, invocation: Invocation) -> None:
             rows = len(read_dialogues(config.rows, settings.objective, config.max_rows))
             print(f"{rows} rows; objective={settings.objective}, solver={settings.solver}")
         for epsilon in settings.epsilons:
-            Console().print(ratio_table(rule.parts, settings, epsilon))
+            result_console().print(ratio_table(rule.parts, settings, epsilon))
         for note in pair.notes:
             print(f"note: {note}")
 
@@ -191,7 +192,7 @@ def _finish(
     metrics = {"ratios": dict(ratios.groups), "mean": ratios.means[0], "layer_weighted_mean": ratios.means[1]}
     run.set_metrics({**metrics, "epsilon": epsilon, "steps": solution.steps, **gain})
     run.set("solution", dict(solution.facts))
-    console = Console()
+    console = result_console()
     if settings.several:
         run.set("epsilons", {f"{value:g}": entry for value, entry in compared.items()} | {"by": held_out["criterion"]})
         console.print(epsilon_table(compared, held_out["criterion"], epsilon))

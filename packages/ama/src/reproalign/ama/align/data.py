@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from reproalign.ama.align.preference_split import Split, divide
 from reproalign.ama.align.prompt_length import short_prompts
 from reproalign.ama.align.raft_config import DataConfig
 from reproalign.common.config import ModelConfig
+from reproalign.common.console import note_console, result_console, say
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.files import sha256_file, sha256_json
@@ -49,7 +49,7 @@ def data(config: DataConfig, invocation: Invocation) -> None:
         parts = {}
         for role, paths in files.items():
             rows = track(
-                _rows(config, role, paths, run), f"reading {role} rows", console=Console(stderr=True), transient=True
+                _rows(config, role, paths, run), f"reading {role} rows", console=note_console(), transient=True
             )
             parts[role] = read_examples(rows, config.on_error, reject)
         if not parts["train"]:
@@ -63,8 +63,8 @@ def data(config: DataConfig, invocation: Invocation) -> None:
         table = Table("rows", "", header_style="bold")
         for name, count in facts.items():
             table.add_row(name.replace("_", " "), str(count))
-        Console().print(table)
-        Console().print(f"files and record: {run.dir}", highlight=False)
+        result_console().print(table)
+        say(f"files and record: {run.dir}")
 
 
 def check_data(config: DataConfig) -> None:

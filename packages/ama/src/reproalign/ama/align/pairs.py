@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datasets import Dataset
-from rich.console import Console
 from rich.table import Table
 from transformers import TrainingArguments
 
 from reproalign.common.config import DataConfig
+from reproalign.common.console import result_console, say
 from reproalign.common.data.load import PreferenceData, load_preferences
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.evaluation.preferences import preference_metrics
@@ -56,6 +56,6 @@ def report(run: Run, trainer: ScoredPairsTrainer, held_out: Dataset | None) -> N
         table = Table(f"held-out pairs: {len(held_out)}", "", header_style="bold")
         for name, value in metrics.items():
             table.add_row(name.removeprefix("eval_").replace("_", " "), f"{value:.4f}")
-        Console().print(table)
+        result_console().print(table)
     training_curves(metric_rows(run.dir), run.dir / "plots" / "training.png", CURVES)
-    Console().print(f"model, record and plots: {run.dir}", highlight=False)
+    say(f"model, record and plots: {run.dir}")

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate import Accelerator
-from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +18,7 @@ from reproalign.ama.align.online.report import draw, summary
 from reproalign.ama.align.online.rewards import Rewards, reading, reward_model
 from reproalign.ama.align.online.state import load_state
 from reproalign.ama.align.ppo_config import KLOptions, PPOConfig
+from reproalign.common.console import result_console
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.asking import asking_tokenizer
@@ -200,7 +200,7 @@ def _finish(
         table = Table("", "", header_style="bold")
         for name, value in run.record["metrics"].items():
             table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
-        console = Console(highlight=False)
+        console = result_console()
         console.print(table)
         console.print(f"model, iterations, samples, record and plot: {run.dir}")
     accelerator.wait_for_everyone()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import ModelConfig
+from reproalign.common.console import note_console
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.generation.asking import asking_tokenizer
@@ -29,7 +29,7 @@ def encode_prompts(
     Raises:
         UserError: if a prompt cannot be rendered.
     """
-    console = Console(stderr=True)
+    console = note_console()
     measured = track(prompts, "measuring prompts", console=console, transient=True, disable=not shown)
     return [encode_prompt(tokenizer, prompt_text(tokenizer, prompt, layout), layout) for prompt in measured]
 

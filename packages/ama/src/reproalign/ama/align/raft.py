@@ -12,8 +12,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from reproalign.ama.align.prompt_batches import iteration_prompts
 from reproalign.ama.align.prompt_length import short_prompts
 from reproalign.ama.align.raft_config import RaftConfig
@@ -21,6 +19,7 @@ from reproalign.ama.align.raft_files import POOL, RECORD_FILE, SAMPLES, TRAJECTO
 from reproalign.ama.align.raft_options import ITERATIONS, Rules, child_words, resolve
 from reproalign.ama.align.reward_record import record_line, reward_record
 from reproalign.ama.align.sft_options import check_options
+from reproalign.common.console import say
 from reproalign.common.data.records import Message
 from reproalign.common.files import sha256_json, write_text
 from reproalign.common.generation.prompt_files import read_prompts
@@ -91,7 +90,7 @@ def raft(config: RaftConfig, invocation: Invocation) -> None:
         rewards = {"all responses": "mean_reward_of_all", "the candidates": "mean_reward_counted"}
         rewards |= {"the selected": "mean_reward"}
         report_rewards({name: [entry[key] for entry in found] for name, key in rewards.items()}, run.dir)
-        Console().print(f"model: {model}; pool, record and plot: {run.dir}", highlight=False)
+        say(f"model: {model}; pool, record and plot: {run.dir}")
 
 
 def show_plan(config: RaftConfig, invocation: Invocation) -> None:

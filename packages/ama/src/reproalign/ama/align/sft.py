@@ -9,7 +9,6 @@ from statistics import fmean
 from typing import Any
 
 from accelerate import PartialState
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 from transformers import EarlyStoppingCallback, set_seed
@@ -22,6 +21,7 @@ from reproalign.ama.align.sft_options import Checked, check_options
 from reproalign.ama.align.trainer import Distillation, ForgettingTrainer
 from reproalign.ama.align.weight_penalty import WeightPenalty
 from reproalign.common.config import ReferenceConfig
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.generation.asking import asking_tokenizer
@@ -152,6 +152,6 @@ def _report(run: Run, trainer: ForgettingTrainer, loss: float | None) -> None:
     if best is not None:
         run.set("best_checkpoint", Path(best).name)
         table.add_row("best checkpoint", Path(best).name)
-    Console().print(table)
+    result_console().print(table)
     training_curves(metric_rows(run.dir), run.dir / "plots" / "training.png", ("loss", "penalty", "grad_norm"))
-    Console().print(f"model, record and plots: {run.dir}", highlight=False)
+    say(f"model, record and plots: {run.dir}")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.ama.average.config import AverageConfig
@@ -16,6 +15,7 @@ from reproalign.ama.average.plan import resolve
 from reproalign.ama.average.weights import Averaged, averaged
 from reproalign.ama.inputs import check_there
 from reproalign.ama.ratios_file import NAME, write_ratios
+from reproalign.common.console import note_console, result_console
 from reproalign.common.invocation import Invocation
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.inputs import Inputs, open_inputs
@@ -79,7 +79,7 @@ def dry_run(config: AverageConfig, invocation: Invocation) -> None:
     """Check everything that :func:`average` checks before it writes, and print ratios, rules and sizes."""
     with _prepared(config) as prepared:
         if prepared.averaged is not None:
-            Console(highlight=False).print(_ratio_table(prepared.averaged))
+            result_console().print(_ratio_table(prepared.averaged))
             prepared.merge.agreement.notes += prepared.averaged.other_weights({})
         show_plan(prepared.config, prepared.inputs, prepared.merge)
 
@@ -107,7 +107,7 @@ def _prepared(config: AverageConfig) -> Iterator[_Prepared]:
 def _write(run: Run, config: AverageConfig, prepared: _Prepared) -> None:
     found, merge = prepared.averaged, prepared.merge
     if found is not None:
-        Console(highlight=False, stderr=True).print(_ratio_table(found))
+        note_console().print(_ratio_table(found))
         run.set("average", {"method": config.method, "variant": config.variant, **found.facts})
         mean, layer_weighted = found.means
         run.set_metrics({"mean_ratio": mean, "layer_weighted_mean_ratio": layer_weighted})

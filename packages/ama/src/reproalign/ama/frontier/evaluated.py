@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.ama.frontier.config import EvaluateConfig
 from reproalign.ama.frontier.measures import Estimate, Resampling, loss_estimate, mean_estimate, perplexity
 from reproalign.ama.frontier.respond import PARTS, Answered
 from reproalign.ama.frontier.texts import TokenRows
+from reproalign.common.console import result_console, say
 from reproalign.common.evaluation.alpacaeval import instruction_text, write_outputs
 from reproalign.common.evaluation.losses import RowLoss
 from reproalign.common.files import write_json
@@ -139,6 +139,6 @@ def _print(config: EvaluateConfig, found: Mapping[str, Estimate], folder: Path) 
         error = "" if entry.stderr is None else f"{entry.stderr:.4f}"
         interval = "" if entry.low is None else f"{entry.low:.4f} … {entry.high:.4f}"
         table.add_row(name, f"{entry.value:.4f}", error, interval, str(entry.items))
-    console = Console()
+    console = result_console()
     console.print(table)
-    console.print(f"record and results: {folder}", highlight=False, markup=False)
+    say(f"record and results: {folder}")

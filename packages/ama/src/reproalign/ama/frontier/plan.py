@@ -17,6 +17,7 @@ from reproalign.ama.frontier.config import FrontierConfig
 from reproalign.ama.frontier.entries import Model, Sweeps
 from reproalign.ama.frontier.evaluate import check_inputs
 from reproalign.ama.frontier.evaluate import check_options as check_evaluate
+from reproalign.ama.frontier.evaluated import OUTPUTS
 from reproalign.ama.frontier.settings import check_settings
 from reproalign.ama.frontier.sweeps import PRE, make_sweeps
 from reproalign.common.config import LoraConfig
@@ -29,7 +30,6 @@ from reproalign.common.options.compose import Bases
 from reproalign.common.options.words import as_word, section_words
 from reproalign.common.verbs import EVALUATE_SUITE, JUDGE
 from reproalign.common.verbs.evaluate import check_options as check_suite
-from reproalign.radpo.sample import OUTPUTS
 
 # Keys of the children that frontier sets itself.
 OWNED = {

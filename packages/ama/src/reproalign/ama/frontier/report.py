@@ -9,7 +9,6 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.ama.frontier.collected import Found
@@ -17,6 +16,7 @@ from reproalign.ama.frontier.config import FrontierConfig
 from reproalign.ama.frontier.plan import Plan
 from reproalign.ama.points import Measure, Point
 from reproalign.ama.study.published import published_points
+from reproalign.common.console import result_console
 from reproalign.common.evaluation.plots import Front, fronts
 from reproalign.common.files import write_text
 from reproalign.common.records import Run
@@ -65,7 +65,7 @@ def write_report(
         commands=[shlex.join(child.invocation.command) for child in plan.children],
     )
     write_text(run.dir / PAGE, page)
-    Console().print(_table(found, X_NAMES[config.x]))
+    result_console().print(_table(found, X_NAMES[config.x]))
 
 
 def _panels(

@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from reproalign.ama.frontier.collected import Found, collect
 from reproalign.ama.frontier.config import FrontierConfig
 from reproalign.ama.frontier.fronts import all_fronts
@@ -18,6 +16,7 @@ from reproalign.ama.frontier.plan import Chain, Plan, make_plan, places
 from reproalign.ama.frontier.report import write_report
 from reproalign.ama.frontier.sweeps import PRE
 from reproalign.ama.points import Measure, write_points
+from reproalign.common.console import result_console
 from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child
@@ -50,7 +49,7 @@ def frontier(config: FrontierConfig, invocation: Invocation) -> None:
         run.set_metrics({"points": len(found), "models": len(plan.chains), "noise_floor": result["noise_floor"]})
         write_report(config, plan, found, result, run)
         places = f"{POINTS}, {FRONTIER}, plots and index.html: {run.dir}"
-        Console().print(places, highlight=False, markup=False)
+        result_console().print(places, highlight=False, markup=False)
 
 
 def show_plan(config: FrontierConfig, invocation: Invocation) -> None:

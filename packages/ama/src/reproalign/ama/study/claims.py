@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-
 from reproalign.ama.points import Point
 from reproalign.ama.study.check import Check
 from reproalign.ama.study.claim_kinds import run_check
@@ -17,6 +15,7 @@ from reproalign.ama.study.plots import draw_claims, draw_fronts
 from reproalign.ama.study.published import published_points
 from reproalign.ama.study.reading import add_fingerprints, measured_floor, read_results
 from reproalign.ama.study.results import Results, make_results
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
@@ -112,11 +111,11 @@ def _check_sufficient(config: ClaimsConfig, checked: Sequence[Checked]) -> None:
 
 
 def _report(checked: Sequence[Checked], published: Results, ours: Results | None, run: Run) -> None:
-    console = Console()
+    console = result_console()
     notes = ours.notes if ours else []
     report_claims(checked, run, console, {"notes": notes})
     for note in notes:
         console.print(f"- {note}", highlight=False)
     draw_claims(checked, run.dir / "plots" / "claims.png")
     draw_fronts(claim_panels(published, ours), run.dir / "plots" / "fronts.png")
-    console.print(f"record, claims.json, claims.csv, claims.md and plots: {run.dir}", highlight=False, markup=False)
+    say(f"record, claims.json, claims.csv, claims.md and plots: {run.dir}")

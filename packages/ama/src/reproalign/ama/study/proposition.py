@@ -8,20 +8,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from reproalign.ama.study.config import PropositionConfig
-from reproalign.ama.study.features import FORMS, WEIGHT, Accuracy, Setting, simulate
+from reproalign.ama.study.features import DISJOINT, FORMS, OUTPUT, SINGLE, WEIGHT, Accuracy, Setting, simulate
+from reproalign.common.console import result_console, say, track
 from reproalign.common.errors import UserError, check_seed
 from reproalign.common.evaluation.plots.canvas import colours_of, legend_below, panels_of, save
 from reproalign.common.files import csv_text, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
-from reproalign.common.verbs.iterations import OUTPUT
-from reproalign.dtm.merge.released import DISJOINT
-from reproalign.more.study.results import SINGLE
 
 Found = Sequence[tuple[Setting, Mapping[str, Accuracy]]]
 _CLEAR = 2.0  # standard errors
@@ -41,10 +37,7 @@ def proposition(config: PropositionConfig, invocation: Invocation) -> None:
     """
     settings = _settings(config)
     with Run.open(invocation) as run:
-        found = [
-            (setting, simulate(setting, config.samples, config.seed))
-            for setting in track(settings, description="simulating")
-        ]
+        found = [(setting, simulate(setting, config.samples, config.seed)) for setting in track(settings, "simulating")]
         _report(found, run)
 
 
@@ -73,7 +66,7 @@ def _settings(config: PropositionConfig) -> list[Setting]:
 
 
 def _report(found: Found, run: Run) -> None:
-    console = Console()
+    console = result_console()
     rows = list(_rows(found))
     console.print(_table(found))
     for line in _sentences(found):
@@ -89,7 +82,7 @@ def _report(found: Found, run: Run) -> None:
             for name in FORMS
         }
     )
-    console.print(f"record, proposition.csv, proposition.json and plot: {run.dir}", highlight=False, markup=False)
+    say(f"record, proposition.csv, proposition.json and plot: {run.dir}")
 
 
 def _table(found: Found) -> Table:

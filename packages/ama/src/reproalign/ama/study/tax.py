@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.ama.study.config import TaxConfig
 from reproalign.ama.study.published import published_points
 from reproalign.ama.study.reading import add_fingerprints, read_results
 from reproalign.ama.study.results import REWARD, Results, make_results
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.files import csv_text, write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -136,7 +136,7 @@ def result_rows(results: Results, alpha: float) -> Iterator[dict[str, Any]]:
 
 
 def _report(changes: Sequence[Change], rows: Sequence[Mapping[str, Any]], run: Run) -> None:
-    console = Console()
+    console = result_console()
     header = ["numbers", "algorithm", "metric", "theta_0", "theta", "change", "percent", "printed in figure 1"]
     cells = [_cells(change) for change in changes]
     console.print(_table("θ against θ_0", header, cells))
@@ -156,7 +156,7 @@ def _report(changes: Sequence[Change], rows: Sequence[Mapping[str, Any]], run: R
             if change.percent is not None
         }
     )
-    console.print(f"record, tax.csv, table1.csv, tax.md and tax.json: {run.dir}", highlight=False, markup=False)
+    say(f"record, tax.csv, table1.csv, tax.md and tax.json: {run.dir}")
 
 
 def _cells(change: Change) -> list[str]:

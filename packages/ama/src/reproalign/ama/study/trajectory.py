@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.ama.study.config import TrajectoryConfig
@@ -14,6 +13,7 @@ from reproalign.ama.study.plots import Line, draw_fronts
 from reproalign.ama.study.published import published_points
 from reproalign.ama.study.reading import add_fingerprints, read_results
 from reproalign.ama.study.results import Results, make_results
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import csv_text, write_text
 from reproalign.common.invocation import Invocation
@@ -93,7 +93,7 @@ def _rows(name: str, metric: str, line: Line) -> list[list[Any]]:
 
 
 def _report(panels: Sequence[tuple[str, str, list[Line]]], rows: Sequence[Sequence[Any]], run: Run) -> None:
-    console = Console()
+    console = result_console()
     header = ["numbers", "series", "metric", "place", "reward", "score"]
     table = Table(*header, header_style="bold")
     for row in rows:
@@ -102,4 +102,4 @@ def _report(panels: Sequence[tuple[str, str, list[Line]]], rows: Sequence[Sequen
     write_text(run.dir / "trajectory.csv", csv_text(header, rows))
     draw_fronts(panels, run.dir / "plots" / "trajectory.png")
     run.set_metrics({"points": len(rows)})
-    console.print(f"record, trajectory.csv and plot: {run.dir}", highlight=False, markup=False)
+    say(f"record, trajectory.csv and plot: {run.dir}")

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from reproalign.common.command.app import WordParser
 from reproalign.common.command.papers import installed
-from reproalign.common.console import results
+from reproalign.common.console import result_console
 from reproalign.common.records.environment import git_state, hardware, package_versions
 
 # Module -> what needs it, and how it comes.
@@ -46,7 +46,7 @@ def doctor(argv: Sequence[str]) -> int:
     for key, value in found.items():
         if key != "optional":
             table.add_row(key, escape(value))
-    console = results()
+    console = result_console()
     console.print(table)
     console.print("\noptional", style="bold")
     for name, there in found["optional"].items():

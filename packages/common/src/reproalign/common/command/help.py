@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from reproalign.common.console import results
+from reproalign.common.console import result_console
 from reproalign.common.invocation import Verb
 from reproalign.common.options.declare import Option
 from reproalign.common.options.keys import fields, is_section
@@ -34,7 +34,7 @@ def print_help(app: App) -> None:
     """Print what a command does."""
     from reproalign.common.command.recipes import listing, read_headers
 
-    console = results()
+    console = result_console()
     console.print(f"[bold]{app.command}[/]: {app.title}\n")
     recipes = read_headers(app.package)
     usage = "VERB \\[experiment=RECIPE] \\[key=value …]" if recipes else "VERB …"

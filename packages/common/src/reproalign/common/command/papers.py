@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import reproalign
 from reproalign.common.command.app import App, WordParser
 from reproalign.common.command.recipes import family, listing, read_headers
-from reproalign.common.console import results
+from reproalign.common.console import result_console
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import load_object
 
@@ -23,7 +23,7 @@ def papers(argv: Sequence[str]) -> int:
     parser.add_argument("word", nargs="?", help="list the recipes whose name, title or table has it")
     parser.add_argument("--json", action="store_true", help="for a program: papers with verbs and recipes")
     arguments = parser.parse_args(argv)
-    console = results()
+    console = result_console()
     apps = installed()
     found = {app.command: read_headers(app.package) for app in apps}
     if arguments.word:

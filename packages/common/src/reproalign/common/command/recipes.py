@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.console import results, say
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, choose
 
 REQUIRED = ("title", "verb", "paper", "command", "hardware", "expected", "processes", "global_batch")
@@ -95,9 +95,9 @@ def recipes_command(command: str, package: str, words: Sequence[str]) -> int:
         rows = [{"name": name, "family": family(name), **header} for name, header in chosen.items()]
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif names:
-        _print_recipe(package, names[0], headers[names[0]], results())
+        _print_recipe(package, names[0], headers[names[0]], result_console())
     else:
-        console = results()
+        console = result_console()
         for line in listing(headers, console.width):
             console.print(line, markup=False, soft_wrap=True, style=None if line.startswith(" ") else "bold")
         say(f"\n`{command} recipes NAME` shows one whole, `{command} recipes --json` all for a program.")

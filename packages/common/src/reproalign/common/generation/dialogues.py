@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
 from reproalign.common.config import ModelConfig
+from reproalign.common.console import track
 from reproalign.common.data.fastchat import (
     Answer,
     Question,
@@ -140,7 +139,7 @@ def answer_questions(
         engine = load()
         places = {question.id: place for place, question in enumerate(questions)}
         with path.open("a", encoding="utf-8") as stream:
-            for batch in track(todo, description="answering"):
+            for batch in track(todo, "answering"):
                 temperature = rules.temperature(batch[0].category)
                 sampler = engine(rules.of(temperature))
                 count = n if temperature > 0 else 1

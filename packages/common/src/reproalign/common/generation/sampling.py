@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
-from rich.progress import track
 
+from reproalign.common.console import track
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.files import recover_lines, write_text
@@ -91,7 +91,7 @@ def sample_responses(
     # All of them first: a prompt that cannot be rendered is found before anything is sampled.
     ids = {index: sampler.encode(prompts[index]) for batch in todo for index in batch}
     with path.open("a", encoding="utf-8") as stream:
-        for batch in track(todo, description="sampling", disable=rank != 0):
+        for batch in track(todo, "sampling", shown=rank == 0):
             responses = sampler.generate([ids[index] for index in batch], seed + batch[0])
             for index, texts in zip(batch, responses, strict=True):
                 stream.write(json.dumps({"prompt": prompts[index], "responses": texts}, ensure_ascii=False) + "\n")

@@ -17,9 +17,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
 from rich.table import Table
 
+from reproalign.common.console import track
 from reproalign.common.errors import UserError, first_line
 from reproalign.common.files import write_text
 from reproalign.common.judging.ask import SIDES, Bout, Key, entry_line, kept_entries, win_table, write_verdicts
@@ -69,7 +69,7 @@ class PairwiseJudge:
         batches = [order[start:end] for start, end in pairwise(ends)]
         todo = [batch for batch in batches if any(key not in logits for key in batch)]
         with path.open("a", encoding="utf-8") as stream:
-            for batch in track(todo, description="comparing", disable=not todo):
+            for batch in track(todo, "comparing", shown=bool(todo)):
                 found = self.model.logits([encoded[key] for key in batch])
                 if not found.isfinite().all():
                     raise UserError(

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from reproalign.common.console import note_console
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.launch.children import Child, handed_over, is_finished, note_child, run_child
 from reproalign.common.launch.plan import Hardware
@@ -163,4 +163,4 @@ def _processes(child: Child) -> int:
 
 def _progress() -> Progress:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("running {task.description}"), *columns, console=Console(stderr=True))
+    return Progress(TextColumn("running {task.description}"), *columns, console=note_console())

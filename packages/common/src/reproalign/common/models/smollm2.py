@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from reproalign.common.console import note_console
 from reproalign.common.data.cache import cache_folder
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file, write_json
@@ -37,7 +36,7 @@ def smollm2_folder(cache_dir: str | None = None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{NAME}."))
     try:
-        with Console(stderr=True).status("converting SmolLM2-135M-Instruct (once, about half a minute)"):
+        with note_console().status("converting SmolLM2-135M-Instruct (once, about half a minute)"):
             _convert(Path(spec.origin).parent, temporary)
         files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / "manifest.json", files)

@@ -17,10 +17,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
 
+from reproalign.common.console import note_console
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json, write_json
 from reproalign.common.merging.statistics import FACTS, KINDS, write_facts, write_statistics
@@ -159,6 +159,6 @@ def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=note_console()) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)

@@ -14,13 +14,13 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from jaxtyping import Float
-from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from reproalign.common.config import LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
+from reproalign.common.console import track
 from reproalign.common.data.cache import cache_folder
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import atomic_path, sha256_json
@@ -307,7 +307,7 @@ def compute_once(
         model.to(device)
         install_completion_logps(model, logprobs)
         description = f"reference log-probs ({label})"
-        for start in track(missing, description=description, disable=not state.is_main_process):
+        for start in track(missing, description, shown=state.is_main_process):
             block = dataset.select(range(start, min(start + block_rows, len(dataset))))
             loader: DataLoader[Any] = DataLoader(block, batch_size=batch_size, collate_fn=collator)  # type: ignore[arg-type]
             batches = ({name: value.to(device) for name, value in batch.items()} for batch in loader)

@@ -15,7 +15,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from reproalign.common.console import note, notes, progress
+from reproalign.common.console import note, note_console, progress
 
 # Of a row of logs, in this order; what else it holds comes after them.
 FIRST = ("loss", "eval_loss", "rewards/accuracies", "eval_rewards/accuracies", "rewards/margins", "grad_norm")
@@ -91,7 +91,7 @@ class WatchCallback(TrainerCallback):
     ) -> None:
         """Write a line: as many numbers as the terminal's line holds, in a file all of them."""
         if state.is_world_process_zero and logs and self.training is not None:
-            console = notes()
+            console = note_console()
             line = log_line(logs, state.global_step, state.max_steps, console.width)
             (self.bars.console.print if self.bars else console.print)(line, markup=False, soft_wrap=True)
 

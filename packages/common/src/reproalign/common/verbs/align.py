@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from accelerate import PartialState
-from rich.console import Console
 from rich.table import Table
 from transformers import set_seed
 from trl import SFTConfig
 
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.perplexity import perplexities
 from reproalign.common.evaluation.plots import training_curves
@@ -73,9 +73,9 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
                 table = Table(f"held-out responses: {len(held_out)}", "", header_style="bold")
                 for name, value in run.record["metrics"].items():
                     table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
-                Console().print(table)
+                result_console().print(table)
             training_curves(metric_rows(run.dir), run.dir / "plots" / "training.png", ("loss", "grad_norm"))
-            Console().print(f"model, record and plots: {run.dir}", highlight=False)
+            say(f"model, record and plots: {run.dir}")
 
 
 def check_align(config: AlignConfig) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console, say
 from reproalign.common.data.cache import cache_folder, fingerprint_tokenizer
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.suites.backend import (
@@ -92,7 +92,7 @@ def preview_suite(config: EvaluateSuiteConfig, _: Invocation) -> None:
     for name, (facts, folder) in planned.items():
         there = "yes" if is_complete(folder, samples=config.suite.samples) else "no"
         drawn.add_row(name, str(facts["shots"]), str(facts["data"]["rows"]), there)
-    Console().print(drawn)
+    result_console().print(drawn)
 
 
 def check_options(config: EvaluateSuiteConfig) -> None:
@@ -155,15 +155,15 @@ def _print(
     samples: dict[str, Path],
     folder: Path,
 ) -> None:
-    console = Console()
+    console = result_console()
     for name, file in samples.items():
-        console.rule(name)
+        console.print(f"\n[bold]{name}[/]")
         console.print(show(file), highlight=False, markup=False)
     console.print(table(config.suite, config.model.name, rows))
     for line in notes(rows):
-        console.print(f"- {line}", highlight=False, markup=False)
+        say(f"- {line}")
     known = sum(not result.fresh for result in results.values())
     if known:
         console.print(f"{known} of {len(results)} evaluations were there already, from the same experiment")
     places = "results.json, results.csv" + (", samples/" if samples else "")
-    console.print(f"record and results ({places}): {folder}", highlight=False, markup=False)
+    say(f"record and results ({places}): {folder}")

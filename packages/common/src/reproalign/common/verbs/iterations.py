@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.common.config import ModelConfig
+from reproalign.common.console import result_console
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison
@@ -197,6 +197,6 @@ def report_rewards(rewards: Mapping[str, Sequence[float]], run_dir: Path) -> Non
     steps = list(range(1, len(next(iter(rewards.values()))) + 1))
     for number, row in zip(steps, zip(*rewards.values(), strict=True), strict=True):
         table.add_row(str(number), *(f"{value:.4f}" for value in row))
-    Console().print(table)
+    result_console().print(table)
     curves = {name: Curve(steps, list(values), list(values), list(values)) for name, values in rewards.items()}
     comparison({"mean reward": curves}, run_dir / "plots" / "rewards.png", across="iteration")

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console, say
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.alpacaeval import (
@@ -71,8 +71,8 @@ def judge(config: JudgeConfig, invocation: Invocation) -> None:
             return
         metrics, table = result
         run.set_metrics(metrics)
-        Console().print(table)
-        Console().print(f"judgments and verdicts: {run.dir}", highlight=False)
+        result_console().print(table)
+        say(f"judgments and verdicts: {run.dir}")
 
 
 def _pairwise(
@@ -99,7 +99,7 @@ def _asked(
         path = run.dir / "questions.jsonl"
         write_questions(questions, bouts, path)
         remedy = "replace 'question' by the judge's 'answer' and give the file as answers=FILE"
-        Console().print(f"{len(questions)} questions: {path}; {remedy}", highlight=False)
+        say(f"{len(questions)} questions: {path}; {remedy}")
         return None
     result = read_verdicts(answers, bouts, run.dir / "verdicts.jsonl", config.confidence)
     return asdict(result), win_table(result, title, len(bouts), config.confidence)

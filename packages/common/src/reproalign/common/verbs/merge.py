@@ -14,11 +14,11 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from safetensors.torch import save_file
 
-from reproalign.common.evaluation.suites.config import WEIGHTS
+from reproalign.common.console import note_console, result_console
 from reproalign.common.files import sha256_file, sha256_json, space_needed, write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter
-from reproalign.common.merging.adapters import CONFIG
+from reproalign.common.merging.adapters import CONFIG, WEIGHTS
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.ensemble import EnsemblePlan, plan_ensemble, verify_ensemble
 from reproalign.common.merging.ensemble import write_files as write_ensemble_files
@@ -67,7 +67,7 @@ def merge_into(run: Run, config: MergeConfig) -> None:
 def dry_run(config: MergeConfig, invocation: Invocation) -> None:
     """Check everything that :func:`merge` checks before it writes, and print what it would do."""
     settings = resolve(config)
-    console = Console(highlight=False)
+    console = result_console()
     with open_inputs(settings) as inputs:
         if inputs.adapters:
             merged = merge_opened_adapters(settings, inputs)
@@ -88,7 +88,7 @@ def show_plan(config: MergeConfig, inputs: Inputs, plan: MergePlan) -> None:
     Raises:
         UserError: if the disk has no room for it.
     """
-    console = Console(highlight=False)
+    console = result_console()
     with threads(config.threads) as workers:
         console.print(plan_table(plan, [model.label for model in inputs.all_models], workers.count))
     print_notes(console, plan.agreement.notes)
@@ -121,7 +121,7 @@ def write_merge(
     """
     by = by or made_by(settings.method)
     if isinstance(made, MergedAdapter):
-        Console(highlight=False).print(adapter_table(settings, made))
+        result_console().print(adapter_table(settings, made))
         write_adapter(run, made, inputs, plan=as_plan_file(settings), made_by=by)
     elif isinstance(made, EnsemblePlan):
         _write_ensemble(run, config, settings, made, by)
@@ -251,7 +251,7 @@ def _record_inputs(run: Run, hashes: Hashes) -> dict[str, dict[str, str]]:
 @contextmanager
 def _progress(total: int) -> Iterator[Any]:
     columns = (TextColumn("merging"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=note_console()) as progress:
         task = progress.add_task("merging", total=total)
         yield lambda count: progress.advance(task, count)
         progress.update(task, completed=total)

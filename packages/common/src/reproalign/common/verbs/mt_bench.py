@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from reproalign.common.config import LaunchConfig
+from reproalign.common.console import result_console, say
 from reproalign.common.data.fastchat import Answer, Question, QuestionId, read_answers, read_questions
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.mtbench import HIGHEST, LOWEST, UNREADABLE, read_judgments, summarize
@@ -63,7 +62,7 @@ def mt_bench(config: MTBenchConfig, invocation: Invocation) -> None:
             model_id, rows = _graded(config, questions, run)
         if rows:
             _report(config, {question.id: question.category for question in questions}, rows, model_id, run)
-        Console().print(f"answers, judgments, scores and plots: {run.dir}", highlight=False)
+        say(f"answers, judgments, scores and plots: {run.dir}")
 
 
 def dialogue_rules(config: MTBenchConfig, own: Mapping[str, Any]) -> DialogueRules:
@@ -125,7 +124,7 @@ def _graded(config: MTBenchConfig, questions: Sequence[Question], run: Run) -> t
     answers = _given_answers(config, questions, run) if config.answers else _answers(config, questions, run)
     model_id = config.model_id or next(iter(answers.values())).model_id
     if not config.endpoint.model:
-        Console().print(f"{len(answers)} answers: {run.dir / ANSWERS}; grade them with endpoint.model", highlight=False)
+        say(f"{len(answers)} answers: {run.dir / ANSWERS}; grade them with endpoint.model")
         return model_id, []
     path = run.dir / JUDGMENTS
     try:
@@ -223,4 +222,4 @@ def _report(
     write_json(run.dir / "results.json", {**facts, "scores": [asdict(score) for score in scores]})
     write_text(run.dir / "results.csv", scores_csv(scores))
     draw_scores(scores, f"MT-Bench, {model_id}", run.dir / "plots" / "mt-bench.png")
-    Console().print(score_table(scores, model_id, config.confidence))
+    result_console().print(score_table(scores, model_id, config.confidence))

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure, remove_parts
 from reproalign.common.evaluation.perplexity import CUTS, answer_tokens, is_measured, perplexities, read_answers
@@ -94,8 +94,8 @@ def _report(
     table = Table("file", "answers", *(name.replace("_", " ") for name in SHOWN), title=config.model.name)
     for name, found in results.items():
         table.add_row(name, str(counts[name]), *(f"{found[key]:.4f}" if key in found else "none" for key in SHOWN))
-    Console().print(table)
-    Console().print(f"record and losses: {run.dir}", highlight=False, markup=False)
+    result_console().print(table)
+    say(f"record and losses: {run.dir}")
 
 
 def _measures(losses: dict[int, RowLoss], count: int, gate: float) -> dict[str, float]:

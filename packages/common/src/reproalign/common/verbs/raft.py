@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from rich.console import Console
-
+from reproalign.common.console import say
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.prompt_files import read_prompts
@@ -62,7 +61,7 @@ def raft(config: RaftConfig, invocation: Invocation) -> None:
         weights = aligned["fingerprints"]["weights"]["model"]["sha256"]
         run.add_fingerprint("weights", "model", weights, made=True, path=str(folders["align"] / "model"))
         report_rewards(rewards, run.dir)
-        Console().print(f"model: {folders['align'] / 'model'}; record and plot: {run.dir}", highlight=False)
+        say(f"model: {folders['align'] / 'model'}; record and plot: {run.dir}")
 
 
 def show_plan(config: RaftConfig, invocation: Invocation) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
+from reproalign.common.console import say
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
@@ -55,7 +54,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         run.add_fingerprint("data", "responses", sha256_json(responses), made=True, rows=len(rows), backend=backend)
         texts = [text for row in responses for text in row]
         run.set_metrics({"prompts": len(prompts), "responses": len(texts), "empty": texts.count("")})
-        Console().print(f"{config.n} responses to each of {len(rows)} prompts: {run.dir / RESPONSES}", highlight=False)
+        say(f"{config.n} responses to each of {len(rows)} prompts: {run.dir / RESPONSES}")
 
 
 def asked(prompts: list[list[Message]], config: SampleConfig) -> list[list[Message]]:

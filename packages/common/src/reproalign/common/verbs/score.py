@@ -9,11 +9,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from reproalign.common.config import ModelConfig
+from reproalign.common.console import result_console, say, track
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison
@@ -44,7 +43,7 @@ def score(config: ScoreConfig, invocation: Invocation) -> None:
         used_weights(run, "reward", config.model)
         scored = score_responses(rows, config.model, rules, run.dir / SCORED, batch_size=config.batch_size)
         run.set_metrics(_report(scored, run.dir))
-        Console().print(f"scores: {run.dir / SCORED}; plot: {run.dir / 'plots'}", highlight=False)
+        say(f"scores: {run.dir / SCORED}; plot: {run.dir / 'plots'}")
 
 
 def check_score(config: ScoreConfig) -> RewardRules:
@@ -120,7 +119,7 @@ def score_rows(
     if whole < len(rows):
         score_all = load()
         with partial.open("a", encoding="utf-8") as stream:
-            for start in track(range(whole, len(rows), at_once), description="scoring"):
+            for start in track(range(whole, len(rows), at_once), "scoring"):
                 part = rows[start : start + at_once]
                 rewards = iter(score_all([text for row in part for text in row.dialogues()]))
                 for row in part:
@@ -156,7 +155,7 @@ def _report(rows: list[Sampled], run_dir: Path) -> dict[str, object]:
         means.append(float(chosen.mean()))
         errors.append(stdev(chosen.tolist()) / len(chosen) ** 0.5 if len(chosen) > 1 else 0.0)
         table.add_row(str(n), f"{means[-1]:.4f}", f"{errors[-1]:.4f}")
-    Console().print(table)
+    result_console().print(table)
     band = [[mean + sign * error for mean, error in zip(means, errors, strict=True)] for sign in (-1, 1)]
     panels = {"reward of the best of n": {"mean and standard error": Curve(counts, means, *band)}}
     comparison(panels, run_dir / "plots" / "best-of-n.png", across="n, responses per prompt")

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
-
+from reproalign.common.console import say
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.filters import is_discarded
@@ -43,11 +42,10 @@ def select(config: SelectConfig, invocation: Invocation) -> None:
         run.add_fingerprint("data", "selected", sha256_json(selected), made=True, rows=len(selected))
         metrics = selection_metrics(rows, selected, rules)
         run.set_metrics(metrics)
-        Console().print(
+        say(
             f"{len(selected)} of {len(rows)} prompts (mean reward {metrics['mean_reward']:.4f}, of all responses "
             f"{metrics['mean_reward_of_all']:.4f}, {metrics['discard_rate']:.1%} of them discarded): "
-            f"{run.dir / SELECTED}",
-            highlight=False,
+            f"{run.dir / SELECTED}"
         )
 
 

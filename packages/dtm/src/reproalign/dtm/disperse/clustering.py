@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from rich.console import Console
 
+from reproalign.common.console import note_console
 from reproalign.common.errors import UserError
 from reproalign.dtm.disperse.balanced import balanced_assignment
 from reproalign.dtm.disperse.config import KMeansConfig
@@ -62,7 +62,7 @@ def cluster_embeddings(embeddings: Embeddings, clusters: int, options: KMeansCon
     algorithm = str(options.algorithm)
     iterations = options.iterations or ITERATIONS[algorithm]
     chosen = options.seed if options.seed is not None else FAISS_SEED if algorithm == "released" else seed
-    with Console(stderr=True).status(f"k-means ({algorithm}) of {len(embeddings)} rows"):
+    with note_console().status(f"k-means ({algorithm}) of {len(embeddings)} rows"):
         if algorithm == "balanced":
             labels, centroids, facts = _balanced(embeddings, clusters, options, iterations, chosen)
         else:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from reproalign.common.console import note_console
 from reproalign.common.errors import UserError
 from reproalign.dtm.disperse.embeddings import normalise, shard_path, write_shard
 
@@ -121,4 +121,4 @@ def embed_shards(
 def _progress(rank: int) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-    return Progress(*columns, *times, console=Console(stderr=True), disable=rank != 0)
+    return Progress(*columns, *times, console=note_console(), disable=rank != 0)

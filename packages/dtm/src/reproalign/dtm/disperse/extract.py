@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 
 from reproalign.common.command.tokens import ROWS
+from reproalign.common.console import note_console
 from reproalign.common.data.records import RowError
 from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path
@@ -138,7 +138,7 @@ def _read(data: DataSet, rules: Rules, result: Extracted) -> Iterator[tuple[str,
     """Yield place, row, source and reason of rejection of a data set's original rows."""
     rows, source, facts = open_set(data)
     read = 0
-    console = Console(stderr=True)
+    console = note_console()
     for original in track(rows, description=f"reading {data.label}", console=console, transient=True):
         read += 1
         try:

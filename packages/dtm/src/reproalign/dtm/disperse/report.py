@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console
 from reproalign.common.files import write_json, write_text
 from reproalign.dtm.disperse.summary import Cluster
 
@@ -25,7 +25,7 @@ def write_report(folder: Path, facts: dict[str, Any], clusters: Sequence[Cluster
         facts: those of ``dispersal.json``.
         clusters: in order.
     """
-    Console().print(cluster_table(clusters, _title(facts)))
+    result_console().print(cluster_table(clusters, _title(facts)))
     write_json(folder / REPORT, {**facts, "cluster": [asdict(cluster) for cluster in clusters]})
     write_text(folder / TEXT, _markdown(facts, clusters, sorted(path.name for path in folder.glob("plots/*.png"))))
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.common.command.tokens import ROWS
+from reproalign.common.console import result_console
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, sha256_json, write_json
 from reproalign.common.invocation import Invocation
@@ -71,7 +71,7 @@ def dry_run(config: DisperseConfig, invocation: Invocation) -> None:
     table = Table("set", "source", "rows read", "from", header_style="bold")
     for label, facts in extracted.sets.items():
         table.add_row(label, facts["source"], str(facts["rows_read"]), str(facts.get("path") or facts.get("name")))
-    console = Console(highlight=False)
+    console = result_console()
     console.print(table)
     console.print(
         f"{extracted.rows} rows in {config.clusters} clusters (method={settings.method}), {extracted.held_out} held "
@@ -152,7 +152,7 @@ def _finish(settings: Settings, run: Run, extracted: Extracted, embeddings: Embe
     run.add_fingerprint("data", LABELS, facts["sha256"][LABELS], made=True, rows=len(labels))
     run.set_metrics({"rows": extracted.rows, "held_out": extracted.held_out, "rejected": extracted.rejected,
                      "sizes": facts["sizes"], **({"kmeans": found.facts} if found else {})})  # fmt: skip
-    console = Console(highlight=False)
+    console = result_console()
     if extracted.rejected:
         console.print(f"{extracted.rejected} rows did not fit: {run.dir / REJECTS}", style="yellow")
     console.print(f"rows, labels and report: {run.dir}")

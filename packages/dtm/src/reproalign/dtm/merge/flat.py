@@ -15,10 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reproalign.common.errors import UserError, choose
-from reproalign.common.evaluation.suites.config import WEIGHTS
 from reproalign.common.merging import methods
 from reproalign.common.merging.adapter_merge import MergedAdapter, merge_adapters
-from reproalign.common.merging.adapters import load_tensors
+from reproalign.common.merging.adapters import WEIGHTS, load_tensors
 from reproalign.common.merging.inputs import Inputs
 from reproalign.common.merging.randomness import keep_mask
 from reproalign.dtm.merge.config import MergeConfig

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from reproalign.common.console import result_console
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child
 from reproalign.common.launch.together import run_children
@@ -67,7 +68,7 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
         settings = _core_settings(plan)
         with open_inputs(settings) as inputs:
             merged = merge_flat(plan, inputs)
-        Console(highlight=False).print(adapter_table(settings, merged))
+        result_console().print(adapter_table(settings, merged))
         print_notes(Console(stderr=True, highlight=False), merged.notes)
         return
     if plan.statistics == AUTO:
@@ -113,7 +114,7 @@ def _merge_released(plan: Plan, invocation: Invocation) -> None:
         merged = merge_flat(plan, inputs)
         with Run.open(invocation) as run:
             if not (run.dir / "adapter").is_dir():
-                Console(highlight=False).print(adapter_table(settings, merged))
+                result_console().print(adapter_table(settings, merged))
                 made_by = f"`dtm merge` with `variant=released method={plan.config.method}`"
                 core.write_adapter(run, merged, inputs, plan=_card(plan), made_by=made_by)
             if plan.output == "model":

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.invocation import Invocation
@@ -100,7 +99,7 @@ def _check_sufficient(config: ClaimsConfig, checked: list[Checked], paper: Mappi
 
 
 def _report(config: ClaimsConfig, checked: list[Checked], paper: Mapping[str, Any], scores: Scores, run: Run) -> None:
-    console = Console()
+    console = result_console()
     averages, own = means(scores, paper), means(published_scores(paper), paper)
     console.print(means_table(averages, own))
     agreement = base_rows(scores, paper, config.tolerance)
@@ -109,9 +108,9 @@ def _report(config: ClaimsConfig, checked: list[Checked], paper: Mapping[str, An
     known = {method for methods in paper["methods"].values() for method in methods}
     strange = sorted({method for rows in scores.values() for method in rows} - known)
     if strange:
-        console.print(f"- no claim is about {', '.join(strange)}", highlight=False, markup=False)
+        say(f"- no claim is about {', '.join(strange)}")
     if ANY in scores:
         console.print("- rows without a setting stand for the setting of every claim", highlight=False)
     report_claims(checked, run, console, {"means": averages or own, "base_rows": agreement})
     effects(checked, run.dir / "plots" / "claims.png")
-    console.print(f"record, claims.json, claims.csv, claims.md and plot: {run.dir}", highlight=False, markup=False)
+    say(f"record, claims.json, claims.csv, claims.md and plot: {run.dir}")

@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve as Line
 from reproalign.common.evaluation.plots import comparison
@@ -20,11 +20,10 @@ from reproalign.common.files import csv_text, sha256_file, write_json, write_tex
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
-from reproalign.dtm.merge.sub_models import RESULTS
 from reproalign.dtm.study.claims_verb import CURVES, PACKAGE
 from reproalign.dtm.study.config import CurvesConfig
 from reproalign.dtm.study.course import Course, course
-from reproalign.dtm.study.results import Evaluation, check_same_rows, read_evaluation
+from reproalign.dtm.study.results import RESULTS, Evaluation, check_same_rows, read_evaluation
 from reproalign.dtm.study.scores import Score, suite_row
 
 LOSS = "loss"
@@ -150,12 +149,12 @@ def _report(points: Points, run: Run) -> None:
     write_text(run.dir / "curves.csv", _csv(found))
     comparison(_panels(found, paper), run.dir / "plots" / "curves.png", across="fraction of the data")
     run.set_metrics({name: _ends(entry) for name, entry in found.items()})
-    console = Console()
+    console = result_console()
     console.print(_table(found, paper))
     console.print(
         "final minus peak is the tax that the paper speaks of; final minus base says what is left", highlight=False
     )
-    console.print(f"record, {CURVES}, curves.csv and plot: {run.dir}", highlight=False, markup=False)
+    say(f"record, {CURVES}, curves.csv and plot: {run.dir}")
 
 
 def _ends(entry: Course) -> dict[str, float | None]:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.files import csv_text, sha256_json, write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -135,7 +135,7 @@ def _report(found: ErrorSets, items: Items, wrong: Mapping[str, AbstractSet[str]
     write_text(run.dir / "errors.csv", _csv(found))
     error_sets(found.unique, found.corrected, found.jaccard, run.dir / "plots" / "errors.png")
     run.set_metrics(facts)
-    console = Console()
+    console = result_console()
     console.print(table)
     console.print(
         f"the merged model makes {found.merged} errors, {found.new} of them new; of {found.shared} errors that all "
@@ -145,8 +145,8 @@ def _report(found: ErrorSets, items: Items, wrong: Mapping[str, AbstractSet[str]
         highlight=False,
     )
     for name, value in pairs.items():
-        console.print(f"Jaccard index, {name}: {value:.3f}", highlight=False, markup=False)
-    console.print(f"record, errors.json, errors.csv and plot: {run.dir}", highlight=False, markup=False)
+        say(f"Jaccard index, {name}: {value:.3f}")
+    say(f"record, errors.json, errors.csv and plot: {run.dir}")
 
 
 def _share(part: int, whole: int) -> str:

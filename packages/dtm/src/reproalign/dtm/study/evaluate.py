@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from rich.console import Console
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.command.tokens import ROWS
+from reproalign.common.console import result_console, say
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure, remove_parts
@@ -28,11 +28,10 @@ from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
 from reproalign.common.records import Run
-from reproalign.dtm.merge.sub_models import RESULTS
 from reproalign.dtm.rows import is_placeholder, read_rows
 from reproalign.dtm.study.config import EvaluateConfig
 from reproalign.dtm.study.plots import intervals
-from reproalign.dtm.study.results import TOKENS
+from reproalign.dtm.study.results import RESULTS, TOKENS
 from reproalign.dtm.study.summary import OVERALL, Summary, as_csv, as_metrics, summarise, table
 from reproalign.dtm.tokens import TokensConfig, collator, resolved, tokenize
 
@@ -224,7 +223,7 @@ def _finite(value: Any) -> Any:
 
 
 def _print(config: EvaluateConfig, held_out: HeldOut, summaries: Sequence[Summary], run: Run) -> None:
-    console = Console()
+    console = result_console()
     console.print(table(summaries, f"{config.model.name}: nats per token of the response", config.confidence))
     facts = held_out.facts
     for count, what in ((facts["without_text"], "no text"), (facts["without_supervised_token"], "no supervised token")):
@@ -235,4 +234,4 @@ def _print(config: EvaluateConfig, held_out: HeldOut, summaries: Sequence[Summar
             f"- accuracy as the release computes it ({OVERALL}): {summaries[0].accuracy_released:.4f}", highlight=False
         )
     files = "results.json, results.csv, rows.jsonl" + (", tokens.safetensors" if config.per_token else "")
-    console.print(f"record, {files} and plot: {run.dir}", highlight=False, markup=False)
+    say(f"record, {files} and plot: {run.dir}")

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.plots import Curve, comparison
 from reproalign.common.files import write_json, write_text
@@ -124,10 +124,10 @@ def _report(run: Run, mode: str, fractions: list[float], losses: dict[str, list[
     }
     comparison(panels, run.dir / "plots" / "gap.png", across="fraction of the data")
     run.set_metrics({"rho": dict(zip(map(str, fractions[1:]), rhos, strict=True))})
-    console = Console()
+    console = result_console()
     console.print(table)
     console.print(f"published: {published['how']}", highlight=False)
-    console.print(f"record, gap.json, gap.csv and plot: {run.dir}", highlight=False, markup=False)
+    say(f"record, gap.json, gap.csv and plot: {run.dir}")
 
 
 def _curve(steps: list[float], values: list[float]) -> Curve:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from rich.console import Console
 from rich.table import Table
 
 from reproalign.common.config import ModelConfig
+from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.files import csv_text, write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -114,12 +114,12 @@ def _report(config: TokensStudyConfig, lists: dict[str, list[Learned]], write: C
     drawn = {name: [(write(entry.id), entry.delta) for entry in entries] for name, entries in lists.items() if entries}
     bars(drawn, run.dir / "plots" / "tokens.png", measured="mean loss lost, nats")
     run.set_metrics({"median_count": medians})
-    console = Console()
+    console = result_console()
     console.print(table)
     for name, value in medians.items():
         console.print(f"{name}: the listed tokens are targets {value:g} times in the median", highlight=False)
     console.print("published: early common, general words, late rare words of the corpus", highlight=False)
-    console.print(f"record, tokens.json, tokens.csv and plot: {run.dir}", highlight=False, markup=False)
+    say(f"record, tokens.json, tokens.csv and plot: {run.dir}")
 
 
 def _cells(entries: Sequence[Learned], place: int, write: Callable[[int], str]) -> tuple[str, str, str]:

@@ -11,9 +11,9 @@ import shlex
 from dataclasses import fields
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console
 from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.invocation import Invocation, structured
 from reproalign.common.launch.children import Child, plan_child
@@ -129,6 +129,6 @@ def _report(run: Run) -> None:
         loss = found.get("eval_loss")
         loss_text = "-" if loss is None else f"{loss:.4f}"
         table.add_row(name, f"{found['trained']:,}", f"{found['supervised_tokens']:,}", loss_text)
-    console = Console(highlight=False)
+    console = result_console()
     console.print(table)
     console.print(f"models and records: {run.dir}")

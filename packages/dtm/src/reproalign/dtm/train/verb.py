@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from peft import PeftModel, get_peft_model_state_dict
-from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
+from reproalign.common.console import result_console
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.invocation import Invocation
@@ -188,7 +188,7 @@ def _report(run: Run, found: dict[str, Any]) -> None:
         table.add_section()
         for name, value in found.items():
             table.add_row(f"held-out {name}", f"{value:.4f}")
-    console = Console(highlight=False)
+    console = result_console()
     console.print(table)
     training_curves(metric_rows(run.dir), run.dir / "plots" / "training.png", ("loss", "token_loss", "grad_norm"))
     console.print(f"model, record and plots: {run.dir}")

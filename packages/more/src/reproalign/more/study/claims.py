@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-
+from reproalign.common.console import result_console
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
@@ -42,7 +41,7 @@ def claims(config: ClaimsConfig, invocation: Invocation) -> None:
     )
     refuse_insufficient(checked if config.claims else [], "runs")
     with Run.open(invocation) as run:
-        console = Console()
+        console = result_console()
         report_claims(checked, run, console, {})
         console.print(f"record, claims.json, claims.csv and claims.md: {run.dir}", highlight=False)
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from rich.console import Console
 
+from reproalign.common.console import say
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
@@ -58,7 +58,7 @@ def figures(config: FiguresConfig, invocation: Invocation) -> None:
         if not drawn:
             raise UserError("runs: nothing to draw; give runs that evaluated held-out domains or compared answers")
         run.set_metrics({"figures": len(drawn)})
-        Console().print(f"{', '.join(drawn)}: {folder}", highlight=False)
+        say(f"{', '.join(drawn)}: {folder}")
 
 
 def by_label(runs: Sequence[StudiedRun]) -> dict[str, list[StudiedRun]]:

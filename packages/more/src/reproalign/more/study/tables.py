@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from reproalign.common.console import result_console
 from reproalign.common.files import csv_text, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
@@ -36,7 +36,7 @@ def tables(config: TablesConfig, invocation: Invocation) -> None:
     runs = read_runs(config.runs, bases)
     ours = measured_results(runs, config, bases)
     published = published_results()
-    console, text = Console(), []
+    console, text = result_console(), []
     with Run.open(invocation) as run:
         for title, heads, rows in all_tables(ours, published):
             table = Table(*heads, title=title, header_style="bold", title_justify="left")

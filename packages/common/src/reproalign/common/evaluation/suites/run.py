@@ -13,8 +13,8 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from rich.console import Console
 
+from reproalign.common.console import note_console
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.suites.config import SuiteConfig
 from reproalign.common.evaluation.suites.experiment import Seeds, Subject, experiment
@@ -79,7 +79,7 @@ def run_suite(
     Raises:
         UserError: if there are fewer questions than processes, or answers longer than the model.
     """
-    state, console = PartialState(), Console(stderr=True)
+    state, console = PartialState(), note_console()
     planned = plan(prepared, suite, subject, seeds, cache)
     pending = [[name for name, (_, folder) in planned.items() if not is_complete(folder, samples=suite.samples)]]
     broadcast_object_list(pending)  # the cache as the first process sees it
