@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproalign.common.config import BACKENDS, DataConfig, LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
-from reproalign.common.options import like, option, output_dir, section, seed, variant
+from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
 from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
+from reproalign.mmpo.objective import MarginObjective
 
 
 @dataclass
@@ -77,25 +78,13 @@ class PairRulesConfig(RowRulesConfig):
 
 
 @dataclass
-class LossConfig:
-    """The pairwise objective."""
-
-    type: str = "sigmoid"  # sigmoid | hinge | ipo | kto_pair
-    beta: float = 0.01  # DPO temperature
-    label_smoothing: float = 0.0  # paper: q' = (1-eps) q + eps (1-q); released: ignored (ERRATA Q8)
-    soft: bool = False  # hinge/ipo/kto_pair: q l(h) + (1-q) l(-h) instead of ignoring the margin (ERRATA Q10)
-    average_log_prob: bool = False  # mean instead of summed log-probs (newer TRL's IPO)
-    reference_free: bool = False  # reference log-ratio 0
-
-
-@dataclass
 class PreferenceConfig(RunConfig):
     """``mmpo train``: MMPO on DPO."""
 
     variant: str = variant()
     target: TargetConfig = section(TargetConfig)
     pairs: PairRulesConfig = section(PairRulesConfig)
-    loss: LossConfig = section(LossConfig)
+    loss: MarginObjective = one_of("reproalign.mmpo.objective:OBJECTIVES", "sigmoid", help="the objective")
     reference: ReferenceConfig = section(ReferenceConfig)
     pad_to_multiple_of: int | None = option(
         None, help="batches are padded to a multiple of so many tokens", at_least=1, null="to the longest"

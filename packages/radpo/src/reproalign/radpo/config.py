@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
-
 from reproalign.common.config import (
     BACKENDS,
     DataConfig,
@@ -16,7 +14,8 @@ from reproalign.common.config import (
     ReferenceConfig,
     RunConfig,
 )
-from reproalign.common.options import like, option, output_dir, section, seed, variant
+from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
+from reproalign.radpo.objectives.base import RadpoObjective
 
 
 @dataclass
@@ -26,42 +25,6 @@ class PolicyConfig(ModelConfig):
     load_from: str | None = option(
         None, help="weights that training starts from, e.g. the model folder of an SFT run", null="model.name"
     )
-
-
-@dataclass
-class LossConfig:
-    """The objective; `loss=NAME` sets the name and its published parameters. Only those of the name are read."""
-
-    name: str = MISSING  # sft | csft | dpo | cdpo | slic | kto | kto-zero | ppo | tdpo | ra-dpo
-    beta: float = 0.1  # temperature; slic: margin in nats
-    epsilon: float = 0.2  # cdpo: probability of a flipped label
-    lambda_coef: float = 0.1  # slic: weight of the likelihood term
-    alpha: float = 0.5  # tdpo, ra-dpo, second form: weight of the token-level term
-    second_form: bool = False  # TDPO2 and Ra-DPO2 (released: if_tdpo2, if_ra_dpo2)
-    measure: str | None = None  # ra-dpo: a name of risk.MEASURES; null: released_tail if variant=released, else cvar
-    confidence_level: float = 0.95  # cvar, released_tail: mass (share of entries) that is retained, 1 is TDPO
-    coefficient: float = 5.0  # μ of entropic and entropic_scaled, κ of mean_semideviation
-    is_split_risk_ratio: bool = True  # released_tail: a quantile for each half of the vocabulary (ERRATA Q1)
-    is_cal_risk_distribution_logps: bool = False  # released_tail: quantiles in place of log-probs (ERRATA Q2)
-    desirable_weight: float = 1.0  # kto, kto-zero
-    undesirable_weight: float = 1.0
-    tokenwise_KL: bool = False  # noqa: N815 - the release's name; kto: reference point per example, the largest log-ratio of a token
-    cliprange: float = 0.5  # ppo: probability ratios are clipped to [cliprange, 1 / cliprange]
-    gamma: float = 0.99  # ppo: discount
-    lam: float = 0.95  # ppo: λ of GAE
-    critic_coef: float = 0.01
-    KL_coef: float = 0.1
-    ppo_epochs: int = 1  # variant=released: steps on each batch one after the other
-    v_head_max_grad_norm: float = 0.1
-    chosen_control_token: str = "<|good|>"  # csft
-    rejected_control_token: str = "<|bad|>"
-
-
-def measure_name(loss: LossConfig, variant: str) -> str | None:
-    """Return the name of ``ra-dpo``'s measure: ``loss.measure``, and without one what ``variant`` has."""
-    if loss.name != "ra-dpo":
-        return None
-    return loss.measure or ("released_tail" if variant == "released" else "cvar")
 
 
 @dataclass
@@ -109,7 +72,7 @@ class TrainConfig(RunConfig):
     variant: str = variant()
     datasets: list[str] | None = option(None, help="several data sets", null="data.source alone")
     model: PolicyConfig = section(PolicyConfig)
-    loss: LossConfig = section(LossConfig)
+    loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo", help="the objective")
     rows: RowsConfig = section(RowsConfig)
     reference: ReferenceConfig = section(ReferenceConfig)
     released: ReleasedConfig = section(ReleasedConfig)
@@ -133,7 +96,7 @@ class EvaluateConfig:
     clean_up_spaces: bool | None = option(
         None, help="variant=released: as rows.clean_up_spaces of training", null="true"
     )
-    loss: LossConfig = section(LossConfig, help="beta of the rewards, and the risk measure")
+    loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo", help="the objective")
     logprobs: LogprobsConfig = section(LogprobsConfig)
     batch_size: int = option(4, help="pairs per forward", at_least=1)
     trainer: dict[str, Any] = like(RunConfig, "trainer", {})

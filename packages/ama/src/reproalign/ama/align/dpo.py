@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, set_seed
 
@@ -29,7 +30,6 @@ from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
-from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
 from reproalign.common.training.reference import hold_reference, reference_mode
 
 OWN = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")  # of trainer.*: what select_best sets

@@ -108,7 +108,7 @@ def _start(invocation: Invocation, *, dry_run: bool, check_options: str) -> int:
 
 def _check_options(invocation: Invocation, function: str) -> None:
     if function:
-        load_object(function)(structured(invocation))
+        load_object(function)(structured(invocation.schema, invocation.config))
 
 
 def wait_for(command: list[str], environment: dict[str, str], error: Path) -> int:

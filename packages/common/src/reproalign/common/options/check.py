@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from reproalign.common.errors import UserError, choose
-from reproalign.common.options.declare import Option
+from reproalign.common.options.declare import METADATA, Option
 from reproalign.common.options.keys import Field, fields, is_section
 
 WORDS: dict[type, str] = {
@@ -36,6 +38,21 @@ def check(schema: type, config: Mapping[str, Any], prefix: str = "") -> None:
     for field in fields(schema):
         if field.name in config:
             _check_value(field, f"{prefix}{field.name}", config[field.name])
+
+
+def check_value(value: Any) -> None:
+    """Check the options of a value that was made without a configuration, as an objective is.
+
+    Raises:
+        ValueError: naming the class, the option and what is allowed.
+    """
+    for entry in dataclasses.fields(value):
+        declared, found = entry.metadata.get(METADATA), getattr(value, entry.name)
+        if not isinstance(found, int | float) or declared is None:
+            continue
+        if not math.isfinite(found) or not declared.contains(found):
+            allowed = " and ".join(filter(None, [declared.range(), "" if math.isfinite(found) else "finite"]))
+            raise ValueError(f"{type(value).__name__}: {entry.name}={found} must be {allowed}")
 
 
 def _check_value(field: Field, key: str, value: Any) -> None:
