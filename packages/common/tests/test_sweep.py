@@ -37,13 +37,13 @@ def test_differences_are_taken_seed_by_seed():
 
 
 def test_every_combination_is_a_run_with_a_folder_named_after_it(tmp_path, capsys):
-    words = ["seeds=[1,2]", "sweep.sampling.temperature=[0.5,1.0]", f"output_dir={tmp_path / 'a'}"]
+    words = ["seeds=[1,2]", "sweep.temperature=[0.5,1.0]", f"output_dir={tmp_path / 'a'}"]
     assert run(APP, [*SAMPLE, *words, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.rpartition("/")[2] for line in lines] == [
         f"temperature-{value}-seed-{seed}" for value in (0.5, 1.0) for seed in (1, 2)
     ]
-    assert all("sampling.temperature=" in line and " seed=" in line for line in lines)
+    assert all("temperature=" in line and " seed=" in line for line in lines)
     assert not (tmp_path / "a").exists()
 
 
@@ -55,7 +55,7 @@ def test_every_combination_is_a_run_with_a_folder_named_after_it(tmp_path, capsy
         (["seeds=[1,1]"], "names a value twice"),
         (["seeds=[1,2]", "seed=3"], "seed is given once and swept"),
         (["sweep.output_dir=[a,b]"], "not for a sweep"),
-        (["sweep.sampling.temprature=[1]"], "did you mean 'sampling.temperature'?"),
+        (["sweep.temprature=[1]"], "did you mean 'temperature'?"),
         (["-m"], "several runs are seeds=[1,2,3] and sweep.KEY=[A,B]"),
     ],
 )

@@ -213,6 +213,8 @@ def _run_sweep(app: App, verb: Verb, words: list[str], flags: set[str]) -> int:
 
     from reproalign.common.command.sweep import sweep_invocation
 
+    if "--show-tokens" in flags:
+        raise UserError("--show-tokens shows the rows of one run; remove seeds and sweep.*")
     invocation = sweep_invocation(app.command, app.package, verb, words, app.renamed)
     if "--cfg" in flags:
         print(yaml.safe_dump(invocation.config, sort_keys=False, allow_unicode=True), end="")

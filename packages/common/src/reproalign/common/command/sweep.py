@@ -80,11 +80,11 @@ def _check_keys(
 ) -> None:
     if SEEDS in values and "seed" not in known:
         raise UserError(f"'{command} {verb.name}' draws nothing at random and has no seed; remove seeds")
-    given = {word.partition("=")[0].lstrip("+") for word in rest}
-    for key in [*swept, *(["seed"] if SEEDS in values else [])]:
-        if key in given:
-            raise UserError(f"{key} is given once and swept; remove one of the two")
     for key in swept:
         if key in NOT_SWEPT:
             remedy = "write seeds=[1,2,3]" if key == "seed" else "remove it"
             raise UserError(f"sweep.{key}: that is not for a sweep; {remedy}")
+    given = {word.partition("=")[0].lstrip("+") for word in rest}
+    for key in [*swept, *(["seed"] if SEEDS in values else [])]:
+        if key in given:
+            raise UserError(f"{key} is given once and swept; remove one of the two")

@@ -64,7 +64,8 @@ def used_rows(run: Run, tokenizer: PreTrainedTokenizerBase, rows: Any) -> None:
             limits = {key: value for key, value in flatten(run.record["config"]).items() if key.endswith("max_length")}
             for number in range(min(count, len(rows))):
                 for part in parts(rows[number]):
-                    print(f"row {number + 1} of {len(rows)}{part.name and ', '}{describe(part, tokenizer, limits)}")
+                    name = f", {part.name}" if part.name else ""
+                    print(f"row {number + 1} of {len(rows)}{name}: {describe(part, tokenizer, limits)}")
                     print("\n".join(lines(part, tokenizer)), end="\n\n")
             print(f"SHA-256 of the first {len(first)} rows: {digest}")
             raise Shown
@@ -104,7 +105,7 @@ def parts(row: Any) -> list[Part]:
 
 def describe(part: Part, tokenizer: PreTrainedTokenizerBase, limits: Mapping[str, Any]) -> str:
     """Say in a line how long a sequence is, what the loss is on, and how it begins and ends."""
-    told = [f"{part.name}: {len(part.ids)} tokens".removeprefix(": ")]
+    told = [f"{len(part.ids)} tokens"]
     told.append("read whole" if part.trained is None else f"loss on {sum(part.trained)}")
     for name, token in (("BOS", tokenizer.bos_token_id), ("EOS", tokenizer.eos_token_id)):
         count = part.ids.count(token) if token is not None else 0

@@ -68,7 +68,7 @@ def report(run: Run, results: Sequence[Result]) -> None:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {
-        name: value
+        name: float(value)
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and not any(word in name for word in TIMING)
     }
