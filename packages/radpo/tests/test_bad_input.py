@@ -56,7 +56,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["model.load_from=./nowhere"], "model.load_from=./nowhere: no such folder"),
         (["model.load_from=runs/no/model"], "model.load_from=runs/no/model: no such folder"),
         (["variant=both"], "unknown variant 'both'"),
-        (["trainer.num_train_epochs=abc"], "must be a whole number"),
+        (["trainer.num_train_epochs=abc"], "trainer.num_train_epochs=abc must be a number"),
         (["trainer.num_train_epochs=2", "trainer.eval_strategy=epoch"], "all epochs are laid out as one here"),
         (["trainer.num_train_epochs=2", "rows.incomplete=keep"], "incomplete=keep is for one epoch"),
         (["trainer.lr_scheduler_type=linear"], "trainer.lr_scheduler_type is not read"),
