@@ -96,7 +96,7 @@ class CollectingTrainer(Trainer):
 
     def save_state(self, checkpoint: Path) -> None:
         """Write, on every process, what a checkpoint lacks before it is sealed."""
-        if self.evaluation is not None:
+        if self.evaluation is not None and self.args.process_index == 0:
             self.evaluation.save(checkpoint)
 
     def load_state(self, checkpoint: Path) -> None:
