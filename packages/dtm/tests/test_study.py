@@ -240,7 +240,11 @@ def test_study_curves_trains_the_adapters_it_is_told(tmp_path, word, key, value)
     invocation = Invocation(
         ["dtm", "study", "curves"], APP.package, "study curves", STUDY[0].schema, STUDY[0].target, config
     )
-    training = make_plan(structured(invocation), invocation).children[1].invocation.config["model"]["lora"]
+    training = (
+        make_plan(structured(invocation.schema, invocation.config), invocation)
+        .children[1]
+        .invocation.config["model"]["lora"]
+    )
     assert training == config["model"]["lora"]
     assert (training["r"], training[key]) == (16, value)
 
