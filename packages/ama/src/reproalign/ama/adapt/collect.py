@@ -161,7 +161,7 @@ def _children(config: CollectConfig, invocation: Invocation, quality: Quality) -
             *given_words("score", config.score, OWNED["score"], by="collect"),
         ],
     )
-    sampling, scoring = (structured(child.invocation) for child in (sample, score))
+    sampling, scoring = (structured(child.invocation.schema, child.invocation.config) for child in (sample, score))
     sampling_rules(sampling)
     check_language_model(sampling.model)
     check_reward_model(scoring.model, "reward")
