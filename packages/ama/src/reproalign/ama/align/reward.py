@@ -12,7 +12,7 @@ from reproalign.ama.align.objective import BradleyTerry
 from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
 from reproalign.common.config import DataConfig
 from reproalign.common.data.collate import PairCollator
-from reproalign.common.errors import check_seed, choose
+from reproalign.common.errors import choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
@@ -76,7 +76,6 @@ def check_options(config: RewardConfig) -> RewardRules:
     Raises:
         UserError: naming the key.
     """
-    check_seed(seed=config.seed)
     choose("data.overlong", config.data.overlong, ["drop", "truncate", "error"])
     told = {
         "pooling": "last_not_pad",
