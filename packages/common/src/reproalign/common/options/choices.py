@@ -106,8 +106,9 @@ def _section(choice: Choice, config: Mapping[str, Any]) -> type:
     hints, nested = get_type_hints(found), chosen_sections(found)
     fields: list[Any] = [("name", str, option(config["name"], help=choice.help, choices=choice.registry))]
     for entry in dataclasses.fields(found):
-        kind, default = hints[entry.name], entry.default
+        kind: Any = hints[entry.name]
         factory: Any = entry.default_factory
+        default = entry.default
         if entry.name in nested:
             kind = _section(nested[entry.name], config[entry.name])
             factory = kind
