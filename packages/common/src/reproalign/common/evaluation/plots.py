@@ -11,12 +11,15 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reproalign.common.evaluation.calibration import Calibration
 from reproalign.common.files import atomic_path
 
-MODEL, IDEAL, MUTED = "#1f6f8b", "#444444", "#c8d5d9"
+MODEL, IDEAL, MUTED = "#1f77b4", "#444444", "#c8d5d9"  # the first is that of several lines' first, too
+STYLES = ("-", "--", "-.", ":")  # in turn, so that a line does not hide another that equals it
 COLUMNS = 3  # at most, of panels side by side
+SAME = 1e-5  # margins that differ by less are those of a policy that equals its reference
 DOTS = 60  # a line of more points has none of them marked
 
 
@@ -73,6 +76,8 @@ def training_curves(rows: Sequence[dict[str, Any]], path: Path, names: Sequence[
             if points:
                 axis.plot(*zip(*points, strict=True), label="held out" if key != name else "training", **style)
         axis.set(xlabel="optimiser step", title=name)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _mark_chance(axis, name)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     _save(figure, path)
@@ -110,7 +115,12 @@ def smoothed(values: Sequence[float], weight: float) -> list[float]:
 
 
 def comparison(
-    panels: Mapping[str, Mapping[str, Curve]], path: Path, *, across: str = "optimiser step", smooth: float = 0.0
+    panels: Mapping[str, Mapping[str, Curve]],
+    path: Path,
+    *,
+    across: str = "optimiser step",
+    measured: str = "",
+    smooth: float = 0.0,
 ) -> None:
     """Draw lines over steps: one panel per title, in it one line per label, with its band over runs.
 
@@ -120,28 +130,35 @@ def comparison(
         panels: title -> label -> curve.
         path: of the PNG.
         across: what the steps are.
+        measured: what the values are, where the titles do not say it.
         smooth: weight of :func:`smoothed`; above 0 the curve as it is becomes a faint line behind the smoothed one.
     """
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     colours = _colours(labels)
     columns, rows = _grid(len(panels))
-    figure = Figure(figsize=(4.2 * columns, 3.4 * rows + 0.22 * len(labels)), layout="constrained")
+    legend_columns = _legend_columns(labels, 4.2 * columns)
+    legend_height = 0.22 * -(-len(labels) // legend_columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * rows + legend_height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     handles = {}
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         for label, curve in curves.items():
             marker = "o" if len(curve.steps) <= DOTS else None
+            style = STYLES[labels.index(label) % len(STYLES)]
             means = curve.means
             if smooth:
                 axis.plot(curve.steps, means, color=colours[label], alpha=0.25, linewidth=0.8)
                 means, marker = smoothed(means, smooth), None
-            (handles[label],) = axis.plot(curve.steps, means, color=colours[label], marker=marker, markersize=3)
+            (handles[label],) = axis.plot(curve.steps, means, style, color=colours[label], marker=marker, markersize=3)
             if curve.lows != curve.highs:
                 axis.fill_between(curve.steps, curve.lows, curve.highs, color=colours[label], alpha=0.15, linewidth=0)
-        axis.set(xlabel=across, title=title)
+        axis.set(xlabel=across, ylabel=measured, title=title)
+        if all(isinstance(step, int) for curve in curves.values() for step in curve.steps):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _mark_chance(axis, title)
         axis.grid(alpha=0.3)
     _hide(axes[len(panels) :])
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False, ncols=legend_columns)
     _save(figure, path)
 
 
@@ -229,9 +246,8 @@ def fronts(panels: Mapping[str, Mapping[str, Front]], path: Path, *, across: Map
         axis.set(xlabel=across[title], title=title)
         axis.grid(alpha=0.3)
     _hide(axes[len(panels) :])
-    entry = 0.6 + 0.085 * max(map(len, labels))  # inches that the longest label takes with its marker
-    across_legend = max(1, int(5.2 * columns // entry))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False, ncols=across_legend)
+    legend_columns = _legend_columns(labels, 5.2 * columns)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False, ncols=legend_columns)
     _save(figure, path)
 
 
@@ -274,10 +290,15 @@ def categories(panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
 
 def margin_histogram(margins: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draw the distributions of reward margins, one outline per entry."""
+    """Draw the distributions of reward margins, one outline per entry; a line where all of them are the same."""
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axis = figure.subplots()
-    _histogram(axis, margins, _limits(value for values in margins.values() for value in values))
+    spread = {name: values for name, values in margins.items() if max(values) - min(values) > SAME}
+    for name in margins.keys() - spread.keys():  # a bar as high as all pairs together would squeeze the others
+        axis.axvline(margins[name][0], color=MODEL, linestyle=":", label=f"{name}: all {margins[name][0]:.2g}")
+    if spread:
+        _histogram(axis, spread, _limits(value for values in spread.values() for value in values))
+    axis.legend(frameon=False, fontsize="small")
     axis.axvline(0, color=IDEAL, linewidth=0.8)
     axis.set(xlabel="reward margin, chosen - rejected", ylabel="pairs")
     _save(figure, path)
@@ -331,7 +352,19 @@ def _reliability(axis: Axes, result: Calibration, name: str, observed: str) -> N
         [bin.confidence for bin in result.bins], [bin.accuracy for bin in result.bins], "o", color=IDEAL, markersize=4
     )
     axis.set(ylabel=observed, ylim=(0, 1), xlim=(start, 1), title=f"{name}\nECE {result.ece:.3f}, MCE {result.mce:.3f}")
-    axis.legend(frameon=False, loc="lower right", fontsize="small")
+    axis.legend(framealpha=0.85, edgecolor="none", loc="lower right", fontsize="small")
+
+
+def _mark_chance(axis: Axes, name: str) -> None:
+    """Draw a line where guessing is, in a panel of accuracies of pairs."""
+    if "accurac" in name and axis.get_ylim()[0] < 0.5 < axis.get_ylim()[1]:
+        axis.axhline(0.5, color=IDEAL, linewidth=0.8, linestyle=":")
+
+
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    """How many entries of a legend fit side by side into ``width`` inches."""
+    entry = 0.6 + 0.085 * max(map(len, labels))  # inches that the longest label takes with its marker
+    return max(1, min(len(labels), int(width // entry)))
 
 
 def _grid(panels: int) -> tuple[int, int]:
