@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from reproalign.ama.align.config import DPOConfig
-from reproalign.ama.align.pairs import bradley_terry, check_evaluation, read_pairs, report
+from reproalign.ama.align.objective import DPO
+from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
 from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.prepare import render_pairs, tokenize_pairs
 from reproalign.common.data.prompts import prompt_text
 from reproalign.common.data.templates import SEPARATORS, check_separator
 from reproalign.common.data.tokenize import check_lengths
-from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.errors import UserError
 from reproalign.common.generation.samplers import asking_tokenizer
-from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model
@@ -29,29 +26,11 @@ from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
+from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.preview import preview
 from reproalign.common.training.reference import hold_reference, reference_mode
 
 OWN = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")  # of trainer.*: what select_best sets
-
-
-class DPOTrainer(PairedPreferenceTrainer):
-    r"""Minimises -log sigmoid(β log(π(w|x)/π_0(w|x)) - β log(π(l|x)/π_0(l|x))) of chosen w and rejected l.
-
-    Args:
-        beta: β, above 0.
-        **kwargs: passed on to :class:`PairedPreferenceTrainer`.
-    """
-
-    def __init__(self, *, beta: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.beta = beta
-
-    def pair_loss(self, logps: PairLogps, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the losses and the implicit rewards β log(π/π_0)."""
-        chosen = self.beta * (logps.policy_chosen - logps.ref_chosen)
-        rejected = self.beta * (logps.policy_rejected - logps.ref_rejected)
-        return bradley_terry(chosen, rejected), chosen, rejected
 
 
 def dpo(config: DPOConfig, invocation: Invocation) -> None:
@@ -84,8 +63,8 @@ def dpo(config: DPOConfig, invocation: Invocation) -> None:
         if run.is_main:
             weights = identify_weights(config.model.name, config.model.revision)
             run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
-        trainer = DPOTrainer(
-            beta=config.beta,
+        trainer = PairTrainer(
+            objective=DPO(beta=config.beta),
             reference=reference,
             logprobs=config.logprobs,
             model=model,
@@ -107,13 +86,8 @@ def check_options(config: DPOConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    check_separator(choose("layout", config.layout, LAYOUTS), config.response_separator)
-    check_seed(seed=config.seed)
+    check_separator(config.layout, config.response_separator)
     check_lengths(config.data.max_length, config.data.max_prompt_length)
-    if not 0 < config.beta < math.inf:
-        raise UserError(f"beta={config.beta} must be above 0 and finite")
-    if config.evaluations_per_epoch < 1:
-        raise UserError(f"evaluations_per_epoch={config.evaluations_per_epoch} must be at least 1")
     if not config.select_best and config.evaluations_per_epoch != DPOConfig.evaluations_per_epoch:
         raise UserError("evaluations_per_epoch is of select_best=true; remove it, or set trainer.eval_strategy")
     if config.layout != "chat" and config.data.system_message not in (None, "auto"):
@@ -155,7 +129,7 @@ def _selection(config: DPOConfig) -> dict[str, Any]:
     return {"eval_strategy": when, "save_strategy": when, **steps, **best}
 
 
-def _selected(trainer: DPOTrainer) -> dict[str, Any]:
+def _selected(trainer: PairTrainer) -> dict[str, Any]:
     """Return step, epoch and loss of the evaluation whose checkpoint was kept."""
     step = trainer.state.best_global_step
     found = (log for log in trainer.state.log_history if log.get("step") == step and "eval_loss" in log)

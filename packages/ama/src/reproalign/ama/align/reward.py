@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from jaxtyping import Float
-from torch import Tensor
 from transformers import set_seed
 
 from reproalign.ama.align.config import RewardConfig
-from reproalign.ama.align.pairs import bradley_terry, check_evaluation, read_pairs, report
+from reproalign.ama.align.objective import BradleyTerry
+from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
 from reproalign.common.config import DataConfig
 from reproalign.common.data.collate import PairCollator
-from reproalign.common.errors import check_seed, choose
+from reproalign.common.errors import choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
@@ -25,16 +24,6 @@ from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
 from reproalign.common.training.reward import PairedRewardTrainer
-
-
-class RewardTrainer(PairedRewardTrainer):
-    """Minimises -log sigmoid(r(x, chosen) - r(x, rejected))."""
-
-    def reward_loss(
-        self, chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"], inputs: dict[str, Tensor]
-    ) -> Float[Tensor, " pairs"]:
-        """Return the losses of the pairs."""
-        return bradley_terry(chosen, rejected)
 
 
 def reward(config: RewardConfig, invocation: Invocation) -> None:
@@ -66,7 +55,8 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         if run.is_main:
             weights = identify_weights(config.model.name, config.model.revision)
             run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
-        trainer = RewardTrainer(
+        trainer = PairedRewardTrainer(
+            objective=BradleyTerry(),
             model=model,
             args=arguments,
             train_dataset=train,
@@ -88,7 +78,6 @@ def check_options(config: RewardConfig) -> RewardRules:
     Raises:
         UserError: naming the key.
     """
-    check_seed(seed=config.seed)
     choose("data.overlong", config.data.overlong, ["drop", "truncate", "error"])
     told = {
         "pooling": "last_not_pad",

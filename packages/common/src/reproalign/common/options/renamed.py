@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 # Old key or section -> new, or several of which the verb has one. NAME in a new key is for the user to choose. What
 # holds a blank is a sentence on where the key went. ``data=old`` stands for a choice of a group.
 Renamed = Mapping[str, str | tuple[str, ...]]
-RENAMED: Renamed = {}
+RENAMED: Renamed = {
+    "suite.title": "nothing read it; write it as a comment into the suite's file",
+    "suite.source": "nothing read it; write it as a comment into the suite's file",
+}
 
 
 def new_name(key: str, value: str, known: Sequence[str], renamed: Renamed) -> str | None:
