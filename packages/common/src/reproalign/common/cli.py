@@ -198,3 +198,7 @@ def _check_options(record: dict[str, Any]) -> None:
             f"the record's options are not this version's ({first_line(error)}); replay it with version {made} of "
             f"reproalign{f', commit {commit}' if commit else ''}"
         ) from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

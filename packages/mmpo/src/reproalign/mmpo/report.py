@@ -73,8 +73,9 @@ def draw(run_dir: Path, evaluations: dict[str, Rewards], *, n_bins: int = 10, bi
     """Write ``plots/``: reliability diagrams, margins, and training curves if the run has any."""
     folder = run_dir / "plots"
     if evaluations:
+        apart = {name: found for name, found in evaluations.items() if np.ptp(found.margins) > TINY} or evaluations
         diagrams = {
-            name: calibration(rewards.margins, n_bins=n_bins, binning=binning) for name, rewards in evaluations.items()
+            name: calibration(rewards.margins, n_bins=n_bins, binning=binning) for name, rewards in apart.items()
         }
         reliability_diagram(diagrams, folder / "reliability.png")
         margin_histogram(

@@ -54,7 +54,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         run.add_fingerprint("data", "responses", sha256_json(responses), made=True, rows=len(rows), backend=backend)
         texts = [text for row in responses for text in row]
         run.set_metrics({"prompts": len(prompts), "responses": len(texts), "empty": texts.count("")})
-        say(f"{config.n} responses to each of {len(rows)} prompts: {run.dir / RESPONSES}")
+        say(f"{config.n} response{'s' * (config.n != 1)} to each of {len(rows)} prompts: {run.dir / RESPONSES}")
 
 
 def asked(prompts: list[list[Message]], config: SampleConfig) -> list[list[Message]]:

@@ -156,7 +156,12 @@ def _report(rows: list[Sampled], run_dir: Path) -> dict[str, object]:
     result_console().print(table)
     band = [[mean + sign * error for mean, error in zip(means, errors, strict=True)] for sign in (-1, 1)]
     panels = {"reward of the best of n": {"mean and standard error": Curve(counts, means, *band)}}
-    comparison(panels, run_dir / "plots" / "best-of-n.png", across="n, responses per prompt")
+    comparison(
+        panels,
+        run_dir / "plots" / "best-of-n.png",
+        across="n, responses per prompt",
+        measured="expected reward of the best",
+    )
     everything = scores.flatten().tolist()
     return {
         "prompts": len(rows),

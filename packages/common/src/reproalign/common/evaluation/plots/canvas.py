@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reproalign.common.files import atomic_path
 
-MODEL, IDEAL, MUTED = "#1f6f8b", "#444444", "#c8d5d9"
+MODEL, IDEAL, MUTED = "#1f77b4", "#444444", "#c8d5d9"  # the first is that of several lines' first, too
 COLUMNS = 3  # at most, of panels side by side
 
 
@@ -53,6 +54,23 @@ def colours_of(labels: Iterable[str]) -> dict[str, Any]:
 def legend_below(figure: Figure, handles: Mapping[str, Any], columns: int = 1) -> None:
     """Put one legend for all panels under them: label -> what was drawn."""
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False, ncols=columns)
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """Return how many entries of a legend fit side by side into ``width`` inches."""
+    entry = 0.6 + 0.085 * max(map(len, labels))  # inches that the longest label takes with its marker
+    return max(1, min(len(labels), int(width // entry)))
+
+
+def whole_steps(axis: Axes) -> None:
+    """Put ticks at whole numbers alone: there is no half of an optimiser step."""
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def mark_chance(axis: Axes, name: str) -> None:
+    """Draw a line where guessing is, in a panel of accuracies of pairs."""
+    if "accurac" in name and axis.get_ylim()[0] < 0.5 < axis.get_ylim()[1]:
+        axis.axhline(0.5, color=IDEAL, linewidth=0.8, linestyle=":")
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -8,8 +8,20 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from reproalign.common.evaluation.plots.canvas import IDEAL, MODEL, colours_of, legend_below, panels_of, save
+from reproalign.common.evaluation.plots.canvas import (
+    COLUMNS,
+    IDEAL,
+    MODEL,
+    colours_of,
+    legend_below,
+    legend_columns,
+    mark_chance,
+    panels_of,
+    save,
+    whole_steps,
+)
 
+STYLES = ("-", "--", "-.", ":")  # in turn, so that a line does not hide another that equals it
 DOTS = 60  # longer lines have no point markers
 
 
@@ -35,6 +47,8 @@ def training_curves(rows: Sequence[dict[str, Any]], path: Path, names: Sequence[
             if points:
                 axis.plot(*zip(*points, strict=True), label="held out" if key != name else "training", **style)
         axis.set(xlabel="optimiser step", title=name)
+        whole_steps(axis)
+        mark_chance(axis, name)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     save(figure, path)
@@ -72,7 +86,12 @@ def smoothed(values: Sequence[float], weight: float) -> list[float]:
 
 
 def comparison(
-    panels: Mapping[str, Mapping[str, Curve]], path: Path, *, across: str = "optimiser step", smooth: float = 0.0
+    panels: Mapping[str, Mapping[str, Curve]],
+    path: Path,
+    *,
+    across: str = "optimiser step",
+    measured: str = "",
+    smooth: float = 0.0,
 ) -> None:
     """Draw lines over steps: one panel per title, in it one line per label, with its band over runs.
 
@@ -82,23 +101,29 @@ def comparison(
         panels: title -> label -> curve.
         path: of the PNG.
         across: what the steps are.
+        measured: what the values are, where the titles do not say it.
         smooth: weight of :func:`smoothed`; above 0 the curve as it is becomes a faint line behind the smoothed one.
     """
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     colours = colours_of(labels)
-    figure, axes = panels_of(len(panels), 4.2, 3.4, below=0.22 * len(labels))
+    columns = legend_columns(labels, 4.2 * min(len(panels), COLUMNS))
+    figure, axes = panels_of(len(panels), 4.2, 3.4, below=0.22 * -(-len(labels) // columns))
     handles = {}
     for axis, (title, curves) in zip(axes, panels.items(), strict=True):
         for label, curve in curves.items():
             marker = "o" if len(curve.steps) <= DOTS else None
+            style = STYLES[labels.index(label) % len(STYLES)]
             means = curve.means
             if smooth:
                 axis.plot(curve.steps, means, color=colours[label], alpha=0.25, linewidth=0.8)
                 means, marker = smoothed(means, smooth), None
-            (handles[label],) = axis.plot(curve.steps, means, color=colours[label], marker=marker, markersize=3)
+            (handles[label],) = axis.plot(curve.steps, means, style, color=colours[label], marker=marker, markersize=3)
             if curve.lows != curve.highs:
                 axis.fill_between(curve.steps, curve.lows, curve.highs, color=colours[label], alpha=0.15, linewidth=0)
-        axis.set(xlabel=across, title=title)
+        axis.set(xlabel=across, ylabel=measured, title=title)
+        if all(isinstance(step, int) for curve in curves.values() for step in curve.steps):
+            whole_steps(axis)
+        mark_chance(axis, title)
         axis.grid(alpha=0.3)
-    legend_below(figure, handles)
+    legend_below(figure, handles, columns)
     save(figure, path)

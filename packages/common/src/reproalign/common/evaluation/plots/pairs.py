@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from reproalign.common.evaluation.calibration import Calibration
 from reproalign.common.evaluation.plots.canvas import COLUMNS, IDEAL, MODEL, MUTED, one_panel, panels_of, save
 
+SAME = 1e-5  # margins that differ by less are those of a policy that equals its reference
+
 
 def reliability_diagram(
     calibrations: Mapping[str, Calibration],
@@ -73,9 +75,14 @@ def outcomes(bars: Mapping[str, tuple[int, int, int]], path: Path, *, notes: Map
 
 
 def margin_histogram(margins: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draw the distributions of reward margins, one outline per entry."""
+    """Draw the distributions of reward margins, one outline per entry; a line where all of them are the same."""
     figure, axis = one_panel(5.5, 3.6)
-    _histogram(axis, margins, _limits(value for values in margins.values() for value in values))
+    spread = {name: values for name, values in margins.items() if max(values) - min(values) > SAME}
+    for name in margins.keys() - spread.keys():  # a bar as high as all pairs together would squeeze the others
+        axis.axvline(margins[name][0], color=MODEL, linestyle=":", label=f"{name}: all {margins[name][0]:.2g}")
+    if spread:
+        _histogram(axis, spread, _limits(value for values in spread.values() for value in values))
+    axis.legend(frameon=False, fontsize="small")
     axis.axvline(0, color=IDEAL, linewidth=0.8)
     axis.set(xlabel="reward margin, chosen - rejected", ylabel="pairs")
     save(figure, path)
@@ -121,7 +128,7 @@ def _reliability(axis: Axes, result: Calibration, name: str, observed: str) -> N
         [bin.confidence for bin in result.bins], [bin.accuracy for bin in result.bins], "o", color=IDEAL, markersize=4
     )
     axis.set(ylabel=observed, ylim=(0, 1), xlim=(start, 1), title=f"{name}\nECE {result.ece:.3f}, MCE {result.mce:.3f}")
-    axis.legend(frameon=False, loc="lower right", fontsize="small")
+    axis.legend(framealpha=0.85, edgecolor="none", loc="lower right", fontsize="small")
 
 
 def _bars(result: Calibration) -> tuple[list[float], list[float]]:

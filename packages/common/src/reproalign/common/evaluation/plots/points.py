@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from reproalign.common.evaluation.plots.canvas import COLUMNS, MUTED, colours_of, legend_below, panels_of, save
+from reproalign.common.evaluation.plots.canvas import (
+    COLUMNS,
+    MUTED,
+    colours_of,
+    legend_below,
+    legend_columns,
+    panels_of,
+    save,
+)
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,7 @@ def fronts(panels: Mapping[str, Mapping[str, Front]], path: Path, *, across: Map
                 )
         axis.set(xlabel=across[title], title=title)
         axis.grid(alpha=0.3)
-    entry = 0.6 + 0.085 * max(map(len, labels))  # inches that the longest label takes with its marker
-    legend_below(figure, handles, max(1, int(5.2 * min(COLUMNS, len(panels)) // entry)))
+    legend_below(figure, handles, legend_columns(labels, 5.2 * min(COLUMNS, len(panels))))
     save(figure, path)
 
 
