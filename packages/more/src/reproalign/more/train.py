@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
@@ -25,6 +25,7 @@ from reproalign.more.config import TrainConfig
 from reproalign.more.data import METHODS, load_domains
 from reproalign.more.groups import ItemCollator
 from reproalign.more.metrics import ties_of
+from reproalign.more.released import warmup_decay
 from reproalign.more.report import report
 from reproalign.more.trainer import RewardTrainer
 
@@ -55,9 +56,8 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
                 "data.eval_fraction"
             )
         model = load_reward(config.model, tokenizer, rules, domains.pad_id)
+        used_weights(run, "start", config.model)
         if run.is_main:
-            identity = identify_weights(config.model.name, config.model.revision)
-            run.add_fingerprint("weights", "start", identity, name=config.model.name, revision=config.model.revision)
             if config.method == "more":
                 run.set("weights", asdict(weights))  # with what null stands for
         common: dict[str, Any] = {
@@ -71,8 +71,9 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             "held_out": domains.held_out,
             "variant": config.variant,
             "ties": ties,
-            "schedule": released and "lr_scheduler_type" not in config.trainer,
         }
+        if released and "lr_scheduler_type" not in config.trainer:
+            common["schedule"] = lambda steps: warmup_decay(steps, arguments.get_warmup_steps(steps))
         if config.method == "more":
             trainer: RewardTrainer = MoreTrainer(weights=weights, grouped=grouped, **common)
         else:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from reproalign.ama.align.config import DPOConfig
-from reproalign.ama.align.pairs import bradley_terry, check_evaluation, read_pairs, report
+from reproalign.ama.align.objective import DPO
+from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
 from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.prepare import render_pairs, tokenize_pairs
 from reproalign.common.data.prompts import prompt_text
@@ -30,28 +29,10 @@ from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
+from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import hold_reference, reference_mode
 
 OWN = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")  # of trainer.*: what select_best sets
-
-
-class DPOTrainer(PairedPreferenceTrainer):
-    r"""Minimises -log sigmoid(β log(π(w|x)/π_0(w|x)) - β log(π(l|x)/π_0(l|x))) of chosen w and rejected l.
-
-    Args:
-        beta: β, above 0.
-        **kwargs: passed on to :class:`PairedPreferenceTrainer`.
-    """
-
-    def __init__(self, *, beta: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.beta = beta
-
-    def pair_loss(self, logps: PairLogps, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the losses and the implicit rewards β log(π/π_0)."""
-        chosen = self.beta * (logps.policy_chosen - logps.ref_chosen)
-        rejected = self.beta * (logps.policy_rejected - logps.ref_rejected)
-        return bradley_terry(chosen, rejected), chosen, rejected
 
 
 def dpo(config: DPOConfig, invocation: Invocation) -> None:
@@ -81,10 +62,9 @@ def dpo(config: DPOConfig, invocation: Invocation) -> None:
         pad_id = tokenizer.pad_token_id
         reference, train, held_out = hold_reference(mode, config, config.reference, train, held_out, pad_id)
         model = load_causal_lm(config.model, dropout="adapters")
-        if run.is_main:
-            used_weights(run, "start", config.model)
-        trainer = DPOTrainer(
-            beta=config.beta,
+        used_weights(run, "start", config.model)
+        trainer = PairTrainer(
+            objective=DPO(beta=config.beta),
             reference=reference,
             logprobs=config.logprobs,
             model=model,
@@ -154,7 +134,7 @@ def _selection(config: DPOConfig) -> dict[str, Any]:
     return {"eval_strategy": when, "save_strategy": when, **steps, **best}
 
 
-def _selected(trainer: DPOTrainer) -> dict[str, Any]:
+def _selected(trainer: PairTrainer) -> dict[str, Any]:
     """Return step, epoch and loss of the evaluation whose checkpoint was kept."""
     step = trainer.state.best_global_step
     found = (log for log in trainer.state.log_history if log.get("step") == step and "eval_loss" in log)

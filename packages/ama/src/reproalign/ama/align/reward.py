@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from jaxtyping import Float
-from torch import Tensor
 from transformers import set_seed
 
 from reproalign.ama.align.config import RewardConfig
-from reproalign.ama.align.pairs import bradley_terry, check_evaluation, read_pairs, report
+from reproalign.ama.align.objective import BradleyTerry
+from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
 from reproalign.common.config import DataConfig
 from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.shown import used_rows
@@ -25,16 +24,6 @@ from reproalign.common.reward.rules import NOTE, RewardRules, told_rules
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.reward import PairedRewardTrainer
-
-
-class RewardTrainer(PairedRewardTrainer):
-    """Minimises -log sigmoid(r(x, chosen) - r(x, rejected))."""
-
-    def reward_loss(
-        self, chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"], inputs: dict[str, Tensor]
-    ) -> Float[Tensor, " pairs"]:
-        """Return the losses of the pairs."""
-        return bradley_terry(chosen, rejected)
 
 
 def reward(config: RewardConfig, invocation: Invocation) -> None:
@@ -63,9 +52,9 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         check_evaluation(arguments, held_out)
         assert isinstance(tokenizer.pad_token_id, int)  # load_reward_tokenizer has set it
         model = load_reward(config.model, tokenizer, rules, tokenizer.pad_token_id)
-        if run.is_main:
-            used_weights(run, "start", config.model)
-        trainer = RewardTrainer(
+        used_weights(run, "start", config.model)
+        trainer = PairedRewardTrainer(
+            objective=BradleyTerry(),
             model=model,
             args=arguments,
             train_dataset=train,
