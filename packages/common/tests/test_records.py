@@ -121,7 +121,7 @@ def test_folders_that_may_not_be_written(tmp_path):
     folder = finished(tmp_path / "a")
     with pytest.raises(UserError, match="holds this very run, finished"):
         Run.open(invocation(folder))
-    with pytest.raises(UserError, match=r"belongs to another run \(differs in: loss\.beta\)"):
+    with pytest.raises(UserError, match=r"belongs to another run, `mmpo train` \(differs in: loss\.beta\)"):
         Run.open(invocation(folder, loss={"beta": 0.2}))
     with pytest.raises(KeyboardInterrupt), Run.open(invocation(tmp_path / "b")):
         raise KeyboardInterrupt
@@ -286,3 +286,12 @@ def test_what_is_on_the_hub_is_known_by_its_commit_and_not_by_a_hash(tmp_path):
     assert [list(entry) for entry in entries.values()] == [["sha256"], ["commit"], ["unresolved"]]
     before = {"fingerprints": {"weights": {name: {"sha256": identity} for name, identity in identities.items()}}}
     assert not compare(before, record(tmp_path / "run")).differing  # records of version 0.1 agree
+
+
+def test_private_files_get_the_mode_of_all_others(tmp_path):
+    """safetensors writes weights that only their owner can read; a group shares runs."""
+    with Run.open(invocation(tmp_path / "a")) as run:
+        weights = run.dir / "model" / "model.safetensors"
+        weights.parent.mkdir()
+        weights.touch(mode=0o600)
+    assert weights.stat().st_mode == (run.dir / "run.json").stat().st_mode

@@ -64,7 +64,7 @@ def test_loss_and_gradients_equal_trls(tmp_path, kind, implementation):
 
     config = DataConfig(source="preference", max_length=256, max_prompt_length=128)
     tokenized = tokenize_pairs(
-        build_targets(render_pairs(pairs(), tokenizer, config), TargetConfig()), tokenizer, config
+        build_targets(render_pairs(pairs(), tokenizer, config), TargetConfig(gamma=None)), tokenizer, config
     )
     policy, reference = models(kind)
     ours = PairTrainer(

@@ -155,7 +155,7 @@ def test_texts_are_swapped_before_the_chosen_one_is_decontaminated(tmp_path):
     scores = {"score_chosen": 2.0, "score_rejected": 1.0, "source": None, "domain": None}
     options = PairOptions(
         DataConfig(source="preference", cache_dir=str(tmp_path)),
-        TargetConfig(soft_labels=str(labels)),
+        TargetConfig(gamma=None, soft_labels=str(labels)),
         PairRulesConfig(decontaminate=str(problems)),
         seed=0,
     )

@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over_or_stops_the_run(checkpoi
     assert words in str(damage(newest))
     assert resume_from(checkpoints, "auto", "fallback") == checkpoints / "checkpoint-4"
     message = " ".join(capsys.readouterr().err.split())
-    assert "damaged checkpoint passed over" in message
+    assert "damaged checkpoint skipped" in message
     with pytest.raises(UserError, match=words):
         resume_from(checkpoints, "auto", "stop")
     with pytest.raises(UserError, match=words):

@@ -43,7 +43,7 @@ def test_evaluation_and_scoring_read_as_the_training_did(tmp_path, words):
     assert main([*TRAIN, *words, f"data.max_eval_rows={ROWS}", f"output_dir={run}"]) == 0
     trained = metrics(run)["after"]
     evaluate = ["evaluate", f"model.name={run / 'model'}", "data=demo", f"data.max_eval_rows={ROWS}"]
-    assert main([*evaluate, "target.gamma=0.5", f"output_dir={tmp_path / 'evaluation'}"]) == 0
+    assert main([*evaluate, f"output_dir={tmp_path / 'evaluation'}"]) == 0
     assert metrics(tmp_path / "evaluation") == pytest.approx(trained, abs=1e-5)
 
     rules = read_rules(str(run / "model"), None)

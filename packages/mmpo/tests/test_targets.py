@@ -81,5 +81,5 @@ def test_soft_labels_replace_reflect_and_swap(tmp_path):
 
 
 def test_filter_drops_margins_up_to_the_threshold():
-    rows = build_targets(pairs((9.0, 1.0), (5.0, 4.0), (5.0, 3.0)), TargetConfig(filter_threshold=1.0))
+    rows = build_targets(pairs((9.0, 1.0), (5.0, 4.0), (5.0, 3.0)), TargetConfig(gamma=None, filter_threshold=1.0))
     assert rows["prompt_id"][:] == ["id0", "id2"]

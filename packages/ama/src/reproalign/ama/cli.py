@@ -23,6 +23,7 @@ REWARD = Verb(
     "reproalign.ama.align.config:RewardConfig",
     "reproalign.ama.align.reward:reward",
     launchable=True,
+    previewed=True,
     check="reproalign.ama.align.reward:check_options",
 )
 SFT = Verb(
@@ -32,6 +33,7 @@ SFT = Verb(
     "reproalign.ama.align.config:SFTConfig",
     "reproalign.ama.align.sft:sft",
     launchable=True,
+    previewed=True,
     check="reproalign.ama.align.sft_options:check_options",
 )
 RAFT = Verb(
@@ -49,6 +51,7 @@ DPO = Verb(
     "reproalign.ama.align.config:DPOConfig",
     "reproalign.ama.align.dpo:dpo",
     launchable=True,
+    previewed=True,
     check="reproalign.ama.align.dpo:check_options",
 )
 PPO = Verb(

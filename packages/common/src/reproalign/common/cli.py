@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from reproalign.common.command.app import App, WordParser, run
+from reproalign.common.console import results
 from reproalign.common.errors import UserError
 from reproalign.common.verbs import EVALUATE_SUITE, JUDGE, MERGE, MT_BENCH
 
@@ -23,6 +23,12 @@ APP = App(
     title="what spans the papers: merging, benchmark suites, win rates, records of runs",
     verbs=(MERGE, EVALUATE_SUITE, JUDGE, MT_BENCH),
     more=(
+        (
+            "list",
+            "list the papers that are installed, and recipes by a word",
+            "reproalign.common.command.papers:papers",
+        ),
+        ("doctor", "say what this machine and this environment can do", "reproalign.common.command.doctor:doctor"),
         ("show", "print one record, or several side by side", "reproalign.common.cli:show"),
         ("verify", "say whether two records agree, number by number", "reproalign.common.cli:verify"),
         ("replay", "run a record again, then verify the two", "reproalign.common.cli:replay"),
@@ -40,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def show(argv: Sequence[str]) -> int:
     """``reproalign show RUN …``."""
     parser = WordParser(prog="reproalign show", description="Print one record, or several side by side.")
-    parser.add_argument("runs", nargs="+", type=Path, help="run folder or run.json")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder or run.json")
+    parser.add_argument("--all", action="store_true", help="of one record every key, not only what is no default")
     return _show(parser.parse_args(argv))
 
 
@@ -58,7 +65,9 @@ def replay(argv: Sequence[str]) -> int:
     """``reproalign replay RUN``."""
     parser = WordParser(prog="reproalign replay", description="Run a record again, then verify the two.")
     parser.add_argument("run", type=Path, help="run folder or run.json")
-    parser.add_argument("--output-dir", type=Path, help="where to (default: the run's own, with -replay behind it)")
+    parser.add_argument(
+        "--output-dir", type=Path, help="where to (default: beside the run, with -replay behind its name)"
+    )
     parser.add_argument("--tolerance", type=float, default=0.0, help="relative, absolute below 1 (default: exact)")
     return _replay(parser.parse_args(argv))
 
@@ -98,47 +107,20 @@ def push(argv: Sequence[str]) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from reproalign.common.mappings import flatten
-    from reproalign.common.records.fingerprints import identity_of, shorten
     from reproalign.common.records.lineage import family_tree
     from reproalign.common.records.run import read_record
+    from reproalign.common.records.show import record_table
 
-    records = [read_record(path) for path in arguments.runs]
-    table = Table("", *(str(path) for path in arguments.runs), header_style="bold")
-    for key in (
-        "status",
-        "command",
-        "recipe",
-        "started",
-        "wall_seconds",
-        "processes",
-        "strategy",
-        "git",
-        "resumptions",
-    ):
-        table.add_row(key, *(_text(record.get(key)) for record in records))
-    table.add_row("hardware", *(_hardware(record.get("hardware", {})) for record in records))
-    table.add_row("peak memory", *(_memory(record.get("peak_memory") or {}) for record in records))
-    _add_section(table, "metrics", [flatten(record.get("metrics", {})) for record in records])
-    prints = [
-        {
-            f"{kind}.{name}": shorten(identity_of(entry))
-            for kind, entries in record.get("fingerprints", {}).items()
-            for name, entry in entries.items()
-        }
-        for record in records
-    ]
-    _add_section(table, "fingerprints", prints)
-    configs = [flatten(record["config"]) for record in records]
-    if len(records) > 1:
-        keys = {key for config in configs for key in config if any(other.get(key) != config[key] for other in configs)}
-        configs = [{key: config.get(key) for key in sorted(keys)} for config in configs]
-    _add_section(table, "configuration" if len(records) == 1 else "configuration (differences)", configs)
-    Console().print(table)
-    for path, record in zip(arguments.runs, records, strict=True):
-        tree = family_tree(path if path.is_dir() else path.parent, record)
+    records = {str(path): read_record(path) for path in arguments.runs}
+    console = results()
+    if len(records) == 1:
+        console.print(next(iter(records.values()))["command"], markup=False, soft_wrap=True)
+    console.print(record_table(records, everything=arguments.all))
+    for path, record in records.items():
+        folder = Path(path)
+        tree = family_tree(folder if folder.is_dir() else folder.parent, record)
         if tree is not None:
-            Console().print(tree)
+            console.print(tree)
     return 0
 
 
@@ -154,15 +136,16 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _report(left: dict[str, Any], right: dict[str, Any], tolerance: float, ignore: tuple[str, ...] = ()) -> int:
     from reproalign.common.records.compare import compare
+    from reproalign.common.records.show import text
 
     result = compare(left, right, tolerance=tolerance, ignore=ignore)
-    console = Console(highlight=False)
+    console = results()
     if result.set_aside:
         console.print(f"set aside: {', '.join(result.set_aside)}", style="dim")
     if result.differing:
-        table = Table("differs", "left", "right", header_style="bold")
+        table = Table(*(Column(name, overflow="fold") for name in ("differs", "left", "right")), header_style="bold")
         for key, first, second in result.differing:
-            table.add_row(key, _text(first), _text(second))
+            table.add_row(key, text(first), text(second))
         console.print(table)
     if not result.agreed and not result.differing:
         raise UserError("the records hold nothing to compare (no metrics, no fingerprints); were the runs finished?")
@@ -176,7 +159,8 @@ def _replay(arguments: argparse.Namespace) -> int:
     from reproalign.common.records.run import read_record, recorded_invocation
 
     record = read_record(arguments.run)
-    folder = Path(record["config"]["output_dir"])
+    folder = arguments.run if arguments.run.is_dir() else arguments.run.parent  # wherever the command is given
+    folder = folder if folder.name else folder.resolve()
     target = arguments.output_dir or folder.with_name(f"{folder.name}-replay")
     for name, was in record.get("versions", {}).items():
         now = package_versions(record["package"]).get(name, "not installed")
@@ -192,26 +176,6 @@ def _replay(arguments: argparse.Namespace) -> int:
     )
     code = start(invocation, dry_run=False)
     return code or _report(record, read_record(target), arguments.tolerance)
-
-
-def _add_section(table: Table, title: str, columns: list[dict[str, Any]]) -> None:
-    table.add_section()
-    table.add_row(f"[bold]{title}[/]")
-    for key in dict.fromkeys(key for column in columns for key in column):
-        table.add_row(key, *(_text(column.get(key, "")) for column in columns))
-
-
-def _text(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _hardware(facts: dict[str, Any]) -> str:
-    names = [entry["name"] for entry in facts.get("accelerators", [])]
-    return ", ".join(names) if names else f"{facts.get('cpu', '')} ({facts.get('cores', '?')} cores)"
-
-
-def _memory(peak: dict[str, int]) -> str:
-    return ", ".join(f"{name.removesuffix('_bytes')} {value / 2**30:.2f} GiB" for name, value in peak.items())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ class ReportedError(Exception):
     """
 
 
+class PreviewedError(Exception):
+    """A dry run has said what it can: it ends here, and well."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that says something, or the error's name."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

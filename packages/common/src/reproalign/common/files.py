@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,16 +24,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
-    # mkstemp makes the file private; what users share should follow their umask.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(name, 0o666 & ~umask)
     temporary = Path(name)
+    follow_umask(temporary)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def follow_umask(*paths: Path) -> None:
+    """Give files that were made private (mkstemp and safetensors do) the mode of any other, so that groups can share.
+
+    Args:
+        paths: files, or folders with all that lies in them.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in paths:
+        for file in path.rglob("*") if path.is_dir() else (path,):
+            if file.is_file() and not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) == 0o600:
+                file.chmod(0o666 & ~umask)
 
 
 @contextmanager

@@ -23,6 +23,8 @@ class Verb:
         check: ``module:function(config)`` that refuses options before a process is started, for a launchable verb.
         dry_run: ``module:function(config, invocation)`` of ``--dry-run``, if it can say more than that the
             configuration is complete.
+        previewed: its target calls :func:`reproalign.common.training.preview.preview` once its rows are ready, so that
+            a dry run can say how it would train on them.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Verb:
     positional: str = ""
     check: str = ""
     dry_run: str = ""
+    previewed: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Invocation:
         config: the resolved configuration as plain values.
         recipe: the ``experiment=`` it was based on, if any.
         parent: folder of the run that started it, if one did.
+        preview: of a dry run as far as the rows, the launch that it is a preview of; None: it is carried out.
     """
 
     command: list[str]
@@ -60,6 +64,7 @@ class Invocation:
     config: dict[str, Any]
     recipe: str | None = None
     parent: str | None = None
+    preview: dict[str, Any] | None = None
 
 
 def load_object(path: str) -> Any:

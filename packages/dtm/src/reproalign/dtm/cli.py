@@ -25,6 +25,7 @@ TRAIN = Verb(
     "reproalign.dtm.train.config:TrainConfig",
     "reproalign.dtm.train.verb:train",
     launchable=True,
+    previewed=True,
 )
 TRAIN_EACH = Verb(
     "train",

@@ -22,6 +22,7 @@ APP = App(
             "reproalign.mmpo.config:SFTRunConfig",
             "reproalign.mmpo.sft:sft",
             launchable=True,
+            previewed=True,
         ),
         Verb(
             "train",
@@ -30,6 +31,7 @@ APP = App(
             "reproalign.mmpo.config:PreferenceConfig",
             "reproalign.mmpo.train:train",
             launchable=True,
+            previewed=True,
         ),
         Verb(
             "reward",
@@ -38,6 +40,7 @@ APP = App(
             "reproalign.mmpo.config:RewardConfig",
             "reproalign.mmpo.train:reward",
             launchable=True,
+            previewed=True,
         ),
         Verb(
             "evaluate",

@@ -16,10 +16,9 @@ class TargetConfig:
     """From two quality scores to the target probability that the chosen response is preferred."""
 
     gamma: float | None = option(
-        None,
-        help="margin scale (released: bt_beta)",
-        above=0,
-        null="hard labels, i.e. plain DPO or Bradley-Terry reward model",
+        help="margin scale (released: bt_beta); published: 0.3 to 2.2 for policies, 0.5 for reward models",
+        at_least=0,
+        null="hard labels, i.e. plain DPO or a plain Bradley-Terry reward model",
     )
     margin_transform: str = option(
         "raw",
@@ -37,6 +36,20 @@ class TargetConfig:
         None,
         help="drop pairs with margin <= threshold (documented, never done by the release)",
         null="none are dropped",
+    )
+
+
+@dataclass
+class EvaluateTargetConfig(TargetConfig):
+    """The targets that a model is compared with."""
+
+    gamma: Any = option(
+        "auto",
+        help="margin scale; auto: margins as the model was trained on, by the run.json beside it, else hard labels",
+        types=(float, str),
+        choices=("auto",),
+        at_least=0,
+        null="hard labels",
     )
 
 
@@ -144,8 +157,13 @@ class EvaluateConfig:
     )
     data: DataConfig = section(DataConfig)
     logprobs: LogprobsConfig = section(LogprobsConfig)
-    target: TargetConfig = section(TargetConfig, help="soft targets to compare with")
-    beta: float = option(0.01, help="a policy's rewards are beta (log pi - log pi_ref)", above=0)
+    target: EvaluateTargetConfig = section(EvaluateTargetConfig, help="soft targets to compare with")
+    beta: float | None = option(
+        None,
+        help="a policy's rewards are beta (log pi - log pi_ref); in training: loss.beta",
+        above=0,
+        null="as the model was trained, by the run.json beside it, else 0.01",
+    )
     n_bins: int = option(10, help="bins of the calibration error", at_least=1)
     binning: str = option(
         "uniform",

@@ -15,6 +15,7 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig, RunConfig
+from reproalign.common.console import note
 from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.prepare import check_tokenizer, load_evaluation, tokenize_pairs
 from reproalign.common.data.records import Message
@@ -35,6 +36,7 @@ from reproalign.common.models.kind import gemma_of_variant, model_kind
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.options.shared import VARIANTS
 from reproalign.common.records import Run
+from reproalign.common.records.lineage import training_config
 from reproalign.common.reward.dialogues import tokenize_dialogues
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
@@ -51,11 +53,15 @@ from reproalign.mmpo.target import check_gamma
 
 logger = logging.getLogger(__name__)
 
+MARGINS = ("gamma", "margin_transform", "margin_scale")
+DEFAULT_BETA = 0.01
+
 
 def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Measure accuracy, margins and calibration on the data, and RewardBench's sections if a file is given."""
-    check_gamma(config.target.gamma)
     choose("variant", config.variant, VARIANTS)
+    config = _as_trained(config)
+    check_gamma(config.target.gamma)
     config = replace(config, model=gemma_of_variant(config.model, config.variant))
     kind = _kind(config)
     rules = _rules(config) if kind == "reward" else None
@@ -65,6 +71,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         if rules is None:  # what a reward model needs of its tokenizer depends on how it reads
             check_tokenizer(tokenizer, chat_template=config.model.chat_template)
         reader = Reader(tokenizer, rules) if rules else None
+        run.set("in_force", {"beta": config.beta, "target": asdict(config.target)})
         trainer = _trainer(config, tokenizer, reader)
         records, facts = load_evaluation(config.data, rejects_dir=run.dir)
         run.used_data("evaluation", facts)
@@ -78,6 +85,25 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         if config.rewardbench:
             run.set_metrics({"rewardbench": _rewardbench(config, tokenizer, reader, trainer, run)})
         Console().print(f"record and plots: {run.dir}", highlight=False)
+
+
+def _as_trained(config: EvaluateConfig) -> EvaluateConfig:
+    """Fill in what is left open with what the model was trained with, so that its numbers are those of its run."""
+    found = training_config(config.model.name)
+    folder, trained = found or (None, {})
+    target, taken = config.target, {}
+    if target.gamma == "auto":
+        margins = {name: value for name, value in (trained.get("target") or {}).items() if name in MARGINS}
+        target = replace(target, **{"gamma": None, **margins})
+        taken = {f"target.{name}": value for name, value in margins.items()}
+    beta = config.beta
+    if beta is None:
+        beta = (trained.get("loss") or {}).get("beta", DEFAULT_BETA)
+        taken |= {"beta": beta} if "loss" in trained else {}
+    if taken:
+        words = ", ".join(f"{name}={'null' if value is None else value}" for name, value in taken.items())
+        note(f"as {folder} was trained: {words}")
+    return replace(config, target=target, beta=beta)
 
 
 def _kind(config: EvaluateConfig) -> str:

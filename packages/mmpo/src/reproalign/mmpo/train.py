@@ -28,6 +28,7 @@ from reproalign.common.reward.rules import NOTE
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.pairs import PairTrainer, ScoredPairsTrainer
+from reproalign.common.training.preview import preview
 from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.common.training.reward import PairedRewardTrainer
 from reproalign.mmpo.config import PreferenceConfig, RewardConfig
@@ -60,6 +61,14 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
         pairs = load_pairs(config, tokenizer, run)
+        preview(
+            run,
+            config,
+            arguments,
+            pairs.train,
+            pairs.evaluation,
+            reference=mode if objective.needs.reference != "none" else "none",
+        )
         reference = None
         if objective.needs.reference != "none":
             reference, *columns = hold_reference(
@@ -90,6 +99,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
         pairs = _in_order(load_pairs(config, tokenizer, run, Reader(tokenizer, rules)), arguments, config, run)
+        preview(run, config, arguments, pairs.train, pairs.evaluation)
         model = load_reward(config.model, tokenizer, rules, _pad_id(tokenizer))
         used_weights(run, "start", config.model)
         trainer = PairedRewardTrainer(

@@ -52,6 +52,7 @@ APP = App(
             "reproalign.more.config:TrainConfig",
             "reproalign.more.train:train",
             launchable=True,
+            previewed=True,
         ),
         Verb(
             "evaluate",

@@ -19,6 +19,7 @@ from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE, told_rules, training_rules
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
+from reproalign.common.training.preview import preview
 from reproalign.more.balance import settle_weights
 from reproalign.more.balanced import MoreTrainer
 from reproalign.more.config import TrainConfig
@@ -55,11 +56,11 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
                 f"trainer.eval_strategy={arguments.eval_strategy!s} needs held-out items; set data.eval_paths or "
                 "data.eval_fraction"
             )
+        preview(run, config, arguments, domains.train)
         model = load_reward(config.model, tokenizer, rules, domains.pad_id)
         used_weights(run, "start", config.model)
-        if run.is_main:
-            if config.method == "more":
-                run.set("weights", asdict(weights))  # with what null stands for
+        if run.is_main and config.method == "more":
+            run.set("weights", asdict(weights))  # with what null stands for
         common: dict[str, Any] = {
             "model": model,
             "args": arguments,

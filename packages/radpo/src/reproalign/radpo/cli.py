@@ -31,6 +31,7 @@ APP = App(
             "reproalign.radpo.config:TrainConfig",
             "reproalign.radpo.train:train",
             launchable=True,
+            previewed=True,
         ),
         Verb(
             "evaluate",

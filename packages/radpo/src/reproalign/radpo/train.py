@@ -24,6 +24,7 @@ from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import FINAL, fit, metric_rows
 from reproalign.common.training.policy import PolicyTrainer
+from reproalign.common.training.preview import preview
 from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.common.training.trainers import TRAINERS
 from reproalign.common.training.value_head import clip_value_head_separately
@@ -66,6 +67,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         with PartialState().main_process_first():
             found = read_rows(config, arguments, tokenizer, run)
         rows, pairs = found.rows, found.held_out
+        preview(run, config, arguments, rows, pairs, reference=mode)
         pad = tokenizer.pad_token_id
         assert isinstance(pad, int)  # check_tokenizer has set it
         reference = None

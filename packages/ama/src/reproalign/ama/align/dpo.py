@@ -30,6 +30,7 @@ from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.pairs import PairTrainer
+from reproalign.common.training.preview import preview
 from reproalign.common.training.reference import hold_reference, reference_mode
 
 OWN = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")  # of trainer.*: what select_best sets
@@ -60,6 +61,7 @@ def dpo(config: DPOConfig, invocation: Invocation) -> None:
         check_evaluation(arguments, held_out)
         assert isinstance(tokenizer.pad_token_id, int)  # asking_tokenizer has set it
         pad_id = tokenizer.pad_token_id
+        preview(run, config, arguments, train, held_out, reference=mode)
         reference, train, held_out = hold_reference(mode, config, config.reference, train, held_out, pad_id)
         model = load_causal_lm(config.model, dropout="adapters")
         used_weights(run, "start", config.model)

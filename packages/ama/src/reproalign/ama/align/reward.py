@@ -23,6 +23,7 @@ from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE, RewardRules, told_rules
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
+from reproalign.common.training.preview import preview
 from reproalign.common.training.reward import PairedRewardTrainer
 
 
@@ -51,6 +52,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         used_rows(run, tokenizer, train)
         check_evaluation(arguments, held_out)
         assert isinstance(tokenizer.pad_token_id, int)  # load_reward_tokenizer has set it
+        preview(run, config, arguments, train, held_out)
         model = load_reward(config.model, tokenizer, rules, tokenizer.pad_token_id)
         used_weights(run, "start", config.model)
         trainer = PairedRewardTrainer(

@@ -35,6 +35,7 @@ from reproalign.common.models.load import load_causal_lm, load_reference
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit, metric_rows
+from reproalign.common.training.preview import preview
 from reproalign.common.training.reference import AdapterDisabledReference, FrozenReference
 
 
@@ -54,6 +55,7 @@ def sft(config: SFTConfig, invocation: Invocation) -> None:
         with PartialState().main_process_first():
             data = load(config, checked.text, tokenizer, run)
         _check_evaluation(arguments, data)
+        preview(run, config, arguments, data.train, data.held_out)
         set_seed(config.seed)  # before the model: adapters begin at random
         model = load_causal_lm(config.model)
         if run.is_main:

@@ -7,6 +7,7 @@ A package declares an :class:`App` and calls :func:`run`. Nothing heavy is impor
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import traceback
@@ -15,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from rich.console import Console
-
 from reproalign.common.command.help import FLAGS, print_help, print_verb_help
+from reproalign.common.console import QUIET
 from reproalign.common.errors import ReportedError, UserError, choose
 from reproalign.common.invocation import Invocation, Verb, carry_out, load_object
+from reproalign.common.launch.ending import end_on_terminate
 
 SWEPT = ("seeds=", "sweep.")  # words that ask for several runs
 
@@ -64,6 +65,7 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
 def guarded(command: str, action: object, *, show_traceback: bool = False) -> int:
     """Call ``action`` (no arguments, returns an exit code); print a user's mistake on one line."""
     assert callable(action)
+    end_on_terminate()
     try:
         return int(action())
     except UserError as error:
@@ -74,6 +76,9 @@ def guarded(command: str, action: object, *, show_traceback: bool = False) -> in
     except ReportedError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print(f"{command}: interrupted; the same command resumes an unfinished run", file=sys.stderr)
         return 130
@@ -83,6 +88,8 @@ def _dispatch(app: App, words: list[str]) -> int:
     words = ["--help" if word == "-h" else word for word in words]
     flags = {word for word in words if word in FLAGS}
     words = [word for word in words if word not in flags]
+    if "--quiet" in flags:
+        os.environ[QUIET] = "1"  # which the processes that are started inherit
     if "--version" in flags:
         print(f"{app.command} {_version(app.distribution)}")
         return 0
@@ -96,7 +103,7 @@ def _dispatch(app: App, words: list[str]) -> int:
     if name == "recipes":
         from reproalign.common.command.recipes import recipes_command
 
-        return recipes_command(app.command, app.package, rest, console=Console())
+        return recipes_command(app.command, app.package, rest)
     for other, _, target in app.more:
         if name == other:
             return int(load_object(target)([*rest, *(["--help"] if "--help" in flags else [])]))
@@ -193,7 +200,7 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
     if verb.launchable:
         from reproalign.common.launch import start
 
-        return start(invocation, dry_run="--dry-run" in flags, check_options=verb.check)
+        return start(invocation, dry_run="--dry-run" in flags, check_options=verb.check, previewed=verb.previewed)
     if "--dry-run" in flags:
         print(f"{app.command} {verb.name}: the configuration is complete")
         return 0

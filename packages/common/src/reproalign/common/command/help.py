@@ -8,9 +8,9 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
+from reproalign.common.console import results
 from reproalign.common.invocation import Verb
 from reproalign.common.options.declare import Option
 from reproalign.common.options.keys import fields, is_section
@@ -22,8 +22,9 @@ FLAGS = {
     "--help": "show this help, or with a verb its keys",
     "--version": "show the version",
     "--cfg": "print the resolved configuration, which config=FILE takes back, and stop",
-    "--dry-run": "check everything that can be checked without a model, print what would be run, and stop",
+    "--dry-run": "check what can be checked without weights, say what would be run (rows, steps, memory), and stop",
     "--show-tokens": "print the first three training rows as tokens with the loss mask, and stop before training",
+    "--quiet": "show results, warnings and errors, and no progress (also: REPROALIGN_QUIET=1)",
     "--traceback": "show Python's traceback with an error",
 }
 Line = tuple[str, str, str]  # key, value in force, meaning; of a section's heading: its name, "", what it is
@@ -31,9 +32,9 @@ Line = tuple[str, str, str]  # key, value in force, meaning; of a section's head
 
 def print_help(app: App) -> None:
     """Print what a command does."""
-    from reproalign.common.command.recipes import read_headers
+    from reproalign.common.command.recipes import listing, read_headers
 
-    console = Console(highlight=False)
+    console = results()
     console.print(f"[bold]{app.command}[/]: {app.title}\n")
     recipes = read_headers(app.package)
     usage = "VERB \\[experiment=RECIPE] \\[key=value …]" if recipes else "VERB …"
@@ -47,11 +48,9 @@ def print_help(app: App) -> None:
         verbs.add_row("recipes", "list the published recipes, or show one with its command and numbers")
     console.print(verbs)
     if recipes:
-        named = Column("\nrecipe", no_wrap=True, min_width=max(map(len, recipes)))  # a name is there to be copied
-        table = Table(named, "\nverb", "\nwhat it is", box=None, pad_edge=False, header_style="bold")
-        for name, header in recipes.items():
-            table.add_row(name, header.get("verb", ""), header.get("title", ""))
-        console.print(table)
+        console.print("\nrecipes", style="bold")
+        for line in listing(recipes, console.width):
+            console.print(line, markup=False, soft_wrap=True)
     flags = Table("\nflag", "\n", box=None, pad_edge=False, header_style="bold")
     for flag, text in FLAGS.items():
         flags.add_row(flag, text)

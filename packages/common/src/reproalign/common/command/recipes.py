@@ -17,16 +17,21 @@ after the ``#`` continues the value before it. Keys:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
+from reproalign.common.console import results, say
 from reproalign.common.errors import UserError, choose
 
 REQUIRED = ("title", "verb", "paper", "command", "hardware", "expected", "processes", "global_batch")
+ANYWHERE = "for any machine"
+WIDE = 90  # columns behind name and verb from which what is expected is shown too
 
 
 def read_headers(package: str) -> dict[str, dict[str, str]]:
@@ -79,22 +84,54 @@ def check_verb(command: str, package: str, verb: str, overrides: Sequence[str]) 
             )
 
 
-def recipes_command(command: str, package: str, words: Sequence[str], *, console: Console) -> int:
-    """``<command> recipes [NAME]``."""
+def recipes_command(command: str, package: str, words: Sequence[str]) -> int:
+    """``<command> recipes [NAME] [--json]``."""
     headers = read_headers(package)
-    if not words:
-        named = Column("recipe", no_wrap=True, min_width=max(map(len, headers), default=0))
-        table = Table(named, "verb", "paper", "hardware", "expected", header_style="bold")
-        for name, header in headers.items():
-            table.add_row(name, *(header.get(key, "") for key in ("verb", "paper", "hardware", "expected")))
-        console.print(table)
-        console.print(f"`{command} recipes NAME` shows one whole.", highlight=False)
-        return 0
-    if len(words) > 1:
-        raise UserError(f"'{command} recipes' takes one name, got {len(words)}")
-    name = choose("recipe", words[0], headers)
-    _print_recipe(package, name, headers[name], console)
+    names = [word for word in words if word != "--json"]
+    if len(names) > 1:
+        raise UserError(f"'{command} recipes' takes one name, got {len(names)}")
+    chosen = {name: headers[choose("recipe", name, headers)] for name in names} or headers
+    if "--json" in words:
+        rows = [{"name": name, "family": family(name), **header} for name, header in chosen.items()]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif names:
+        _print_recipe(package, names[0], headers[names[0]], results())
+    else:
+        console = results()
+        for line in listing(headers, console.width):
+            console.print(line, markup=False, soft_wrap=True, style=None if line.startswith(" ") else "bold")
+        say(f"\n`{command} recipes NAME` shows one whole, `{command} recipes --json` all for a program.")
     return 0
+
+
+def family(name: str) -> str:
+    """Return what a recipe's name and those of its kin begin with: up to the size of the model, e.g. ``gemma-2b``.
+
+    Those on models that any machine runs are a family of their own.
+    """
+    found = re.match(r".*?(\d[\d.]*b|-large)(?=-|$)", name)
+    return found.group() if found else ANYWHERE
+
+
+def listing(headers: dict[str, dict[str, str]], width: int) -> list[str]:
+    """Return one line per recipe below one for its family: the name whole, the rest as far as ``width`` columns go."""
+    names = max(map(len, headers), default=0)
+    verbs = max((len(header.get("verb", "")) for header in headers.values()), default=0)
+    families: dict[str, list[str]] = {}
+    for name in headers:
+        families.setdefault(family(name), []).append(name)
+    lines = []
+    for title, members in sorted(families.items(), key=lambda entry: entry[0] == ANYWHERE):
+        lines.append(f"{title} ({len(members)})")
+        for name in members:
+            header = headers[name]
+            start = f"  {name:{names}}  {header.get('verb', ''):{verbs}}  "
+            room = width - len(start)
+            text = header.get("title", "")
+            if room > WIDE:
+                text = f"{text}; expected: {header.get('expected', '')}"
+            lines.append(start + (text if len(text) <= room else f"{text[: max(room - 1, 0)]}…"))
+    return lines
 
 
 def _print_recipe(package: str, name: str, header: dict[str, str], console: Console) -> None:
@@ -114,11 +151,20 @@ def _print_recipe(package: str, name: str, header: dict[str, str], console: Cons
     targets = paper.get("targets", {}).get(name)
     if targets:
         table = Table("\nmeasure", "\nvalue", "\nsource", box=None, pad_edge=False, header_style="bold")
-        for measure, entry in targets.items():
-            if measure != "source":
-                # A bare number has the source that the row states for all of its numbers.
-                value = entry if isinstance(entry, dict) else {"value": entry, "source": targets.get("source", "")}
-                table.add_row(measure, str(value["value"]), str(value.get("source", "")))
+        for measure, entry in _entries(targets).items():
+            table.add_row(measure, str(entry["value"]), str(entry.get("source", "")))
         console.print(table)
+        used = {entry["source"] for entry in _entries(targets).values() if entry.get("source")}
+        for letter in sorted(used & set(paper.get("sources", {}))):
+            console.print(f"  {letter}: {paper['sources'][letter]}", markup=False, highlight=False)
     console.print("\nCite:", style="bold")
     console.print(str(paper.get("bibtex", "")).strip(), soft_wrap=True, highlight=False, markup=False)
+
+
+def _entries(targets: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return measure -> value and source; a bare number has the source that the row states for all of its numbers."""
+    return {
+        measure: entry if isinstance(entry, dict) else {"value": entry, "source": targets.get("source", "")}
+        for measure, entry in targets.items()
+        if measure != "source"
+    }

@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from datasets import Dataset, disable_progress_bars, enable_progress_bars, load_from_disk
+from datasets import (
+    Dataset,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    load_from_disk,
+)
 from platformdirs import user_cache_path
 from transformers import PreTrainedTokenizerBase
 
+from reproalign.common.console import has_bars
 from reproalign.common.files import sha256_json
 
 FORMAT = 1  # raised when prepared data made by older code must not be read
@@ -51,6 +58,9 @@ def cached(folder: Path, parts: list[Any], build: Callable[[], Dataset]) -> Data
     path = folder / "prepared" / sha256_json([FORMAT, *parts])[:32]
     with PartialState().main_process_first():
         if not path.is_dir():
+            before = are_progress_bars_disabled()
+            if not has_bars():
+                disable_progress_bars()
             built = build()
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".building-"))
@@ -63,7 +73,8 @@ def cached(folder: Path, parts: list[Any], build: Callable[[], Dataset]) -> Data
                     if not path.is_dir():  # else another run has made the same meanwhile
                         raise
             finally:
-                enable_progress_bars()
+                if not before:
+                    enable_progress_bars()
                 shutil.rmtree(temporary, ignore_errors=True)
         return load_from_disk(str(path))  # type: ignore[return-value]
 

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.collate import IGNORED
-from reproalign.common.errors import UserError
+from reproalign.common.errors import PreviewedError, UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.mappings import flatten
 from reproalign.common.records import Run
@@ -23,10 +23,6 @@ from reproalign.common.records import Run
 HASHED = 3  # rows that the hash is of
 WIDTH = 78
 SHOW: ContextVar[int | None] = ContextVar("rows to show instead of training", default=None)
-
-
-class Shown(BaseException):  # no error, and not to be caught as one
-    """Ends a run that was to show its rows and not to train."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ def used_rows(run: Run, tokenizer: PreTrainedTokenizerBase, rows: Any) -> None:
         rows: tokenised data set: ``*input_ids`` with ``*prompt_length`` or ``labels``, a list of ids or of several.
 
     Raises:
-        Shown: after rows were printed.
+        PreviewedError: after rows were printed.
     """
     if run.is_main:
         first = [parts(rows[index]) for index in range(min(HASHED, len(rows)))]
@@ -68,7 +64,7 @@ def used_rows(run: Run, tokenizer: PreTrainedTokenizerBase, rows: Any) -> None:
                     print(f"row {number + 1} of {len(rows)}{name}: {describe(part, tokenizer, limits)}")
                     print("\n".join(lines(part, tokenizer)), end="\n\n")
             print(f"SHA-256 of the first {len(first)} rows: {digest}")
-            raise Shown
+            raise PreviewedError
 
 
 def parts(row: Any) -> list[Part]:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
+from reproalign.common.launch.ending import end_on_terminate
 from reproalign.common.launch.start import start
 from reproalign.common.launch.worker import hand_on
 
 
 def main(path: str) -> int:
     """Carry out the invocation in ``path``, in several processes if it asks for them; the exit code is a command's."""
+    end_on_terminate()
     invocation = Invocation(**json.loads(Path(path).read_text(encoding="utf-8")))
     try:
         return start(invocation, dry_run=False)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
+import threading
 
 _left = False
+
+
+def end_on_terminate() -> None:
+    """Let SIGTERM, by which SLURM and others end a job, end a run as Ctrl-C does: its record says "interrupted"."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def end_after_leaving() -> None:

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO
 
 from reproalign.common.config import LaunchConfig
-from reproalign.common.errors import UserError
+from reproalign.common.errors import PreviewedError, UserError
 from reproalign.common.invocation import Invocation, carry_out, load_object, structured
 from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
@@ -24,7 +25,7 @@ from reproalign.common.records.run import check_folder
 AT_ONCE = "at_once"  # a run with this key starts others, whose launch its section is
 
 
-def start(invocation: Invocation, *, dry_run: bool, check_options: str = "") -> int:
+def start(invocation: Invocation, *, dry_run: bool, check_options: str = "", previewed: bool = False) -> int:
     """Run ``invocation`` as its ``launch`` section says, without one in this process, and return the exit code.
 
     The configuration is composed once, by the caller; workers read it from a file. Everything that can be refused
@@ -34,13 +35,14 @@ def start(invocation: Invocation, *, dry_run: bool, check_options: str = "") -> 
         invocation: what is run.
         dry_run: stop after the checks.
         check_options: ``module:function(config)`` of the verb's own checks, which see the launch that was chosen.
+        previewed: the verb can say how it would train (:class:`~reproalign.common.invocation.Verb`).
     """
     hub = invocation.config.get("hub") or {}
     if hub.get("private") and not hub["push"]:
         raise UserError("hub.private=true says how hub.push makes a repository; set hub.push=ORG/NAME, or remove it")
     if hub.get("push"):
         _check_hub(invocation, hub["push"])
-    code = _start(invocation, dry_run=dry_run, check_options=check_options)
+    code = _start(invocation, dry_run=dry_run, check_options=check_options, previewed=previewed)
     if hub.get("push") and not code and not dry_run and not invocation.config["launch"]["machine_rank"]:
         print(f"pushed: {push(Path(invocation.config['output_dir']), hub['push'], private=hub['private'])}")
     return code
@@ -66,7 +68,7 @@ def _check_hub(invocation: Invocation, repo: str) -> None:
             )
 
 
-def _start(invocation: Invocation, *, dry_run: bool, check_options: str) -> int:
+def _start(invocation: Invocation, *, dry_run: bool, check_options: str, previewed: bool) -> int:
     if "launch" not in invocation.config or AT_ONCE in invocation.config:
         carry_out(invocation)
         return 0
@@ -97,13 +99,32 @@ def _start(invocation: Invocation, *, dry_run: bool, check_options: str) -> int:
         if planned.command:
             print(f"running: {shlex.join(planned.command)}", file=sys.stderr)
         if dry_run:
-            print(f"{shlex.join(invocation.command)}: would write to {invocation.config['output_dir']}")
+            print(f"{shlex.join(invocation.command)}: would write to {invocation.config['output_dir']}", flush=True)
+            if previewed:
+                _preview(invocation, config, temporary)
             return 0
         if not planned.command:
             carry_out(invocation)
             return 0
         record.write_text(json.dumps(asdict(invocation)), encoding="utf-8")
         return wait_for(planned.command, planned.environment, Path(temporary) / "error")
+
+
+def _preview(invocation: Invocation, config: LaunchConfig, cache: str) -> None:
+    """Prepare the rows of a run in this process, in a cache that is thrown away, until it has said how it would train.
+
+    Args:
+        invocation: of the run.
+        config: its launch.
+        cache: folder of the rows.
+    """
+    here = {**asdict(config), "strategy": "single", "processes": 1, "machines": 1, "machine_rank": 0}
+    changed = {**invocation.config, "launch": here}
+    for name, section in invocation.config.items():
+        if isinstance(section, dict) and "cache_dir" in section:
+            changed[name] = {**section, "cache_dir": cache}
+    with suppress(PreviewedError):
+        carry_out(replace(invocation, config=changed, preview=asdict(config)))
 
 
 def _check_options(invocation: Invocation, function: str) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_text
 from reproalign.common.invocation import Invocation, carry_out
-from reproalign.common.launch.ending import end_after_leaving, leave
+from reproalign.common.launch.ending import end_after_leaving, end_on_terminate, leave
 
 
 def main(path: str) -> int:
     """Carry out the invocation in ``path`` as the rank that the environment names."""
     end_after_leaving()
+    end_on_terminate()
     invocation = Invocation(**json.loads(Path(path).read_text(encoding="utf-8")))
     expected, found = invocation.config["launch"]["processes"], int(os.environ.get("WORLD_SIZE", "1"))
     try:

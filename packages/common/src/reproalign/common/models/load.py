@@ -23,6 +23,7 @@ from reproalign.common.errors import UserError, choose, first_line
 from reproalign.common.models.adapters import Dropout, Model, adapter_folder, make_trainable
 from reproalign.common.models.ensemble_file import ENSEMBLE, is_ensemble, read_ensemble
 from reproalign.common.models.gemma import apply_gemma_numerics
+from reproalign.common.models.quiet import quiet_transformers
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -157,6 +158,7 @@ def merge_adapter(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, adapt
 
 
 def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrainedModel:
+    quiet_transformers()
     options: dict[str, Any] = {
         "dtype": DTYPES[choose("model.dtype", config.dtype, DTYPES)],
         "revision": config.revision,

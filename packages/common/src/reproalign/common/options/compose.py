@@ -22,7 +22,7 @@ from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.invocation import load_object
 from reproalign.common.options.check import check
 from reproalign.common.options.choices import chosen_sections, named, opened, specialised
-from reproalign.common.options.file import KEY, check_keys, given_file, put_file, read_file
+from reproalign.common.options.file import KEY, check_keys, given_file, is_whole, put_file, read_file
 from reproalign.common.options.foreign import check_foreign
 from reproalign.common.options.keys import is_section, known_keys, locate
 from reproalign.common.options.renamed import Renamed, new_name
@@ -75,7 +75,7 @@ def compose(
         UserError: for anything wrong in the words or the values.
     """
     composed, recipe, node = _compose(package, config_name, schema, overrides, bases, renamed or {})
-    resolved = _resolve(composed)
+    resolved = _resolve(composed, node)
     check(node, resolved)
     if foreign:
         check_foreign(node, resolved)
@@ -86,9 +86,14 @@ def compose(
 def in_force(package: str, config_name: str, schema: str, overrides: Sequence[str]) -> Composed:
     """Compose likewise, without a check of the values; what is not set yet is ``???``.
 
+    Before a group that has to be chosen is chosen, the values are those of the class.
+
     Raises:
         UserError: for a word that cannot be understood.
     """
+    if _any_choice(package, config_name, overrides):
+        node = load_object(schema)
+        return Composed(OmegaConf.to_container(OmegaConf.structured(node)), None, node)  # type: ignore[arg-type]
     composed, recipe, node = _compose(package, config_name, schema, overrides, None, {})
     container: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     return Composed(container, recipe, node)
@@ -108,14 +113,16 @@ def _compose(
             chosen.append(word)
         elif key != KEY or file is None:
             words[word] = key
-    choice = (package, config_name, schema, *chosen)
+    choice, given = (package, config_name, schema, *chosen), [word.partition("=") for word in chosen]
     try:
+        content = read_file(file) if file is not None else {}
+        if file is not None and is_whole(opened(node), content):
+            chosen = [*chosen, *_any_choice(package, config_name, chosen)]  # of which nothing is used
         composed = (bases or {}).get(choice) or _compose_files(package, config_name, opened(node), chosen)
         if bases is not None:
             composed = deepcopy(bases.setdefault(choice, composed))
-        content = read_file(file) if file is not None else {}
         if file is not None:
-            composed = put_file(composed, opened(node), file, content, [_split(word)[0] for word in chosen], renamed)
+            composed = put_file(composed, opened(node), file, content, [name for name, _, _ in given], renamed)
         if chosen_sections(node):
             config: Any = OmegaConf.to_container(composed, resolve=False)
             named(node, config, {key: _split(word)[1] for word, key in words.items()})
@@ -168,12 +175,27 @@ def groups(package: str) -> list[str]:
 
 def verb_groups(package: str, config_name: str) -> list[str]:
     """List the groups that a verb's words may choose from: those that its primary configuration names."""
+    names = [name for name, _ in _defaults(package, config_name)]
+    return [name for name in names if name in groups(package) and options(package, name)]
+
+
+def _any_choice(package: str, config_name: str, words: Sequence[str]) -> list[str]:
+    """Return a word for each group that has to be chosen and is not chosen by ``words``."""
+    given = {word.partition("=")[0] for word in words}
+    missing = [name for name, value in _defaults(package, config_name) if value == "???" and name not in given]
+    return [f"{name}={options(package, name)[0]}" for name in missing]
+
+
+def _defaults(package: str, config_name: str) -> list[tuple[str, Any]]:
     import yaml
 
     text = files(primary_module(package, config_name)).joinpath(f"{config_name}.yaml").read_text(encoding="utf-8")
     entries = [entry for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict)]
-    names = [str(name).removeprefix("optional ").partition("@")[0] for entry in entries for name in entry]
-    return [name for name in names if name in groups(package) and options(package, name)]
+    return [
+        (str(name).removeprefix("optional ").partition("@")[0], value)
+        for entry in entries
+        for name, value in entry.items()
+    ]
 
 
 def options(package: str, group: str) -> list[str]:
@@ -222,11 +244,16 @@ def _is_understood(word: str) -> bool:
         return False
 
 
-def _resolve(composed: Any) -> dict[str, Any]:
+def _resolve(composed: Any, schema: type) -> dict[str, Any]:
     try:
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
-            raise UserError(f"{missing[0]} is not set; add {missing[0]}=VALUE to the command or choose a recipe")
+            found = locate(schema, missing[0])
+            null = found[0].option.null if found and found[0].option else ""
+            meaning = f" (null: {null})" if null else ""
+            raise UserError(
+                f"{missing[0]} is not set; add {missing[0]}=VALUE{meaning} to the command or choose a recipe"
+            )
         container = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from error

@@ -67,6 +67,11 @@ def check_keys(schema: type, path: Path | None, content: Mapping[str, Any], rena
             raise UserError(f"{KEY}={path}: {sentence}")
 
 
+def is_whole(schema: type, content: Mapping[str, Any]) -> bool:
+    """Say whether a file has every key of the class."""
+    return {key for key in known_keys(schema) if f".{NAME}." not in key} <= set(_keys(schema, content))
+
+
 def put_file(
     composed: Any, schema: type, path: Path, content: Mapping[str, Any], groups: Sequence[str], renamed: Renamed
 ) -> Any:
@@ -84,7 +89,7 @@ def put_file(
         UserError: for an unknown key, or a recipe beside a file that has every key.
     """
     check_keys(schema, path, content, renamed)
-    whole = {key for key in known_keys(schema) if f".{NAME}." not in key} <= set(_keys(schema, content))
+    whole = is_whole(schema, content)
     if whole and "experiment" in groups:
         raise UserError(f"{KEY}={path} has every key, so that a recipe beside it says nothing; leave one of them out")
     base = OmegaConf.structured(schema) if whole else composed

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,10 @@ def package_versions(package: str) -> dict[str, str]:
 
 
 def git_state(package_file: Path) -> dict[str, Any] | None:
-    """Return commit and dirtiness of the source tree that ``package_file`` is in, or None outside one."""
+    """Return commit and dirtiness of the source tree that ``package_file`` is in, else those the core was built from.
+
+    None if neither is known; then the version stands for the source.
+    """
 
     def git(*words: str) -> str | None:
         try:
@@ -54,7 +59,8 @@ def git_state(package_file: Path) -> dict[str, Any] | None:
 
     # A virtual environment inside somebody else's repository is not our source tree.
     if git("ls-files", "--error-unmatch", package_file.name) is None:
-        return None
+        built = files("reproalign.common").joinpath("commit.json")  # packages/common/hatch_build.py
+        return json.loads(built.read_text(encoding="utf-8")) if built.is_file() else None
     commit = git("rev-parse", "HEAD")
     return None if commit is None else {"commit": commit, "dirty": bool(git("status", "--porcelain"))}
 

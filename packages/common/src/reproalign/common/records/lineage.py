@@ -37,6 +37,13 @@ def input_runs(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def training_config(model: str) -> tuple[Path, dict[str, Any]] | None:
+    """Return the run that a model's folder lies in, and its configuration; None for a model of no recorded run."""
+    folder = _run_folder(model)
+    record = None if folder is None else read_plain(folder)
+    return None if folder is None or record is None else (folder, dict(record.get("config") or {}))
+
+
 def read_plain(folder: Path) -> dict[str, Any] | None:
     """Return the record in ``folder``; None if there is none, or none that can be read."""
     try:

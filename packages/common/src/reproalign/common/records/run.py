@@ -9,6 +9,7 @@ import math
 import os
 import shlex
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from reproalign.common.errors import UserError
-from reproalign.common.files import write_json, write_text
+from reproalign.common.files import follow_umask, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.mappings import flatten
 from reproalign.common.records.card import write_cards
@@ -58,6 +59,8 @@ class Run:
         Raises:
             UserError: if the folder holds another run, a finished one, or anything else (see :func:`check_folder`).
         """
+        if invocation.preview is not None:
+            return cls(Path(tempfile.mkdtemp(prefix="reproalign-")), _new_record(invocation), is_main=True, fresh=True)
         folder = Path(invocation.config["output_dir"])
         earlier = check_folder(folder, invocation) if is_main else None
         record = _new_record(invocation)
@@ -91,6 +94,9 @@ class Run:
     ) -> None:
         if not self.is_main:
             return
+        if self.record["preview"] is not None:
+            shutil.rmtree(self.dir)
+            return
         children = (self.dir / name for name in self.record["children"])
         worth_keeping = any(path.exists() for path in (*self.dir.glob("checkpoint-*"), *children))
         if isinstance(error, UserError) and self._fresh and not worth_keeping:
@@ -106,6 +112,7 @@ class Run:
         self._write()
         if status == "finished":
             write_cards(self.dir, self.record)
+        follow_umask(self.dir)
 
     def _undo(self) -> None:
         """Remove what this run wrote: its files, and the folders it made unless another run uses them by now."""
@@ -217,9 +224,15 @@ def same_run(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
     if differing or record.get("verb") != invocation.verb:
         names = ", ".join(differing[:5]) + (" …" if len(differing) > 5 else "")
         raise UserError(
-            f"output_dir={folder} belongs to another run (differs in: {names or 'verb'}); choose another output_dir"
+            f"output_dir={folder} belongs to another run, `{_begins(record['command'])}` (differs in: "
+            f"{names or 'verb'}); choose another output_dir"
         )
     return record
+
+
+def _begins(command: str) -> str:
+    words = command.split(" ")
+    return " ".join(words[:3]) + (" …" if len(words) > 3 else "")
 
 
 def config_differences(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
@@ -274,6 +287,7 @@ def _new_record(invocation: Invocation) -> dict[str, Any]:
         "recipe": invocation.recipe,
         "config": invocation.config,
         "seed": invocation.config.get("seed"),
+        "preview": invocation.preview,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "strategy": (invocation.config.get("launch") or {}).get("strategy", "single"),
         "versions": package_versions(invocation.package),

@@ -38,7 +38,7 @@ def training_arguments(
 
     given = dict(config.trainer)
     on_cpu = not torch.accelerator.is_available()
-    values: dict[str, Any] = {**DEFAULTS, "use_cpu": on_cpu, **defaults, **given}
+    values: dict[str, Any] = {**DEFAULTS, "use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu, **defaults, **given}
     values.setdefault("bf16", False)  # TRL's configs turn it on where the machine has it
     compute = autocast_dtype(given)
     packaged = deepspeed_config(config.launch.strategy, config.model.dtype, compute)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reproalign.common.errors import UserError
-from reproalign.common.files import sha256_file, write_json
+from reproalign.common.files import follow_umask, sha256_file, write_json
 
 MANIFEST = "manifest.json"
 
 
 def write_manifest(folder: Path) -> None:
     """Write the SHA-256 and size of every file in ``folder``: the mark that it is complete."""
+    follow_umask(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     entries = {
         path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
@@ -88,7 +89,7 @@ def resume_from(run_dir: Path, resume: str, on_bad_checkpoint: str) -> Path | No
         if on_bad_checkpoint == "stop":
             raise UserError(f"cannot resume: {problem}; delete that checkpoint or set on_bad_checkpoint=fallback")
         if PartialState().is_main_process:
-            Console(stderr=True).print(f"damaged checkpoint passed over: {problem}", style="yellow", highlight=False)
+            print(f"damaged checkpoint skipped: {problem}", file=sys.stderr)
     return None
 
 

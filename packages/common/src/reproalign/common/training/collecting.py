@@ -21,6 +21,7 @@ from transformers import Trainer
 
 from reproalign.common.training.checkpoints import ManifestCallback
 from reproalign.common.training.precision import keep_float32
+from reproalign.common.training.watch import show_progress
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class CollectingTrainer(Trainer):
         self.loss_is_scaled_for_ga = False  # the loss is a micro-batch mean
         self._collected: dict[str, dict[str, Tensor]] = {"train": defaultdict(_nothing), "eval": defaultdict(_nothing)}
         self.add_callback(ManifestCallback(self.save_state))
+        show_progress(self)
 
     def save_state(self, checkpoint: Path) -> None:
         """Write, on every process, what a checkpoint lacks before it is sealed."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from transformers import (
     PreTrainedTokenizerBase,
@@ -25,9 +26,17 @@ from reproalign.common.models.load import merge_adapter
 from reproalign.common.records import Run
 from reproalign.common.training.checkpoints import resume_from
 from reproalign.common.training.collecting import CollectingTrainer
-from reproalign.common.training.precision import PrecisionCallback, keep_float32
+from reproalign.common.training.plan import training_plan
+from reproalign.common.training.precision import PrecisionCallback, keep_float32, names
+from reproalign.common.training.reference import AdapterDisabledReference, CachedReference, FrozenReference
+from reproalign.common.training.watch import announce, show_progress
 
 FINAL = "model"
+REFERENCES = {
+    FrozenReference: "a frozen second model",
+    AdapterDisabledReference: "the policy without its adapters",
+    CachedReference: "log-probs computed beforehand",
+}
 
 
 class RecordCallback(TrainerCallback):
@@ -80,6 +89,9 @@ def fit(
     trainer.add_callback(RecordCallback(run))
     trainer.add_callback(PrecisionCallback(trainer, run))
     run.set("resumed_from", checkpoint.name if checkpoint else None)
+    show_progress(trainer)
+    if run.is_main:
+        announce(_about_to(trainer, config, checkpoint))
     if checkpoint and isinstance(trainer, CollectingTrainer):
         trainer.load_state(checkpoint)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -88,6 +100,38 @@ def fit(
     if PartialState().is_main_process:
         run.made_weights(FINAL, folder)
     return folder
+
+
+def _about_to(trainer: Trainer, config: BaseRunConfig, checkpoint: Path | None) -> dict[str, str]:
+    """Return what the run is about to do, in words."""
+    arguments, model = trainer.args, trainer.model
+    assert model is not None
+    autocast = "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else None
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    count, all_of_it = sum(map(_size, trained)), sum(map(_size, model.parameters()))
+    share = "" if count == all_of_it else f" of {all_of_it:,}"
+    lines = {
+        "model": f"{config.model.name}, {count:,}{share} parameters trained",
+        "device": f"{arguments.device} ({config.launch.strategy})",
+        "precision": f"{names(trained)} weights, {f'{autocast} autocast' if autocast else 'no autocast'}",
+        **training_plan(arguments, trainer.train_dataset, trainer.eval_dataset).lines(),
+    }
+    reference = getattr(trainer, "reference", None)
+    if reference is not None:
+        name = getattr(config, "reference", None)
+        lines["reference"] = REFERENCES.get(type(reference), "")
+        if name is not None and name.model:
+            lines["reference"] += f": {name.model}"
+    if checkpoint:
+        why = (
+            "resume names it" if config.resume not in ("auto", "never") else "it is the newest whole one in that folder"
+        )
+        lines["resuming"] = f"from {checkpoint}, because {why}"
+    return lines
+
+
+def _size(parameter: torch.nn.Parameter) -> int:
+    return int(getattr(parameter, "ds_numel", 0) or parameter.numel())  # under ZeRO-3 only a share is here
 
 
 def save_final(

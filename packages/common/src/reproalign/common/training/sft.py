@@ -25,6 +25,7 @@ from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
 from reproalign.common.training.checkpoints import ManifestCallback
 from reproalign.common.training.fit import fit
+from reproalign.common.training.preview import preview
 
 LOSS_MEANS = ("tokens", "examples")
 
@@ -51,6 +52,7 @@ def fine_tune(
         loss_mean: what a step's loss is the mean of: all its ``tokens``, or its ``examples``, each of which counts the
             mean over its own tokens; that needs one example per device at a time (:func:`check_loss_mean`).
     """
+    preview(run, config, arguments, train, evaluation)
     trainer = SFTTrainer(
         model=load_causal_lm(config.model),
         args=arguments,  # type: ignore[arg-type]

@@ -71,6 +71,7 @@ REJECTION_SAMPLING = (
         "reproalign.common.verbs.config:AlignConfig",
         "reproalign.common.verbs.align:align",
         launchable=True,
+        previewed=True,
     ),
 )
 

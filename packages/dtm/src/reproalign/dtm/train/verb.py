@@ -28,6 +28,7 @@ from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit, metric_rows
+from reproalign.common.training.preview import preview
 from reproalign.common.training.token_average import NORMALISATIONS
 from reproalign.dtm.tokens import TokensConfig, collator, resolved
 from reproalign.dtm.train.config import TrainConfig
@@ -78,6 +79,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             data = load(config, checked.sources, checked.tokens, tokenizer, run)
         _check_evaluation(arguments, data)
         _warn_of_warmup(arguments, len(data.train))
+        preview(run, config, arguments, data.train, data.held_out)
         set_seed(config.init_seed)  # nothing of the cluster may come between this and the adapters' first weights
         model = _model(config, tokenizer)
         manifest = start_manifest(get_peft_model_state_dict(model)) if isinstance(model, PeftModel) else {}

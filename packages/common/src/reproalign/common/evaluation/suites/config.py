@@ -54,8 +54,6 @@ class SuiteConfig:
     """Which benchmarks are run, on which data, and how the model is asked."""
 
     name: str = option(help="stands above the table")
-    title: str | None = option(None, help="one line on the suite", null="none")
-    source: str | None = option(None, help="where the facts of the suite come from", null="none")
     benchmarks: dict[str, Any] = option({}, help="name -> task, shots, metric …: all that the suite knows")
     averages: dict[str, Any] = option({}, help="name -> members, weight; given where all members were run")
     tasks: list[str] | None = option(
