@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.collate import IGNORED
-from reproalign.common.errors import PreviewedError, UserError
+from reproalign.common.errors import PreviewedError
 from reproalign.common.files import sha256_json
 from reproalign.common.mappings import flatten
 from reproalign.common.records import Run
@@ -68,11 +68,7 @@ def used_rows(run: Run, tokenizer: PreTrainedTokenizerBase, rows: Any) -> None:
 
 
 def parts(row: Any) -> list[Part]:
-    """Return the sequences of a tokenised row, or of the items that a row consists of.
-
-    Raises:
-        UserError: if there are none.
-    """
+    """Return the sequences of a tokenised row, or of the items that it consists of; the prompt if there is no more."""
     if isinstance(row, list):
         return [
             replace(part, name=f"item {number}, {part.name}") if len(row) > 1 else part
@@ -80,12 +76,16 @@ def parts(row: Any) -> list[Part]:
             for part in parts(item)
         ]
     found = []
-    for key in (key for key in row if key.endswith("input_ids") and not key.startswith("prompt_")):
+    keys = [key for key in row if key.endswith("input_ids")]
+    for key in [key for key in keys if not key.startswith("prompt_")] or keys:
         prefix = key.removesuffix("input_ids")
         if row[key] and isinstance(row[key][0], Sequence):
-            found += [Part(f"response {place}", list(ids), None) for place, ids in enumerate(row[key], start=1)]
+            found += [
+                Part(f"response {place}", [int(token) for token in ids], None)
+                for place, ids in enumerate(row[key], start=1)
+            ]
             continue
-        ids = list(row[key])
+        ids = [int(token) for token in row[key]]
         trained = None
         if f"{prefix}labels" in row:
             trained = [label != IGNORED for label in row[f"{prefix}labels"]]
@@ -94,8 +94,6 @@ def parts(row: Any) -> list[Part]:
         elif "completion_mask" in row:
             trained = [bool(value) for value in row["completion_mask"]]
         found.append(Part(prefix.rstrip("_"), ids, trained))
-    if not found:
-        raise UserError("this run has no tokenised rows to show")
     return found
 
 
