@@ -25,6 +25,9 @@ from reproalign.common.records.run import read_record
 from reproalign.common.verbs.sweep_report import Result, report
 
 
+VERB = ("name", "config_name", "schema", "target", "check")  # fields of Verb that a sweep keeps
+
+
 @dataclass
 class SweepConfig:
     """What is run several times; made from the words of the command, and kept in the record."""
@@ -84,7 +87,8 @@ def plan_sweep(config: SweepConfig, invocation: Invocation) -> list[Planned]:
     Raises:
         UserError: naming the run.
     """
-    verb = Verb(help="", **config.verb)
+    name, config_name, schema, target, check = (config.verb[key] for key in VERB)
+    verb = Verb(name, "", config_name, schema, target, check=check)
     settings = [dict(zip(config.sweep, values, strict=True)) for values in itertools.product(*config.sweep.values())]
     seeds: list[int | None] = list(config.seeds) if config.seeds is not None else [None]
     names = _setting_names(settings)
