@@ -24,7 +24,6 @@ from reproalign.common.records import Run
 from reproalign.common.records.run import read_record
 from reproalign.common.verbs.sweep_report import Result, report
 
-
 VERB = ("name", "config_name", "schema", "target", "check")  # fields of Verb that a sweep keeps
 
 
