@@ -13,7 +13,7 @@ from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
 from reproalign.common.config import DataConfig
 from reproalign.common.data.collate import PairCollator
 from reproalign.common.data.shown import used_rows
-from reproalign.common.errors import check_seed, choose
+from reproalign.common.errors import choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
@@ -78,7 +78,6 @@ def check_options(config: RewardConfig) -> RewardRules:
     Raises:
         UserError: naming the key.
     """
-    check_seed(seed=config.seed)
     choose("data.overlong", config.data.overlong, ["drop", "truncate", "error"])
     told = {
         "pooling": "last_not_pad",

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 
 # Old key or section -> new, or several of which the verb has one. NAME in a new key is for the user to choose. What
 # holds a blank is a sentence on where the key went. ``data=old`` stands for a choice of a group.
-Renamed = Mapping[str, str | tuple[str, ...]]
-RENAMED: Renamed = {}
+Renamed = Mapping[str, str | Sequence[str]]
+RENAMED: Renamed = {
+    "suite.title": "nothing read it; write it as a comment into the suite's file",
+    "suite.source": "nothing read it; write it as a comment into the suite's file",
+}
 
 
 def new_name(key: str, value: str, known: Sequence[str], renamed: Renamed) -> str | None:
@@ -23,7 +26,8 @@ def new_name(key: str, value: str, known: Sequence[str], renamed: Renamed) -> st
     old = max((name for name in table if key == name or key.startswith(f"{name}.")), key=len, default=None)
     if old is None:
         return None
-    candidates = table[old] if isinstance(table[old], tuple) else (str(table[old]),)
+    found = table[old]
+    candidates = (found,) if isinstance(found, str) else found
     for candidate in candidates:
         if " " in candidate:
             return f"{key} is gone: {candidate}"

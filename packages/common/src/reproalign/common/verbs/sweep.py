@@ -99,7 +99,7 @@ def plan_sweep(config: SweepConfig, invocation: Invocation) -> list[Planned]:
         child = plan_child(invocation, name, verb, words, bases)
         with naming(name):
             if verb.check:
-                load_object(verb.check)(structured(child.invocation))
+                load_object(verb.check)(structured(child.invocation.schema, child.invocation.config))
         planned.append(Planned(child, setting, seed))
     check_launches(entry.child for entry in planned)
     return planned
