@@ -75,7 +75,8 @@ def replay(argv: Sequence[str]) -> int:
 def tokens(argv: Sequence[str]) -> int:
     """``reproalign tokens RUN``."""
     from reproalign.common.command.tokens import ROWS, show_tokens
-    from reproalign.common.records.run import read_record, recorded_invocation
+    from reproalign.common.records.record import recorded_invocation
+    from reproalign.common.records.run import read_record
 
     parser = WordParser(prog="reproalign tokens", description="Print the first training rows of a record as tokens.")
     parser.add_argument("run", type=Path, help="run folder or run.json")
@@ -156,7 +157,8 @@ def _report(left: dict[str, Any], right: dict[str, Any], tolerance: float, ignor
 def _replay(arguments: argparse.Namespace) -> int:
     from reproalign.common.launch import start
     from reproalign.common.records.environment import package_versions
-    from reproalign.common.records.run import read_record, recorded_invocation
+    from reproalign.common.records.record import recorded_invocation
+    from reproalign.common.records.run import read_record
 
     record = read_record(arguments.run)
     folder = arguments.run if arguments.run.is_dir() else arguments.run.parent  # wherever the command is given

@@ -15,7 +15,7 @@ from reproalign.common.config import RunConfig
 from reproalign.common.console import say
 from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import gemma_of_variant
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.options.shared import VARIANTS
@@ -77,7 +77,7 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
         pairs = _in_order(pairs, arguments, config, run)
         # TRL 0.7.7, which the release ran, turns off the adapters' dropout as well (ERRATA Q34a).
         model = load_causal_lm(config.model, dropout="adapters" if config.variant == "paper" else "none")
-        _record_weights(run, "policy", config.model.name, config.model.revision)
+        used_weights(run, "policy", config.model)
         trainer = PairTrainer(
             objective=objective,
             reference=reference,
@@ -99,7 +99,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         pairs = _in_order(load_pairs(config, tokenizer, run, Reader(tokenizer, rules)), arguments, config, run)
         preview(run, config, arguments, pairs.train, pairs.evaluation)
         model = load_reward(config.model, tokenizer, rules, _pad_id(tokenizer))
-        _record_weights(run, "start", config.model.name, config.model.revision)
+        used_weights(run, "start", config.model)
         trainer = PairedRewardTrainer(
             objective=MMPOReward(batch_targets=config.variant == "released"),
             rules=rules,
@@ -201,8 +201,3 @@ def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     assert isinstance(tokenizer.pad_token_id, int)  # check_tokenizer has set it
     return tokenizer.pad_token_id
-
-
-def _record_weights(run: Run, label: str, name: str, revision: str | None) -> None:
-    if run.is_main:
-        run.add_fingerprint("weights", label, identify_weights(name, revision), name=name, revision=revision)

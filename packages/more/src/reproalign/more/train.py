@@ -69,10 +69,9 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         check_held_out(arguments, domains.held_out, "set data.eval_paths or data.eval_fraction", rows="items")
         preview(run, config, arguments, domains.train)
         model = load_reward(config.model, tokenizer, rules, domains.pad_id)
-        if run.is_main:
-            used_weights(run, "start", config.model)
-            if config.method == "more":
-                run.set("weights", asdict(weights))  # with what null stands for
+        used_weights(run, "start", config.model)
+        if run.is_main and config.method == "more":
+            run.set("weights", asdict(weights))  # with what null stands for
         common: dict[str, Any] = {
             "model": model,
             "args": arguments,

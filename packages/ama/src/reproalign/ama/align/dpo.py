@@ -63,8 +63,7 @@ def dpo(config: DPOConfig, invocation: Invocation) -> None:
         preview(run, config, arguments, train, held_out, reference=mode)
         reference, train, held_out = hold_reference(mode, config, config.reference, train, held_out, pad_id)
         model = load_causal_lm(config.model, dropout="adapters")
-        if run.is_main:
-            used_weights(run, "start", config.model)
+        used_weights(run, "start", config.model)
         trainer = PairTrainer(
             objective=DPO(beta=config.beta),
             reference=reference,

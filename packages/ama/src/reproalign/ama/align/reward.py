@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from reproalign.common.text.collate import PairCollator
 from transformers import set_seed
 
 from reproalign.ama.align.config import RewardConfig
@@ -54,8 +55,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         assert isinstance(tokenizer.pad_token_id, int)  # load_reward_tokenizer has set it
         preview(run, config, arguments, train, held_out)
         model = load_reward(config.model, tokenizer, rules, tokenizer.pad_token_id)
-        if run.is_main:
-            used_weights(run, "start", config.model)
+        used_weights(run, "start", config.model)
         trainer = PairedRewardTrainer(
             objective=BradleyTerry(),
             model=model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,7 +15,7 @@ from reproalign.common.options.compose import compose
 from reproalign.common.options.keys import known_keys
 from reproalign.common.options.renamed import Renamed
 from reproalign.common.options.words import as_word
-from reproalign.common.verbs.sweep import SweepConfig, check_values
+from reproalign.common.verbs.sweep import VERB, SweepConfig, check_values
 
 SEEDS, PREFIX, AT_ONCE = "seeds", "sweep.", "at_once"
 NOT_SWEPT = ("output_dir", "resume", "seed", "hub.push", "hub.private")
@@ -43,11 +43,10 @@ def sweep_invocation(command: str, package: str, verb: Verb, words: Sequence[str
     composed = compose(package, verb.config_name, verb.schema, first, renamed=renamed)
     if (composed.config.get("hub") or {}).get("push"):
         raise UserError("hub.push: several runs make several models; push the one you want with `reproalign push`")
-    described = {field.name: str(getattr(verb, field.name)) for field in fields(Verb) if field.name in _KEPT}
     config = SweepConfig(
         output_dir=composed.config["output_dir"],
         words=[word for word in rest if not word.startswith("output_dir=")],
-        verb=described,
+        verb={name: getattr(verb, name) for name in VERB},
         seeds=seeds,
         sweep=swept,
         at_once=values.get(AT_ONCE),
@@ -61,9 +60,6 @@ def sweep_invocation(command: str, package: str, verb: Verb, words: Sequence[str
         config=asdict(config),
         recipe=composed.recipe,
     )
-
-
-_KEPT = ("name", "config_name", "schema", "target", "check")
 
 
 def _value(word: str) -> Any:

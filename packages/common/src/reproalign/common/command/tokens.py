@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from typing import Any
 
-from reproalign.common.errors import UserError
+from reproalign.common.errors import PreviewedError, UserError
 from reproalign.common.invocation import Invocation, carry_out
 
 ROWS = 3
@@ -20,19 +19,17 @@ def show_tokens(invocation: Invocation, rows: int = ROWS) -> None:
     Raises:
         UserError: for a verb that trains on no rows of its own.
     """
-    from reproalign.common.data.shown import SHOW, Shown
+    from reproalign.common.data.shown import SHOW
 
     config: dict[str, Any] = invocation.config
     if "launch" not in config or "at_once" in config:
         raise UserError(f"'{invocation.verb}' trains on no rows of its own; show those of one of its runs")
-    with tempfile.TemporaryDirectory(prefix="reproalign-") as folder:
-        single = {**config["launch"], "strategy": "single", "processes": 1}
-        there = {**config, "output_dir": f"{folder}/run", "launch": single}
-        token = SHOW.set(rows)
-        try:
-            carry_out(replace(invocation, config=there))
-        except Shown:
-            return
-        finally:
-            SHOW.reset(token)
+    here = {**config["launch"], "strategy": "single", "processes": 1, "machines": 1, "machine_rank": 0}
+    token = SHOW.set(rows)
+    try:
+        carry_out(replace(invocation, config={**config, "launch": here}, preview=config["launch"]))
+    except PreviewedError:
+        return
+    finally:
+        SHOW.reset(token)
     raise UserError(f"'{invocation.verb}' has no tokenised rows to show")

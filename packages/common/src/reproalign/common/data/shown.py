@@ -12,9 +12,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reproalign.common.text.collate import IGNORED
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.errors import UserError
+from reproalign.common.errors import PreviewedError
 from reproalign.common.files import sha256_json
 from reproalign.common.mappings import flatten
 from reproalign.common.records import Run
@@ -23,10 +24,6 @@ from reproalign.common.text.collate import IGNORED
 HASHED = 3  # rows that the hash is of
 WIDTH = 78
 SHOW: ContextVar[int | None] = ContextVar("rows to show instead of training", default=None)
-
-
-class Shown(BaseException):  # no error, and not to be caught as one
-    """Ends a run that was to show its rows and not to train."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def used_rows(run: Run, tokenizer: PreTrainedTokenizerBase, rows: Any) -> None:
         rows: tokenised data set: ``*input_ids`` with ``*prompt_length`` or ``labels``, a list of ids or of several.
 
     Raises:
-        Shown: after rows were printed.
+        PreviewedError: after rows were printed.
     """
     if run.is_main:
         first = [parts(rows[index]) for index in range(min(HASHED, len(rows)))]
@@ -68,15 +65,11 @@ def used_rows(run: Run, tokenizer: PreTrainedTokenizerBase, rows: Any) -> None:
                     print(f"row {number + 1} of {len(rows)}{name}: {describe(part, tokenizer, limits)}")
                     print("\n".join(lines(part, tokenizer)), end="\n\n")
             print(f"SHA-256 of the first {len(first)} rows: {digest}")
-            raise Shown
+            raise PreviewedError
 
 
 def parts(row: Any) -> list[Part]:
-    """Return the sequences of a tokenised row, or of the items that a row consists of.
-
-    Raises:
-        UserError: if there are none.
-    """
+    """Return the sequences of a tokenised row, or of the items that it consists of; the prompt if there is no more."""
     if isinstance(row, list):
         return [
             replace(part, name=f"item {number}, {part.name}") if len(row) > 1 else part
@@ -84,12 +77,16 @@ def parts(row: Any) -> list[Part]:
             for part in parts(item)
         ]
     found = []
-    for key in (key for key in row if key.endswith("input_ids") and not key.startswith("prompt_")):
+    keys = [key for key in row if key.endswith("input_ids")]
+    for key in [key for key in keys if not key.startswith("prompt_")] or keys:
         prefix = key.removesuffix("input_ids")
         if row[key] and isinstance(row[key][0], Sequence):
-            found += [Part(f"response {place}", list(ids), None) for place, ids in enumerate(row[key], start=1)]
+            found += [
+                Part(f"response {place}", [int(token) for token in ids], None)
+                for place, ids in enumerate(row[key], start=1)
+            ]
             continue
-        ids = list(row[key])
+        ids = [int(token) for token in row[key]]
         trained = None
         if f"{prefix}labels" in row:
             trained = [label != IGNORED for label in row[f"{prefix}labels"]]
@@ -98,8 +95,6 @@ def parts(row: Any) -> list[Part]:
         elif "completion_mask" in row:
             trained = [bool(value) for value in row["completion_mask"]]
         found.append(Part(prefix.rstrip("_"), ids, trained))
-    if not found:
-        raise UserError("this run has no tokenised rows to show")
     return found
 
 

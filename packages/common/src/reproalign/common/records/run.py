@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
-import math
-import os
-import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,9 +17,10 @@ from reproalign.common.files import follow_umask, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.mappings import flatten
 from reproalign.common.records.card import write_cards
-from reproalign.common.records.environment import git_state, hardware, package_versions, peak_memory
+from reproalign.common.records.environment import peak_memory
 from reproalign.common.records.fingerprints import fingerprint_folder, identity_entry, identity_of
-from reproalign.common.records.lineage import RECORD, input_runs
+from reproalign.common.records.lineage import RECORD
+from reproalign.common.records.record import new_record, now, plain
 
 # Keys that may change between the first start of a run and its resumption.
 VOLATILE = (
@@ -60,10 +55,10 @@ class Run:
             UserError: if the folder holds another run, a finished one, or anything else (see :func:`check_folder`).
         """
         if invocation.preview is not None:
-            return cls(Path(tempfile.mkdtemp(prefix="reproalign-")), _new_record(invocation), is_main=True, fresh=True)
+            return cls(Path(tempfile.mkdtemp(prefix="reproalign-")), new_record(invocation), is_main=True, fresh=True)
         folder = Path(invocation.config["output_dir"])
         earlier = check_folder(folder, invocation) if is_main else None
-        record = _new_record(invocation)
+        record = new_record(invocation)
         if earlier is not None:
             for key in ("started", "wall_seconds", "fingerprints", "children"):
                 record[key] = earlier.get(key, record.get(key))
@@ -106,7 +101,7 @@ class Run:
         self.record["status"] = status
         if error is not None and status == "failed":
             self.record["error"] = f"{type(error).__name__}: {error}"
-        self.record["ended"] = _now()
+        self.record["ended"] = now()
         self.record["wall_seconds"] = self._seconds_before + time.perf_counter() - self._started
         self.record["peak_memory"] = peak_memory()
         self._write()
@@ -179,11 +174,11 @@ class Run:
         """Append a row to ``metrics.jsonl``."""
         if self.is_main:
             with (self.dir / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(_plain({"step": step, **metrics}), allow_nan=False) + "\n")
+                stream.write(json.dumps(plain({"step": step, **metrics}), allow_nan=False) + "\n")
 
     def _write(self) -> None:
         if self.is_main:
-            write_json(self.dir / RECORD, _plain(self.record))
+            write_json(self.dir / RECORD, plain(self.record))
 
 
 def check_folder(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
@@ -237,7 +232,7 @@ def _begins(command: str) -> str:
 
 def config_differences(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
     """List the keys in which two configurations differ, :data:`VOLATILE` ones aside."""
-    first, second = flatten(_plain(left)), flatten(_plain(right))
+    first, second = flatten(plain(left)), flatten(plain(right))
     return [
         key for key in sorted(first.keys() | second.keys()) if key not in VOLATILE and first.get(key) != second.get(key)
     ]
@@ -259,72 +254,3 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not {"config", "status", "command"} <= record.keys():
         raise UserError(f"{file}: not a run record (config, status and command are needed)")
     return record
-
-
-def recorded_invocation(record: Mapping[str, Any]) -> Invocation:
-    """Return the invocation that a record was made by."""
-    return Invocation(
-        command=shlex.split(record["command"]),
-        package=record["package"],
-        verb=record["verb"],
-        schema=record["schema"],
-        target=record["target"],
-        config=record["config"],
-        recipe=record.get("recipe"),
-    )
-
-
-def _new_record(invocation: Invocation) -> dict[str, Any]:
-    package_file = importlib.import_module(invocation.package).__file__ if _is_regular(invocation.package) else None
-    return {
-        "format": 1,
-        "status": "running",
-        "command": shlex.join(invocation.command),
-        "package": invocation.package,
-        "verb": invocation.verb,
-        "schema": invocation.schema,
-        "target": invocation.target,
-        "recipe": invocation.recipe,
-        "config": invocation.config,
-        "seed": invocation.config.get("seed"),
-        "preview": invocation.preview,
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "strategy": (invocation.config.get("launch") or {}).get("strategy", "single"),
-        "versions": package_versions(invocation.package),
-        "git": git_state(Path(package_file or __file__)),
-        "hardware": hardware(),
-        "inputs": {  # the run that started this one is its parent: its record goes on changing
-            key: entry for key, entry in input_runs(invocation.config).items() if entry["run"] != invocation.parent
-        },
-        "parent": invocation.parent,
-        "children": {},
-        "fingerprints": {},
-        "metrics": {},
-        "started": _now(),
-        "ended": None,
-        "wall_seconds": None,
-        "peak_memory": None,
-        "resumptions": 0,
-    }
-
-
-def _is_regular(package: str) -> bool:
-    spec = importlib.util.find_spec(package)
-    return spec is not None and spec.origin is not None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _plain(value: Any) -> Any:
-    """Copy of ``value`` that strict JSON can carry."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value

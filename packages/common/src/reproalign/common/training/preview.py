@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 
 from reproalign.common.config import BaseRunConfig, LaunchConfig, ModelConfig
 from reproalign.common.console import say
+from reproalign.common.data.shown import SHOW
 from reproalign.common.errors import PreviewedError
 from reproalign.common.models.adapters import make_trainable
 from reproalign.common.models.load import DTYPES, model_path
@@ -51,7 +52,7 @@ def preview(
         PreviewedError: in a dry run.
     """
     asked = run.record["preview"]
-    if asked is None:
+    if asked is None or SHOW.get() is not None:  # tokens are shown where they are ready
         return
     launch = LaunchConfig(**asked)
     lines = training_plan(arguments, train, evaluation, processes=launch.processes).lines()

@@ -24,6 +24,8 @@ from reproalign.common.records import Run
 from reproalign.common.records.run import read_record
 from reproalign.common.verbs.sweep_report import Result, report
 
+VERB = ("name", "config_name", "schema", "target", "check")  # fields of Verb that a sweep keeps
+
 
 @dataclass
 class SweepConfig:
@@ -84,7 +86,8 @@ def plan_sweep(config: SweepConfig, invocation: Invocation) -> list[Planned]:
     Raises:
         UserError: naming the run.
     """
-    verb = Verb(help="", **config.verb)
+    name, config_name, schema, target, check = (config.verb[key] for key in VERB)
+    verb = Verb(name, "", config_name, schema, target, check=check)
     settings = [dict(zip(config.sweep, values, strict=True)) for values in itertools.product(*config.sweep.values())]
     seeds: list[int | None] = list(config.seeds) if config.seeds is not None else [None]
     names = _setting_names(settings)
@@ -96,7 +99,7 @@ def plan_sweep(config: SweepConfig, invocation: Invocation) -> list[Planned]:
         child = plan_child(invocation, name, verb, words, bases)
         with naming(name):
             if verb.check:
-                load_object(verb.check)(structured(child.invocation))
+                load_object(verb.check)(structured(child.invocation.schema, child.invocation.config))
         planned.append(Planned(child, setting, seed))
     check_launches(entry.child for entry in planned)
     return planned

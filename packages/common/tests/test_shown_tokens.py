@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.common.data.shown import SHOW, Shown, describe, lines, parts, used_rows
+from reproalign.common.data.shown import SHOW, describe, lines, parts, used_rows
+from reproalign.common.errors import PreviewedError
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records import Run
@@ -54,7 +55,7 @@ def test_the_hash_follows_ids_and_mask_and_showing_ends_the_run(tmp_path, tokeni
     assert first != digest("c", [{"input_ids": [5, 6], "labels": [5, 6]}])
     token = SHOW.set(1)
     try:
-        with pytest.raises(Shown):
+        with pytest.raises(PreviewedError):
             digest("d", [{"input_ids": [5, 6], "labels": [-100, 6]}])
     finally:
         SHOW.reset(token)
