@@ -21,7 +21,6 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from reproalign.common.config import DataConfig
-from reproalign.common.data import templates, tokenize
 from reproalign.common.data.load import load_preferences
 from reproalign.common.data.mixing import MixPart, mix_datasets
 from reproalign.common.data.sources.shp import order_answers
@@ -35,6 +34,7 @@ from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialog
 from reproalign.common.reward.pooling import pooled_index
 from reproalign.common.reward.reading import Reader
 from reproalign.common.testing.oracle import run_logps
+from reproalign.common.text import templates, tokenize
 from reproalign.common.text.collate import IGNORED, PairCollator
 from reproalign.common.text.prompts import prompt_text
 from reproalign.common.text.render import render_messages, render_pairs
