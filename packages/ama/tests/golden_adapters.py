@@ -89,7 +89,7 @@ def interpolate_state_dict(inputs: Case, params: Case) -> Any:
 @adapter("weight_mask_merge.py main loop + update_by_wise_norm_sigmoid_linear")
 def merge_learned(inputs: Case, params: Case) -> Any:
     from reproalign.ama.average.weights import scalar_weights
-    from reproalign.ama.frontier.sweeps import PRE
+    from reproalign.ama.tensors import PRE
     from reproalign.ama.mask_alphas import ReleasedAlphas
     from reproalign.ama.parts import make_parts
     from reproalign.ama.tensors import BASE, tensor_rule

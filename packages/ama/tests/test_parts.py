@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproalign.ama.frontier.sweeps import PRE
 from reproalign.ama.levels import HEAD, released_layer_groups
 from reproalign.ama.parts import Parts, linear_modules, make_parts, parts_of_layers
-from reproalign.ama.tensors import BASE, POST, RULES, default_tensors, tensor_rule
+from reproalign.ama.tensors import BASE, POST, PRE, RULES, default_tensors, tensor_rule
 from reproalign.common.errors import UserError
 from reproalign.common.merging.blocks import Blocks
 from reproalign.common.testing.checkpoints import ARCHITECTURES, random_config

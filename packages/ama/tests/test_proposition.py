@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 
 from reproalign.ama.cli import main
-from reproalign.ama.study.features import FORMS, OUTPUT, WEIGHT, Setting, closed_forms, gaussian_accuracy, simulate
-from reproalign.dtm.merge.released import DISJOINT
-from reproalign.more.study.results import SINGLE
+from reproalign.ama.study.features import (
+    DISJOINT,
+    FORMS,
+    OUTPUT,
+    SINGLE,
+    WEIGHT,
+    Setting,
+    closed_forms,
+    gaussian_accuracy,
+    simulate,
+)
 
 WEIGHTS = {SINGLE: (1, 1, 0), OUTPUT: (2, 1, 1), WEIGHT: (4, 1, 1), DISJOINT: (2, 1, 0)}  # shared, own, the other's
 

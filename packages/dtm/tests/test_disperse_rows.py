@@ -11,14 +11,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reproalign.common.command.tokens import ROWS
 from reproalign.common.data.records import RowError
 from reproalign.common.errors import UserError
 from reproalign.dtm.disperse.extract import REJECTS, extract, held_out, prompt_key
 from reproalign.dtm.disperse.first_turn import first_turn
 from reproalign.dtm.disperse.sets import parse_sets
 from reproalign.dtm.disperse.sources import SOURCES, Rules, recognise
-from reproalign.dtm.rows import HELD_OUT
+from reproalign.dtm.rows import HELD_OUT, ROWS
 
 PAPER, RELEASED = Rules(), Rules(released=True)
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from reproalign.common.lazy import exports
 
 if TYPE_CHECKING:
-    from reproalign.common.evaluation.preferences import preference_metrics
     from reproalign.more.balance import normalize_gradients
     from reproalign.more.loss import domain_loss, ranking_loss
+    from reproalign.more.metrics import domain_metrics
     from reproalign.more.min_norm import frank_wolfe, min_norm_point, optimality_gap
 
 __all__ = [
     "domain_loss",
+    "domain_metrics",
     "frank_wolfe",
     "min_norm_point",
     "normalize_gradients",
     "optimality_gap",
-    "preference_metrics",
     "ranking_loss",
 ]
 
@@ -27,7 +27,7 @@ __getattr__ = exports(
     {
         "balance": "normalize_gradients",
         "loss": "domain_loss ranking_loss",
-        "metrics": "preference_metrics",
+        "metrics": "domain_metrics",
         "min_norm": "frank_wolfe min_norm_point optimality_gap",
     },
 )

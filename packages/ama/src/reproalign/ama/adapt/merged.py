@@ -22,9 +22,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from reproalign.ama.adapt.gradient import Blend, Merge, MergedLinear, Scratch, inner, merge_into
-from reproalign.ama.adapt.learned import SECOND, Learned
+from reproalign.ama.adapt.learned import PRE, SECOND, Learned
 from reproalign.ama.adapt.pair import CHUNK, Pair, Tensors, merge
-from reproalign.ama.frontier.sweeps import PRE
 from reproalign.ama.tensors import BASE, TensorRule
 from reproalign.common.config import LogprobsConfig
 from reproalign.common.logprobs.model import install_completion_logps

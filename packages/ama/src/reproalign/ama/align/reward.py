@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from reproalign.common.text.collate import PairCollator
 from transformers import set_seed
 
 from reproalign.ama.align.config import RewardConfig

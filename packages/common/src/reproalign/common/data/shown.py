@@ -12,7 +12,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reproalign.common.text.collate import IGNORED
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.errors import PreviewedError

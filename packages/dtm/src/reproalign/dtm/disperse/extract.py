@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from reproalign.common.command.tokens import ROWS
 from reproalign.common.console import note_console
 from reproalign.common.data.records import RowError
 from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path
 from reproalign.dtm.disperse.sets import DataSet, open_set
 from reproalign.dtm.disperse.sources import InstructionRow, Rules
-from reproalign.dtm.rows import HELD_OUT
+from reproalign.dtm.rows import HELD_OUT, ROWS
 
 REJECTS = "rejects.jsonl"
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from accelerate import PartialState
 
-from reproalign.common.command.tokens import ROWS
 from reproalign.common.files import sha256_file, sha256_json, write_json
 from reproalign.common.records import Run
 from reproalign.dtm.disperse.embed import embed_shards, hash_texts, read_texts
@@ -21,6 +20,7 @@ from reproalign.dtm.disperse.embeddings import (
     read_manifest,
 )
 from reproalign.dtm.disperse.settings import Settings
+from reproalign.dtm.rows import ROWS
 
 
 def embeddings_of(settings: Settings, run: Run, state: PartialState) -> Embeddings | None:

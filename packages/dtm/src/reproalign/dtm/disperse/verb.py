@@ -12,7 +12,6 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from rich.table import Table
 
-from reproalign.common.command.tokens import ROWS
 from reproalign.common.console import result_console
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, sha256_json, write_json
@@ -34,7 +33,7 @@ from reproalign.dtm.disperse.settings import Settings, resolve
 from reproalign.dtm.disperse.sources import Rules
 from reproalign.dtm.disperse.stored import embeddings_of, manifest_of
 from reproalign.dtm.disperse.summary import nearest_rows, summarise
-from reproalign.dtm.rows import DISPERSAL, LABELS
+from reproalign.dtm.rows import DISPERSAL, LABELS, ROWS
 
 
 def disperse(config: DisperseConfig, invocation: Invocation) -> None:

@@ -15,7 +15,6 @@ from datasets import Dataset
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.command.tokens import ROWS
 from reproalign.common.console import result_console, say
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError
@@ -31,7 +30,7 @@ from reproalign.common.records import Run
 from reproalign.dtm.rows import is_placeholder, read_rows
 from reproalign.dtm.study.config import EvaluateConfig
 from reproalign.dtm.study.plots import intervals
-from reproalign.dtm.study.results import RESULTS, TOKENS
+from reproalign.dtm.study.results import RESULTS, ROWS, TOKENS
 from reproalign.dtm.study.summary import OVERALL, Summary, as_csv, as_metrics, summarise, table
 from reproalign.dtm.tokens import TokensConfig, collator, resolved, tokenize
 

@@ -13,7 +13,6 @@ from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.command.tokens import ROWS
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.data.reading import local_path
 from reproalign.common.data.shown import used_rows
@@ -24,6 +23,7 @@ from reproalign.dtm.rows import (
     DISPERSAL,
     HELD_OUT,
     LABELS,
+    ROWS,
     Selection,
     check_clusters,
     digest,
