@@ -19,7 +19,8 @@ from rich.console import Console
 
 from reproalign.common.command.help import FLAGS, print_help, print_verb_help
 from reproalign.common.errors import ReportedError, UserError, choose
-from reproalign.common.invocation import Invocation, Verb, carry_out, load_object
+from reproalign.common.invocation import Invocation, Verb, carry_out
+from reproalign.common.options.load import load_object
 
 
 @dataclass(frozen=True)
