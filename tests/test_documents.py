@@ -45,8 +45,14 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("paper", "words"), COMMANDS)
-def test_documented_commands_compose(paper, words, capsys):
+def test_documented_commands_compose(paper, words, capsys, monkeypatch, tmp_path):
     """Verbs with their keys compose to a whole configuration; help and recipes answer as they stand."""
+    for name in [word.removeprefix("config=") for word in words if word.startswith("config=")]:
+        assert paper.main([words[0], "experiment=smoke", "--cfg"]) == 0
+        monkeypatch.chdir(tmp_path)
+        file = Path(name) if name.endswith(".yaml") else Path(name, "config.yaml")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(capsys.readouterr().out, encoding="utf-8")
     verbs = [verb.name.split()[0] for verb in paper.APP.verbs]
     flags = [word for word in words if word.startswith("--")]
     extra = ["--cfg"] if words[0] in verbs and "--help" not in flags else []

@@ -8,7 +8,8 @@ from reproalign.ama import cli as ama
 from reproalign.common.command.app import find_verb
 from reproalign.common.command.recipes import read_headers
 from reproalign.common.errors import UserError
-from reproalign.common.invocation import load_object, structured
+from reproalign.common.invocation import structured
+from reproalign.common.options.load import load_object
 from reproalign.common.testing import composed
 from reproalign.dtm import cli as dtm
 from reproalign.mmpo import cli as mmpo

@@ -89,10 +89,9 @@ def interpolate_state_dict(inputs: Case, params: Case) -> Any:
 @adapter("weight_mask_merge.py main loop + update_by_wise_norm_sigmoid_linear")
 def merge_learned(inputs: Case, params: Case) -> Any:
     from reproalign.ama.average.weights import scalar_weights
-    from reproalign.ama.tensors import PRE
     from reproalign.ama.mask_alphas import ReleasedAlphas
     from reproalign.ama.parts import make_parts
-    from reproalign.ama.tensors import BASE, tensor_rule
+    from reproalign.ama.tensors import BASE, PRE, tensor_rule
     from reproalign.common.merging.methods import linear_rounded
 
     dtype = getattr(torch, params["dtype"])

@@ -21,9 +21,9 @@ from reproalign.common.evaluation.suites.experiment import Seeds, Subject
 from reproalign.common.evaluation.suites.prepare import prepare
 from reproalign.common.evaluation.suites.run import plan, run_suite
 from reproalign.common.evaluation.suites.tasks import own_tasks
-from reproalign.common.invocation import load_object
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
+from reproalign.common.options.load import load_object
 from reproalign.common.testing import run_command
 from reproalign.common.testing.benchmark_rows import benchmark_rows, write_benchmark, write_rows
 from reproalign.common.verbs import EVALUATE_SUITE

@@ -10,7 +10,7 @@ import pytest
 
 from reproalign.common.command.recipes import read_headers
 from reproalign.common.evaluation.suites.config import SuiteConfig
-from reproalign.common.invocation import load_object
+from reproalign.common.options.load import load_object
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed
 from reproalign.dtm.cli import APP

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from reproalign.common.command.recipes import read_headers
 from reproalign.common.errors import UserError
-from reproalign.common.invocation import load_object
 from reproalign.common.mappings import flatten
 from reproalign.common.options.compose import compose
 from reproalign.common.options.keys import known_keys
+from reproalign.common.options.load import load_object
 from reproalign.common.options.words import as_word
 from reproalign.common.testing import composed
 from reproalign.mmpo.cli import APP, main
@@ -287,9 +287,8 @@ def test_translate_explains_itself(prints, capsys):
 @given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.lists(st.text())))
 def test_any_plain_value_can_be_written_as_a_word(value):
     word = as_word("trainer.x", value)
-    found = compose(
-        "reproalign.mmpo", "train", "reproalign.mmpo.config:PreferenceConfig", [word, "model=tiny", "output_dir=a"]
-    )
+    words = [word, "model=tiny", "output_dir=a"]
+    found = compose("reproalign.mmpo", "train", "reproalign.mmpo.config:PreferenceConfig", words, foreign=False)
     assert found.config["trainer"]["x"] == value
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from reproalign.common.command.recipes import read_headers
 from reproalign.common.evaluation.rewardbench import COUNTS, section_scores
-from reproalign.common.invocation import load_object
 from reproalign.common.mappings import flatten
 from reproalign.common.options.keys import known_keys
+from reproalign.common.options.load import load_object
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed
 from reproalign.mmpo.cli import APP

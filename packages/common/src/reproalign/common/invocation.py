@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
+
+from reproalign.common.options.load import load_object
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,6 @@ class Invocation:
     recipe: str | None = None
     parent: str | None = None
     preview: dict[str, Any] | None = None
-
-
-def load_object(path: str) -> Any:
-    """Import what ``module:name`` stands for."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def structured(schema: str, config: dict[str, Any]) -> Any:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config import BACKENDS, DataConfig, LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
+from reproalign.common.config import (
+    BACKENDS,
+    BaseRunConfig,
+    DataConfig,
+    LogprobsConfig,
+    ModelConfig,
+    ReferenceConfig,
+    RunConfig,
+)
 from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
 from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
 from reproalign.mmpo.objective import MarginObjective
@@ -127,10 +135,11 @@ class RewardConfig(RunConfig):
 
 
 @dataclass
-class SFTRunConfig(RunConfig):
+class SFTRunConfig(BaseRunConfig):
     """``mmpo sft``: fine-tuning with ``trl.SFTTrainer``; ``trainer.*`` reaches every ``trl.SFTConfig`` field."""
 
     variant: str = variant(help="released: epochs as transformers 4.38 counts them, ERRATA M5")
+    data: DataConfig = section(DataConfig)
     rows: RowRulesConfig = section(RowRulesConfig)
     trainer: dict[str, Any] = like(
         RunConfig, "trainer", {}, help="any field of trl.SFTConfig", fields_of="trl:SFTConfig"

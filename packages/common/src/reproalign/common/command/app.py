@@ -19,8 +19,9 @@ from typing import NoReturn
 from reproalign.common.command.help import FLAGS, print_help, print_verb_help
 from reproalign.common.console import QUIET
 from reproalign.common.errors import ReportedError, UserError, choose
-from reproalign.common.invocation import Invocation, Verb, carry_out, load_object
+from reproalign.common.invocation import Invocation, Verb, carry_out
 from reproalign.common.launch.ending import end_on_terminate
+from reproalign.common.options.load import load_object
 
 SWEPT = ("seeds=", "sweep.")  # words that ask for several runs
 

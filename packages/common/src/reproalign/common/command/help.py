@@ -154,5 +154,5 @@ def print_line(line: Line) -> None:
     print(head)
     width = min(shutil.get_terminal_size().columns, 120)
     indent = "    "
-    whole = {"break_long_words": False, "break_on_hyphens": False}  # a name is there to be copied
+    whole: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}  # a name is there to be copied
     print(textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, **whole))

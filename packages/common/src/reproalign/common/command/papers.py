@@ -12,7 +12,7 @@ from reproalign.common.command.app import App, WordParser
 from reproalign.common.command.recipes import family, listing, read_headers
 from reproalign.common.console import result_console
 from reproalign.common.errors import UserError
-from reproalign.common.invocation import load_object
+from reproalign.common.options.load import load_object
 
 
 def papers(argv: Sequence[str]) -> int:

@@ -10,9 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from reproalign.common.errors import UserError
-from reproalign.common.invocation import Invocation, Verb, load_object
+from reproalign.common.invocation import Invocation, Verb
 from reproalign.common.options.compose import compose
 from reproalign.common.options.keys import known_keys
+from reproalign.common.options.load import load_object
 from reproalign.common.options.renamed import Renamed
 from reproalign.common.options.words import as_word
 from reproalign.common.verbs.sweep import VERB, SweepConfig, check_values

@@ -16,9 +16,10 @@ from typing import IO
 
 from reproalign.common.config import LaunchConfig
 from reproalign.common.errors import PreviewedError, UserError
-from reproalign.common.invocation import Invocation, carry_out, load_object, structured
+from reproalign.common.invocation import Invocation, carry_out, structured
 from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
+from reproalign.common.options.load import load_object
 from reproalign.common.records.hub import check_push, push
 from reproalign.common.records.run import check_folder
 

@@ -15,8 +15,8 @@ from functools import cache
 from typing import Any, get_type_hints
 
 from reproalign.common.errors import choose
-from reproalign.common.invocation import load_object
 from reproalign.common.options.declare import option
+from reproalign.common.options.load import load_object
 
 CHOICE = "reproalign choice"  # where a dataclass field keeps it
 

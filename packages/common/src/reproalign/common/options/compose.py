@@ -19,12 +19,12 @@ from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from reproalign.common.errors import UserError, choose, did_you_mean
-from reproalign.common.invocation import load_object
 from reproalign.common.options.check import check
 from reproalign.common.options.choices import chosen_sections, named, opened, specialised
 from reproalign.common.options.file import KEY, check_keys, given_file, is_whole, put_file, read_file
 from reproalign.common.options.foreign import check_foreign
 from reproalign.common.options.keys import is_section, known_keys, locate
+from reproalign.common.options.load import load_object
 from reproalign.common.options.renamed import Renamed, new_name
 from reproalign.common.options.variants import leave_out_other_variants
 from reproalign.common.options.words import as_word

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from reproalign.common.invocation import load_object
+from reproalign.common.options.load import load_object
 
 METADATA = "reproalign"  # where a dataclass field keeps its Option
 

@@ -8,10 +8,10 @@ from enum import Enum
 from typing import Any, get_args, get_origin
 
 from reproalign.common.errors import UserError, choose, did_you_mean
-from reproalign.common.invocation import load_object
 from reproalign.common.options.check import check_option
 from reproalign.common.options.declare import Option
 from reproalign.common.options.keys import keys
+from reproalign.common.options.load import load_object
 
 
 def check_foreign(schema: type, config: Mapping[str, Any]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Column, Table
 
 from reproalign.common.errors import UserError
-from reproalign.common.invocation import load_object
 from reproalign.common.mappings import flatten
 from reproalign.common.options.keys import keys
+from reproalign.common.options.load import load_object
 from reproalign.common.records.fingerprints import identity_of, shorten
 
 FACTS = ("status", "error", "command", "recipe", "started", "wall_seconds", "processes", "strategy", "resumptions")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproalign.common.errors import UserError
-from reproalign.common.invocation import Invocation, Verb, load_object, structured
+from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, check_launches, naming, plan_child
 from reproalign.common.launch.together import run_children
 from reproalign.common.options import option, output_dir
 from reproalign.common.options.compose import Bases
+from reproalign.common.options.load import load_object
 from reproalign.common.options.words import as_word
 from reproalign.common.records import Run
 from reproalign.common.records.run import read_record
