@@ -201,7 +201,7 @@ class LaunchConfig:
     machines: int = option(1, help="machines that take part", at_least=1)
     machine_rank: int = option(0, help="which of the machines this is, from 0 on", at_least=0)
     main_address: str | None = option(None, help="address of machine 0, where there are several", null="this machine")
-    main_port: int = option(29500, help="port of machine 0", at_least=1, at_most=65535)
+    main_port: int = option(29500, help="port of machine 0; 0: a free one", at_least=0, at_most=65535)
     slurm: bool = option(False, help="print a SLURM script instead of running")
     slurm_options: dict[str, str] = option({}, help='e.g. {time: "24:00:00", partition: gpu}')
 
