@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from reproalign.ama import cli as ama
-from reproalign.common import app as reproalign
 from reproalign.common import cli as reproalign
 from reproalign.common.launch.plan import STRATEGIES
 from reproalign.common.options.compose import options

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from reproalign.common.config import ModelConfig, RewardModelConfig
+from reproalign.common.data.holdout import hold_out
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.judging import ask
@@ -33,7 +34,6 @@ from reproalign.common.testing import refusal
 from reproalign.common.testing.pairrm import save_tiny_pairrm
 from reproalign.common.training.sft import IGNORED, tokenize_responses
 from reproalign.common.verbs import score
-from reproalign.common.verbs.align import hold_out
 from reproalign.more.cli import main
 from reproalign.more.compare import compare, mean_interval, reward_comparison
 from reproalign.more.config import EvaluateConfig
@@ -326,7 +326,7 @@ def test_a_language_model_learns_the_selected_responses(tmp_path, selected):
     assert [made["fingerprints"]["data"][name]["rows"] for name in ("train", "evaluation")] == [4, 2]
 
     dialogues = [row["messages"] for row in lines(selected / "selected.jsonl")]
-    _, held_out = hold_out(dialogues, 0.3, 42)
+    _, held_out = hold_out(dialogues, 0.3, 42, lambda dialogue: dialogue[:-1])
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     losses, tokens = [], []
     for row in tokenize_responses(held_out, tiny_tokenizer(), layout="chat", max_length=768):

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
 
-from reproalign.common.config import DataConfig
+from reproalign.common.data.records import user
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.models.value_head import DetachedValueHead
@@ -23,10 +23,10 @@ from reproalign.common.training.unpaired import kl_estimate, tokenwise_kl_estima
 from reproalign.radpo import loss
 from reproalign.radpo.config import LossConfig, ReleasedConfig, TrainConfig
 from reproalign.radpo.data import held_out_batches
+from reproalign.radpo.examples import Example
 from reproalign.radpo.released import Conversations, loss_scale
 from reproalign.radpo.replaced import replaced_statistics
 from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
-from reproalign.radpo.sources import Example, user
 from reproalign.radpo.trainer import risk_measure
 from reproalign.radpo.training_rows import row_rules, schedule
 
@@ -300,7 +300,6 @@ def heldout_selection(inputs: Case, params: Case) -> Any:
 def launch(params: Case, name: str, **trainer: Any) -> TrainConfig:
     return TrainConfig(
         variant="released",
-        data=DataConfig(source="golden"),
         loss=LossConfig(name=name, ppo_epochs=params.get("ppo_epochs", 1)),
         released=ReleasedConfig(params["processes"], params["gradient_accumulation_steps"]),
         warmup_steps=params["warmup_steps"],

@@ -7,7 +7,17 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from reproalign.common.config import DataConfig, LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
+from reproalign.common.config import (
+    DataConfig,
+    DialogueTextConfig,
+    LogprobsConfig,
+    ModelConfig,
+    PairTextConfig,
+    ReferenceConfig,
+    RewardTextConfig,
+    RunConfig,
+)
+from reproalign.common.options import section
 from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
 
 
@@ -63,6 +73,7 @@ class PreferenceConfig(RunConfig):
     """``mmpo train``: MMPO on DPO."""
 
     variant: str = "paper"  # paper | released
+    text: PairTextConfig = section(PairTextConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     pairs: PairRulesConfig = field(default_factory=PairRulesConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -76,6 +87,7 @@ class RewardConfig(RunConfig):
     """``mmpo reward``: a Bradley-Terry reward model on soft targets."""
 
     variant: str = "paper"  # paper | released (batch-mean targets by broadcasting, ERRATA Q5)
+    text: RewardTextConfig = section(RewardTextConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     pairs: PairRulesConfig = field(default_factory=PairRulesConfig)
     additive_margin: bool = False  # -log sigma(d - m) with the margin m (Llama 2) in place of the soft targets
@@ -89,6 +101,7 @@ class SFTRunConfig(RunConfig):
     """``mmpo sft``: fine-tuning with ``trl.SFTTrainer``; ``trainer.*`` reaches every ``trl.SFTConfig`` field."""
 
     variant: str = "paper"  # paper | released (epochs as transformers 4.38 counts them, ERRATA M5)
+    text: DialogueTextConfig = section(DialogueTextConfig)
     rows: RowRulesConfig = field(default_factory=RowRulesConfig)
 
 
@@ -103,7 +116,8 @@ class EvaluateConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)  # of a policy
     reference_free: str | None = None  # a policy without reference.model: sum | avg | norm of its token log-probs
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig = section(DataConfig)
+    text: PairTextConfig = section(PairTextConfig)  # of a reward model: unless it says itself how it was trained
     logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
     target: TargetConfig = field(default_factory=TargetConfig)  # soft targets to compare with
     beta: float = 0.01  # a policy's rewards are beta (log pi - log pi_ref)

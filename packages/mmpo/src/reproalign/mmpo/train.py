@@ -74,7 +74,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
     choose("variant", config.variant, VARIANTS)
     check_gamma(config.target.gamma)
     config = replace(config, model=gemma_of_variant(config.model, config.variant))
-    rules = reading_rules(config.data, config.pool)
+    rules = reading_rules(config.text, config.pool)
     arguments = training_arguments(config, Path(config.output_dir), **_name(config))
     set_seed(config.seed)  # before the model: adapters and reward heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:

@@ -34,11 +34,11 @@ logger = logging.getLogger(__name__)
 def train(config: TrainConfig, invocation: Invocation) -> None:
     """Train a reward model: load, tabulate, fit, measure every domain, draw, record."""
     choose("method", config.method, METHODS)
-    trained = config.data.train_domains or config.data.domains
+    trained = config.data.train_domains or config.data.names()
     weights, ties = settle_weights(config.weights, trained, config.variant), ties_of(config.ties, config.variant)
     released, grouped = config.variant == "released", config.method == "more" and config.data.resampling
     arguments = training_arguments(config, Path(config.output_dir))  # first: it makes the processes known to each other
-    rules = training_rules(config.model, told_rules(config.model, config.data, config.variant))
+    rules = training_rules(config.model, told_rules(config.model, config.text, config.variant))
     set_seed(config.seed)  # before the model: the head begins at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_reward_tokenizer(config.model)
@@ -51,8 +51,8 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         )
         if arguments.eval_strategy != "no" and not domains.held_out:
             raise UserError(
-                f"trainer.eval_strategy={arguments.eval_strategy!s} needs held-out items; set data.eval_paths or "
-                "data.eval_fraction"
+                f"trainer.eval_strategy={arguments.eval_strategy!s} needs held-out items; set "
+                "data.sets.NAME.eval_path=FILE or data.eval_fraction"
             )
         model = load_reward(config.model, tokenizer, rules, domains.pad_id)
         if run.is_main:

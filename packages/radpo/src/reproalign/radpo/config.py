@@ -12,9 +12,12 @@ from reproalign.common.config import (
     LaunchConfig,
     LogprobsConfig,
     ModelConfig,
+    ReadingConfig,
     ReferenceConfig,
+    RewardTextConfig,
     RunConfig,
 )
+from reproalign.common.options import like, option, section
 
 
 @dataclass
@@ -22,6 +25,29 @@ class PolicyConfig(ModelConfig):
     """A model, and the weights that training starts from."""
 
     load_from: str | None = None  # e.g. the model folder of an SFT run; null: model.name
+
+
+@dataclass
+class RowTextConfig(RewardTextConfig):
+    """How prompts and responses become token ids; which end of a prompt survives, its data set says."""
+
+    system_message: str | None = like(RewardTextConfig, "system_message", None)  # the release adds none
+    max_length: int = like(RewardTextConfig, "max_length", 512)
+    max_prompt_length: int = option(256, help="of a prompt that does not fit", unit="tokens", at_least=1)
+
+
+@dataclass
+class RowDataConfig(DataConfig):
+    """The data sets of a run; a prompt that two of them have is the later one's."""
+
+    max_eval_rows: int | None = like(DataConfig, "max_eval_rows", 256)
+
+
+@dataclass
+class PromptDataConfig(ReadingConfig):
+    """Data sets whose prompts, or texts, are used."""
+
+    max_rows: int | None = like(DataConfig, "max_rows", None, help="prompts in all")
 
 
 @dataclass
@@ -85,8 +111,9 @@ class TrainConfig(RunConfig):
 
     seed: int = 1
     variant: str = "paper"  # paper | released
-    datasets: list[str] | None = None  # several data sets; null: data.source alone
     model: PolicyConfig = field(default_factory=PolicyConfig)
+    data: RowDataConfig = section(RowDataConfig)
+    text: RowTextConfig = section(RowTextConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     rows: RowsConfig = field(default_factory=RowsConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
@@ -102,10 +129,10 @@ class EvaluateConfig:
     output_dir: str = MISSING
     seed: int = 1
     variant: str = "paper"  # paper | released: how over-long pairs are cut, and the risk measure
-    datasets: list[str] | None = None  # several data sets; null: data.source alone
     model: ModelConfig = field(default_factory=ModelConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)  # reference.model is needed
-    data: DataConfig = field(default_factory=DataConfig)  # data.eval_path or data.path: a file of pairs
+    data: RowDataConfig = section(RowDataConfig)
+    text: RowTextConfig = section(RowTextConfig)
     clean_up_spaces: bool | None = None  # variant=released: as rows.clean_up_spaces of training
     loss: LossConfig = field(default_factory=LossConfig)  # beta of the rewards, and the risk measure
     logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
@@ -131,7 +158,7 @@ class PairsConfig:
     seed: int = 1
     model: ModelConfig = field(default_factory=ModelConfig)  # what goes on with the texts
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    data: DataConfig = field(default_factory=DataConfig)  # rows with `text`: data.train_split, data.max_rows
+    data: PromptDataConfig = section(PromptDataConfig)  # rows with `text`
     prompt_tokens: int = 15  # of a text, as a prompt; shorter texts are one whole
     max_length: int = 100  # tokens of prompt and continuation
     n: int = 5  # continuations per prompt
@@ -151,8 +178,7 @@ class SampleConfig:
     seed: int = 0  # with the four below as the release samples for AlpacaEval
     model: ModelConfig = field(default_factory=ModelConfig)
     generator: str | None = None  # name of the model in the file; null: from model.name
-    data: DataConfig = field(default_factory=DataConfig)  # its held-out prompts; data.max_eval_rows: how many rows
-    datasets: list[str] | None = None  # several data sets; null: data.source alone
+    data: PromptDataConfig = section(PromptDataConfig)  # of each set the held-out prompts, or all
     prompts: str | None = None  # a file with `prompt` (text or messages) or `instruction`; replaces the data sets
     max_prompts: int | None = None
     max_prompt_length: int = 256  # tokens; a longer prompt loses its beginning

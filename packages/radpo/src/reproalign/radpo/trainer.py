@@ -310,7 +310,7 @@ class ReplacedDistributionTrainer(TokenLevelTrainer):
         logger.warning(
             "loss.is_cal_risk_distribution_logps=true holds the full logits of a micro-batch (rows x length x "
             "vocabulary) and their gradient; if memory runs out, lower trainer.per_device_train_batch_size and "
-            "trainer.per_device_eval_batch_size, or data.max_length"
+            "trainer.per_device_eval_batch_size, or text.max_length"
         )
 
     def statistics(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from reproalign.common.config import (
+    OVERLONG,
     BaseRunConfig,
+    DataConfig,
     LogprobsConfig,
+    PairTextConfig,
     ReferenceConfig,
     RewardModelConfig,
     RunConfig,
     TextConfig,
 )
+from reproalign.common.options import option, section
 
 
 @dataclass
@@ -88,6 +92,7 @@ class DPOConfig(RunConfig):
 
     layout: str = "lmflow"  # lmflow (###Human: …) | transcript (\n\nHuman: …) | chat (template)
     response_separator: str = "space"  # space | none; transcript, lmflow: between the last "Assistant:" and its text
+    text: PairTextConfig = section(PairTextConfig)
     beta: float = 0.1  # above 0: how strongly the policy is held to the reference
     select_best: bool = True  # keep the checkpoint with the lowest loss on held-out pairs; false: the last one
     evaluations_per_epoch: int = 2  # of the loss on held-out pairs, with a checkpoint each; at least 1
@@ -95,24 +100,10 @@ class DPOConfig(RunConfig):
 
 
 @dataclass
-class PairsConfig:
-    """Preference pairs, whole dialogues."""
+class DialoguesTextConfig(TextConfig):
+    """How both dialogues of a pair become the token ids that the reward model reads."""
 
-    source: str = "preference"  # form of the rows: preference (those of `ama data`), hh, …: a source of the core
-    name: str | None = None  # Hub data set, where there is no path
-    config_name: str | None = None
-    revision: str | None = None
-    train_split: str | None = "train"
-    eval_split: str | None = None
-    path: str | None = None  # local training pairs (.json, .jsonl, .jsonl.gz, .parquet)
-    eval_path: str | None = None  # local held-out pairs
-    eval_fraction: float = 0.0  # or hold out this share of the training pairs, in [0, 1)
-    max_rows: int | None = None
-    max_eval_rows: int | None = None
-    overlong: str = "drop"  # a pair with a side beyond text.max_length: drop | truncate | error
-    on_error: str = "raise"  # a bad row: raise | skip
-    num_proc: int | None = None  # processes that tokenise
-    cache_dir: str | None = None  # of prepared rows; null: the user's cache folder
+    overlong: str = option("drop", help="what becomes of a pair with a side beyond max_length", choices=OVERLONG)
 
 
 @dataclass
@@ -120,5 +111,5 @@ class RewardConfig(BaseRunConfig):
     """``ama reward``: a Bradley-Terry reward model on preference pairs."""
 
     model: RewardModelConfig = field(default_factory=RewardModelConfig)  # pooling null: the last token
-    data: PairsConfig = field(default_factory=PairsConfig)
-    text: TextConfig = field(default_factory=TextConfig)  # null: lmflow, 512, right end lost, padded right, space
+    data: DataConfig = section(DataConfig)
+    text: DialoguesTextConfig = section(DialoguesTextConfig)  # null: lmflow, 512, right end lost, padded right, space

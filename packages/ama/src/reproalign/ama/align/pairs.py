@@ -27,17 +27,17 @@ def bradley_terry(chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pai
     return -functional.logsigmoid(chosen - rejected)
 
 
-def read_pairs(config: DataConfig, run: Run) -> PreferenceData:
+def read_pairs(data: DataConfig, seed: int, run: Run) -> PreferenceData:
     """Read both splits, and record what they are.
 
     Raises:
         UserError: for anything wrong in the rows.
     """
-    data = load_preferences(config, rejects_dir=run.dir if run.is_main else None)
-    for split, facts in data.provenance.items():
+    found = load_preferences(data, seed=seed, rejects_dir=run.dir if run.is_main else None)
+    for split, facts in found.provenance.items():
         rest = {name: value for name, value in facts.items() if name != "sha256"}
         run.add_fingerprint("data", split, facts.get("sha256", ""), **rest)
-    return data
+    return found
 
 
 def check_evaluation(arguments: TrainingArguments, held_out: Dataset | None) -> None:
@@ -49,7 +49,8 @@ def check_evaluation(arguments: TrainingArguments, held_out: Dataset | None) -> 
     assert isinstance(arguments.eval_strategy, IntervalStrategy)  # made of the word that was given
     if arguments.eval_strategy != IntervalStrategy.NO and held_out is None:
         raise UserError(
-            f"trainer.eval_strategy={arguments.eval_strategy.value} needs held-out pairs; set data.eval_path=FILE or "
+            f"trainer.eval_strategy={arguments.eval_strategy.value} needs held-out pairs; set "
+            "data.sets.NAME.eval_path=FILE or "
             "data.eval_fraction"
         )
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
 from pathlib import Path
-from typing import TypeVar
 
 from accelerate import PartialState
 from rich.console import Console
@@ -13,6 +11,7 @@ from rich.table import Table
 from transformers import set_seed
 from trl import SFTConfig
 
+from reproalign.common.data.holdout import hold_out
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.perplexity import perplexities
 from reproalign.common.evaluation.plots import training_curves
@@ -29,8 +28,6 @@ from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.sft import answer_losses, check_loss_mean, fine_tune, tokenize_responses
 from reproalign.common.verbs.config import AlignConfig
 
-Item = TypeVar("Item")
-
 
 def align(config: AlignConfig, invocation: Invocation) -> None:
     """Fine-tune with ``trl.SFTTrainer`` on ``selected``; the loss is on the responses alone.
@@ -39,7 +36,10 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
     """
     check_align(config)
     path = find(config.selected, SELECTED, "selected")
-    train, held_out = hold_out(read_selected(path), config.eval_fraction, config.seed)
+    dialogues = read_selected(path)
+    train, held_out = hold_out(
+        dialogues, config.eval_fraction, config.seed, lambda dialogue: dialogue[:-1], key="eval_fraction"
+    )
     arguments = training_arguments(
         config, Path(config.output_dir), SFTConfig, max_length=config.max_length, completion_only_loss=False
     )  # the labels say what the loss is on
@@ -91,19 +91,3 @@ def check_align(config: AlignConfig) -> None:
         raise UserError(f"max_length={config.max_length} must be at least 2")
     if not 0 <= config.eval_fraction < 1:
         raise UserError(f"eval_fraction={config.eval_fraction} must be at least 0 and below 1")
-
-
-def hold_out(dialogues: list[Item], fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """Hold out a random share of the dialogues, in [0, 1); both parts keep their order.
-
-    Raises:
-        UserError: if the share leaves nothing to train on.
-    """
-    count = math.ceil(fraction * len(dialogues))
-    if count == len(dialogues):
-        raise UserError(f"eval_fraction={fraction} leaves none of {len(dialogues)} rows to train on")
-    chosen = set(random.Random(seed).sample(range(len(dialogues)), count))
-    return (
-        [dialogue for index, dialogue in enumerate(dialogues) if index not in chosen],
-        [dialogue for index, dialogue in enumerate(dialogues) if index in chosen],
-    )

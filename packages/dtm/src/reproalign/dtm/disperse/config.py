@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from omegaconf import MISSING
 
-from reproalign.common.config import LaunchConfig
+from reproalign.common.config import LaunchConfig, RowsConfig
+from reproalign.common.options import option, section
 
 
 @dataclass
-class RowsConfig:
+class InstructionsConfig:
     """Which instruction rows, and what becomes of those that do not fit."""
 
-    sets: dict[str, Any] = field(
-        default_factory=dict
-    )  # name: FILE, or {path|name, source, split, revision, config_name, first}; {}: TÜLU-v2 mixture from the Hub
-    system: str = "drop"  # system text of a chat: drop | keep (before the instruction, a blank line between)
-    on_error: str | None = None  # a row that does not fit: skip (listed in rejects.jsonl) | raise; null: by the variant
-    eval_fraction: float = 0.0  # hold out the rows of this share of the distinct prompts, 0 to below 1
+    sets: dict[str, RowsConfig] = option({}, help="the data sets, each under a name; none: the TÜLU-v2 mixture")
+    system: str = option(
+        "drop",
+        help="system text of a chat",
+        choices={"drop": "left out", "keep": "before the instruction, a blank line between"},
+    )
+    on_error: str | None = option(
+        None,
+        help="what becomes of a row that does not fit",
+        choices={"raise": "the run stops", "skip": "listed in rejects.jsonl"},
+        null="raise if released, otherwise skip",
+    )
+    eval_fraction: float = option(0.0, help="hold out the rows of this share of the prompts", at_least=0, below=1)
 
 
 @dataclass
@@ -60,7 +67,7 @@ class DisperseConfig:
     method: str | None = None  # random (draws) | random_equal | kmeans | labels; null: random_equal, released: random
     clusters: int = 4  # K, at least 1
     labels: str | None = None  # of method=labels: JSON array of one integer in 0..K-1 for each row
-    data: RowsConfig = field(default_factory=RowsConfig)
+    data: InstructionsConfig = section(InstructionsConfig)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     embeddings: str | None = None  # folder of an earlier run's embeddings of the same texts: nothing is embedded again
     kmeans: KMeansConfig = field(default_factory=KMeansConfig)
