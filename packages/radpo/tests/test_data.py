@@ -526,7 +526,7 @@ def test_a_tokenizer_may_have_the_releases_template():
         ({"incomplete": "pad"}, "unknown incomplete 'pad'"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"kind": "kto", "frac_unique_desirable": 0.0}, "of one class"),
-        ({"limits": {"boundary": "released"}}, "set variant=released instead"),
+        ({"variant": "released", "limits": {"overlong": "drop"}}, "text.overlong is not read by variant=released"),
         ({"limits": {"max_prompt_length": 64}}, "must be above 0 and below"),
     ],
 )

@@ -51,7 +51,7 @@ def has_held_out(label: str, entry: SetConfig) -> bool:
 
 
 def open_rows(label: str, entry: RowsConfig, *, train: bool = True) -> tuple[Iterator[Row], Source, dict[str, Any]]:
-    """Return the rows of a split, how they are read, and where they come from.
+    """Return the rows of a split, how they are read, and where they come from; ``rows_read`` grows while they are.
 
     Args:
         label: the data set's name in ``data.sets``.
@@ -86,7 +86,9 @@ def open_rows(label: str, entry: RowsConfig, *, train: bool = True) -> tuple[Ite
         facts = {"name": name, "split": split, "revision": revision, "commit": commit}
     if source is None:
         source, rows = _recognised(label, rows)
-    return (source.gather(rows) if source.gather else rows), source, {**facts, "source": source.name}
+    facts |= {"source": source.name, "rows_read": 0}
+    rows = _counted(rows, facts)
+    return (source.gather(rows) if source.gather else rows), source, facts
 
 
 def read_split(
@@ -123,10 +125,9 @@ def read_split(
         raise UserError(f"{source.name} is for evaluation only; train on another data set")
     parts: list[Part] = []
     rejects: list[dict[str, str]] = []
-    read = differing = 0
+    differing = 0
     forms: set[bool] = set()
     for row in track(rows, f"reading {label}, {role}", console=Console(stderr=True), transient=True):
-        read += 1
         try:
             prompts = _prompts(row, source, forms)
             parts += [part for prompt in prompts for part in view.parts(prompt, source)]
@@ -144,12 +145,19 @@ def read_split(
         logger.warning(
             "%d %s rows have different prompts before chosen and rejected; chosen's is used", differing, role
         )
-    if len(rejects) == read:
+    read = facts["rows_read"]
+    if not parts and len(rejects) == read:
         raise UserError(f"{facts.get('path') or facts.get('name')}: none of its {read} rows is usable")
     records = view.collect(parts, source, training)
     if not records:
         raise UserError(f"data.sets.{label}: its {read} {role} rows make nothing to use; give more rows")
-    return records, {**facts, "rows_read": read, "rows_rejected": len(rejects)}
+    return records, {**facts, "rows_rejected": len(rejects)}
+
+
+def _counted(rows: Iterable[Row], facts: dict[str, Any]) -> Iterator[Row]:
+    for row in rows:
+        facts["rows_read"] += 1
+        yield row
 
 
 def _prompts(row: Row, source: Source, forms: set[bool]) -> list[Prompt]:
