@@ -30,13 +30,13 @@ import measure
 import steps
 import torch
 from datasets import Dataset
+from reproalign.mmpo.trainer import MMPOTrainer
 from rich.console import Console
 from torch import Tensor, nn
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.mmpo.config import LossConfig
-from reproalign.mmpo.trainer import MMPOTrainer
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reproalign.common.config import LogprobsConfig
 from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.chunks import default_chunk_size
 from reproalign.common.logprobs.model import install_completion_logps, uninstall_completion_logps
@@ -177,7 +178,7 @@ def test_models_answer_completion_masks(kind, tied, way):
     expected = token_logps(logits, labels(inputs)).sum(-1)
     expected_gradients = torch.autograd.grad((expected * weights).sum(), parameters)
 
-    assert install_completion_logps(model, implementation=way, chunk_size=7) == way
+    assert install_completion_logps(model, LogprobsConfig(implementation=way, chunk_size=7)) == way
     found = model(**inputs)
 
     torch.testing.assert_close(found.sums, expected, rtol=1e-10, atol=1e-10)
@@ -195,7 +196,7 @@ def test_other_calls_are_answered_as_before_and_the_forward_can_be_given_back():
     before = model(input_ids=inputs["input_ids"]).logits
     original = model.forward
     install_completion_logps(model)
-    install_completion_logps(model, chunk_size=3)
+    install_completion_logps(model, LogprobsConfig(chunk_size=3))
     assert torch.equal(model(input_ids=inputs["input_ids"]).logits, before)
     uninstall_completion_logps(model)
     assert model.forward == original
@@ -204,14 +205,14 @@ def test_other_calls_are_answered_as_before_and_the_forward_can_be_given_back():
 def test_padding_order_and_chunk_size_do_not_matter():
     model = tiny_model(dtype=torch.float64)
     inputs = batch()
-    install_completion_logps(model, chunk_size=1)
+    install_completion_logps(model, LogprobsConfig(chunk_size=1))
     expected = model(**inputs).sums
     padded = {name: torch.nn.functional.pad(value, (0, 9)) for name, value in inputs.items()}
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(model(**padded).sums, expected, rtol=1e-10, atol=1e-10)
     reordered = model(**{name: value[order] for name, value in inputs.items()}).sums
     torch.testing.assert_close(reordered, expected[order], rtol=1e-10, atol=1e-10)
-    install_completion_logps(model, chunk_size=1000)
+    install_completion_logps(model, LogprobsConfig(chunk_size=1000))
     torch.testing.assert_close(model(**inputs).sums, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -246,7 +247,7 @@ def test_lora_takes_the_right_way(targets, way, caplog):
     expected = token_logps(logits, labels(inputs)).sum(-1)
     expected_gradients = torch.autograd.grad(expected.sum(), trained)
     with caplog.at_level(logging.WARNING):
-        assert install_completion_logps(model, chunk_size=5) == way
+        assert install_completion_logps(model, LogprobsConfig(chunk_size=5)) == way
     assert bool(caplog.records) == (way == "module")
     found = model(**inputs)
     torch.testing.assert_close(found.sums, expected, rtol=1e-10, atol=1e-10)

@@ -25,6 +25,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from reproalign.common.config import LogprobsConfig
 from reproalign.common.launch.ending import end_after_leaving, leave
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.forward import unwrap_peft
@@ -133,7 +134,7 @@ def whole(parameter: Tensor) -> Tensor:
 def expected(strategy: str, dtype: torch.dtype) -> dict[str, Any]:
     """One process, full logits, the whole batch."""
     model = make(strategy, dtype)
-    install_completion_logps(model, implementation="plain")
+    install_completion_logps(model, LogprobsConfig(implementation="plain"))
     steps = sgd(model)
     losses, first = [], None
     for _ in range(STEPS):
@@ -158,7 +159,7 @@ def two_processes(strategy: str) -> dict[str, Any]:
     dtype = torch.float32 if zero else torch.float64  # DeepSpeed has no float64
     reference = expected(strategy, dtype)
     model = make(strategy, dtype)
-    way = install_completion_logps(model, chunk_size=1)
+    way = install_completion_logps(model, LogprobsConfig(chunk_size=1))
     if zero:
         wrapped = zero3(model, sgd(model))
         in_force = all(hasattr(parameter, "ds_id") for parameter in model.parameters())

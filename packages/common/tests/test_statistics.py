@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
+from reproalign.common.config import LogprobsConfig
 from reproalign.common.logprobs.chunks import default_chunk_size, free_bytes
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.plain import token_statistics
@@ -195,8 +196,8 @@ def test_models_answer_for_statistics_against_another_model(kind, way, ref_way):
     inputs = batch()
     arguments = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     logits, ref_logits = policy(**arguments).logits, reference(**arguments).logits.detach()
-    assert install_completion_logps(policy, implementation=way, chunk_size=3) == way
-    assert install_completion_logps(reference, implementation=ref_way) == ref_way
+    assert install_completion_logps(policy, LogprobsConfig(implementation=way, chunk_size=3)) == way
+    assert install_completion_logps(reference, LogprobsConfig(implementation=ref_way)) == ref_way
     states = reference(**inputs, head_states=True)
     assert (states.weight is None) == (ref_way == "plain")
     compare_with_oracle(policy, logits, ref_logits, states)
@@ -210,7 +211,7 @@ def test_the_reference_may_be_the_policy_without_its_adapters(targets, way):
     logits = policy(**arguments).logits
     with policy.disable_adapter():
         ref_logits = policy(**arguments).logits.detach()
-    assert install_completion_logps(policy, chunk_size=3) == way
+    assert install_completion_logps(policy, LogprobsConfig(chunk_size=3)) == way
     with policy.disable_adapter():
         states = policy(**inputs, head_states=True)
     compare_with_oracle(policy, logits, ref_logits, states)

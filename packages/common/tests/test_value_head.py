@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
+from reproalign.common.config import LogprobsConfig
 from reproalign.common.errors import UserError
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.values import install_completion_values
@@ -29,7 +30,7 @@ def valued(kind: str = "llama", implementation: str = "chunked", **overrides) ->
     model = tiny_model(kind, dtype=torch.float64, **overrides)
     torch.manual_seed(4)
     attach_value_head(model)
-    install_completion_values(model, implementation=implementation)
+    install_completion_values(model, LogprobsConfig(implementation=implementation))
     return model
 
 

@@ -332,7 +332,7 @@ def extracted(folder: Path, files: dict[str, list[Any]], **options: Any) -> tupl
     for name, content in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     names = options.pop("names", list(files))
-    sets = {name: RowsConfig(path=str(folder / f"{name}.jsonl"), source="messages") for name in names}
+    sets = {name: RowsConfig(path=str(folder / f"{name}.jsonl")) for name in names}
     data = InstructionsConfig(sets=sets)
     settings = resolve(DisperseConfig(output_dir=str(folder), variant="released", data=data, **options))
     return settings, extract_rows(settings, folder)

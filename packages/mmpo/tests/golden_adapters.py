@@ -20,7 +20,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from reproalign.common.config import DataConfig, PairTextConfig, RewardTextConfig, SetConfig
+from reproalign.common.config import DataConfig, LogprobsConfig, PairTextConfig, RewardTextConfig, SetConfig
 from reproalign.common.data.load import load_preferences
 from reproalign.common.data.mixing import MixPart, mix_datasets
 from reproalign.common.data.sources.shp import order_answers
@@ -39,13 +39,15 @@ from reproalign.common.text import templates, tokenize
 from reproalign.common.text.collate import IGNORED, PairCollator
 from reproalign.common.text.prompts import prompt_text
 from reproalign.common.text.render import render_messages, render_pairs
-from reproalign.common.training.pairs import reward_metrics
+from reproalign.common.training.objective import Pairs, Responses
+from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import CachedReference, FrozenReference
-from reproalign.mmpo import decontaminate, loss, naming, released_cli
-from reproalign.mmpo.config import LossConfig, PairRulesConfig, TargetConfig
+from reproalign.common.training.reward import RewardPairs
+from reproalign.mmpo import decontaminate, naming, released_cli
+from reproalign.mmpo.config import PairRulesConfig, TargetConfig
 from reproalign.mmpo.data import apply_pair_rules, build_targets, cap_per_prompt
+from reproalign.mmpo.objective import MMPO, OBJECTIVES, MarginObjective, MMPOReward
 from reproalign.mmpo.prepare import reading_rules
-from reproalign.mmpo.trainer import MMPOTrainer
 
 Case = dict[str, Any]
 ADAPTERS: dict[str, Callable[[Case, Case], Any]] = {}
@@ -115,18 +117,23 @@ def released_targets(values: list[float] | None, as_tensor: bool) -> torch.Tenso
     return vector(values)
 
 
+def objective_of(params: Case, targets: torch.Tensor | None) -> MarginObjective:
+    """What a released run has; without targets it smoothes the labels."""
+    own = ("beta", "label_smoothing", "reference_free")
+    given = {name: params[name] for name in own if name in params}
+    objective = OBJECTIVES[params["loss_type"]](**given)
+    return objective if targets is None else objective.released()
+
+
 @adapter
 def dpo_loss(inputs: Case, params: Case) -> Any:
     names = ("policy_chosen_logps", "policy_rejected_logps", "reference_chosen_logps", "reference_rejected_logps")
     logps = [vector(inputs[name], grad=True) for name in names]
-    config = LossConfig(
-        type=params["loss_type"],
-        beta=params["beta"],
-        label_smoothing=params["label_smoothing"],
-        reference_free=params["reference_free"],
-    )
     targets = released_targets(inputs["p_chosen"], params["p_chosen_is_tensor"])
-    result = loss.pair_loss(config, "released", *logps, targets)
+    objective = objective_of(params, targets)
+    references = logps[2:] if objective.needs.reference != "none" else (None, None)
+    sides = (Responses(policy, ref_logps=ref) for policy, ref in zip(logps[:2], references, strict=True))
+    result = objective(Pairs(*sides, targets))
     mean = result.losses.mean()
     gradients = torch.autograd.grad(mean, logps, allow_unused=True)
     labels = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
@@ -152,28 +159,26 @@ def dpo_batch_metrics(inputs: Case, params: Case) -> Any:
         def forward(self, **_: Any) -> Case:
             calls.append(self.name)
             sums = [*inputs[f"{self.name}_chosen_logps"], *inputs[f"{self.name}_rejected_logps"]]
-            return {"sums": vector(sums), "counts": torch.ones(len(sums))}
+            ones = torch.ones(len(sums))
+            return {"sums": vector(sums), "counts": ones, "per_token": ones}
 
     batch = dict.fromkeys(("input_ids", "attention_mask", "completion_mask"), torch.zeros(0))
     targets = released_targets(inputs.get("p_chosen"), False)
     if targets is not None:
         batch["p_chosen"] = targets
-    trainer = MMPOTrainer.__new__(MMPOTrainer)
-    trainer.loss_config = LossConfig(
-        type=params["loss_type"], beta=params["beta"], label_smoothing=params["label_smoothing"]
-    )
-    trainer.variant = "released"
+    trainer = PairTrainer.__new__(PairTrainer)
+    trainer.objective, trainer.logprobs = objective_of(params, targets), LogprobsConfig()
     if params["reference_precomputed"]:
         trainer.reference = CachedReference()
         batch |= {f"ref_{side}_logps": vector(inputs[f"reference_{side}_logps"]) for side in ("chosen", "rejected")}
     else:
         trainer.reference = FrozenReference(Stub("reference"))
-    scores = trainer.pair_scores(Stub("policy"), batch)
-    metrics = scores.metrics | reward_metrics(scores.chosen, scores.rejected)
+    result = trainer.micro_batch(Stub("policy"), batch)
+    metrics = {name: value.mean() for name, value in result.metrics.items()}
     metrics |= {f"logits/{side}": vector(inputs[f"policy_{side}_logits"]).mean() for side in ("chosen", "rejected")}
     prefix = "eval_" if params["train_eval"] == "eval" else ""
     return {
-        "loss": scores.losses.mean(),
+        "loss": result.losses.mean(),
         "metrics": {f"{prefix}{name}": value for name, value in metrics.items()},
         "forward_calls": calls,
     }
@@ -503,12 +508,9 @@ def rm_loss(inputs: Case, params: Case) -> Any:
         raise UserError("chosen_probs is needed")
     chosen, rejected = (vector(inputs[f"rewards_{side}"], grad=True) for side in ("chosen", "rejected"))
     margin = None if inputs["margin"] is None else vector(inputs["margin"])
-    losses = loss.reward_loss(
-        chosen.squeeze(-1),
-        rejected.squeeze(-1),
-        vector(inputs["chosen_probs"]),
-        margin=margin,
-        broadcast_compat=params["target_shape"] == "B",
+    sides = (side.squeeze(-1) for side in (chosen, rejected))
+    losses = MMPOReward(batch_targets=params["target_shape"] == "B")(
+        RewardPairs(*sides, vector(inputs["chosen_probs"]), margin)
     )
     gradients = torch.autograd.grad(losses.mean(), [chosen, rejected])
     return {
@@ -555,7 +557,8 @@ def rewardbench_dpo_score(inputs: Case, params: Case) -> Any:
         chosen, rejected = policy
     else:
         reference = scores_of_logits(vector(inputs["reference_logits"]), inputs["labels"], "sum").chunk(2)
-        result = loss.pair_loss(LossConfig(beta=1.0), "released", *policy, *reference)
+        sides = (Responses(own, ref_logps=ref) for own, ref in zip(policy, reference, strict=True))
+        result = MMPO(beta=1.0)(Pairs(*sides))
         chosen, rejected = result.chosen_rewards, result.rejected_rewards
     names = [f"{number}" for number in range(len(chosen))]
     wins = rewardbench.subset_accuracies(names, (chosen - rejected).tolist())

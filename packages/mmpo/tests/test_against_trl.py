@@ -14,10 +14,11 @@ from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.render import render_pairs
+from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import FrozenReference
-from reproalign.mmpo.config import LossConfig, TargetConfig
+from reproalign.mmpo.config import TargetConfig
 from reproalign.mmpo.data import build_targets
-from reproalign.mmpo.trainer import MMPOTrainer
+from reproalign.mmpo.objective import MMPO
 
 BETA = 0.3
 
@@ -67,15 +68,14 @@ def test_loss_and_gradients_equal_trls(tmp_path, kind, implementation):
         build_targets(render_pairs(pairs(), tokenizer, text, data), TargetConfig()), tokenizer, text, data
     )
     policy, reference = models(kind)
-    ours = MMPOTrainer(
+    ours = PairTrainer(
         model=policy,
         args=TrainingArguments(
             output_dir=str(tmp_path / "ours"), use_cpu=True, report_to=[], remove_unused_columns=False
         ),
         train_dataset=tokenized,
         data_collator=PairCollator(tokenizer.pad_token_id),
-        loss=LossConfig(beta=BETA),
-        variant="paper",
+        objective=MMPO(beta=BETA),
         reference=FrozenReference(reference),
         logprobs=LogprobsConfig(implementation=implementation, chunk_size=3),
     )

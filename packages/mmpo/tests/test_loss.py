@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reproalign.common.errors import UserError
-from reproalign.mmpo.config import LossConfig
-from reproalign.mmpo.loss import check_loss, kto_pair_loss, pair_loss, reward_loss, sigmoid_loss
+from reproalign.common.training.objective import Pairs, PairScores, Responses
+from reproalign.common.training.reward import RewardPairs
+from reproalign.mmpo.objective import MMPO, OBJECTIVES, Hinge, MarginObjective, MMPOReward
 
 numbers = st.floats(-30, 30)
 probabilities = st.floats(0, 1)
 betas = st.floats(0.001, 2)
+SOFT = [kind for kind in OBJECTIVES if kind != "sigmoid"]
 
 
 def tensor(*values: float) -> Tensor:
@@ -28,8 +29,15 @@ def logps(count: int = 5, seed: int = 0) -> list[Tensor]:
     return [-50 + 10 * torch.randn(count, generator=generator, dtype=torch.float64) for _ in range(4)]
 
 
-def quantity_h(values: list[Tensor]) -> Tensor:
-    return (values[0] - values[1]) - (values[2] - values[3])
+def scores(objective: MarginObjective, values: list[Tensor], q: Tensor | None) -> PairScores:
+    """Of log-probs of the policy, chosen and rejected, and of its reference."""
+    references = (None, None) if objective.needs.reference == "none" else values[2:]
+    sides = (Responses(own, ref_logps=ref) for own, ref in zip(values[:2], references, strict=True))
+    return objective(Pairs(*sides, q))
+
+
+def sigmoid_loss(h: Tensor, q: Tensor, beta: float) -> Tensor:
+    return MMPO(beta).losses(h, torch.zeros_like(h), q)
 
 
 @given(h=numbers, q=probabilities, beta=betas)
@@ -55,54 +63,53 @@ def test_minimum_is_where_the_implicit_margin_matches_the_scaled_one(margin, gam
         assert sigmoid_loss(other, q, beta) >= at_best
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "hinge", "ipo", "kto_pair"])
+@pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.parametrize("soft", [True, False])
 def test_gradients_by_finite_differences(kind, soft):
-    config = LossConfig(type=kind, beta=0.3, soft=soft)
+    objective = OBJECTIVES[kind](beta=0.3, **({} if kind == "sigmoid" else {"soft": soft}))
     q = tensor(0.1, 0.5, 0.9, 1.0, 0.7)
     inputs = [value.requires_grad_() for value in logps()]
 
     def function(*values: Tensor) -> Tensor:
-        return pair_loss(config, "paper", *values, q).losses.mean()
+        return scores(objective, [*values], q).losses.mean()
 
     assert torch.autograd.gradcheck(function, inputs)
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "hinge", "ipo", "kto_pair"])
+@pytest.mark.parametrize("kind", SOFT)
 def test_soft_losses_at_one_are_the_hard_ones(kind):
-    hard = pair_loss(LossConfig(type=kind, beta=0.2), "paper", *logps(), torch.ones(5))
-    soft = pair_loss(LossConfig(type=kind, beta=0.2, soft=True), "paper", *logps(), torch.ones(5))
+    hard, soft = (scores(OBJECTIVES[kind](beta=0.2, soft=soft), logps(), torch.ones(5)) for soft in (False, True))
     torch.testing.assert_close(hard.losses, soft.losses)
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "hinge", "ipo", "kto_pair"])
+@pytest.mark.parametrize("kind", SOFT)
 def test_soft_losses_at_zero_swap_chosen_and_rejected(kind):
-    config = LossConfig(type=kind, beta=0.2, soft=True)
+    objective = OBJECTIVES[kind](beta=0.2, soft=True)
     values = logps()
     swapped = [values[1], values[0], values[3], values[2]]
-    at_zero = pair_loss(config, "paper", *values, torch.zeros(5)).losses
-    at_one = pair_loss(config, "paper", *swapped, torch.ones(5)).losses
+    at_zero = scores(objective, values, torch.zeros(5)).losses
+    at_one = scores(objective, swapped, torch.ones(5)).losses
     torch.testing.assert_close(at_zero.mean(), at_one.mean())
 
 
 @given(q=probabilities, epsilon=st.floats(0, 0.49), h=numbers)
 def test_label_smoothing_mixes_the_targets_in_the_paper_variant_alone(q, epsilon, h):
     values = [tensor(h), tensor(0.0), tensor(0.0), tensor(0.0)]
-    config = LossConfig(beta=0.5, label_smoothing=epsilon)
-    paper = pair_loss(config, "paper", *values, tensor(q)).losses
-    released = pair_loss(config, "released", *values, tensor(q)).losses
+    objective = MMPO(beta=0.5, label_smoothing=epsilon)
+    paper = scores(objective, values, tensor(q)).losses
+    released = scores(objective.released(), values, tensor(q)).losses
     mixed = (1 - epsilon) * q + epsilon * (1 - q)
     torch.testing.assert_close(paper, sigmoid_loss(tensor(h), tensor(mixed), 0.5))
     torch.testing.assert_close(released, sigmoid_loss(tensor(h), tensor(q), 0.5))
-    without = pair_loss(config, "released", *values, None).losses
+    without = scores(objective, values, None).losses
     torch.testing.assert_close(without, sigmoid_loss(tensor(h), tensor(1 - epsilon), 0.5))
 
 
 def test_reference_free_takes_the_reference_as_zero():
     values = logps()
-    free = pair_loss(LossConfig(reference_free=True), "paper", *values, torch.ones(5))
+    free = scores(MMPO(reference_free=True), values, torch.ones(5))
     zero = torch.zeros(5, dtype=torch.float64)
-    plain = pair_loss(LossConfig(), "paper", values[0], values[1], zero, zero, torch.ones(5))
+    plain = scores(MMPO(), [*values[:2], zero, zero], torch.ones(5))
     torch.testing.assert_close(free.losses, plain.losses)
     torch.testing.assert_close(free.chosen_rewards, plain.chosen_rewards)
 
@@ -112,15 +119,12 @@ def test_reference_free_takes_the_reference_as_zero():
 def test_the_order_of_pairs_does_not_matter(order):
     index = torch.tensor(order)
     q = tensor(0.1, 0.5, 0.9, 1.0, 0.7)
-    for kind in ("sigmoid", "hinge", "ipo"):
-        config = LossConfig(type=kind, beta=0.2, soft=True)
-        straight = pair_loss(config, "paper", *logps(), q).losses
-        shuffled = pair_loss(config, "paper", *(value[index] for value in logps()), q[index]).losses
-        torch.testing.assert_close(shuffled, straight[index])
-    chosen, rejected = logps()[:2]
-    torch.testing.assert_close(
-        kto_pair_loss(chosen[index], rejected[index], 0.1).mean(), kto_pair_loss(chosen, rejected, 0.1).mean()
-    )
+    for objective in (MMPO(0.2), *(OBJECTIVES[kind](0.2, soft=True) for kind in SOFT)):
+        straight = scores(objective, logps(), q).losses
+        shuffled = scores(objective, [value[index] for value in logps()], q[index]).losses
+        if len(straight) == len(q):
+            torch.testing.assert_close(shuffled, straight[index])
+        torch.testing.assert_close(shuffled.mean(), straight.mean())
 
 
 def test_large_margins_neither_overflow_nor_vanish():
@@ -135,23 +139,21 @@ def test_reward_loss_per_pair_and_as_released():
     chosen, rejected, q = tensor(1.0, -2.0, 0.5), tensor(0.0, 1.0, 0.5), tensor(0.9, 0.2, 0.6)
     d = chosen - rejected
     per_pair = -q * torch.log(torch.sigmoid(d)) - (1 - q) * torch.log(torch.sigmoid(-d))
-    torch.testing.assert_close(reward_loss(chosen, rejected, q), per_pair)
+    torch.testing.assert_close(MMPOReward()(RewardPairs(chosen, rejected, q)), per_pair)
     # The release: (B, 1) rewards against (B,) targets.
     column = d[:, None]
     square = -q * torch.log(torch.sigmoid(column)) - (1 - q) * torch.log(torch.sigmoid(-column))
-    released = reward_loss(chosen, rejected, q, broadcast_compat=True)
+    released = MMPOReward(batch_targets=True)(RewardPairs(chosen, rejected, q))
     torch.testing.assert_close(released.mean(), square.mean())
     margin = tensor(0.1, 0.2, 0.3)
     torch.testing.assert_close(
-        reward_loss(chosen, rejected, q, margin=margin, broadcast_compat=True).mean(),
+        MMPOReward(batch_targets=True)(RewardPairs(chosen, rejected, q, margin)).mean(),
         -torch.log(torch.sigmoid(column - margin)).mean(),
     )
 
 
-def test_bad_options_are_refused_and_ignored_margins_announced():
-    with pytest.raises(UserError, match=r"loss\.beta=0"):
-        check_loss(LossConfig(beta=0.0), "paper")
-    with pytest.raises(UserError, match="unknown variant"):
-        check_loss(LossConfig(), "original")
-    with pytest.warns(UserWarning, match="does not use the margin"):
-        check_loss(LossConfig(type="hinge"), "paper")
+def test_bad_options_are_refused():
+    with pytest.raises(ValueError, match=r"MMPO: beta=0\.0 must be above 0"):
+        MMPO(beta=0.0)
+    with pytest.raises(ValueError, match=r"label_smoothing=0\.5 must be at least 0 and below 0\.5"):
+        Hinge(label_smoothing=0.5)

@@ -58,7 +58,7 @@ def test_published_hyper_parameters(name):
     assert trainer["bf16"] is (config["model"]["dtype"] == "float32")
     assert trainer["gradient_checkpointing"] is True
     if HEADERS[name]["verb"] == "train":
-        assert (config["loss"]["beta"], config["loss"]["type"], config["data"]["max_prompt_length"]) == (
+        assert (config["loss"]["beta"], config["loss"]["name"], config["data"]["max_prompt_length"]) == (
             0.01,
             "sigmoid",
             512,

@@ -64,9 +64,9 @@ def test_killed_at_random_steps_and_resumed(tmp_path, uninterrupted, seed):
 def test_stopped_in_the_middle_and_resumed(tmp_path, uninterrupted, monkeypatch):
     """The same in one process: the first attempt dies at step 7, after the checkpoint of step 6."""
     folder = tmp_path / "stopped"
-    from reproalign.mmpo.trainer import MMPOTrainer
+    from reproalign.common.training.pairs import PairTrainer
 
-    original = MMPOTrainer.training_step
+    original = PairTrainer.training_step
 
     def dying(self, *args, **kwargs):
         if self.state.global_step == 7:
@@ -74,7 +74,7 @@ def test_stopped_in_the_middle_and_resumed(tmp_path, uninterrupted, monkeypatch)
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MMPOTrainer, "training_step", dying)
+        patch.setattr(PairTrainer, "training_step", dying)
         assert main([*WORDS, f"output_dir={folder}"]) == 130
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
     assert main([*WORDS, f"output_dir={folder}"]) == 0

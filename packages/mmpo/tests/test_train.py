@@ -67,10 +67,8 @@ def test_reward_models_are_plain_sequence_classifiers(tmp_path):
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "full" / "model").num_labels == 1
 
 
-@pytest.mark.parametrize(
-    "words", [["loss.type=hinge"], ["loss.type=ipo", "loss.average_log_prob=true"], ["loss.type=kto_pair"]]
-)
-@pytest.mark.filterwarnings("ignore:loss.type=:UserWarning")
+@pytest.mark.parametrize("words", [["loss=hinge"], ["loss=ipo", "loss.average_log_prob=true"], ["loss=kto_pair"]])
+@pytest.mark.filterwarnings("ignore:loss=:UserWarning")
 def test_other_losses_run(tmp_path, words):
     run(tmp_path / "run", *QUICK, *words, "loss.soft=true", "trainer.train_sampling_strategy=group_by_length")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
 
+from reproalign.common.config import LogprobsConfig
 from reproalign.common.data.records import user
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.statistics import HeadStates
@@ -19,15 +20,15 @@ from reproalign.common.models.value_head import DetachedValueHead
 from reproalign.common.testing.oracle import run_logps
 from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.templates import TEMPLATES
-from reproalign.common.training.unpaired import kl_estimate, tokenwise_kl_estimate
-from reproalign.radpo import loss
-from reproalign.radpo.config import LossConfig, ReleasedConfig, TrainConfig
+from reproalign.common.training.examples import kl_estimate, tokenwise_kl_estimate
+from reproalign.common.training.objective import Examples, Objective, Pairs, PairScores, Responses
+from reproalign.radpo.config import ReleasedConfig, TrainConfig
 from reproalign.radpo.data import held_out_batches
 from reproalign.radpo.examples import Example
+from reproalign.radpo.objectives import OBJECTIVES
 from reproalign.radpo.released import Conversations, loss_scale
-from reproalign.radpo.replaced import replaced_statistics
+from reproalign.radpo.risk import ReleasedTail
 from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
-from reproalign.radpo.trainer import risk_measure
 from reproalign.radpo.training_rows import row_rules, schedule
 
 Case = dict[str, Any]
@@ -106,14 +107,16 @@ def statistics(inputs: Case, sums_of: Sums, names: dict[str, str], upstream: str
     return {"position_kl": found["forward_kl"], **result, "grad_logits": gradient}
 
 
-def asked(loss_config: LossConfig) -> Sums:
+def asked(objective: Objective) -> Sums:
     """What a trainer asks its model for."""
 
     def sums_of(logits: Tensor, batch: dict[str, Tensor], reference: HeadStates) -> dict[str, Tensor]:
-        model, risk_of = Given(logits), risk_measure(loss_config, "released")
-        install_completion_logps(model, implementation="plain")
-        wanted = ("logps", "ref_logps", "forward_kl", *(("risk",) if risk_of else ()))
-        return model(**batch, statistics=StatisticsRequest(reference, wanted, risk_of))["sums"]
+        model, needs = Given(logits), objective.needs
+        if needs.of_logits:
+            return needs.of_logits(logits, batch, reference, None)
+        install_completion_logps(model, LogprobsConfig(implementation="plain"))
+        wanted = ("logps", "ref_logps", *needs.statistics)
+        return model(**batch, statistics=StatisticsRequest(reference, wanted, needs.measure))["sums"]
 
     return sums_of
 
@@ -124,32 +127,31 @@ REPLACED = {"logps": "replaced_logps", "ref_logps": "replaced_ref_logps"}
 
 @adapter
 def tdpo_statistics(inputs: Case, params: Case) -> Any:
-    return statistics(inputs, asked(LossConfig(name="tdpo")), PLAIN | {"term": "position_kl"}, "kl")
+    return statistics(inputs, asked(OBJECTIVES["tdpo"]()), PLAIN | {"term": "position_kl"}, "kl")
 
 
 @adapter
 def ra_dpo_statistics(inputs: Case, params: Case) -> Any:
     options = ("confidence_level", "is_split_risk_ratio", "is_cal_risk_distribution_logps")
-    config = LossConfig(name="ra-dpo", **{name: params[name] for name in options})
-    if not config.is_cal_risk_distribution_logps:
-        return statistics(inputs, asked(config), PLAIN | {"term": "risk_ratio"}, "risk")
-
-    def replaced(logits: Tensor, batch: dict[str, Tensor], reference: HeadStates) -> dict[str, Tensor]:
-        return replaced_statistics(logits, batch, reference, config)
-
-    return statistics(inputs, replaced, REPLACED | {"term": "risk_ratio"}, "risk")
+    risk = ReleasedTail(*(params[name] for name in options))
+    names = REPLACED if risk.replace_logps else PLAIN
+    return statistics(inputs, asked(OBJECTIVES["ra-dpo"](risk=risk)), names | {"term": "risk_ratio"}, "risk")
 
 
-@adapter
-def tdpo_loss(inputs: Case, params: Case) -> Any:
-    names = ("chosen_margin", "rejected_margin", "chosen_term", "rejected_term")
-    values = [vector(inputs[name], grad=True) for name in names]
-    alpha = params["alpha"] if params["second_form"] else None
-    result = loss.token_level_loss(*values, params["beta"], alpha)
-    return {**result._asdict(), "grads": gradients(result.losses, *values)}
+def token_level(name: str, term: str) -> Callable[[Case, Case], Any]:
+    def call(inputs: Case, params: Case) -> Any:
+        names = ("chosen_margin", "rejected_margin", "chosen_term", "rejected_term")
+        chosen, rejected, *terms = values = [vector(inputs[name], grad=True) for name in names]
+        alpha = params["alpha"] if params["second_form"] else None
+        sides = (Responses(u, statistics={term: t}) for u, t in zip((chosen, rejected), terms, strict=True))
+        result = OBJECTIVES[name](beta=params["beta"], alpha=alpha)(Pairs(*sides))
+        return {**vars(result), "grads": gradients(result.losses, *values)}
+
+    return call
 
 
-ADAPTERS["ra_dpo_loss"] = tdpo_loss
+ADAPTERS["tdpo_loss"] = token_level("tdpo", "forward_kl")
+ADAPTERS["ra_dpo_loss"] = token_level("ra-dpo", "risk")
 
 
 def pair_inputs(inputs: Case) -> list[Tensor]:
@@ -157,36 +159,43 @@ def pair_inputs(inputs: Case) -> list[Tensor]:
     return [matrix(inputs[name]) for name in names]
 
 
-def paired(inputs: Case, function: Callable[[Tensor, Tensor], loss.PairLoss]) -> Any:
-    chosen, rejected, ref_chosen, ref_rejected = pair_inputs(inputs)
-    result = function((chosen - ref_chosen).sum(1), (rejected - ref_rejected).sum(1))
+def of_params(name: str, params: Case) -> Objective:
+    """The objective with those of the golden parameters that are its own."""
+    renamed = {"tokenwise_KL": "tokenwise_kl"}
+    own = {renamed.get(key, key): value for key, value in params.items()}
+    known = {field.name for field in fields(OBJECTIVES[name])}
+    return OBJECTIVES[name](**{key: value for key, value in own.items() if key in known})
+
+
+def paired(result: PairScores, chosen: Tensor, rejected: Tensor) -> Any:
     grad_chosen, grad_rejected = gradients(result.losses, chosen, rejected)
-    return {**result._asdict(), "grad_chosen": grad_chosen, "grad_rejected": grad_rejected}
+    return {**vars(result), "grad_chosen": grad_chosen, "grad_rejected": grad_rejected}
 
 
-@adapter
-def dpo_loss(inputs: Case, params: Case) -> Any:
-    return paired(inputs, lambda chosen, rejected: loss.dpo_loss(chosen, rejected, params["beta"]))
+def against_reference(name: str) -> Callable[[Case, Case], Any]:
+    def call(inputs: Case, params: Case) -> Any:
+        chosen, rejected, ref_chosen, ref_rejected = pair_inputs(inputs)
+        margins = (Responses((policy - ref).sum(1)) for policy, ref in ((chosen, ref_chosen), (rejected, ref_rejected)))
+        return paired(of_params(name, params)(Pairs(*margins)), chosen, rejected)
+
+    return call
 
 
-@adapter
-def cdpo_loss(inputs: Case, params: Case) -> Any:
-    return paired(inputs, lambda chosen, rejected: loss.cdpo_loss(chosen, rejected, params["beta"], params["epsilon"]))
+ADAPTERS["dpo_loss"] = against_reference("dpo")
+ADAPTERS["cdpo_loss"] = against_reference("cdpo")
 
 
 @adapter
 def slic_loss(inputs: Case, params: Case) -> Any:
     chosen, rejected = pair_inputs(inputs)[:2]
-    result = loss.slic_loss(chosen, rejected, params["beta"], params["lambda_coef"])
-    grad_chosen, grad_rejected = gradients(result.losses, chosen, rejected)
-    return {**result._asdict(), "grad_chosen": grad_chosen, "grad_rejected": grad_rejected}
+    return paired(of_params("slic", params)(Pairs(Responses(chosen), Responses(rejected))), chosen, rejected)
 
 
-def unpaired(inputs: Case, function: Callable[[Tensor, Tensor], loss.ExampleLoss]) -> Any:
+def unpaired(inputs: Case, objective: Objective, **kl: Tensor) -> Any:
     chosen, rejected, ref_chosen, ref_rejected = pair_inputs(inputs)
     log_ratios = torch.cat([(chosen - ref_chosen).sum(1), (rejected - ref_rejected).sum(1)])
     desirable = torch.arange(len(log_ratios)) < len(chosen)
-    result = function(log_ratios, desirable)
+    result = objective(Examples(log_ratios, torch.zeros_like(log_ratios), desirable, **kl))
     grad_chosen, grad_rejected = gradients(result.losses, chosen, rejected)
     return {
         "losses": result.losses,
@@ -197,10 +206,6 @@ def unpaired(inputs: Case, function: Callable[[Tensor, Tensor], loss.ExampleLoss
     }
 
 
-def weights(params: Case) -> tuple[float, float, float]:
-    return params["beta"], params["desirable_weight"], params["undesirable_weight"]
-
-
 @adapter
 def kto_loss(inputs: Case, params: Case) -> Any:
     differences = torch.cat(
@@ -209,14 +214,14 @@ def kto_loss(inputs: Case, params: Case) -> Any:
             for side in ("chosen", "rejected")
         ]
     )
+    name = "tokenwise_kl" if params["tokenwise_KL"] else "kl"
     kl = tokenwise_kl_estimate(differences) if params["tokenwise_KL"] else kl_estimate(differences.sum(1))
-    result = unpaired(inputs, lambda ratios, desirable: loss.kto_loss(ratios, desirable, kl, *weights(params)))
-    return {**result, "KL": kl}
+    return {**unpaired(inputs, of_params("kto", params), **{name: kl}), "KL": kl}
 
 
 @adapter
 def kto_zero_loss(inputs: Case, params: Case) -> Any:
-    return unpaired(inputs, lambda ratios, desirable: loss.kto_zero_loss(ratios, desirable, *weights(params)))
+    return unpaired(inputs, of_params("kto-zero", params))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -281,7 +286,8 @@ def names(batches: list[list[Case]], loader: str) -> list[str]:
 
 @adapter
 def heldout_selection(inputs: Case, params: Case) -> Any:
-    rules = RowRules(kind=params["loader"], variant="released", seed=params["seed"], batch_size=params["batch_size"])
+    kind = {"sft": "completions"}.get(params["loader"], params["loader"])
+    rules = RowRules(kind=kind, variant="released", seed=params["seed"], batch_size=params["batch_size"])
     evaluated = held_out_batches(
         prompts(inputs["evaluation_prompts"]),
         replace(rules, batch_size=params["eval_batch_size"]),
@@ -300,7 +306,7 @@ def heldout_selection(inputs: Case, params: Case) -> Any:
 def launch(params: Case, name: str, **trainer: Any) -> TrainConfig:
     return TrainConfig(
         variant="released",
-        loss=LossConfig(name=name, ppo_epochs=params.get("ppo_epochs", 1)),
+        loss=of_params(name, params),
         released=ReleasedConfig(params["processes"], params["gradient_accumulation_steps"]),
         warmup_steps=params["warmup_steps"],
         trainer=trainer,
@@ -313,10 +319,10 @@ def learning_rate_schedule(inputs: Case, params: Case) -> Any:
     examples = prompts([[str(number), pairs] for number, pairs in enumerate(counts)])
     config = launch(params, "dpo", num_train_epochs=params["n_epochs"])
     accumulation = params["gradient_accumulation_steps"]
-    rules = row_rules(config, "paired", batch_size=params["batch_size"], accumulation=accumulation, processes=1)
+    rules = row_rules(config, batch_size=params["batch_size"], accumulation=accumulation, processes=1)
     batches, _ = lay_out(build_rows(examples, rules), rules, params["n_examples"])
     length = released_length(examples, rules)
-    rate = schedule(config, length)
+    rate = schedule(config, length)(0)
     return {
         "num_training_steps": length,
         "optimizer_steps": len(batches) // accumulation,
@@ -327,13 +333,13 @@ def learning_rate_schedule(inputs: Case, params: Case) -> Any:
 @adapter
 def ppo_learning_rate(inputs: Case, params: Case) -> Any:
     config = launch(params, "ppo")
-    rules = row_rules(config, "unpaired", batch_size=params["batch_size"], accumulation=1, processes=1)
+    rules = row_rules(config, batch_size=params["batch_size"], accumulation=1, processes=1)
     batches, _ = lay_out([{} for _ in range(inputs["micro_batches"] * params["batch_size"])], rules)
-    rate = schedule(config, float(len(batches)))
+    rate = schedule(config, float(len(batches)))(0)
     return {
         "optimizer_steps": len(batches),
         "learning_rate": [params["lr"] * rate(step) for step in params["steps"]],
-        "gradient_scale": loss_scale("ppo", params["batch_size"], 1, config.released.accumulation),
+        "gradient_scale": loss_scale(config.loss, params["batch_size"], 1, config.released.accumulation),
     }
 
 

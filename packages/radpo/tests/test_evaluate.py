@@ -88,7 +88,7 @@ def test_an_evaluation_repeats_the_training_run_s_own(tmp_path, trained):
     assert {"policy", "reference"} == found["fingerprints"]["weights"].keys()
 
 
-@pytest.mark.parametrize("words", [["loss=tdpo"], ["loss=ra-dpo", "loss.measure=entropic", "loss.coefficient=2.0"]])
+@pytest.mark.parametrize("words", [["loss=tdpo"], ["loss=ra-dpo", "loss.risk=entropic", "loss.risk.mu=2.0"]])
 def test_an_evaluation_by_brute_force(tmp_path, trained, words):
     folder = tmp_path / "out"
     base = ["model=tiny", "data=demo", f"model.name={trained / 'model'}", "reference.model=tiny:llama"]
@@ -151,7 +151,7 @@ def test_data_path_alone_is_evaluated(tmp_path):
         ([], "set reference.model"),
         (["reference.model=/nowhere"], "model.name=/nowhere: no such folder"),
         (["reference.model=tiny:llama", "batch_size=0"], "batch_size=0 must be at least 1"),
-        (["reference.model=tiny:llama", "loss.measure=cvarr"], "did you mean 'cvar'?"),
+        (["reference.model=tiny:llama", "loss.risk=cvarr"], "did you mean 'cvar'?"),
         (["reference.model=tiny:llama", "data.sets.demo.eval_path=/nowhere.jsonl"], "/nowhere.jsonl: no such file"),
     ],
 )

@@ -19,7 +19,7 @@ from reproalign.radpo.data import held_out_batches
 from reproalign.radpo.examples import Example
 from reproalign.radpo.released import loss_scale
 from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
-from reproalign.radpo.train import LOSSES, dropout_of, with_template
+from reproalign.radpo.train import dropout_of, with_template
 from reproalign.radpo.training_rows import row_rules, schedule
 
 FACTS = read_facts("reproalign.radpo")
@@ -28,7 +28,7 @@ PUBLISHED = [
     for name, header in read_headers("reproalign.radpo").items()
     if header["verb"] == "train" and not name.startswith(("smoke", "smollm2"))
 ]
-PER_PAIR = {"paired": 1, "unpaired": 2, "kto": 2}
+PER_PAIR = {"paired": 1, "unpaired": 2, "mismatched": 2}
 
 
 def family(name: str) -> str:
@@ -50,8 +50,8 @@ def one_prompt(pairs: int) -> dict[str, Example]:
 def gradient(config: TrainConfig, launch: dict[str, Any]) -> str:
     """What a step's losses come to: the Trainer takes means of micro-batches, and their mean over a step."""
     rows, here = launch["rows_per_process"], launch["processes"] * launch["accumulation"]
-    share = loss_scale(config.loss.name, rows, here, config.released.accumulation) / here
-    means = config.loss.name == "ppo"
+    share = loss_scale(config.loss, rows, here, config.released.accumulation) / here
+    means = not config.loss.accumulates
     divisor = 1 / share if means else rows / share
     return f"{'mean' if means else 'sum'} over the step / {divisor:g}"
 
@@ -69,9 +69,9 @@ def batches_of(rules: RowRules, rows: int, limit: int | None) -> int:
 def derived(name: str) -> dict[str, Any]:
     pairs = 25000 if family(name) == "imdb" else 160800
     config = recipe_config(APP, f"experiment={name}")
-    launch, kind = launch_facts(config), LOSSES[config.loss.name][0]
+    launch, kind = launch_facts(config), config.loss.kind
     cut = {"batch_size": launch["rows_per_process"], "accumulation": launch["accumulation"]}
-    rules = row_rules(config, kind, processes=launch["processes"], **cut)
+    rules = row_rules(config, processes=launch["processes"], **cut)
     found: dict[str, Any] = {
         "distinct_per_step": launch["rows_per_step"],
         "release_processes": config.released.processes,
@@ -90,8 +90,7 @@ def derived(name: str) -> dict[str, Any]:
         rows = pairs * PER_PAIR[kind]
         steps = batches_of(rules, rows, config.data.max_rows) // (launch["processes"] * launch["accumulation"])
         length = released_length(one_prompt(pairs), rules)
-        rate = schedule(config, length)
-        assert rate is not None  # of the released variant
+        rate = schedule(config, length)(steps)
         stated = FACTS[family(name)]["rates"].value
         held_out = held_out_batches(one_prompt(400), replace(rules, kind="paired"), config.data.max_eval_rows)
         found |= {

@@ -18,8 +18,16 @@ from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing.oracle import token_logps
 from reproalign.common.text.collate import IGNORED
-from reproalign.common.training.unpaired import kl_estimate, tokenwise_kl_estimate
-from reproalign.radpo import loss, risk
+from reproalign.common.training.examples import kl_estimate, tokenwise_kl_estimate
+from reproalign.common.training.objective import Examples, Pairs, Responses
+from reproalign.radpo.objectives.dpo import CDPO, DPO
+from reproalign.radpo.objectives.kto import KTO, KTOZero
+from reproalign.radpo.objectives.ppo import PPO, future_rewards, gae, terminal_rewards
+from reproalign.radpo.objectives.ra_dpo import RaDPO
+from reproalign.radpo.objectives.sft import SFT
+from reproalign.radpo.objectives.slic import SLiC
+from reproalign.radpo.objectives.tdpo import TDPO
+from reproalign.radpo.risk import CVaR, CVaRComplement, Entropic, Expectation, RiskMeasure
 
 BETA = 0.3
 betas = st.floats(0.01, 2)
@@ -40,17 +48,30 @@ def logistic(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
+def pairs(chosen: Tensor, rejected: Tensor, *terms: Tensor) -> Pairs:
+    """Log-ratios of both sides, and their sequential KL divergences or risk ratios."""
+    sides = zip((chosen, rejected), terms or ({}, {}), strict=True)
+    return Pairs(*(Responses(u, statistics={"forward_kl": t, "risk": t} if terms else {}) for u, t in sides))
+
+
+def examples(log_ratios: Tensor, desirable: Tensor, **kl: Tensor) -> Examples:
+    return Examples(log_ratios, torch.zeros_like(log_ratios), desirable, **kl)
+
+
 DESIRABLE = torch.tensor([True, False, False, True, True])
 
 DIFFERENTIABLE: dict[str, tuple[Any, int]] = {
-    "dpo": (lambda c, r: loss.dpo_loss(c, r, BETA), 2),
-    "cdpo": (lambda c, r: loss.cdpo_loss(c, r, BETA, 0.2), 2),
-    "slic": (lambda c, r: loss.slic_loss(c, r, 1.0, 0.1), 2),
-    "first form": (lambda *values: loss.token_level_loss(*values, BETA), 4),
-    "second form": (lambda c, r, t: loss.token_level_loss(c, r, tensor(1, 2, 3, 4, 5), t, BETA, 0.5), 3),
-    "kto": (lambda u: loss.kto_loss(u, DESIRABLE, torch.tensor(0.4), BETA, 1.3, 0.7), 1),
-    "kto, tokenwise": (lambda u: loss.kto_loss(u, DESIRABLE, tensor(0, 1, 2, 0, 3), BETA), 1),
-    "kto-zero": (lambda u: loss.kto_zero_loss(u, DESIRABLE, BETA, 2.0, 0.5), 1),
+    "dpo": (lambda c, r: DPO(BETA)(pairs(c, r)), 2),
+    "cdpo": (lambda c, r: CDPO(BETA, 0.2)(pairs(c, r)), 2),
+    "slic": (lambda c, r: SLiC(1.0, 0.1)(pairs(c, r)), 2),
+    "first form": (lambda *values: TDPO(BETA)(pairs(*values)), 4),
+    "second form": (lambda c, r, t: RaDPO(BETA, 0.5)(pairs(c, r, tensor(1, 2, 3, 4, 5), t)), 3),
+    "kto": (lambda u: KTO(BETA, 1.3, 0.7)(examples(u, DESIRABLE, kl=tensor(0.4)[0])), 1),
+    "kto, tokenwise": (
+        lambda u: KTO(BETA, tokenwise_kl=True)(examples(u, DESIRABLE, tokenwise_kl=tensor(0, 1, 2, 0, 3))),
+        1,
+    ),
+    "kto-zero": (lambda u: KTOZero(BETA, 2.0, 0.5)(examples(u, DESIRABLE)), 1),
 }
 
 
@@ -60,14 +81,14 @@ def test_gradients_by_finite_differences(name):
     assert torch.autograd.gradcheck(lambda *values: function(*values).losses, draws(count, 5))
 
 
-@given(chosen=numbers, rejected=numbers, beta=betas, epsilon=st.floats(0, 1))
+@given(chosen=numbers, rejected=numbers, beta=betas, epsilon=st.floats(0, 0.49))
 def test_dpo_and_its_smoothing_are_cross_entropies(chosen, rejected, beta, epsilon):
     p = logistic(beta * (chosen - rejected))
     assume(1e-12 < p < 1 - 1e-12)
-    result = loss.cdpo_loss(tensor(chosen), tensor(rejected), beta, epsilon)
+    result = CDPO(beta, epsilon)(pairs(tensor(chosen), tensor(rejected)))
     expected = -(1 - epsilon) * math.log(p) - epsilon * math.log(1 - p)
     assert result.losses.item() == pytest.approx(expected, rel=1e-3, abs=1e-9)
-    plain = loss.dpo_loss(tensor(chosen), tensor(rejected), beta)
+    plain = DPO(beta)(pairs(tensor(chosen), tensor(rejected)))
     assert plain.losses.item() == pytest.approx(-math.log(p), rel=1e-3, abs=1e-9)
     assert plain.chosen_rewards.item() == pytest.approx(beta * chosen)
     assert plain.rejected_rewards.item() == pytest.approx(beta * rejected)
@@ -76,16 +97,16 @@ def test_dpo_and_its_smoothing_are_cross_entropies(chosen, rejected, beta, epsil
 @given(seed=seeds, beta=betas)
 def test_second_form_at_alpha_zero_and_equal_drifts_are_dpo(seed, beta):
     chosen, rejected, chosen_term, rejected_term = draws(4, 3, seed=seed)
-    plain = loss.dpo_loss(chosen, rejected, beta).losses
-    at_zero = loss.token_level_loss(chosen, rejected, chosen_term, rejected_term, beta, 0.0)
+    plain = DPO(beta)(pairs(chosen, rejected)).losses
+    at_zero = TDPO(beta, 0.0)(pairs(chosen, rejected, chosen_term, rejected_term))
     torch.testing.assert_close(at_zero.losses, plain)
-    torch.testing.assert_close(loss.token_level_loss(chosen, rejected, chosen_term, chosen_term, beta).losses, plain)
+    torch.testing.assert_close(TDPO(beta)(pairs(chosen, rejected, chosen_term, chosen_term)).losses, plain)
     torch.testing.assert_close(at_zero.chosen_rewards, (beta * (chosen + chosen_term)).detach())
 
 
 def test_forms_agree_at_alpha_one_but_for_the_stopped_gradient():
     values = draws(4, 3)
-    first, second = (loss.token_level_loss(*values, BETA, alpha) for alpha in (None, 1.0))
+    first, second = (RaDPO(BETA, alpha)(pairs(*values)) for alpha in (None, 1.0))
     torch.testing.assert_close(first.losses, second.losses)
     firsts = torch.autograd.grad(first.losses.sum(), values)
     seconds = torch.autograd.grad(second.losses.sum(), values, allow_unused=True)
@@ -103,40 +124,36 @@ def test_risk_neutral_ra_dpo_is_tdpo(alpha):
     logits, ref_logits = (side.reshape(12, 9) for side in draws(2, 2, 2, 3, 9))
     targets = torch.arange(12) % 9
 
-    def losses(measure: risk.Measure) -> tuple[Tensor, Tensor]:
+    def losses(measure: RiskMeasure) -> tuple[Tensor, Tensor]:
         logps, ref_logps = logits.log_softmax(1), ref_logits.detach().log_softmax(1)
         log_ratios = (logps - ref_logps).gather(1, targets[:, None]).reshape(2, 2, 3).sum(2)
         terms = differentiable(measure, ref_logps - logps, ref_logps).reshape(2, 2, 3).sum(2)
-        result = loss.token_level_loss(*log_ratios, *terms, BETA, alpha).losses
+        result = RaDPO(BETA, alpha)(pairs(*log_ratios, *terms)).losses
         return result, torch.autograd.grad(result.sum(), logits)[0]
 
-    tdpo, gradient = losses(risk.measure("expectation"))
-    for name, parameters in [
-        ("cvar", {"level": 1 - 1e-9}),
-        ("cvar_complement", {"level": 1e-9}),
-        ("entropic", {"coefficient": 1e-7}),
-    ]:
-        limit, its_gradient = losses(risk.measure(name, **parameters))
+    tdpo, gradient = losses(Expectation())
+    for measure in (CVaR(1.0), CVaR(1 - 1e-9), CVaRComplement(1e-9), Entropic(1e-7)):
+        limit, its_gradient = losses(measure)
         torch.testing.assert_close(limit, tdpo, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(its_gradient, gradient, rtol=1e-5, atol=1e-5)
-    averse, _ = losses(risk.measure("cvar", level=0.5))
+    averse, _ = losses(CVaR(0.5))
     assert (averse - tdpo).abs().min() > 1e-4
 
 
 def test_slic_by_hand_and_per_token():
     # 1 - (-5) + (-5.5) = 0.5, then - 0.1 · (-5); the second hinge is inactive.
-    result = loss.slic_loss(tensor(-5.0, -2.0), tensor(-5.5, -9.0), 1.0, 0.1)
+    result = SLiC(1.0, 0.1)(pairs(tensor(-5.0, -2.0), tensor(-5.5, -9.0)))
     torch.testing.assert_close(result.losses, tensor(0.5 + 0.5, 0.2))
     chosen, rejected = draws(2, 4, 6)
-    tokens = loss.slic_loss(chosen, rejected, 1.0, 0.1)
-    torch.testing.assert_close(tokens.losses, loss.slic_loss(chosen.sum(1), rejected.sum(1), 1.0, 0.1).losses)
+    tokens = SLiC(1.0, 0.1)(pairs(chosen, rejected))
+    torch.testing.assert_close(tokens.losses, SLiC(1.0, 0.1)(pairs(chosen.sum(1), rejected.sum(1))).losses)
     assert tokens.chosen_rewards.shape == (4, 6)
 
 
 @given(u=numbers, kl=st.floats(0, 20), beta=betas, desirable=st.booleans(), weight=st.floats(0, 3))
 def test_kto_is_the_weighted_value_of_gains_and_losses(u, kl, beta, desirable, weight):
     weights = (weight, 99.0) if desirable else (99.0, weight)
-    result = loss.kto_loss(tensor(u), torch.tensor([desirable]), torch.tensor(kl).double(), beta, *weights)
+    result = KTO(beta, *weights)(examples(tensor(u), torch.tensor([desirable]), kl=torch.tensor(kl).double()))
     expected = weight * (1 - logistic(beta * ((u - kl) if desirable else (kl - u))))
     assert result.losses.item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
     assert result.rewards.item() == u
@@ -146,9 +163,9 @@ def test_kto_is_the_weighted_value_of_gains_and_losses(u, kl, beta, desirable, w
 def test_kto_with_one_class_alone_and_kto_zero(desirable):
     (u,) = draws(1, 4)
     labels = torch.full((4,), desirable)
-    zero = loss.kto_zero_loss(u, labels, BETA).losses
+    zero = KTOZero(BETA)(examples(u, labels)).losses
     torch.testing.assert_close(zero, torch.sigmoid(-BETA * u if desirable else BETA * u))
-    torch.testing.assert_close(zero, loss.kto_loss(u, labels, torch.zeros(4).double(), BETA).losses)
+    torch.testing.assert_close(zero, KTO(BETA)(examples(u, labels, kl=torch.zeros(()).double())).losses)
 
 
 def test_kl_estimates_are_clamped_and_carry_no_gradient():
@@ -163,7 +180,7 @@ def test_kl_estimates_are_clamped_and_carry_no_gradient():
 
 
 def test_sft_is_a_sum():
-    assert loss.sft_loss(tensor(-3.0, -0.5)).tolist() == [3.0, 0.5]
+    assert SFT()(Responses(tensor(-3.0, -0.5))).losses.tolist() == [3.0, 0.5]
 
 
 # PPO: a prompt of one token, completions of 3 and 2 tokens, padding on the right.
@@ -172,13 +189,13 @@ LABELS = torch.tensor([True, False])
 
 
 def test_terminal_rewards():
-    assert loss.terminal_rewards(LABELS, MASK).tolist() == [[0, 0, 0, 1, 0], [0, 0, -1, 0, 0]]
+    assert terminal_rewards(LABELS, MASK).tolist() == [[0, 0, 0, 1, 0], [0, 0, -1, 0, 0]]
 
 
 def test_advantages_and_targets_by_brute_force():
     (values,) = draws(1, 2, 5)
     gamma, lam = 0.9, 0.8
-    rewards = loss.terminal_rewards(LABELS, MASK).double()
+    rewards = terminal_rewards(LABELS, MASK).double()
     raw = torch.zeros(2, 5, dtype=torch.float64)
     targets = torch.zeros(2, 5, dtype=torch.float64)
     for row, (start, end) in enumerate([(1, 4), (1, 3)]):
@@ -190,32 +207,32 @@ def test_advantages_and_targets_by_brute_force():
             targets[row, start + t] = sum(gamma**k * later for k, later in enumerate(r[t + 1 :]))
     kept = raw[MASK]
     expected = (raw - kept.mean()) / (kept.var(correction=0) + 1e-8).sqrt() * MASK
-    torch.testing.assert_close(loss.gae(values, rewards, MASK, gamma, lam), expected)
-    torch.testing.assert_close(loss.future_rewards(rewards, MASK, gamma), targets)
+    torch.testing.assert_close(gae(values, rewards, MASK, gamma, lam), expected)
+    torch.testing.assert_close(future_rewards(rewards, MASK, gamma), targets)
     # At λ = 1 and γ = 1 the raw advantage is the reward to come minus the value.
-    normalised = loss.gae(values, rewards, MASK, 1.0, 1.0)[MASK]
+    normalised = gae(values, rewards, MASK, 1.0, 1.0)[MASK]
     simple = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0]) - values.detach()[MASK]
     torch.testing.assert_close(normalised, (simple - simple.mean()) / (simple.var(correction=0) + 1e-8).sqrt())
 
 
+def offline(logps: Tensor, old: Tensor, values: Tensor, advantages: Tensor | None = None) -> Examples:
+    sums = [(side * MASK).sum(1) for side in (logps, old)]
+    return Examples(*sums, LABELS, MASK, logps, old, values, advantages)
+
+
 def test_what_is_off_the_mask_does_not_matter():
-    logps, old, values, advantages, targets = (value.detach() for value in draws(5, 2, 5))
+    logps, old, values = (value.detach() for value in draws(3, 2, 5))
     noise = torch.where(MASK, 0.0, 7.0)
-    arguments = (0.5, 0.01, 0.1)
-    plain = loss.ppo_loss(logps, old, values, advantages, targets, MASK, *arguments)
-    noisy = loss.ppo_loss(logps + noise, old - noise, values + noise, advantages, targets, MASK, *arguments)
-    for left, right in zip(plain, noisy, strict=True):
-        torch.testing.assert_close(left, right)
-    rewards = loss.terminal_rewards(LABELS, MASK).double()
-    torch.testing.assert_close(
-        loss.gae(values, rewards, MASK, 0.9, 0.8), loss.gae(values + noise, rewards + noise, MASK, 0.9, 0.8)
-    )
-    torch.testing.assert_close(loss.future_rewards(rewards, MASK, 0.9), loss.future_rewards(rewards + noise, MASK, 0.9))
+    plain, noisy = PPO()(offline(logps, old, values)), PPO()(offline(logps + noise, old - noise, values + noise))
+    torch.testing.assert_close(vars(plain), vars(noisy))
 
 
 def test_ppo_terms_are_means_over_tokens():
-    logps, old, values, advantages, targets = draws(5, 2, 5)
-    result = loss.ppo_loss(logps, old, values, advantages, targets, MASK, 0.5, 0.01, 0.1)
+    """(R11), term by term."""
+    logps, old, values, advantages = draws(4, 2, 5)
+    objective = PPO(cliprange=0.5, critic_coef=0.01, kl_coef=0.1)
+    result = objective(offline(logps, old, values, advantages))
+    targets = future_rewards(terminal_rewards(LABELS, MASK).double(), MASK, objective.gamma)
     policy = critic = kl = clipped = 0.0
     count = int(MASK.sum())
     for row, position in MASK.nonzero().tolist():
@@ -226,15 +243,13 @@ def test_ppo_terms_are_means_over_tokens():
         clipped += (-advantage * bounded > -advantage * ratio) / count
         critic += 0.5 * (values - targets)[row, position].item() ** 2 / count
         kl -= log_ratio / count
-    assert result.policy.mean().item() == pytest.approx(policy)
-    assert result.critic.mean().item() == pytest.approx(critic)
-    assert result.kl.mean().item() == pytest.approx(kl)
-    assert result.clip_fraction.mean().item() == pytest.approx(clipped)
+    found = {name.removeprefix("ppo/"): value.mean().item() for name, value in result.metrics.items()}
+    expected = {"policy": policy, "critic": critic, "kl": kl, "clip_fraction": clipped}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert result.losses.mean().item() == pytest.approx(policy + 0.01 * critic + 0.1 * kl)
-    torch.testing.assert_close(result.sequence_ratio, result.rewards.exp())
+    torch.testing.assert_close(result.metrics["ppo/sequence_ratio"], result.rewards.exp())
     assert torch.autograd.gradcheck(
-        lambda logps, values: loss.ppo_loss(logps, old, values, advantages, targets, MASK, 0.5, 0.01, 0.1).losses,
-        (logps, values),
+        lambda logps, values: objective(offline(logps, old, values, advantages)).losses, (logps, values)
     )
 
 
@@ -242,16 +257,23 @@ def test_first_ppo_step_is_a_policy_gradient():
     """At π = π_old the ratio is 1 inside the clip range, and the gradient is that of -A log π."""
     logps, advantages = draws(2, 2, 5)
     zeros = torch.zeros(2, 5, dtype=torch.float64)
-    result = loss.ppo_loss(logps, logps.detach(), zeros, advantages, zeros, MASK, 0.5, 0.01, 0.0)
+    result = PPO(kl_coef=1e-12)(offline(logps, logps.detach(), zeros, advantages))
     (gradient,) = torch.autograd.grad(result.losses.mean(), logps)
     torch.testing.assert_close(gradient, (-advantages * MASK / MASK.sum()).detach())
 
 
+def test_the_advantages_of_a_batch_are_those_of_its_first_step():
+    logps, old, values, later = (value.detach() for value in draws(4, 2, 5))
+    kept = PPO(ppo_epochs=2).advantages(offline(logps, old, values))
+    first, again = PPO()(offline(logps, old, values)), PPO()(offline(logps, old, later, kept))
+    torch.testing.assert_close(first.metrics["ppo/policy"], again.metrics["ppo/policy"])
+
+
 def test_extreme_log_ratios_neither_overflow_nor_vanish():
     far = tensor(-1e4, 1e4).requires_grad_()
-    losses = loss.dpo_loss(far, torch.zeros_like(far), 1.0).losses
+    losses = DPO(1.0)(pairs(far, torch.zeros_like(far))).losses
     assert losses.tolist() == [1e4, 0.0]
-    kto = loss.kto_loss(tensor(40.0, -1e4), torch.tensor([True, True]), torch.tensor(0.0), 1.0).losses
+    kto = KTO(1.0)(examples(tensor(40.0, -1e4), torch.tensor([True, True]), kl=torch.tensor(0.0))).losses
     assert kto[0].item() == pytest.approx(math.exp(-40.0))
     assert kto[1].item() == 1.0
 
@@ -300,7 +322,7 @@ def test_dpo_equals_trls(tmp_path):
     batch = next(iter(trl.get_train_dataloader()))
     theirs = trl.compute_loss(trl.model, dict(batch))
     chosen, rejected = log_ratios(trl.model, trl.ref_model, batch, "").chunk(2)
-    assert_same(loss.dpo_loss(chosen, rejected, BETA).losses.mean(), theirs, trl.model)
+    assert_same(DPO(BETA)(pairs(chosen, rejected)).losses.mean(), theirs, trl.model)
 
 
 @pytest.mark.parametrize("policy_seed, clamped", [(1, True), (5, False)])
@@ -321,4 +343,4 @@ def test_kto_equals_trls(tmp_path, policy_seed, clamped):
     assert (kl.item() == 0) == clamped
     ratios = log_ratios(trl.model, trl.ref_model, batch, "")
     labels = torch.as_tensor(batch["label"], dtype=torch.bool)
-    assert_same(loss.kto_loss(ratios, labels, kl, BETA, 1.3, 0.7).losses.mean(), theirs, trl.model)
+    assert_same(KTO(BETA, 1.3, 0.7)(examples(ratios, labels, kl=kl)).losses.mean(), theirs, trl.model)

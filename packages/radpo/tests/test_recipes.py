@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import fields
 
 import pytest
 
 from reproalign.common.command.recipes import REQUIRED, read_headers
 from reproalign.common.records.paper import load_paper
-from reproalign.common.testing import composed, effective_batch
+from reproalign.common.testing import composed, effective_batch, recipe_config
 from reproalign.radpo.cli import APP, main
+from reproalign.radpo.objectives import OBJECTIVES
 from reproalign.radpo.published import published, sweep
-from reproalign.radpo.train import LOSSES, check_loss, starting_weights
 
 HEADERS = read_headers("reproalign.radpo")
 PUBLISHED = [name for name in HEADERS if not name.startswith(("smoke", "smollm2"))]
 PAPER = load_paper("reproalign.radpo")
 ACCURACY = "rewards/accuracies_with_term"
-LOSSES_BY_LENGTH = sorted(LOSSES, key=len, reverse=True)  # ra-dpo before dpo
+LOSSES_BY_LENGTH = sorted(OBJECTIVES, key=len, reverse=True)  # ra-dpo before dpo
 
 
 @pytest.mark.parametrize("name", HEADERS)
@@ -38,16 +39,16 @@ def test_a_recipe_is_what_its_name_says(name):
     loss, settings = config["loss"], PAPER["settings"]
     assert (config["variant"], config["seed"], config["warmup_steps"]) == ("released", 1, 150)
     assert config["trainer"].get("gradient_checkpointing", False) == ("pythia" not in name)
-    assert loss["beta"] == settings["beta"]["value"]
+    assert loss.get("beta", settings["beta"]["value"]) == settings["beta"]["value"]
     assert loss["name"] == next(known for known in LOSSES_BY_LENGTH if f"-{known}" in name)
-    assert loss["second_form"] == ("dpo2" in name)
+    assert (loss.get("alpha") is not None) == ("dpo2" in name)
     if found := re.search(r"alpha([\d.]+)$", name):
         assert loss["alpha"] == float(found[1])
         assert loss["alpha"] in settings["alpha"]["value"]
     if found := re.search(r"(cvar|erm)([\d.]+?)(-|$)", name):
         kind, mu = found[1], float(found[2])
-        assert loss["measure"] == {"cvar": "released_tail", "erm": "entropic"}[kind]
-        assert loss[{"cvar": "confidence_level", "erm": "coefficient"}[kind]] == mu
+        assert loss["risk"]["name"] == {"cvar": "released_tail", "erm": "entropic"}[kind]
+        assert loss["risk"][{"cvar": "level", "erm": "mu"}[kind]] == mu
         assert mu in settings["confidence_level" if kind == "cvar" else "coefficient"]["value"] or mu == 3
     if name.startswith("imdb"):
         assert [one["source"] for one in config["data"]["sets"].values()] == ["imdb"]
@@ -89,12 +90,13 @@ def test_the_three_seeds_of_figure_13_have_their_commands():
 def rows_of(name: str) -> list[dict[str, str]]:
     """The published numbers of a recipe's run."""
     loss = composed(APP, f"experiment={name}")["loss"]
-    measure = {"released_tail": "cvar"}.get(loss["measure"], loss["measure"] or "")
-    mu = {"cvar": f"{loss['confidence_level']:g}", "entropic": f"{loss['coefficient']:g}"}.get(measure, "")
-    own = {"loss": loss["name"], "measure": measure, "mu": mu}
-    if loss["name"] in ("tdpo", "ra-dpo"):
-        own["second_form"] = str(loss["second_form"]).lower()
-    if loss["second_form"]:
+    risk = loss.get("risk", {"name": ""})
+    mu = {"released_tail": "level", "entropic": "mu"}.get(risk["name"])
+    measure = risk["name"].replace("released_tail", "cvar")
+    own = {"loss": loss["name"], "measure": measure, "mu": f"{risk[mu]:g}" if mu else ""}
+    if "alpha" in loss:
+        own["second_form"] = str(loss["alpha"] is not None).lower()
+    if loss.get("alpha") is not None:
         own["alpha"] = f"{loss['alpha']:g}"
     model = re.search(r"pythia-[\d.]+b|gpt2-large", name)[0]
     found = [row for row in published() if own.items() <= row.items() and row["model"] in (model, "")]
@@ -167,18 +169,12 @@ def test_small_recipes_stay_one_process_where_training_shards():
     assert composed(APP, "model=pythia", "output_dir=x", verb="train")["launch"]["strategy"] == "auto"
 
 
-@pytest.mark.parametrize("name", ["sft", "csft", "dpo", "cdpo", "slic", "kto", "kto-zero", "ppo", "tdpo", "ra-dpo"])
-def test_every_loss_of_the_release_composes_with_its_published_parameters(name):
-    from omegaconf import OmegaConf
-
-    from reproalign.radpo.config import LossConfig
-
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_loss_composes_with_its_own_keys_alone(name):
     words = [f"loss={name}", "model=pythia", "data=hh", "model.load_from=runs/sft/model", "output_dir=x"]
-    config = composed(APP, *words, verb="train")
-    loss = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LossConfig), config["loss"]))
-    check_loss(loss, "paper")
-    assert loss.beta == (1.0 if name == "slic" else 0.1)
-    assert starting_weights is not None
+    config = recipe_config(APP, *words, verb="train")
+    assert config.loss == OBJECTIVES[name]()
+    assert composed(APP, *words, verb="train")["loss"].keys() == {"name"} | {f.name for f in fields(OBJECTIVES[name])}
 
 
 def test_a_recipe_is_shown_with_command_and_bibtex(capsys):

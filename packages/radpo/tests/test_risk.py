@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reproalign.common.errors import UserError
 from reproalign.common.logprobs.plain import differentiable
-from reproalign.radpo.risk import measure, released_distribution
+from reproalign.radpo.risk import MEASURES, CVaR, Entropic, EntropicScaled, released_distribution
 
 Measured = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -21,13 +20,13 @@ COHERENT = [
     ("cvar", {"level": 0.9}),
     ("cvar", {"level": 0.05}),
     ("cvar_complement", {"level": 0.7}),
-    ("mean_semideviation", {"coefficient": 0.8}),
+    ("mean_semideviation", {"kappa": 0.8}),
 ]
 CONVEX = [
     *COHERENT,
-    ("entropic", {"coefficient": 2.0}),
-    ("entropic", {"coefficient": 0.1}),
-    ("entropic_scaled", {"coefficient": 5.0, "beta": 0.1}),
+    ("entropic", {"mu": 2.0}),
+    ("entropic", {"mu": 0.1}),
+    ("entropic_scaled", {"mu": 5.0, "beta": 0.1}),
 ]
 RELEASED = [("released_tail", {"level": level, "split": split}) for level in (0.95, 0.5) for split in (True, False)]
 levels = st.floats(0.01, 0.99)
@@ -44,7 +43,7 @@ def rows(tokens: int = 4, vocab: int = 13, seed: int = 0, scale: float = 1.0) ->
 
 def measured(name: str, **parameters: float | bool) -> Measured:
     """A measure of d under p, which itself takes log p."""
-    bound = measure(name, **parameters)
+    bound = MEASURES[name](**parameters)
     return lambda d, p: bound(d, p.log())
 
 
@@ -168,11 +167,12 @@ def test_a_policy_equal_to_its_reference_has_no_risk(name, parameters):
 @pytest.mark.parametrize(
     "name, near_neutral, rtol",
     [
+        ("cvar", {"level": 1.0}, 1e-6),
         ("cvar", {"level": 1 - 1e-9}, 1e-6),
         ("cvar_complement", {"level": 1e-9}, 1e-6),
-        ("entropic", {"coefficient": 1e-6}, 1e-4),
-        ("entropic_scaled", {"coefficient": 1e-5, "beta": 0.1}, 1e-4),
-        ("mean_semideviation", {"coefficient": 1e-9}, 1e-6),
+        ("entropic", {"mu": 1e-6}, 1e-4),
+        ("entropic_scaled", {"mu": 1e-5, "beta": 0.1}, 1e-4),
+        ("mean_semideviation", {"kappa": 1e-9}, 1e-6),
         ("released_tail", {"level": 1 - 1e-9, "split": False}, None),
     ],
 )
@@ -190,7 +190,7 @@ def test_risk_neutral_limit_is_the_kl(name, near_neutral, rtol):
 
 def test_worst_case_limits():
     d, p = rows()
-    for risk in (measured("cvar", level=1e-6), measured("entropic", coefficient=1e6)):
+    for risk in (measured("cvar", level=1e-6), measured("entropic", mu=1e6)):
         torch.testing.assert_close(risk(d, p)[0], d.amax(1), rtol=1e-4, atol=1e-4)
 
 
@@ -199,10 +199,7 @@ def test_a_thinner_tail_is_riskier(low, high, seed):
     d, p = rows(seed=seed)
     low, high = min(low, high), max(low, high)
     assert (measured("cvar", level=low)(d, p)[0] >= measured("cvar", level=high)(d, p)[0] - 1e-9).all()
-    assert (
-        measured("entropic", coefficient=10 * high)(d, p)[0]
-        >= measured("entropic", coefficient=10 * low)(d, p)[0] - 1e-9
-    ).all()
+    assert (measured("entropic", mu=10 * high)(d, p)[0] >= measured("entropic", mu=10 * low)(d, p)[0] - 1e-9).all()
 
 
 def test_extreme_log_ratios_stay_finite():
@@ -216,7 +213,7 @@ def test_an_entry_beyond_the_smallest_float_can_be_the_one_that_counts():
     # log pi_ref = -105 is 0 as a float32; d = 35 and mu = 5 make it exp(-105 + 175): (175 - 105) / 5 = 14.
     log_p = torch.tensor([[-105.0, 0.0]])
     d = torch.tensor([[35.0, 0.0]])
-    value, weights = measure("entropic", coefficient=5.0)(d, log_p)
+    value, weights = Entropic(5.0)(d, log_p)
     assert value.item() == pytest.approx(14.0, abs=1e-5)
     torch.testing.assert_close(weights, torch.tensor([[1.0, 0.0]]))
 
@@ -225,7 +222,7 @@ def test_entropic_is_the_renyi_divergence_of_the_reference():
     d, p = rows()
     policy, order = p * (-d).exp(), 1 + 5.0
     renyi = (p**order * policy ** (1 - order)).sum(1).log() / (order - 1)
-    torch.testing.assert_close(measured("entropic", coefficient=5.0)(d, p)[0], renyi)
+    torch.testing.assert_close(measured("entropic", mu=5.0)(d, p)[0], renyi)
 
 
 @pytest.mark.parametrize("mu", [5.0, 7.0, 9.0])
@@ -234,8 +231,8 @@ def test_beta_leaves_a_coherent_measure_but_not_the_entropic_one(mu):
     d, p = rows()
     beta = 0.1
     inside = (p * (mu * beta * d).exp()).sum(1).log() / mu
-    torch.testing.assert_close(beta * measured("entropic_scaled", coefficient=mu, beta=beta)(d, p)[0], inside)
-    assert ((beta * measured("entropic", coefficient=mu)(d, p)[0] - inside).abs() > 1e-3).all()
+    torch.testing.assert_close(beta * measured("entropic_scaled", mu=mu, beta=beta)(d, p)[0], inside)
+    assert ((beta * measured("entropic", mu=mu)(d, p)[0] - inside).abs() > 1e-3).all()
     torch.testing.assert_close(measured("cvar", level=0.9)(beta * d, p)[0], beta * measured("cvar", level=0.9)(d, p)[0])
 
 
@@ -250,9 +247,9 @@ NESTED = [  # measure, its parameters, of A, of B; rewards, so that the risk is 
     ("cvar", {"level": 0.99}, 0.538384, 0.537670),
     ("cvar", {"level": 0.9}, 0.522222, 0.513580),
     ("cvar", {"level": 0.5}, 0.38, 0.40),
-    ("entropic", {"coefficient": 1.0}, 0.528330, 0.528330),
-    ("entropic", {"coefficient": 5.0}, 0.485776, 0.485776),
-    ("entropic", {"coefficient": 9.0}, 0.454651, 0.454651),
+    ("entropic", {"mu": 1.0}, 0.528330, 0.528330),
+    ("entropic", {"mu": 5.0}, 0.485776, 0.485776),
+    ("entropic", {"mu": 9.0}, 0.454651, 0.454651),
 ]
 
 
@@ -311,22 +308,30 @@ def test_released_distribution_by_torch_quantile_and_finite_differences(split, l
 @pytest.mark.parametrize(
     "name, parameters, message",
     [
-        ("cvr", {}, "did you mean 'cvar'"),
-        ("cvar", {}, "takes level, but got none"),
-        ("cvar", {"coefficient": 1.0}, "takes level, but got coefficient"),
-        ("expectation", {"level": 0.5}, "takes no parameters"),
-        ("cvar", {"level": 0.0}, "level=0.0 must be between 0 and 1"),
-        ("cvar", {"level": 1.0}, "level=1.0 must be between 0 and 1"),
-        ("released_tail", {"level": 97.0}, "level=97.0 must be between 0 and 1"),
+        ("cvar", {"level": 0.0}, "level=0.0 must be above 0 and at most 1"),
+        ("released_tail", {"level": 97.0}, "level=97.0 must be"),
         ("cvar", {"level": float("nan")}, "level=nan must be"),
-        ("entropic", {"coefficient": 0.0}, "0 is 'expectation'"),
-        ("entropic", {"coefficient": -5.0}, "must be positive"),
-        ("entropic", {"coefficient": float("inf")}, "must be positive"),
-        ("mean_semideviation", {"coefficient": 1.5}, "at most 1"),
-        ("entropic_scaled", {"coefficient": 5.0}, "takes coefficient, beta, but got coefficient"),
-        ("entropic_scaled", {"coefficient": 5.0, "beta": 0.0}, "beta=0.0 must be positive"),
+        ("entropic", {"mu": 0.0}, "mu=0.0 must be above 0"),
+        ("entropic", {"mu": float("inf")}, "mu=inf must be"),
+        ("mean_semideviation", {"kappa": 1.5}, "at most 1"),
+        ("entropic_scaled", {"mu": 5.0, "beta": 0.0}, "beta=0.0 must be above 0"),
     ],
 )
 def test_bad_parameters_are_refused(name, parameters, message):
-    with pytest.raises(UserError, match=message):
-        measure(name, **parameters)
+    with pytest.raises(ValueError, match=message):
+        MEASURES[name](**parameters)
+
+
+def test_the_scaled_measure_has_the_objectives_temperature():
+    d, p = rows()
+    scaled = EntropicScaled(5.0).at(0.1)
+    torch.testing.assert_close(scaled(d, p.log())[0], Entropic(0.5)(d, p.log())[0])
+    assert EntropicScaled(5.0, beta=0.3).at(0.1).beta == 0.3
+    with pytest.raises(ValueError, match="no temperature"):
+        EntropicScaled(5.0)(d, p.log())
+
+
+@pytest.mark.parametrize("shapes", [((4,), (4,)), ((2, 4), (2, 5))])
+def test_what_are_no_two_matrices_is_refused(shapes):
+    with pytest.raises(ValueError, match="d and log p are"):
+        CVaR()(*(torch.zeros(shape) for shape in shapes))

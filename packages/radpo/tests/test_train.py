@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from reproalign.common.cli import main as reproalign
 from reproalign.radpo.cli import main
-from reproalign.radpo.train import LOSSES
+from reproalign.radpo.objectives import OBJECTIVES
 
 QUICK = ["trainer.max_steps=3", "data.max_eval_rows=8", "data.max_rows=40", "evaluate_before=false"]
 
-REPLACED = ["loss=ra-dpo", "variant=released", "loss.is_cal_risk_distribution_logps=true"]  # ERRATA Q2
+REPLACED = ["loss=ra-dpo", "variant=released", "loss.risk.replace_logps=true"]  # ERRATA Q2
 
 
 def run(folder: Path, *words: str) -> dict:
@@ -29,7 +29,7 @@ def logged(folder: Path, name: str = "loss") -> list[float]:
     return [row[name] for row in rows if name in row]
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_loss_trains_and_saves_a_plain_model(tmp_path, name):
     record = run(tmp_path / "run", f"loss={name}")
     assert len(logged(tmp_path / "run")) == 3
@@ -45,9 +45,9 @@ def test_every_loss_trains_and_saves_a_plain_model(tmp_path, name):
 @pytest.mark.parametrize(
     ("left", "right"),
     [
-        (["loss=ra-dpo", "loss.measure=expectation"], ["loss=tdpo"]),
-        (["loss=ra-dpo", "loss.confidence_level=0.999999"], ["loss=tdpo"]),
-        (["loss=tdpo", "loss.second_form=true", "loss.alpha=1e-12"], ["loss=dpo"]),
+        (["loss=ra-dpo", "loss.risk=expectation"], ["loss=tdpo"]),
+        (["loss=ra-dpo", "loss.risk.level=0.999999"], ["loss=tdpo"]),
+        (["loss=tdpo", "loss.alpha=1e-12"], ["loss=dpo"]),
         (["loss=cdpo", "loss.epsilon=0"], ["loss=dpo"]),
         (["loss=dpo", "reference.mode=cached"], ["loss=dpo"]),
         (["loss=kto", "reference.mode=cached"], ["loss=kto"]),

@@ -68,14 +68,17 @@ def load_object(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def structured(invocation: Invocation) -> Any:
-    """Return the plain configuration as an object of its schema class."""
+def structured(schema: str, config: dict[str, Any]) -> Any:
+    """Return a plain configuration as an object of its schema class, ``module:class``."""
     from omegaconf import OmegaConf
 
-    schema = OmegaConf.structured(load_object(invocation.schema))
-    return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(invocation.config)))
+    from reproalign.common.options.choices import built, specialised
+
+    cls = load_object(schema)
+    merged = OmegaConf.merge(OmegaConf.structured(specialised(cls, config)), OmegaConf.create(config))
+    return built(cls, OmegaConf.to_object(merged))
 
 
 def carry_out(invocation: Invocation) -> None:
     """Call the target with the configuration."""
-    load_object(invocation.target)(structured(invocation), invocation)
+    load_object(invocation.target)(structured(invocation.schema, invocation.config), invocation)

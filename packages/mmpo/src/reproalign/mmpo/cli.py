@@ -8,6 +8,7 @@ from reproalign.common.command.app import App, run
 from reproalign.common.invocation import Verb
 from reproalign.common.verbs import EVALUATE_SUITE, MT_BENCH
 
+RENAMED = {"loss.type": "loss"}
 APP = App(
     command="mmpo",
     package="reproalign.mmpo",
@@ -62,6 +63,7 @@ APP = App(
             "reproalign.mmpo.released_cli:translate_command",
         ),
     ),
+    renamed=RENAMED,
 )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
-
 from reproalign.common.config import (
+    BACKENDS,
     DataConfig,
     DialogueTextConfig,
     LogprobsConfig,
@@ -17,137 +16,214 @@ from reproalign.common.config import (
     RewardTextConfig,
     RunConfig,
 )
-from reproalign.common.options import section
+from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
 from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
+from reproalign.mmpo.objective import MarginObjective
 
 
 @dataclass
 class TargetConfig:
     """From two quality scores to the target probability that the chosen response is preferred."""
 
-    gamma: float | None = None  # margin scale (released: bt_beta); null: hard labels, i.e. plain DPO / BT reward model
-    margin_transform: str = "raw"  # raw | log-ratio | rank (extensions; the release uses raw differences)
-    margin_scale: float = 1.0  # margins are divided by this first
-    soft_labels: str | None = None  # JSON list of {prompt_id, p_chosen} that replaces the computed targets
-    reflect_soft_labels: bool = True  # p < 1/2: swap the texts and use 1 - p (released); false: keep both as given
-    filter_threshold: float | None = None  # drop pairs with margin <= threshold (documented, never done by the release)
+    gamma: float | None = option(
+        None,
+        help="margin scale (released: bt_beta)",
+        above=0,
+        null="hard labels, i.e. plain DPO or Bradley-Terry reward model",
+    )
+    margin_transform: str = option(
+        "raw",
+        help="what a margin is; the release uses raw differences",
+        choices={"raw": "difference of the scores", "log-ratio": "extension", "rank": "extension"},
+    )
+    margin_scale: float = option(1.0, help="margins are divided by this first", above=0)
+    soft_labels: str | None = option(
+        None, help="JSON list of {prompt_id, p_chosen} that replaces the computed targets", null="targets are computed"
+    )
+    reflect_soft_labels: bool = option(
+        True, help="p < 1/2: swap the texts and use 1 - p (released); false: keep both as given"
+    )
+    filter_threshold: float | None = option(
+        None,
+        help="drop pairs with margin <= threshold (documented, never done by the release)",
+        null="none are dropped",
+    )
 
 
 @dataclass
 class RowRulesConfig:
     """Which rows are trained on, and in which order the rules meet them."""
 
-    shuffle_seed: int | None = None  # shuffle the rows of both splits first (released: 42); null: the files' order
-    decontaminate: str | None = None  # null | humaneval (Hub) | a local JSON-lines file of HumanEval rows
-    decontaminate_fix_whitelist: bool = False  # true: fix the broken fourth entry (ERRATA Q27)
+    shuffle_seed: int | None = seed(
+        None, help="shuffle the rows of both splits first (released: 42)", null="the files' order"
+    )
+    decontaminate: str | None = option(
+        None,
+        help="drop rows that hold a prompt of HumanEval",
+        choices={"humaneval": "read from the Hub"},
+        also="a local JSON-lines file of HumanEval rows",
+        null="none are dropped",
+    )
+    decontaminate_fix_whitelist: bool = option(False, help="true: fix the broken fourth entry (ERRATA Q27)")
 
 
 @dataclass
 class PairRulesConfig(RowRulesConfig):
     """Which pairs are trained on."""
 
-    sampling: str = "none"  # none | uniform | proportional over score-margin bins
-    sampling_size: int | None = None
-    sampling_edges: list[float] | None = None  # bin edges; null: sampling_bins quantile bins
-    sampling_bins: int = 10
-    drop_ties: bool = False  # released: a tie counts as "B chosen" with target 1/2
-    cap_per_prompt: int | None = None  # SHP: 5
-    cap_mode: str = "first"  # first (released: after the shuffle) | random
-    cap_splits: str = "both"  # both (released) | train
-
-
-@dataclass
-class LossConfig:
-    """The pairwise objective."""
-
-    type: str = "sigmoid"  # sigmoid | hinge | ipo | kto_pair
-    beta: float = 0.01  # DPO temperature
-    label_smoothing: float = 0.0  # paper: q' = (1-eps) q + eps (1-q); released: ignored (ERRATA Q8)
-    soft: bool = False  # hinge/ipo/kto_pair: q l(h) + (1-q) l(-h) instead of ignoring the margin (ERRATA Q10)
-    average_log_prob: bool = False  # mean instead of summed log-probs (newer TRL's IPO)
-    reference_free: bool = False  # reference log-ratio 0
+    sampling: str = option(
+        "none", help="draw pairs from bins of the score margin", choices=("none", "uniform", "proportional")
+    )
+    sampling_size: int | None = option(None, help="pairs that are drawn", at_least=1, null="as many as there are")
+    sampling_edges: list[float] | None = option(
+        None, help="edges of the bins, increasing", null="sampling_bins quantile bins"
+    )
+    sampling_bins: int = option(10, help="number of quantile bins", at_least=1)
+    drop_ties: bool = option(False, help='released: a tie counts as "B chosen" with target 1/2')
+    cap_per_prompt: int | None = option(None, help="keep so many pairs of a prompt (SHP: 5)", at_least=1, null="all")
+    cap_mode: str = option(
+        "first", help="which pairs of a prompt are kept", choices={"first": "released: after the shuffle", "random": ""}
+    )
+    cap_splits: str = option("both", help="which splits are capped", choices={"both": "released", "train": ""})
 
 
 @dataclass
 class PreferenceConfig(RunConfig):
     """``mmpo train``: MMPO on DPO."""
 
-    variant: str = "paper"  # paper | released
+    variant: str = variant()
     text: PairTextConfig = section(PairTextConfig)
-    target: TargetConfig = field(default_factory=TargetConfig)
-    pairs: PairRulesConfig = field(default_factory=PairRulesConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
-    pad_to_multiple_of: int | None = None  # batches are padded to a multiple of so many tokens; null: to the longest
-    evaluate_before: bool = False  # also evaluate the starting model, for a before/after table
+    target: TargetConfig = section(TargetConfig)
+    pairs: PairRulesConfig = section(PairRulesConfig)
+    loss: MarginObjective = one_of("reproalign.mmpo.objective:OBJECTIVES", "sigmoid", help="the objective")
+    reference: ReferenceConfig = section(ReferenceConfig)
+    pad_to_multiple_of: int | None = option(
+        None, help="batches are padded to a multiple of so many tokens", at_least=1, null="to the longest"
+    )
+    evaluate_before: bool = option(False, help="also evaluate the starting model, for a before/after table")
 
 
 @dataclass
 class RewardConfig(RunConfig):
     """``mmpo reward``: a Bradley-Terry reward model on soft targets."""
 
-    variant: str = "paper"  # paper | released (batch-mean targets by broadcasting, ERRATA Q5)
+    variant: str = variant(help="released: batch-mean targets by broadcasting, ERRATA Q5")
     text: RewardTextConfig = section(RewardTextConfig)
-    target: TargetConfig = field(default_factory=TargetConfig)
-    pairs: PairRulesConfig = field(default_factory=PairRulesConfig)
-    additive_margin: bool = False  # -log sigma(d - m) with the margin m (Llama 2) in place of the soft targets
-    pool: str = "last"  # last non-pad token | first_pad (transformers 4.38)
-    pad_to_multiple_of: int | None = None
-    evaluate_before: bool = False
+    target: TargetConfig = section(TargetConfig)
+    pairs: PairRulesConfig = section(PairRulesConfig)
+    additive_margin: bool = option(
+        False, help="-log sigma(d - m) with the margin m (Llama 2) in place of the soft targets"
+    )
+    pool: str = option(
+        "last",
+        help="which token's state is read",
+        choices={"last": "the last one that is no padding", "first_pad": "as transformers 4.38"},
+    )
+    pad_to_multiple_of: int | None = option(
+        None, help="batches are padded to a multiple of so many tokens", at_least=1, null="to the longest row"
+    )
+    evaluate_before: bool = option(False, help="also measure the starting model")
 
 
 @dataclass
 class SFTRunConfig(RunConfig):
     """``mmpo sft``: fine-tuning with ``trl.SFTTrainer``; ``trainer.*`` reaches every ``trl.SFTConfig`` field."""
 
-    variant: str = "paper"  # paper | released (epochs as transformers 4.38 counts them, ERRATA M5)
+    variant: str = variant(help="released: epochs as transformers 4.38 counts them, ERRATA M5")
     text: DialogueTextConfig = section(DialogueTextConfig)
-    rows: RowRulesConfig = field(default_factory=RowRulesConfig)
+    rows: RowRulesConfig = section(RowRulesConfig)
+    trainer: dict[str, Any] = like(
+        RunConfig, "trainer", {}, help="any field of trl.SFTConfig", fields_of="trl:SFTConfig"
+    )
 
 
 @dataclass
 class EvaluateConfig:
     """``mmpo evaluate``: a policy or a reward model on held-out preferences, and on RewardBench-format files."""
 
-    output_dir: str = MISSING
-    seed: int = 42
-    kind: str = "auto"  # auto (by the model's architecture) | policy | reward
-    variant: str = "paper"  # paper | released
-    model: ModelConfig = field(default_factory=ModelConfig)
-    reference: ReferenceConfig = field(default_factory=ReferenceConfig)  # of a policy
-    reference_free: str | None = None  # a policy without reference.model: sum | avg | norm of its token log-probs
+    output_dir: str = output_dir()
+    seed: int = seed()
+    kind: str = option(
+        "auto", help="what the model is", choices={"auto": "by its architecture", "policy": "", "reward": ""}
+    )
+    variant: str = variant()
+    model: ModelConfig = section(ModelConfig)
+    reference: ReferenceConfig = section(ReferenceConfig, help="of a policy")
+    reference_free: str | None = option(
+        None,
+        help="a policy without reference.model: how its token log-probs make a score",
+        choices=("sum", "avg", "norm"),
+        null="the reference is needed",
+    )
     data: DataConfig = section(DataConfig)
-    text: PairTextConfig = section(PairTextConfig)  # of a reward model: unless it says itself how it was trained
-    logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
-    target: TargetConfig = field(default_factory=TargetConfig)  # soft targets to compare with
-    beta: float = 0.01  # a policy's rewards are beta (log pi - log pi_ref)
-    n_bins: int = 10  # of the calibration error
-    binning: str = "uniform"  # uniform | quantile (equal mass)
-    rewardbench: str | None = None  # a RewardBench-format file: prompt, chosen, rejected, subset; prior sets as subsets
-    batch_size: int = 4  # pairs per forward
-    trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16
+    text: PairTextConfig = section(PairTextConfig, help="of a reward model: unless it says itself how it was trained")
+    logprobs: LogprobsConfig = section(LogprobsConfig)
+    target: TargetConfig = section(TargetConfig, help="soft targets to compare with")
+    beta: float = option(0.01, help="a policy's rewards are beta (log pi - log pi_ref)", above=0)
+    n_bins: int = option(10, help="bins of the calibration error", at_least=1)
+    binning: str = option(
+        "uniform",
+        help="bins of the calibration error",
+        choices={"uniform": "of equal width", "quantile": "of equal mass"},
+    )
+    rewardbench: str | None = option(
+        None, help="a RewardBench-format file: prompt, chosen, rejected, subset; prior sets as subsets", null="none"
+    )
+    batch_size: int = option(4, help="pairs per forward", at_least=1)
+    trainer: dict[str, Any] = like(RunConfig, "trainer", {})
 
 
 @dataclass
 class BestOfNConfig:
     """``mmpo best-of-n``: sample candidates from a policy, score them with a reward model, keep the best."""
 
-    output_dir: str = MISSING
-    seed: int = 42  # questions: of candidate 0, a candidate's is this plus its index (FastChat: 0)
-    prompts: str | None = None  # JSON lines with `prompt` (text or messages), or the rows of a data source: one turn
-    questions: str | None = None  # in place of prompts: FastChat's question file, two turns, temperature by category
-    candidates: str | None = None  # of the questions, in place of sampling: FastChat's answer file with n choices
-    policy: AnsweringModelConfig = field(default_factory=AnsweringModelConfig)
-    reward: ModelConfig = field(default_factory=lambda: ModelConfig(dtype="float32"))
-    gold: str | None = None  # a second reward model that judges the selection
-    rendering: str = "training"  # training (as policies and reward models were trained) | released (MMPO's authors')
-    n: Any = 16  # candidates per prompt; or several, as [16,64,256]: each the first n of one list
-    max_prompts: int | None = None
-    max_new_tokens: int = 256  # of each turn
-    temperature: float | None = None  # of prompts, above 0; null: 1
-    temperatures: dict[str, float] = field(default_factory=dict)  # of questions, by category; others: FastChat's
-    top_p: float = 1.0
-    top_k: int = 0  # so many of the likeliest tokens are drawn from; 0: all (FastChat's own runs: 50)
-    batch_size: int = 8  # candidates generated or scored at once
-    backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
-    max_length: int | None = None  # tokens of a scored dialogue; null: as the reward model was trained, else 2048
+    output_dir: str = output_dir()
+    seed: int = seed(help="questions: of candidate 0, a candidate's is this plus its index (FastChat: 0)")
+    prompts: str | None = option(
+        None,
+        help="JSON lines with `prompt` (text or messages), or the rows of a data source: one turn",
+        null="questions is given instead",
+    )
+    questions: str | None = option(
+        None,
+        help="in place of prompts: FastChat's question file, two turns, temperature by category",
+        null="prompts is given instead",
+    )
+    candidates: str | None = option(
+        None,
+        help="of the questions, in place of sampling: FastChat's answer file with n choices",
+        null="they are sampled",
+    )
+    policy: AnsweringModelConfig = section(AnsweringModelConfig)
+    reward: ModelConfig = section(ModelConfig, dtype="float32")
+    gold: str | None = option(None, help="a second reward model that judges the selection", null="none")
+    rendering: str = option(
+        "training",
+        help="how a dialogue is written",
+        choices={"training": "as policies and reward models were trained", "released": "as MMPO's authors did"},
+    )
+    n: Any = option(
+        16,
+        help="candidates per prompt; or several numbers, as [16,64,256]: each the first n of one list",
+        types=(int, list),
+        at_least=1,
+    )
+    max_prompts: int | None = option(None, help="the first so many prompts", at_least=1, null="all")
+    max_new_tokens: int = option(256, help="of each turn", unit="tokens", at_least=1)
+    temperature: float | None = option(None, help="of prompts", above=0, null="1")
+    temperatures: dict[str, float] = option({}, help="of questions, by category; others: FastChat's", at_least=0)
+    top_p: float = option(
+        1.0, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0
+    )
+    top_k: int = option(
+        0, help="so many of the likeliest tokens are drawn from; 0: all (FastChat's own runs: 50)", at_least=0
+    )
+    batch_size: int = option(8, help="candidates generated or scored at once", at_least=1)
+    backend: str = option("auto", help="what generates", choices=BACKENDS)
+    max_length: int | None = option(
+        None,
+        help="tokens of a scored dialogue",
+        unit="tokens",
+        at_least=1,
+        null="as the reward model was trained, else 2048",
+    )

@@ -31,6 +31,7 @@ from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import gemma_of_variant, model_kind
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
+from reproalign.common.options.shared import VARIANTS
 from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import tokenize_dialogues
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
@@ -40,14 +41,14 @@ from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.templates import check_tokenizer, render
 from reproalign.common.training.arguments import training_arguments
-from reproalign.common.training.pairs import PairTrainer
+from reproalign.common.training.pairs import PairTrainer, ScoredPairsTrainer
 from reproalign.common.training.reference import FrozenReference
-from reproalign.mmpo.config import EvaluateConfig, LossConfig, PairRulesConfig
-from reproalign.mmpo.loss import VARIANTS
+from reproalign.common.training.reward import PairedRewardTrainer
+from reproalign.mmpo.config import EvaluateConfig, PairRulesConfig
+from reproalign.mmpo.objective import MMPO, Likelihood, MMPOReward
 from reproalign.mmpo.prepare import PairOptions, prepare_split, reading_rules
 from reproalign.mmpo.report import Rewards, draw, print_metrics
 from reproalign.mmpo.target import check_gamma
-from reproalign.mmpo.trainer import LikelihoodTrainer, MMPORewardTrainer, MMPOTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def _rules(config: EvaluateConfig) -> RewardRules:
     return trained
 
 
-def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, reader: Reader | None) -> PairTrainer:
+def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, reader: Reader | None) -> ScoredPairsTrainer:
     run_config = RunConfig(
         output_dir=config.output_dir,
         seed=config.seed,
@@ -129,22 +130,20 @@ def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, reader:
         pad, side = reader.special.pad, reader.rules.padding_side
         model = load_reward(config.model, tokenizer, reader.rules, pad)
         collator = PairCollator(pad, padding_side=side)
-        return MMPORewardTrainer(
-            model=model, data_collator=collator, variant=config.variant, rules=reader.rules, **common
-        )
+        objective = MMPOReward(batch_targets=config.variant == "released")
+        return PairedRewardTrainer(model=model, data_collator=collator, objective=objective, **common)
     plain = replace(config.model, lora=replace(config.model.lora, enabled=False))
     if config.reference_free:
-        return LikelihoodTrainer(
+        return PairTrainer(
             model=load_causal_lm(plain),
-            normalisation=config.reference_free,
+            objective=Likelihood(config.reference_free),
             logprobs=config.logprobs,
             data_collator=PairCollator(tokenizer.pad_token_id),
             **common,
         )
-    return MMPOTrainer(
+    return PairTrainer(
         model=load_causal_lm(plain),
-        loss=LossConfig(beta=config.beta),
-        variant=config.variant,
+        objective=MMPO(beta=config.beta),
         reference=FrozenReference(load_causal_lm(plain, name=config.reference.model, trainable=False)),
         logprobs=config.logprobs,
         data_collator=PairCollator(tokenizer.pad_token_id),
@@ -156,7 +155,7 @@ def _rewardbench(
     config: EvaluateConfig,
     tokenizer: PreTrainedTokenizerBase,
     reader: Reader | None,
-    trainer: PairTrainer,
+    trainer: ScoredPairsTrainer,
     run: Run,
 ) -> dict[str, Any]:
     rows = read_rewardbench(str(config.rewardbench))

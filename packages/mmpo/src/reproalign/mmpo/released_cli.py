@@ -30,7 +30,7 @@ TRANSLATION: dict[str, str | None] = {
     "max_length": "text.max_length",
     "max_prompt_length": "text.max_prompt_length",
     "beta": "loss.beta",
-    "loss_type": "loss.type",
+    "loss_type": "loss",
     "label_smoothing": "loss.label_smoothing",
     "bt_beta": "target.gamma",
     "soft_label_json": "target.soft_labels",

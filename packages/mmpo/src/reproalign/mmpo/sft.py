@@ -16,6 +16,7 @@ from reproalign.common.errors import choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import gemma_of_variant
 from reproalign.common.models.load import load_tokenizer
+from reproalign.common.options.shared import VARIANTS
 from reproalign.common.records import Run
 from reproalign.common.text.render import render_messages
 from reproalign.common.text.templates import check_tokenizer
@@ -24,7 +25,6 @@ from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.sft import fine_tune
 from reproalign.mmpo.config import RowRulesConfig, SFTRunConfig
 from reproalign.mmpo.data import shuffle_rows, without_contamination
-from reproalign.mmpo.loss import VARIANTS
 from reproalign.mmpo.released import lay_out_epochs
 from reproalign.mmpo.report import draw
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import gemma_of_variant
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
+from reproalign.common.options.shared import VARIANTS
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward
 from reproalign.common.reward.reading import Reader
@@ -25,43 +27,51 @@ from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
-from reproalign.common.training.pairs import PairTrainer
+from reproalign.common.training.pairs import PairTrainer, ScoredPairsTrainer
 from reproalign.common.training.reference import hold_reference, reference_mode
+from reproalign.common.training.reward import PairedRewardTrainer
 from reproalign.mmpo.config import PreferenceConfig, RewardConfig
-from reproalign.mmpo.loss import VARIANTS, check_loss
 from reproalign.mmpo.naming import released_name
+from reproalign.mmpo.objective import MMPOReward
 from reproalign.mmpo.prepare import Pairs, load_pairs, reading_rules
 from reproalign.mmpo.released import lay_out_epochs
 from reproalign.mmpo.report import Rewards, draw, print_metrics
 from reproalign.mmpo.target import check_gamma
-from reproalign.mmpo.trainer import MMPORewardTrainer, MMPOTrainer
 
 logger = logging.getLogger(__name__)
 
 
 def train(config: PreferenceConfig, invocation: Invocation) -> None:
     """Train a policy: load, prepare, fit, evaluate, draw, record."""
-    check_loss(config.loss, config.variant)
+    choose("variant", config.variant, VARIANTS)
+    if not config.loss.reads_targets:
+        warnings.warn(
+            f"loss={config.loss.name} does not use the margin (as released); set loss.soft=true to weigh both "
+            "directions with it",
+            UserWarning,
+            stacklevel=2,
+        )
     check_gamma(config.target.gamma)
     config = replace(config, model=gemma_of_variant(config.model, config.variant))
+    objective = config.loss.released() if config.variant == "released" else config.loss
     mode = reference_mode(config, config.reference)
-    if config.loss.reference_free:
-        mode = "zero"  # as the loss will have it
     arguments = training_arguments(config, Path(config.output_dir), **_name(config))
     set_seed(config.seed)  # before the model: adapters and reward heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
         pairs = load_pairs(config, tokenizer, run)
-        reference, *columns = hold_reference(
-            mode, config, config.reference, pairs.train, pairs.evaluation, _pad_id(tokenizer)
-        )
-        pairs = _in_order(Pairs(*columns), arguments, config, run)
+        reference = None
+        if objective.needs.reference != "none":
+            reference, *columns = hold_reference(
+                mode, config, config.reference, pairs.train, pairs.evaluation, _pad_id(tokenizer)
+            )
+            pairs = Pairs(*columns)
+        pairs = _in_order(pairs, arguments, config, run)
         # TRL 0.7.7, which the release ran, turns off the adapters' dropout as well (ERRATA Q34a).
         model = load_causal_lm(config.model, dropout="adapters" if config.variant == "paper" else "none")
         _record_weights(run, "policy", config.model.name, config.model.revision)
-        trainer = MMPOTrainer(
-            loss=config.loss,
-            variant=config.variant,
+        trainer = PairTrainer(
+            objective=objective,
             reference=reference,
             logprobs=config.logprobs,
             **_common(config, model, arguments, pairs, tokenizer),
@@ -82,15 +92,17 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         pairs = _in_order(load_pairs(config, tokenizer, run, Reader(tokenizer, rules)), arguments, config, run)
         model = load_reward(config.model, tokenizer, rules, _pad_id(tokenizer))
         _record_weights(run, "start", config.model.name, config.model.revision)
-        trainer = MMPORewardTrainer(
-            variant=config.variant, rules=rules, **_common(config, model, arguments, pairs, tokenizer)
+        trainer = PairedRewardTrainer(
+            objective=MMPOReward(batch_targets=config.variant == "released"),
+            rules=rules,
+            **_common(config, model, arguments, pairs, tokenizer),
         )
         notes = {NOTE: rules.note()}
         _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before, notes=notes)
 
 
 def _run(
-    trainer: PairTrainer,
+    trainer: ScoredPairsTrainer,
     run: Run,
     config: RunConfig,
     tokenizer: PreTrainedTokenizerBase,

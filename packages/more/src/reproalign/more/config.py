@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-from omegaconf import MISSING
 
 from reproalign.common.config import BaseRunConfig, ReadingConfig, RewardModelConfig, TextConfig
 from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.endpoint import EndpointConfig
-from reproalign.common.options import option, section
+from reproalign.common.options import like, option, output_dir, section, seed, variant
+from reproalign.common.options.shared import VARIANTS
+
+TIES = {"wrong": "nothing", "half": "1/2"}
 
 
 @dataclass
@@ -43,57 +44,105 @@ class DomainsConfig(ReadingConfig):
 class WeightsConfig:
     """How the domains' losses are weighted at every step."""
 
-    rule: str = "min-norm"  # min-norm | uniform (released: reweight=false) | fixed
-    fixed: dict[str, float] = field(default_factory=dict)  # domain -> weight, for rule=fixed; they are scaled to sum 1
-    normalize: str | None = None  # gradients before the solver: none | l2 | loss | loss+; null: none (released: l2)
-    alpha: float | None = None  # momentum m <- (1 - alpha) m + alpha g; 1: none; null: 1 (released: 0.99)
-    solver: str | None = None  # exact | frank-wolfe; null: exact (released: frank-wolfe)
+    rule: str = option(
+        "min-norm",
+        help="how the domains' losses are weighted",
+        choices={
+            "min-norm": "min-norm point of the gradients' hull",
+            "uniform": "released: reweight=false",
+            "fixed": "weights.fixed",
+        },
+    )
+    fixed: dict[str, float] = option({}, help="domain -> weight, for rule=fixed; they are scaled to sum 1", at_least=0)
+    normalize: str | None = option(
+        None, help="gradients before the solver", choices=("none", "l2", "loss", "loss+"), null="none (released: l2)"
+    )
+    alpha: float | None = option(
+        None, help="momentum m <- (1 - alpha) m + alpha g; 1: none", above=0, at_most=1, null="1 (released: 0.99)"
+    )
+    solver: str | None = option(
+        None, help="of the min-norm point", choices=("exact", "frank-wolfe"), null="exact (released: frank-wolfe)"
+    )
 
 
 @dataclass
 class TrainConfig(BaseRunConfig):
     """``more-rm train``: a reward model on several domains."""
 
-    method: str = "more"  # more | multitask (the plain ranking loss on the shuffled mixture)
-    variant: str = "paper"  # paper | released
-    model: RewardModelConfig = field(default_factory=RewardModelConfig)
+    method: str = option(
+        "more",
+        help="what is trained",
+        choices={
+            "more": "losses of the domains are balanced",
+            "multitask": "the plain ranking loss on the shuffled mixture",
+        },
+    )
+    variant: str = variant()
+    model: RewardModelConfig = section(RewardModelConfig)
     data: DomainsConfig = section(DomainsConfig)
-    text: TextConfig = field(default_factory=TextConfig)
-    weights: WeightsConfig = field(default_factory=WeightsConfig)
-    evaluate_before: bool = False  # also measure the starting model (released: eval_at_start)
-    ties: str | None = None  # a pair of equal rewards counts in the accuracy as: wrong | half; null: half if released
+    text: TextConfig = section(TextConfig)
+    weights: WeightsConfig = section(WeightsConfig)
+    evaluate_before: bool = option(False, help="also measure the starting model (released: eval_at_start)")
+    ties: str | None = option(
+        None, help="what a pair of equal rewards counts in the accuracy", choices=TIES, null="wrong (released: half)"
+    )
 
 
 @dataclass
 class EvaluateConfig:
     """``more-rm evaluate``: a reward model on held-out domains; or responses of language models against each other."""
 
-    output_dir: str = MISSING
-    seed: int = 42
-    variant: str | None = None  # paper | released; null: as trained, otherwise paper
-    model: RewardModelConfig = field(default_factory=RewardModelConfig)
-    data: DomainsConfig = section(DomainsConfig)
-    text: TextConfig = field(default_factory=TextConfig)
-    fresh_head: bool = False  # measure a language model with a new head, drawn by the seed (the paper's Raw)
-    batch_size: int = 8  # items per forward, or texts
-    ties: str | None = None  # a pair of equal rewards counts in the accuracy as: wrong | half; null: half if released
-    temperature: bool = False  # also report calibration after temperature scaling, fitted by cross-validation
-    responses: list[str] | None = (
-        None  # two or more files of `more-rm sample`: compare these instead of reading domains
+    output_dir: str = output_dir()
+    seed: int = seed()
+    variant: str | None = option(
+        None,
+        help="what is followed where paper and released code differ",
+        choices=VARIANTS,
+        null="as trained, otherwise paper",
     )
-    judge: EndpointConfig = field(default_factory=EndpointConfig)  # for win rates; no judge.model: by rewards alone
-    pairrm: PairRMConfig = field(default_factory=PairRMConfig)  # another judge, with pairrm.model; see docs/judging.md
-    template: str | None = None  # of the judge: helpful | harmless | union (null) | a text file; see the README
-    prompts: str | None = None  # of the judge: a YAML file, helpful | harmless | union -> text; see the README
-    attempts: int | None = None  # requests for a readable verdict, with variant=released; null: 10
-    confidence: float = 0.95  # of a win rate's interval
-    trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16
+    model: RewardModelConfig = section(RewardModelConfig)
+    data: DomainsConfig = section(DomainsConfig)
+    text: TextConfig = section(TextConfig)
+    fresh_head: bool = option(
+        False, help="measure a language model with a new head, drawn by the seed (the paper's Raw)"
+    )
+    batch_size: int = option(8, help="items per forward, or texts", at_least=1)
+    ties: str | None = option(
+        None, help="what a pair of equal rewards counts in the accuracy", choices=TIES, null="wrong (released: half)"
+    )
+    temperature: bool = option(
+        False, help="also report calibration after temperature scaling, fitted by cross-validation"
+    )
+    responses: list[str] | None = option(
+        None,
+        help="two or more files of `more-rm sample`: compare these instead of reading domains",
+        null="domains are read",
+    )
+    judge: EndpointConfig = section(EndpointConfig, help="for win rates; no judge.model: by rewards alone")
+    pairrm: PairRMConfig = section(PairRMConfig, help="another judge, with pairrm.model; see docs/judging.md")
+    template: str | None = option(
+        None,
+        help="of the judge; see the README",
+        choices=("helpful", "harmless", "union"),
+        also="a text file",
+        null="union",
+    )
+    prompts: str | None = option(
+        None,
+        help="of the judge: a YAML file, helpful | harmless | union -> text; see the README",
+        null="the package's own",
+    )
+    attempts: int | None = option(
+        None, help="requests for a readable verdict, with variant=released", at_least=1, null="10"
+    )
+    confidence: float = option(0.95, help="of a win rate's interval", above=0)
+    trainer: dict[str, Any] = like(BaseRunConfig, "trainer", {})
 
 
 @dataclass
 class AverageConfig:
     """``more-rm average``: the mean reward of several models on the same held-out items."""
 
-    output_dir: str = MISSING
-    runs: list[str] = MISSING  # folders of runs that measured the same held-out items
-    ties: str = "wrong"  # what equal mean rewards count for the accuracy: wrong, nothing | half
+    output_dir: str = output_dir()
+    runs: list[str] = option(help="folders of runs that measured the same held-out items")
+    ties: str = option("wrong", help="what equal mean rewards count in the accuracy", choices=TIES)

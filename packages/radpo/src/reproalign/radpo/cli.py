@@ -8,6 +8,16 @@ from reproalign.common.command.app import App, run
 from reproalign.common.invocation import Verb
 from reproalign.common.verbs import EVALUATE_SUITE, JUDGE
 
+RENAMED = {
+    "loss.second_form": "loss.alpha=0.5 is the second form, loss.alpha=null the first",
+    "loss.measure": "loss.risk",
+    "loss.confidence_level": "loss.risk.level",
+    "loss.coefficient": ("loss.risk.mu", "loss.risk.kappa"),
+    "loss.is_split_risk_ratio": "loss.risk.split",
+    "loss.is_cal_risk_distribution_logps": "loss.risk.replace_logps",
+    "loss.tokenwise_KL": "loss.tokenwise_kl",
+    "loss.KL_coef": "loss.kl_coef",
+}
 APP = App(
     command="radpo",
     package="reproalign.radpo",
@@ -16,7 +26,7 @@ APP = App(
     verbs=(
         Verb(
             "train",
-            "train with loss=sft|csft|dpo|cdpo|slic|kto|kto-zero|ppo|tdpo|ra-dpo; sharded over all GPUs (launch=auto)",
+            "train with any of the losses (loss=NAME); sharded over all GPUs (launch=auto)",
             "train",
             "reproalign.radpo.config:TrainConfig",
             "reproalign.radpo.train:train",
@@ -65,6 +75,7 @@ APP = App(
             "reproalign.radpo.leaderboard:leaderboard_command",
         ),
     ),
+    renamed=RENAMED,
 )
 
 

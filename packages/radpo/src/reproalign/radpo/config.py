@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
-
 from reproalign.common.config import (
+    BACKENDS,
     DataConfig,
     LaunchConfig,
     LogprobsConfig,
@@ -17,14 +16,17 @@ from reproalign.common.config import (
     RewardTextConfig,
     RunConfig,
 )
-from reproalign.common.options import like, option, section
+from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
+from reproalign.radpo.objectives.base import RadpoObjective
 
 
 @dataclass
 class PolicyConfig(ModelConfig):
     """A model, and the weights that training starts from."""
 
-    load_from: str | None = None  # e.g. the model folder of an SFT run; null: model.name
+    load_from: str | None = option(
+        None, help="weights that training starts from, e.g. the model folder of an SFT run", null="model.name"
+    )
 
 
 @dataclass
@@ -51,142 +53,142 @@ class PromptDataConfig(ReadingConfig):
 
 
 @dataclass
-class LossConfig:
-    """The objective; `loss=NAME` sets the name and its published parameters. Only those of the name are read."""
-
-    name: str = MISSING  # sft | csft | dpo | cdpo | slic | kto | kto-zero | ppo | tdpo | ra-dpo
-    beta: float = 0.1  # temperature; slic: margin in nats
-    epsilon: float = 0.2  # cdpo: probability of a flipped label
-    lambda_coef: float = 0.1  # slic: weight of the likelihood term
-    alpha: float = 0.5  # tdpo, ra-dpo, second form: weight of the token-level term
-    second_form: bool = False  # TDPO2 and Ra-DPO2 (released: if_tdpo2, if_ra_dpo2)
-    measure: str | None = None  # ra-dpo: a name of risk.MEASURES; null: released_tail if variant=released, else cvar
-    confidence_level: float = 0.95  # cvar, released_tail: mass (share of entries) that is retained, 1 is TDPO
-    coefficient: float = 5.0  # μ of entropic and entropic_scaled, κ of mean_semideviation
-    is_split_risk_ratio: bool = True  # released_tail: a quantile for each half of the vocabulary (ERRATA Q1)
-    is_cal_risk_distribution_logps: bool = False  # released_tail: quantiles in place of log-probs (ERRATA Q2)
-    desirable_weight: float = 1.0  # kto, kto-zero
-    undesirable_weight: float = 1.0
-    tokenwise_KL: bool = False  # noqa: N815 - the release's name; kto: reference point per example, the largest log-ratio of a token
-    cliprange: float = 0.5  # ppo: probability ratios are clipped to [cliprange, 1 / cliprange]
-    gamma: float = 0.99  # ppo: discount
-    lam: float = 0.95  # ppo: λ of GAE
-    critic_coef: float = 0.01
-    KL_coef: float = 0.1
-    ppo_epochs: int = 1  # variant=released: steps on each batch one after the other
-    v_head_max_grad_norm: float = 0.1
-    chosen_control_token: str = "<|good|>"  # csft
-    rejected_control_token: str = "<|bad|>"
-
-
-def measure_name(loss: LossConfig, variant: str) -> str | None:
-    """Return the name of ``ra-dpo``'s measure: ``loss.measure``, and without one what ``variant`` has."""
-    if loss.name != "ra-dpo":
-        return None
-    return loss.measure or ("released_tail" if variant == "released" else "cvar")
-
-
-@dataclass
 class RowsConfig:
     """Which responses are trained on, and in which order."""
 
-    incomplete: str = "drop"  # drop (released) | keep an epoch's last batch if it is short
-    selection: str = "all"  # unpaired: all | one response a prompt | scores: best and worst in turns
-    frac_unique_desirable: float = 1.0
-    frac_unique_undesirable: float = 1.0
-    clean_up_spaces: bool | None = None  # variant=released (ERRATA Q20): false for tokenizers that say so; null: true
+    incomplete: str = option(
+        "drop", help="an epoch's last batch if it is short", choices={"drop": "released", "keep": ""}
+    )
+    selection: str = option(
+        "all",
+        help="unpaired rows: which responses are trained on",
+        choices={"all": "", "one": "one response a prompt", "scores": "best and worst in turns"},
+    )
+    frac_unique_desirable: float = option(
+        1.0, help="share of the desirable responses that is trained on", at_least=0, at_most=1
+    )
+    frac_unique_undesirable: float = option(
+        1.0, help="share of the undesirable responses that is trained on", at_least=0, at_most=1
+    )
+    clean_up_spaces: bool | None = option(
+        None, help="variant=released (ERRATA Q20): false for tokenizers that say so", null="true"
+    )
 
 
 @dataclass
 class ReleasedConfig:
     """The published launch where the one here need not be it: read by variant=released alone."""
 
-    processes: int = 4  # each goes through all rows, and the schedule ticks once for each at a step (ERRATA Q5, Q17)
-    accumulation: int | None = None  # divides the summed losses of a step; null: the micro-batches of one here
+    processes: int = option(
+        4,
+        help="each goes through all rows, and the schedule ticks once for each at a step (ERRATA Q5, Q17)",
+        at_least=1,
+    )
+    accumulation: int | None = option(
+        None, help="divides the summed losses of a step", at_least=1, null="the micro-batches of one here"
+    )
 
 
 @dataclass
 class TrainConfig(RunConfig):
     """``radpo train``: any of the ten losses."""
 
-    seed: int = 1
-    variant: str = "paper"  # paper | released
-    model: PolicyConfig = field(default_factory=PolicyConfig)
+    seed: int = seed(1)
+    variant: str = variant()
+    model: PolicyConfig = section(PolicyConfig)
     data: RowDataConfig = section(RowDataConfig)
     text: RowTextConfig = section(RowTextConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    rows: RowsConfig = field(default_factory=RowsConfig)
-    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
-    released: ReleasedConfig = field(default_factory=ReleasedConfig)
-    warmup_steps: int = 150  # rate from a tenth to all of it; then a cosine to 0 (released: ticks, ERRATA Q5, Q18)
-    evaluate_before: bool = True  # released: do_first_eval
+    loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo", help="the objective")
+    rows: RowsConfig = section(RowsConfig)
+    reference: ReferenceConfig = section(ReferenceConfig)
+    released: ReleasedConfig = section(ReleasedConfig)
+    warmup_steps: int = option(
+        150, help="rate from a tenth to all of it; then a cosine to 0 (released: ticks, ERRATA Q5, Q18)", at_least=0
+    )
+    evaluate_before: bool = option(True, help="also measure the starting model (released: do_first_eval)")
 
 
 @dataclass
 class EvaluateConfig:
     """``radpo evaluate``: a policy against its reference on held-out pairs."""
 
-    output_dir: str = MISSING
-    seed: int = 1
-    variant: str = "paper"  # paper | released: how over-long pairs are cut, and the risk measure
-    model: ModelConfig = field(default_factory=ModelConfig)
-    reference: ReferenceConfig = field(default_factory=ReferenceConfig)  # reference.model is needed
+    output_dir: str = output_dir()
+    seed: int = seed(1)
+    variant: str = variant(help="released: how over-long pairs are cut, and the risk measure")
+    model: ModelConfig = section(ModelConfig)
+    reference: ReferenceConfig = section(ReferenceConfig, help="reference.model is needed")
     data: RowDataConfig = section(RowDataConfig)
     text: RowTextConfig = section(RowTextConfig)
-    clean_up_spaces: bool | None = None  # variant=released: as rows.clean_up_spaces of training
-    loss: LossConfig = field(default_factory=LossConfig)  # beta of the rewards, and the risk measure
-    logprobs: LogprobsConfig = field(default_factory=LogprobsConfig)
-    batch_size: int = 4  # pairs per forward
-    trainer: dict[str, Any] = field(default_factory=dict)  # any field of transformers.TrainingArguments, e.g. bf16
+    clean_up_spaces: bool | None = option(
+        None, help="variant=released: as rows.clean_up_spaces of training", null="true"
+    )
+    loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo", help="the objective")
+    logprobs: LogprobsConfig = section(LogprobsConfig)
+    batch_size: int = option(4, help="pairs per forward", at_least=1)
+    trainer: dict[str, Any] = like(RunConfig, "trainer", {})
 
 
 @dataclass
 class ClassifierConfig:
     """A text classifier whose probability of one label is a score."""
 
-    name: str = "siebert/sentiment-roberta-large-english"  # Hub id or folder
-    revision: str | None = None
-    label: str = "POSITIVE"  # out of the id2label of its config.json
-    batch_size: int = 32  # texts per forward
+    name: str = option("siebert/sentiment-roberta-large-english", help="Hub id or folder")
+    revision: str | None = option(None, help="branch, tag or commit of the Hub repository", null="its default branch")
+    label: str = option("POSITIVE", help="out of the id2label of its config.json")
+    batch_size: int = option(32, help="texts per forward", at_least=1)
 
 
 @dataclass
 class PairsConfig:
     """``radpo pairs``: continuations of beginnings of texts, scored by a classifier, best against worst."""
 
-    output_dir: str = MISSING
-    seed: int = 1
-    model: ModelConfig = field(default_factory=ModelConfig)  # what goes on with the texts
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    data: PromptDataConfig = section(PromptDataConfig)  # rows with `text`
-    prompt_tokens: int = 15  # of a text, as a prompt; shorter texts are one whole
-    max_length: int = 100  # tokens of prompt and continuation
-    n: int = 5  # continuations per prompt
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 0.95
-    batch_size: int = 20  # continuations at once
-    backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
-    launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the prompts
+    output_dir: str = output_dir()
+    seed: int = seed(1)
+    model: ModelConfig = section(ModelConfig, help="what goes on with the texts")
+    classifier: ClassifierConfig = section(ClassifierConfig)
+    data: PromptDataConfig = section(PromptDataConfig, help="rows with `text`")
+    prompt_tokens: int = option(
+        15, help="of a text, as a prompt; shorter texts are one whole", unit="tokens", at_least=1
+    )
+    max_length: int = option(100, help="tokens of prompt and continuation", unit="tokens", at_least=1)
+    n: int = option(5, help="continuations per prompt", at_least=1)
+    temperature: float = option(1.0, help="sampling temperature; 0 takes the likeliest token", at_least=0)
+    top_k: int = option(50, help="so many of the likeliest tokens are drawn from; 0: all", at_least=0)
+    top_p: float = option(
+        0.95, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0
+    )
+    batch_size: int = option(20, help="continuations at once", at_least=1)
+    backend: str = option("auto", help="what generates", choices=BACKENDS)
+    launch: LaunchConfig = section(LaunchConfig, help="ddp: each process takes its share of the prompts")
 
 
 @dataclass
 class SampleConfig:
     """``radpo sample``: a model's responses to the prompts of a data set, in AlpacaEval's file format."""
 
-    output_dir: str = MISSING
-    seed: int = 0  # with the four below as the release samples for AlpacaEval
-    model: ModelConfig = field(default_factory=ModelConfig)
-    generator: str | None = None  # name of the model in the file; null: from model.name
-    data: PromptDataConfig = section(PromptDataConfig)  # of each set the held-out prompts, or all
-    prompts: str | None = None  # a file with `prompt` (text or messages) or `instruction`; replaces the data sets
-    max_prompts: int | None = None
-    max_prompt_length: int = 256  # tokens; a longer prompt loses its beginning
-    max_new_tokens: int = 2048
-    temperature: float = 0.7  # 0: the likeliest token
-    top_p: float = 0.95
-    stop: list[str] | None = None  # strings that end a response; null: what the chat template puts after one
-    response_prefix: str = ""  # what every response begins with, given to the model: csft's control token, "<|good|>"
-    batch_size: int = 8  # prompts at once
-    backend: str = "auto"  # auto (vllm where it is installed and there is a GPU) | transformers | vllm
-    launch: LaunchConfig = field(default_factory=LaunchConfig)  # ddp: each process takes its share of the prompts
+    output_dir: str = output_dir()
+    seed: int = seed(0, help="with the four below as the release samples for AlpacaEval")
+    model: ModelConfig = section(ModelConfig)
+    generator: str | None = option(None, help="name of the model in the file", null="from model.name")
+    data: PromptDataConfig = section(PromptDataConfig, help="of each set the held-out prompts, or all")
+    prompts: str | None = option(
+        None,
+        help="a file with `prompt` (text or messages) or `instruction`; replaces the data sets",
+        null="held-out prompts of the data sets",
+    )
+    max_prompts: int | None = option(None, help="the first so many prompts", at_least=1, null="all")
+    max_prompt_length: int = option(256, help="tokens; a longer prompt loses its beginning", unit="tokens", at_least=1)
+    max_new_tokens: int = option(2048, help="longest response", unit="tokens", at_least=1)
+    temperature: float = option(0.7, help="sampling temperature; 0 takes the likeliest token", at_least=0)
+    top_p: float = option(
+        0.95, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0
+    )
+    stop: list[str] | None = option(
+        None, help="strings that end a response", null="what the chat template puts after one"
+    )
+    response_prefix: str = option(
+        "", help='what every response begins with, given to the model: csft\'s control token, "<|good|>"'
+    )
+    batch_size: int = option(8, help="prompts at once", at_least=1)
+    backend: str = option("auto", help="what generates", choices=BACKENDS)
+    launch: LaunchConfig = section(LaunchConfig, help="ddp: each process takes its share of the prompts")

@@ -98,8 +98,8 @@ def prepare_rows(
 
     Returns:
         ``chosen_input_ids``, ``chosen_prompt_length``, the same for rejected; or ``input_ids``, ``prompt_length``, for
-        unpaired kinds ``label``, and for ``kto`` ``KL_input_ids`` and ``KL_prompt_length``. And the numbers of rows and
-        of rows dropped with incomplete batches.
+        unpaired kinds ``label``, and for ``mismatched`` ``KL_input_ids`` and ``KL_prompt_length``. And the numbers of
+        rows and of rows dropped with incomplete batches.
 
     Raises:
         UserError: for settings that cannot be met by these examples.
@@ -173,7 +173,7 @@ def _tokenize(
     data: RowDataConfig,
     rules: RowRules,
 ) -> Dataset:
-    if rules.kind == "kto":
+    if rules.kind == "mismatched":
         check_mismatch(batches)
     tokenize = _tokenize_released if rules.variant == "released" else _tokenize_paper
     tokenized = tokenize(batches, tokenizer, text, data, rules)
@@ -190,7 +190,7 @@ def _tokenize_paper(
 ) -> Dataset:
     sides = KINDS[rules.kind]
     names = [name for group in sides for name in group]
-    rows = [row for batch in (mismatch(batches) if rules.kind == "kto" else batches) for row in batch]
+    rows = [row for batch in (mismatch(batches) if rules.kind == "mismatched" else batches) for row in batch]
     records = Dataset.from_list([row | {name: [assistant(row[name])] for name in names} for row in rows])
     options = PairTextConfig(**asdict(text))
     rendered = render_pairs(records, tokenizer, options, data, sides=names, generation=True)
@@ -222,11 +222,11 @@ def _tokenize_released(
 
 
 def _released_batch(batch: list[Row], conversations: Conversations, kind: str) -> list[Row]:
-    """Tokenise a batch in the release's order: row by row and side by side; then, for ``kto``, the mismatched pairs."""
+    """Tokenise a batch in the release's order: row by row and side by side; then its mismatched pairs."""
     found = [
         {side: conversations.element(row["key"], row["prompt"], row[side]) for side in KINDS[kind][0]} for row in batch
     ]
-    if kind == "kto":  # a mismatched response was cut for its own prompt first
+    if kind == "mismatched":  # a mismatched response was cut for its own prompt first
         following = [sides["completion"].response for sides in found[1:] + found[:1]]
         for row, sides, response in zip(batch, found, following, strict=True):
             sides["KL"] = conversations.element(row["key"], row["prompt"], response)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import ReadingConfig, RunConfig
 from reproalign.common.data.cache import fingerprint_dataset
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
@@ -20,21 +20,22 @@ from reproalign.common.records import Run
 from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.training.arguments import training_arguments
+from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import FrozenReference
 from reproalign.radpo.config import EvaluateConfig
 from reproalign.radpo.data import load_examples, prepare_held_out
+from reproalign.radpo.evaluation import PairEvaluation
 from reproalign.radpo.examples import Examples
 from reproalign.radpo.report import model_label, print_metrics
 from reproalign.radpo.rows import RowRules
-from reproalign.radpo.train import check_loss, with_template
-from reproalign.radpo.trainer import TokenLevelTrainer, token_level_trainer
+from reproalign.radpo.train import with_template
 
 
 def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Measure reward accuracy, margins, sequential KL and, with ``loss=ra-dpo``, the sequential risk ratio."""
     if not config.reference.model:
         raise UserError("rewards and KL are relative; set reference.model to the model that training started from")
-    check_loss(config.loss, config.variant)
+    choose("variant", config.variant, ["paper", "released"])
     if config.clean_up_spaces is not None and config.variant != "released":
         raise UserError("clean_up_spaces is read by variant=released alone; leave it out")
     if config.batch_size < 1:
@@ -43,7 +44,8 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         tokenizer = load_tokenizer(config.model)
         check_tokenizer(tokenizer, chat_template=with_template(config.model, config.variant).chat_template)
         pairs = _pairs(config, tokenizer, run)
-        metrics = _trainer(config, pairs, tokenizer).measure_pairs()
+        trainer = _trainer(config, tokenizer)
+        metrics = PairEvaluation(config.loss, pairs, None, tokenizer.pad_token_id).measure(trainer)
         policy = (config.model.name, config.model.revision)
         reference = (config.reference.model, config.reference.revision)
         for role, (name, revision) in (("policy", policy), ("reference", reference)):
@@ -77,7 +79,7 @@ def _pairs(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, run: Run)
     return pairs
 
 
-def _trainer(config: EvaluateConfig, pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> TokenLevelTrainer:
+def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase) -> PairTrainer:
     run_config = RunConfig(
         output_dir=config.output_dir,
         seed=config.seed,
@@ -86,11 +88,8 @@ def _trainer(config: EvaluateConfig, pairs: Dataset, tokenizer: PreTrainedTokeni
     arguments: Any = training_arguments(run_config, Path(config.output_dir))
     plain = replace(config.model, lora=replace(config.model.lora, enabled=False))
     reference = replace(plain, revision=config.reference.revision)
-    return token_level_trainer(config.loss, config.variant)(
-        loss=config.loss,
-        variant=config.variant,
-        warmup_steps=0,
-        pairs=pairs,
+    return PairTrainer(
+        objective=config.loss,
         model=load_causal_lm(plain),
         args=arguments,
         data_collator=PairCollator(tokenizer.pad_token_id),

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.data.records import Message, assistant
 from reproalign.common.text.templates import render
 from reproalign.common.text.tokenize import Encoder, Ids
+from reproalign.radpo.objectives.base import RadpoObjective
 
 # The release's own template asks for an answer with one more line break than it puts before one (ERRATA Q19).
 TEMPLATES = {"halos": "halos_released"}
@@ -103,16 +104,16 @@ class Conversations:
         return str(tokenizer.clean_up_tokenization(text)) if self.clean_up_spaces else text
 
 
-def loss_scale(loss: str, rows: int, here: int, accumulation: int | None) -> float:
+def loss_scale(objective: RadpoObjective, rows: int, here: int, accumulation: int | None) -> float:
     """Return what makes means over micro-batches the release's gradient: Σ losses of a step / accumulation.
 
-    The release adds up the losses of a micro-batch, PPO's apart, which are means, and divides by its accumulation
-    (ERRATA Q4, Q18); the Trainer takes means and divides by the micro-batches of a step here.
+    The release adds up the losses of a micro-batch, unless its loop takes means as PPO's does, and divides by its
+    accumulation (ERRATA Q4, Q18); the Trainer takes means and divides by the micro-batches of a step here.
 
     Args:
-        loss: its name.
+        objective: says which loop it is.
         rows: of a micro-batch.
         here: micro-batches of a step, of all processes.
         accumulation: the release's; null: ``here``.
     """
-    return here / (accumulation or here) * (1.0 if loss == "ppo" else rows)
+    return here / (accumulation or here) * (rows if objective.accumulates else 1.0)

@@ -15,11 +15,11 @@ from reproalign.common.errors import UserError, choose
 from reproalign.radpo.examples import Example, Examples
 
 KINDS = {  # sides of a row; those in one tuple keep the same part of a long prompt
-    "sft": (("completion",),),
-    "csft": (("completion",),),
+    "completions": (("completion",),),
+    "controlled": (("completion",),),
     "paired": (("chosen", "rejected"),),
     "unpaired": (("completion",),),
-    "kto": (("completion",), ("KL",)),
+    "mismatched": (("completion",), ("KL",)),
 }
 
 Row = dict[str, Any]
@@ -29,7 +29,9 @@ Row = dict[str, Any]
 class RowRules:
     """How examples become rows."""
 
-    kind: str = "paired"  # sft | csft | paired | unpaired | kto (unpaired, with mismatched pairs for the KL)
+    kind: str = (
+        "paired"  # of KINDS; controlled: behind control tokens; mismatched: unpaired, with other prompts' responses
+    )
     variant: str = "paper"  # paper | released: truncation (ERRATA Q7), order of limited rows (Q21), SFT targets (Q22)
     seed: int = 1  # of the order
     epochs: int | None = 1  # whose orders follow one another in the rows; released: null: as many as a limit takes
@@ -202,12 +204,12 @@ def _whole_steps(batches: list[list[Row]], rules: RowRules, dropped: int) -> tup
 
 def released_length(examples: Examples, rules: RowRules) -> float:
     """Return what the release takes for the number of training steps: examples of one epoch of the whole split."""
-    if rules.kind == "sft":
+    if rules.kind == "completions":
         return float(len(examples))
     pairs = sum(len(example.pairs) for example in examples.values())
     if rules.kind == "paired":
         return float(pairs)
-    shares = (1.0, 1.0) if rules.kind == "csft" else (rules.frac_unique_desirable, rules.frac_unique_undesirable)
+    shares = (1.0, 1.0) if rules.kind == "controlled" else (rules.frac_unique_desirable, rules.frac_unique_undesirable)
     return sum(pairs * share for share in shares)
 
 
@@ -238,9 +240,9 @@ def check_mismatch(batches: list[list[Row]]) -> None:
 
 
 def _of_kind(examples: Examples, rules: RowRules) -> list[Row]:
-    if rules.kind == "sft":
+    if rules.kind == "completions":
         return sft_rows(examples, rules.seed, rules.variant)
-    if rules.kind == "csft":
+    if rules.kind == "controlled":
         return csft_rows(examples, rules.seed, rules.good, rules.bad)
     if rules.kind == "paired":
         return paired_rows(examples, rules.seed)

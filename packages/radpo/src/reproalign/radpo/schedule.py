@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 
 from reproalign.common.errors import UserError
+from reproalign.common.training.collecting import Factor
 
 logger = logging.getLogger(__name__)
 
 WARM_START = 0.1  # share of the rate at the first step
-Factor = Callable[[int], float]
 
 
 def warmup_cosine(warmup: int, steps: int) -> Factor:

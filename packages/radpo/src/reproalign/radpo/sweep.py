@@ -7,7 +7,6 @@ from typing import Any
 
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, mean_curve
-from reproalign.radpo.config import LossConfig, measure_name
 from reproalign.radpo.published import sweep
 from reproalign.radpo.report import LABELS, Measured, second_half
 
@@ -25,7 +24,7 @@ def against_alpha(
         model: whose published values are drawn beside.
 
     Raises:
-        UserError: for a run without alpha, or with fewer than two evaluations in its second half.
+        UserError: for a run without alpha or of an earlier version, or fewer than two evaluations in its second half.
     """
     found: dict[Line, dict[float, list[dict[str, float]]]] = {}
     for run in runs:
@@ -47,20 +46,18 @@ def against_alpha(
 
 
 def _line(run: Measured) -> tuple[Line, float]:
-    config: dict[str, Any] = run.record["config"]
-    loss = LossConfig(**config["loss"])
-    if loss.name not in ("tdpo", "ra-dpo") or not loss.second_form:
-        raise UserError(f"{run.folder}: loss={loss.name} without its second form has no alpha; leave the run out")
-    measure = measure_name(loss, config["variant"])
-    if measure is None:
-        return (loss.name, "", ""), loss.alpha
-    mu = loss.coefficient if "entropic" in measure or "semi" in measure else loss.confidence_level
-    return (loss.name, measure, "" if measure == "expectation" else f"{mu:g}"), loss.alpha
+    loss: dict[str, Any] = run.record["config"]["loss"]
+    if loss.get("alpha") is None or "measure" in loss:
+        raise UserError(
+            f"{run.folder}: loss={loss.get('name')} has no alpha, or the run is of an earlier version; leave it out"
+        )
+    name, *parameters = (loss.get("risk") or {"name": ""}).values()
+    return (loss["name"], name, f"{parameters[0]:g}" if parameters else ""), loss["alpha"]
 
 
 def _label(line: Line) -> str:
-    loss, measure, mu = line
-    return "TDPO2" if loss == "tdpo" else f"Ra-DPO2, {measure} {mu}".rstrip()
+    _, measure, mu = line
+    return f"Ra-DPO2, {measure} {mu}".rstrip() if measure else "TDPO2"
 
 
 def _curve(by_alpha: dict[float, list[dict[str, float]]], name: str) -> Curve | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -10,10 +12,11 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError
 from reproalign.common.records import Run
+from reproalign.common.training.collecting import Factor
 from reproalign.radpo.config import TrainConfig
 from reproalign.radpo.data import load_examples, prepare_held_out, prepare_rows
 from reproalign.radpo.rows import RowRules, released_length
-from reproalign.radpo.schedule import Factor, released_cosine, released_ppo
+from reproalign.radpo.schedule import released_cosine, released_ppo, warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -34,39 +37,42 @@ class TrainingRows:
     pairs_per_pass: int | None
 
 
-def row_rules(config: TrainConfig, kind: str, *, batch_size: int, accumulation: int, processes: int) -> RowRules:
+def row_rules(config: TrainConfig, *, batch_size: int, accumulation: int, processes: int) -> RowRules:
     """Return how the examples of a run become rows, with batches of ``batch_size`` for each of ``processes``."""
+    good, bad = config.loss.control_tokens or (RowRules.good, RowRules.bad)
     return RowRules(
-        kind=kind,
+        kind=config.loss.kind,
         variant=config.variant,
         seed=config.seed,
         epochs=epochs(config),
         batch_size=batch_size,
         processes=processes,
         accumulation=accumulation,
-        repeats=config.loss.ppo_epochs if config.loss.name == "ppo" else 1,
+        repeats=config.loss.steps_per_batch,
         clean_up_spaces=config.rows.clean_up_spaces is not False,
         incomplete=config.rows.incomplete,
         selection=config.rows.selection,
         frac_unique_desirable=config.rows.frac_unique_desirable,
         frac_unique_undesirable=config.rows.frac_unique_undesirable,
-        good=config.loss.chosen_control_token,
-        bad=config.loss.rejected_control_token,
+        good=good,
+        bad=bad,
     )
 
 
-def schedule(config: TrainConfig, length: float) -> Factor | None:
-    """Return the rate's share at each optimiser step under ``released``; None under ``paper``: it follows the steps.
+def schedule(config: TrainConfig, length: float) -> Callable[[int], Factor]:
+    """Return how the learning rate goes, from the run's number of steps, which counts under ``paper`` alone.
 
     Args:
-        config: ``variant``, ``loss.name``, ``warmup_steps`` and ``released.processes`` are read.
+        config: ``variant``, ``loss``, ``warmup_steps`` and ``released.processes`` are read.
         length: from :func:`~reproalign.radpo.rows.released_length`.
     """
     if config.variant != "released":
-        return None
-    if config.loss.name == "ppo":
-        return released_ppo(config.warmup_steps)
-    return released_cosine(config.warmup_steps, length, config.released.processes)
+        return partial(warmup_cosine, config.warmup_steps)
+    if config.loss.accumulates:
+        factor = released_cosine(config.warmup_steps, length, config.released.processes)
+    else:
+        factor = released_ppo(config.warmup_steps)
+    return lambda steps: factor
 
 
 def epochs(config: TrainConfig) -> int:
@@ -90,12 +96,11 @@ def epochs(config: TrainConfig) -> int:
 
 def read_rows(
     config: TrainConfig,
-    kind: str,
     arguments: TrainingArguments,
     tokenizer: PreTrainedTokenizerBase,
     run: Run,
 ) -> TrainingRows:
-    """Read the data sets, turn them into rows of ``kind``, and record where they came from.
+    """Read the data sets, turn them into rows of the objective's kind, and record where they came from.
 
     Raises:
         UserError: for data or settings that cannot be used.
@@ -110,7 +115,6 @@ def read_rows(
         run.add_fingerprint("data", label, facts.pop("sha256"), **facts)
     rules = row_rules(
         config,
-        kind,
         batch_size=arguments.per_device_train_batch_size,
         accumulation=arguments.gradient_accumulation_steps,
         processes=arguments.world_size,
@@ -119,7 +123,7 @@ def read_rows(
         examples.train, tokenizer, config.text, config.data, rules, max_rows=config.data.max_rows
     )
     run.set("rows", {**counts, "epochs": rules.epochs})
-    if kind in ("sft", "csft"):
+    if config.loss.needs.rows == "completions":
         rows = rows.add_column("label", [True] * len(rows))
     held_out, per_pass = None, None
     if str(config.trainer.get("eval_strategy", "no")) != "no" and not examples.evaluation:

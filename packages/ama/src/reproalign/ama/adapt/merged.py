@@ -25,6 +25,7 @@ from reproalign.ama.adapt.gradient import Blend, Merge, MergedLinear, Scratch, i
 from reproalign.ama.adapt.learned import PRE, SECOND, Learned
 from reproalign.ama.adapt.pair import CHUNK, Pair, Tensors, merge
 from reproalign.ama.tensors import BASE, TensorRule
+from reproalign.common.config import LogprobsConfig
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.forward import replace_forward
 
@@ -87,7 +88,7 @@ class RatioModel:
             leaf.requires_grad_()
         located = pair.locate(network, rule)
         self._load(located, base)
-        install_completion_logps(network, chunk_size=chunk_size)
+        install_completion_logps(network, LogprobsConfig(chunk_size=chunk_size))
         self._tap()
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, set_seed
 
@@ -27,9 +28,8 @@ from reproalign.common.text.prompts import prompt_text
 from reproalign.common.text.render import render_pairs
 from reproalign.common.text.templates import SEPARATORS, check_separator
 from reproalign.common.text.tokenize import check_lengths
-from reproalign.common.training.arguments import check_trainer_keys, training_arguments
+from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
-from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
 from reproalign.common.training.reference import hold_reference, reference_mode
 
 OWN = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")  # of trainer.*: what select_best sets
@@ -109,7 +109,6 @@ def check_options(config: DPOConfig) -> None:
     """
     check_separator(choose("layout", config.layout, LAYOUTS), config.response_separator)
     check_seed(seed=config.seed)
-    check_trainer_keys(config.trainer)
     check_lengths(config.text.max_length, config.text.max_prompt_length)
     if not 0 < config.beta < math.inf:
         raise UserError(f"beta={config.beta} must be above 0 and finite")

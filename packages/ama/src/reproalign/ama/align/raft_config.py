@@ -7,7 +7,14 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config import LAYOUTS, ModelConfig
+from reproalign.common.options import option, output_dir, section, seed, variant
+from reproalign.common.options.shared import SEEDS
+
+FILTERS: dict[str, Any] = {
+    "help": "what becomes of responses before they are scored",
+    "choices": {"auto": "lmflow with layout=lmflow", "lmflow": "clean and discard as RAFT's release", "none": ""},
+}
 
 
 @dataclass
@@ -43,29 +50,47 @@ class DataConfig:
 class RaftConfig:
     """``ama align raft``: sample, score, select and train, each as a run of its own below this one, again and again."""
 
-    output_dir: str = MISSING
-    seed: int = 42  # of the first iteration; the next ones count on (variant=paper) or have the same (released)
-    variant: str = "paper"  # paper | released: order of the prompts, lengths, seeds, texts without separator
-    model: ModelConfig = field(default_factory=ModelConfig)  # the policy that the first iteration begins with
-    reward: str = MISSING  # the reward model: a Hub id or the model folder of a run
-    layout: str = "lmflow"  # how the policy is asked and trained: lmflow (###Human: …) | transcript | chat (template)
-    iterations: int = 10  # at least 1
-    prompts: str = MISSING  # file or folder of `ama data`, or any rows with `prompt` (text or messages)
-    prompts_per_iteration: int = 2048  # at least 1
-    prompt_seed: int = 1  # of their shuffle
-    ranks: int = 1  # variant=released: processes that the release would have dealt the prompts to, at least 1
-    max_prompt_length: int = 256  # tokens, special ones counted; longer prompts are left out
-    n: int = 32  # responses to a prompt
-    temperature: float = 1.0
-    max_new_tokens: int | None = None  # null: 196; variant=released: 128, never reached
-    min_new_tokens: int | None = None  # lengths are drawn from min to max - 1, once a batch; null: no; released: 64
-    filters: str = "auto"  # lmflow (clean and discard as RAFT's release) | none; auto: lmflow with layout=lmflow
-    min_reward: float | None = None  # drop a prompt whose best response has less; null: no; variant=released: -1000
-    record: str = "mean"  # column A of reward_record.txt: mean of the responses to a prompt | first of them
-    keep_samples: bool = False  # samples.jsonl: all scored responses of all iterations, beside the selected
-    sample: dict[str, Any] = field(default_factory=dict)  # any other key of `sample`, e.g. sample.batch_size=64
-    score: dict[str, Any] = field(default_factory=dict)  # likewise of `score`, e.g. score.batch_size=32
-    select: dict[str, Any] = field(default_factory=dict)  # likewise of `select`
-    train: dict[str, Any] = field(
-        default_factory=dict
-    )  # likewise of `align sft`, e.g. train.trainer.learning_rate=1e-6
+    output_dir: str = output_dir()
+    seed: int = seed(
+        help="seed of the first iteration; the next ones count on (variant=paper) or have the same (released)"
+    )
+    variant: str = variant(help="order of the prompts, lengths, seeds, texts without separator")
+    model: ModelConfig = section(ModelConfig, help="the policy that the first iteration begins with")
+    reward: str = option(help="the reward model: a Hub id or the model folder of a run")
+    layout: str = option("lmflow", help="how the policy is asked and trained", choices=LAYOUTS)
+    iterations: int = option(10, help="rounds of sampling and training", at_least=1)
+    prompts: str = option(help="file or folder of `ama data`, or any rows with `prompt` (text or messages)")
+    prompts_per_iteration: int = option(2048, help="prompts of an iteration", at_least=1)
+    prompt_seed: int = option(1, help="of the prompts' shuffle", at_least=0, at_most=SEEDS - 1)
+    ranks: int = option(
+        1, help="variant=released: processes that the release would have dealt the prompts to", at_least=1
+    )
+    max_prompt_length: int = option(
+        256, help="tokens, special ones counted; longer prompts are left out", unit="tokens", at_least=1
+    )
+    n: int = option(32, help="responses to a prompt", at_least=1)
+    temperature: float = option(1.0, help="sampling temperature; 0 takes the likeliest token", at_least=0)
+    max_new_tokens: int | None = option(
+        None, help="longest response", unit="tokens", at_least=1, null="196; variant=released: 128, never reached"
+    )
+    min_new_tokens: int | None = option(
+        None,
+        help="lengths are drawn from min to max - 1, once a batch",
+        unit="tokens",
+        at_least=1,
+        null="they are not; variant=released: 64",
+    )
+    filters: str = option("auto", **FILTERS)
+    min_reward: float | None = option(
+        None, help="drop a prompt whose best response has less", null="none is dropped; variant=released: -1000"
+    )
+    record: str = option(
+        "mean", help="column A of reward_record.txt, of the responses to a prompt", choices=("mean", "first")
+    )
+    keep_samples: bool = option(
+        False, help="samples.jsonl: all scored responses of all iterations, beside the selected"
+    )
+    sample: dict[str, Any] = option({}, help="any other key of `sample`, e.g. sample.batch_size=64")
+    score: dict[str, Any] = option({}, help="likewise of `score`, e.g. score.batch_size=32")
+    select: dict[str, Any] = option({}, help="likewise of `select`")
+    train: dict[str, Any] = option({}, help="likewise of `align sft`, e.g. train.trainer.learning_rate=1e-6")

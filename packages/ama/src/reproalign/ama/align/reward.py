@@ -20,7 +20,7 @@ from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE, RewardRules, told_rules
 from reproalign.common.text.collate import PairCollator
-from reproalign.common.training.arguments import check_trainer_keys, training_arguments
+from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.reward import PairedRewardTrainer
 
@@ -85,7 +85,6 @@ def check_options(config: RewardConfig) -> RewardRules:
         UserError: naming the key.
     """
     check_seed(seed=config.seed)
-    check_trainer_keys(config.trainer)
     told = {
         "pooling": "last_not_pad",
         "layout": "lmflow",

@@ -14,7 +14,6 @@ from reproalign.ama.align.weight_penalty import WeightPenalty
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.text.templates import check_separator
-from reproalign.common.training.arguments import check_trainer_keys
 from reproalign.common.training.token_average import NORMALISATIONS
 
 PENALTIES = ("none", "l1", "l2", "kd", "kl")
@@ -42,7 +41,6 @@ def check_options(config: SFTConfig) -> Checked:
     """
     choose("variant", config.variant, ["paper", "released"])
     check_seed(seed=config.seed)
-    check_trainer_keys(config.trainer)
     if not config.rows:
         raise UserError("rows: at least one file of rows is needed, e.g. rows=[sft.jsonl]")
     if not 0 <= config.eval_fraction < 1:

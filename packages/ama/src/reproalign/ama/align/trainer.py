@@ -65,7 +65,7 @@ class ForgettingTrainer(TokenAverageTrainer):
     ) -> None:
         model: nn.Module = kwargs["model"]
         self._start = Start(model) if isinstance(penalty, WeightPenalty) else None
-        install_completion_logps(model, implementation=logprobs.implementation, chunk_size=logprobs.chunk_size)
+        install_completion_logps(model, logprobs)
         self.averaging = averaging  # before the callbacks: it is sampled before a checkpoint is sealed
         super().__init__(**kwargs)
         self.penalty = penalty

@@ -212,7 +212,7 @@ def _losses(config: EvaluateConfig, model: ModelConfig, rows: TokenRows, folder:
         loaded: Any = load_causal_lm(model, trainable=False)
         loaded.to(state.device)
         settings = config.logprobs
-        install_completion_logps(loaded, implementation=settings.implementation, chunk_size=settings.chunk_size)
+        install_completion_logps(loaded, settings)
         return Scorer(loaded, RowCollator(pad_id(load_tokenizer(config.model))), settings.chunk_size)
 
     found = measure(rows.tokens, folder, load, batch_size=config.loss_batch_size, sort=True, state=state)

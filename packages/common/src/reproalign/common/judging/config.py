@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-from omegaconf import MISSING
+from dataclasses import dataclass
 
 from reproalign.common.errors import UserError, choose
 from reproalign.common.judging.endpoint import EndpointConfig
+from reproalign.common.options import option, output_dir, section
 
 ORDERS, TIES = ("both", "one"), ("half", "loss")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -18,28 +17,42 @@ DTYPES = ("float32", "bfloat16", "float16")
 class PairRMConfig:
     """PairRM, a small model trained on preferences, as the judge; see docs/judging.md."""
 
-    model: str | None = None  # llm-blender/PairRM[-hf] or a folder with its files; null: another judge
-    revision: str | None = None  # of the Hub's repository
-    dtype: str = "float32"  # float32 | bfloat16 | float16
-    batch_size: int = 16  # comparisons at once, at most
-    orders: str = "both"  # both | one: every instruction once, with the first model's response shown first
-    ties: str = "half"  # half: a logit of exactly 0 counts 1/2 | loss: nothing, as in AMA's release; with orders=one
+    model: str | None = option(None, help="llm-blender/PairRM[-hf] or a folder with its files", null="another judge")
+    revision: str | None = option(None, help="of the Hub's repository", null="its default branch")
+    dtype: str = option("float32", help="of its weights", choices=("float32", "bfloat16", "float16"))
+    batch_size: int = option(16, help="comparisons at once, at most", at_least=1)
+    orders: str = option(
+        "both", help="in which orders two responses are shown", choices={"both": "", "one": "the first model's first"}
+    )
+    ties: str = option(
+        "half",
+        help="what a logit of exactly 0 counts",
+        choices={"half": "1/2", "loss": "nothing, as in AMA's release; with orders=one"},
+    )
 
 
 @dataclass
 class JudgeConfig:
     """Compare the responses in two AlpacaEval files, in both orders."""
 
-    output_dir: str = MISSING
-    first: str = MISSING  # AlpacaEval file (JSON list of instruction, output, generator), or the folder of `sample`
-    second: str = MISSING  # of the same instructions in the same order
-    endpoint: EndpointConfig = field(default_factory=EndpointConfig)  # no judge at all: questions are written only
-    pairrm: PairRMConfig = field(default_factory=PairRMConfig)  # with pairrm.model the judge is PairRM
-    output_marker: str | None = None  # responses are what follows its last place in an output; null: all of it
-    answers: str | None = None  # the judge's raw answers, in place of an endpoint: index, shown_first, answer
-    template: str | None = None  # a text file with {instruction}, {answer_a}, {answer_b}; null: the package's own
-    max_instructions: int | None = None
-    confidence: float = 0.95  # of the win rate's interval
+    output_dir: str = output_dir()
+    first: str = option(help="AlpacaEval file (JSON list of instruction, output, generator), or the folder of `sample`")
+    second: str = option(help="of the same instructions in the same order")
+    endpoint: EndpointConfig = section(EndpointConfig, help="no judge at all: questions are written only")
+    pairrm: PairRMConfig = section(PairRMConfig, help="with pairrm.model the judge is PairRM")
+    output_marker: str | None = option(
+        None, help="responses are what follows its last place in an output", null="all of it"
+    )
+    answers: str | None = option(
+        None,
+        help="the judge's raw answers, in place of an endpoint: index, shown_first, answer",
+        null="the judge is asked",
+    )
+    template: str | None = option(
+        None, help="a text file with {instruction}, {answer_a}, {answer_b}", null="the package's own"
+    )
+    max_instructions: int | None = option(None, help="the first so many instructions", at_least=1, null="all")
+    confidence: float = option(0.95, help="of the win rate's interval", above=0)
 
 
 def check_pairrm(config: PairRMConfig) -> None:

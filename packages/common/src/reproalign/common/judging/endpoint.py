@@ -10,12 +10,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any, TypeVar
 
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
+from reproalign.common.options import option
 
 Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
@@ -28,14 +29,16 @@ TRANSIENT = (408, 409, 429, 500, 502, 503, 504)  # statuses after which asking a
 class EndpointConfig:
     """An OpenAI-compatible server and how it is asked."""
 
-    model: str | None = None  # as the server names it
-    base_url: str = "https://api.openai.com/v1"  # a server of your own: http://localhost:8000/v1
-    key_variable: str = "OPENAI_API_KEY"  # environment variable with the key; none is sent if it is not set
-    request: dict[str, Any] = field(default_factory=dict)  # further fields of a request; null leaves one out
-    timeout: float = 120.0  # seconds
-    retries: int = 4  # of a request after a failure that may be transient, such as status 503
-    pause: float = 1.0  # seconds before the first of them; doubled for each further one
-    parallel: int = 4  # requests at once
+    model: str | None = option(None, help="the judge, as the server names it", null="no server is asked")
+    base_url: str = option("https://api.openai.com/v1", help="a server of your own: http://localhost:8000/v1")
+    key_variable: str = option(
+        "OPENAI_API_KEY", help="environment variable with the key; none is sent if it is not set"
+    )
+    request: dict[str, Any] = option({}, help="further fields of a request; null leaves one out")
+    timeout: float = option(120.0, help="of a request", unit="seconds", above=0)
+    retries: int = option(4, help="of a request after a failure that may be transient, such as status 503", at_least=0)
+    pause: float = option(1.0, help="before the first retry; doubled for each further one", unit="seconds", at_least=0)
+    parallel: int = option(4, help="requests at once", at_least=1)
 
 
 class EndpointError(Exception):

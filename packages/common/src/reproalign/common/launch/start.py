@@ -75,7 +75,7 @@ def start(invocation: Invocation, *, dry_run: bool, check_options: str = "") -> 
 
 def _check_options(invocation: Invocation, function: str) -> None:
     if function:
-        load_object(function)(structured(invocation))
+        load_object(function)(structured(invocation.schema, invocation.config))
 
 
 def wait_for(command: list[str], environment: dict[str, str], error: Path) -> int:

@@ -35,7 +35,7 @@ from reproalign.common.logprobs.chunks import (
     chunk_logits,
     chunks,
     compute_dtype,
-    default_chunk_size,
+    positions_at_once,
     product,
     statistics_dtype,
 )
@@ -65,7 +65,7 @@ def chunked_token_logps(
         bias: the output head's bias.
         softcap: c of Gemma 2's ``final_logit_softcapping``.
         scale: s, e.g. Cohere's ``logit_scale`` or 1 / Granite's ``logits_scaling``.
-        chunk_size: tokens whose logits exist at once; None: :func:`default_chunk_size`.
+        chunk_size: tokens whose logits exist at once; None: by the vocabulary and the memory there is.
 
     Returns:
         Log-probabilities in float32, or float64 for float64 inputs.
@@ -73,9 +73,7 @@ def chunked_token_logps(
     Raises:
         ValueError: if ``chunk_size`` is not positive.
     """
-    size = default_chunk_size(weight.shape[0], hidden.device) if chunk_size is None else chunk_size
-    if size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {size}")
+    size = positions_at_once(chunk_size, weight.shape[0], hidden.device)
     dtype = compute_dtype(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         result: Tensor = _ChunkedLogps.apply(  # type: ignore[no-untyped-call]

@@ -27,6 +27,19 @@ def default_chunk_size(vocab_size: int, device: torch.device) -> int:
     return max(16, min(budget, free_bytes(device) // SHARE_OF_FREE) // (4 * vocab_size))
 
 
+def positions_at_once(chunk_size: int | None, vocab_size: int, device: torch.device, *, buffers: int = 1) -> int:
+    """Return the chunk size that is in force: ``chunk_size``, or where it is None what ``buffers`` times fits.
+
+    Raises:
+        ValueError: for a chunk size below 1.
+    """
+    if chunk_size is None:
+        return max(1, default_chunk_size(vocab_size, device) // buffers)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    return chunk_size
+
+
 def free_bytes(device: torch.device) -> int:
     """Return the memory that can still be allocated on ``device``, with what PyTorch's allocator keeps in reserve."""
     if device.type == "cpu":

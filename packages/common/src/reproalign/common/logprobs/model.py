@@ -31,9 +31,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from reproalign.common.config import LogprobsConfig
 from reproalign.common.errors import UserError, choose
 from reproalign.common.logprobs.chunked import chunked_token_logps
-from reproalign.common.logprobs.chunks import compute_dtype, default_chunk_size
+from reproalign.common.logprobs.chunks import compute_dtype, positions_at_once
 from reproalign.common.logprobs.plain import token_statistics
 from reproalign.common.logprobs.statistics import HeadStates, Measure, chunked_token_statistics, log_softmax_of
 from reproalign.common.models.forward import earlier_forward, replace_forward, restore_forward, unwrap_peft
@@ -98,15 +99,13 @@ class Head:
     scale: float = 1.0
 
 
-def install_completion_logps(
-    model: nn.Module, *, implementation: str = "chunked", chunk_size: int | None = None
-) -> str:
+def install_completion_logps(model: nn.Module, logprobs: LogprobsConfig | None = None) -> str:
     """Teach ``model`` (a causal language model, or one wrapped by PEFT) to answer ``completion_mask=``.
 
     Args:
         model: changed in place; installing again replaces the earlier settings.
-        implementation: ``chunked`` (:mod:`~reproalign.common.logprobs.chunked`) or ``plain`` (full logits).
-        chunk_size: tokens whose logits exist at once; None: chosen from the vocabulary size.
+        logprobs: ``chunked`` (:mod:`~reproalign.common.logprobs.chunked`) or ``plain`` (full logits), and the tokens
+            whose logits exist at once; None: chunked, by the vocabulary and the memory there is.
 
     Returns:
         The way in force: ``chunked``, ``module`` (the head is called chunk by chunk under activation checkpointing:
@@ -115,6 +114,8 @@ def install_completion_logps(
     Raises:
         UserError: for an unknown implementation, or a chunk of no token.
     """
+    logprobs = logprobs or LogprobsConfig()
+    implementation, chunk_size = logprobs.implementation, logprobs.chunk_size
     choose("logprobs.implementation", implementation, ["chunked", "plain"])
     if chunk_size is not None and chunk_size < 1:
         raise UserError(f"logprobs.chunk_size={chunk_size} must be at least 1")
@@ -310,7 +311,7 @@ def _through_module(
 ) -> Any:
     hidden, targets = _hidden_states(base, scored, **kwargs)
     module = base.get_output_embeddings()
-    size = chunk_size or default_chunk_size(base.config.get_text_config().vocab_size, hidden.device)
+    size = positions_at_once(chunk_size, base.config.get_text_config().vocab_size, hidden.device)
     if isinstance(question, _States) or _is_partitioned(base) or _is_under_fsdp(base):
         # A call may gather the head on all ranks, and ranks differ in tokens: one chunk, or they would wait for ever.
         size = max(len(targets), 1)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reproalign.common.logprobs.chunks import chunk_logits, chunks, default_chunk_size, statistics_dtype
+from reproalign.common.logprobs.chunks import chunk_logits, chunks, positions_at_once, statistics_dtype
 from reproalign.common.logprobs.statistics import HeadStates
 
 
@@ -35,7 +35,7 @@ def token_losses(
     vocab = given.shape[1] if states.weight is None else states.weight.shape[0]
     losses = torch.empty(len(targets), dtype=statistics_dtype(given), device=given.device)
     greedy = torch.empty(len(targets), dtype=torch.bool, device=given.device)
-    for part in chunks(len(targets), chunk_size or default_chunk_size(vocab, given.device)):
+    for part in chunks(len(targets), positions_at_once(chunk_size, vocab, given.device)):
         if states.logits is not None:
             logits = states.logits[part].to(losses.dtype)
         else:

@@ -39,7 +39,7 @@ from reproalign.common.logprobs.chunks import (
     chunk_logits,
     chunks,
     compute_dtype,
-    default_chunk_size,
+    positions_at_once,
     statistics_dtype,
 )
 
@@ -101,11 +101,7 @@ def chunked_token_statistics(
         raise ValueError("the policy's hidden states and head weight are needed")
     check_reference(reference, len(targets), policy.weight.shape[0])
     hidden, weight, bias = policy.hidden, policy.weight, policy.bias
-    size = chunk_size
-    if size is None:
-        size = max(1, default_chunk_size(weight.shape[0], hidden.device) // BUFFERS)
-    if size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {size}")
+    size = positions_at_once(chunk_size, weight.shape[0], hidden.device, buffers=BUFFERS)
     dtype = compute_dtype(hidden)
     reference = replace(
         reference,

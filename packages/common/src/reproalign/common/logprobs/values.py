@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from reproalign.common.config import LogprobsConfig
 from reproalign.common.logprobs.model import CompletionLogps, install_completion_logps
 from reproalign.common.models.forward import earlier_forward, replace_forward, restore_forward, unwrap_peft
 from reproalign.common.models.value_head import NAME
@@ -26,9 +27,7 @@ class CompletionValues(CompletionLogps):
     state_values: Tensor | None = None
 
 
-def install_completion_values(
-    model: nn.Module, *, implementation: str = "chunked", chunk_size: int | None = None
-) -> str:
+def install_completion_values(model: nn.Module, logprobs: LogprobsConfig | None = None) -> str:
     """Teach a model with a value head to answer ``completion_mask=`` with :class:`CompletionValues`.
 
     As :func:`~reproalign.common.logprobs.model.install_completion_logps`, which it calls, and which takes the values
@@ -36,7 +35,7 @@ def install_completion_values(
     """
     base = unwrap_peft(model)
     restore_forward(base, _VALUES)
-    way = install_completion_logps(model, implementation=implementation, chunk_size=chunk_size)
+    way = install_completion_logps(model, logprobs)
     replace_forward(base, _VALUES, _forward)
     return way
 

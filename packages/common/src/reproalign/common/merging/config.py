@@ -2,59 +2,125 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
+from reproalign.common.config import DTYPES
+from reproalign.common.options import option, output_dir, seed
+
+THREADS: dict[str, Any] = {"help": "threads of the arithmetic", "at_least": 1, "null": "one for each core, 16 at most"}
+VERIFY: dict[str, Any] = {
+    "help": "what is checked of the written files",
+    "choices": {"headers": "", "load": "from_pretrained on the CPU", "auto": "load below 4 GB"},
+}
+KEEP_FILES: dict[str, Any] = {
+    "help": "an interrupted run",
+    "choices": {"auto": "keep its finished files", "never": "refuse its folder"},
+}
 
 
 @dataclass
 class MergeConfig:
     """``reproalign merge``: combine the weights of models, or of adapters."""
 
-    output_dir: str = MISSING
-    plan: str | None = None  # YAML file of the keys below, or mergekit's; keys of the command line go first
-    method: str | None = (
-        # linear (default) | slerp | task_arithmetic | ties | dare_linear | dare_ties | fisher | regmean | ensemble (of
-        None  # logits: a folder that names the models)
+    output_dir: str = output_dir()
+    plan: str | None = option(
+        None, help="YAML file of these keys, or mergekit's; keys of the command line go first", null="keys alone"
     )
-    models: list[str] | None = None  # folders or Hub ids, full models or LoRA adapters; MODEL+ADAPTER folds one in
-    base: str | None = None  # θ_0 of task vectors, and what adapters are folded into (default: what they name)
-    weights: list[float] | None = None  # one for each model; default: equal (averages) or 1 (task vectors)
-    parts: dict[str, Any] = field(
-        default_factory=dict
-    )  # {layers.0-7: [0.2, 0.8], …}: block: weights, or {weights, density, t}; later win
-    normalize: bool | None = (
-        None  # divide by the weights' sum; default: true, but task_arithmetic and dare_linear false
+    method: str | None = option(
+        None,
+        help="how weights are combined; ensemble: of logits, a folder that names the models",
+        choices=(
+            "linear",
+            "slerp",
+            "task_arithmetic",
+            "ties",
+            "dare_linear",
+            "dare_ties",
+            "fisher",
+            "regmean",
+            "ensemble",
+        ),
+        null="the plan's, or linear",
     )
-    scale: float | None = None  # λ of task vectors; ties and dare_ties default to 1, others need it
-    density: float | None = None  # share of each task vector that is kept, 0 to 1; default: ties 0.2, dare_* 0.1
-    trim_scope: str | None = (
-        None  # ties: tensor (default) | model: largest entries of each tensor, or of the whole model
+    models: list[str] | None = option(
+        None, help="folders or Hub ids, full models or LoRA adapters; MODEL+ADAPTER folds one in", null="the plan's"
     )
-    t: float | None = None  # slerp: position between the two models, 0 to 1
-    statistics: list[str] | None = None  # fisher, regmean: a safetensors file (or folder) for each model
-    floor: float | None = None  # fisher: ε > 0 added to the information; default 1e-10
-    off_diagonal: float | None = None  # regmean: factor of the Gram matrices' off-diagonal, 0 to 1; default 0.9
-    output: str | None = None  # model | adapter; default: adapter if all models are adapters, else model
-    space: str | None = None  # adapters as adapters: factor (averages A and B, as DTM's release) | delta (averages B A)
-    rank: int | None = None  # adapters in delta space: recompress to this rank; default: exact, the sum of the ranks
-    seed: int = 42  # dare_*: of the masks
-    dtype: str | None = None  # of the output: auto (default, as the base's tensors) | float32 | bfloat16 | float16
-    accumulate: str | None = (
-        None  # arithmetic in float32 (default) | float64 | output (linear: the output's dtype, every step rounded)
+    base: str | None = option(
+        None, help="θ_0 of task vectors, and what adapters are folded into", null="what the adapters name"
     )
-    embeddings: str | None = (
-        None  # unequal numbers of rows: refuse (default) | crop | pad (rows of the first that has them)
+    weights: list[float] | None = option(None, help="one for each model", null="equal (averages) or 1 (task vectors)")
+    parts: dict[str, Any] = option(
+        {}, help="{layers.0-7: [0.2, 0.8], …}: weights of a block, or {weights, density, t}; later ones win"
     )
-    tied: str | None = None  # output head of tied models: keep (default) | untie (write it as a tensor of its own)
-    allow: list[str] | None = (
-        None  # accept, with a note: tokenizer | chat_template | config | extra_tensors | bin | negative
+    normalize: bool | None = option(
+        None, help="divide by the weights' sum", null="true; task_arithmetic and dare_linear: false"
     )
-    files_from: str | None = (
-        None  # model whose config, tokenizer and generation files are copied; default: base or first
+    scale: float | None = option(None, help="λ of task vectors", null="ties and dare_ties: 1; others need it")
+    density: float | None = option(
+        None, help="share of each task vector that is kept", at_least=0, at_most=1, null="ties: 0.2, dare_*: 0.1"
     )
-    shard_size: str = "5GB"  # largest file of the output
-    threads: int | None = None  # null: one for each core, 16 at most
-    verify: str = "auto"  # headers | load (from_pretrained on the CPU) | auto: load below 4 GB
-    resume: str = "auto"  # auto: keep the finished files of an interrupted run | never: refuse its folder
+    trim_scope: str | None = option(
+        None,
+        help="ties: largest entries of what are kept",
+        choices={"tensor": "of each tensor", "model": "of the whole model"},
+        null="tensor",
+    )
+    t: float | None = option(
+        None, help="slerp: position between the two models", at_least=0, at_most=1, null="the plan's, which slerp needs"
+    )
+    statistics: list[str] | None = option(
+        None, help="fisher, regmean: a safetensors file or folder for each model", null="none"
+    )
+    floor: float | None = option(None, help="fisher: ε added to the information", above=0, null="1e-10")
+    off_diagonal: float | None = option(
+        None, help="regmean: factor of the Gram matrices' off-diagonal", at_least=0, at_most=1, null="0.9"
+    )
+    output: str | None = option(
+        None,
+        help="what is written",
+        choices=("model", "adapter"),
+        null="adapter if all models are adapters, otherwise model",
+    )
+    space: str | None = option(
+        None,
+        help="how adapters are averaged as adapters",
+        choices={"factor": "A and B, as DTM's release", "delta": "B A"},
+        null="the plan's, which adapters need",
+    )
+    rank: int | None = option(
+        None, help="adapters in delta space: recompress to this rank", at_least=1, null="exact, the sum of the ranks"
+    )
+    seed: int = seed(help="dare_*: of the masks")
+    dtype: str | None = option(None, help="of the output", choices=DTYPES, null="auto, as the base's tensors")
+    accumulate: str | None = option(
+        None,
+        help="precision of the arithmetic",
+        choices={"float32": "", "float64": "", "output": "linear: the output's dtype, every step rounded"},
+        null="float32",
+    )
+    embeddings: str | None = option(
+        None,
+        help="unequal numbers of rows",
+        choices={"refuse": "", "crop": "", "pad": "with rows of the first model that has them"},
+        null="refuse",
+    )
+    tied: str | None = option(
+        None,
+        help="output head of tied models",
+        choices={"keep": "", "untie": "write it as a tensor of its own"},
+        null="keep",
+    )
+    allow: list[str] | None = option(
+        None,
+        help="differences to accept, with a note",
+        choices=("tokenizer", "chat_template", "config", "extra_tensors", "bin", "negative"),
+        null="none",
+    )
+    files_from: str | None = option(
+        None, help="model whose config, tokenizer and generation files are copied", null="base, or the first"
+    )
+    shard_size: str = option("5GB", help="largest file of the output")
+    threads: int | None = option(None, **THREADS)
+    verify: str = option("auto", **VERIFY)
+    resume: str = option("auto", **KEEP_FILES)

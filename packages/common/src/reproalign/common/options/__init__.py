@@ -5,7 +5,8 @@ name). :func:`~reproalign.common.options.check.check` holds a composed configura
 ``VERB --help`` prints it.
 """
 
+from reproalign.common.options.choices import one_of
 from reproalign.common.options.declare import Option, like, option, section
 from reproalign.common.options.shared import output_dir, seed, variant
 
-__all__ = ["Option", "like", "option", "output_dir", "section", "seed", "variant"]
+__all__ = ["Option", "like", "one_of", "option", "output_dir", "section", "seed", "variant"]

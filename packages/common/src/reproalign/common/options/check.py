@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from reproalign.common.errors import UserError, choose
-from reproalign.common.options.declare import Option
+from reproalign.common.options.declare import METADATA, Option
 from reproalign.common.options.keys import Field, fields, is_section
 
 WORDS: dict[type, str] = {
@@ -37,23 +40,46 @@ def check(schema: type, config: Mapping[str, Any], prefix: str = "") -> None:
             _check_value(field, f"{prefix}{field.name}", config[field.name])
 
 
+def check_value(value: Any) -> None:
+    """Check the options of a value that was made without a configuration, as an objective is.
+
+    Raises:
+        ValueError: naming the class, the option and what is allowed.
+    """
+    for entry in dataclasses.fields(value):
+        declared, found = entry.metadata.get(METADATA), getattr(value, entry.name)
+        if not isinstance(found, int | float) or declared is None:
+            continue
+        if not math.isfinite(found) or not declared.contains(found):
+            allowed = " and ".join(filter(None, [declared.range(), "" if math.isfinite(found) else "finite"]))
+            raise ValueError(f"{type(value).__name__}: {entry.name}={found} must be {allowed}")
+
+
 def _check_value(field: Field, key: str, value: Any) -> None:
     if value is None:
         return
     if is_section(field.kind):
         check(field.kind, value, f"{key}.")
         return
-    entries = _entries(key, value)
-    if is_section(field.entry):
-        for name, entry in entries.items():
+    for name, entry in _entries(key, value).items():
+        if is_section(field.entry):
             check(field.entry, entry, f"{name}.")
-    elif field.option is not None:
-        if field.option.types:
-            _check_type(field.option, key, value)
-        for name, entry in entries.items():
-            if field.entry in (int, float, str, bool) and isinstance(entry, Mapping):
-                raise UserError(f"{name} must be {WORDS[field.entry]}, not a mapping")
-            _check_scalar(field.option, name, entry)
+        elif field.entry in (int, float, str, bool) and isinstance(entry, Mapping):
+            raise UserError(f"{name} must be {WORDS[field.entry]}, not a mapping")
+    if field.option is not None and not field.option.fields_of:
+        check_option(field.option, key, value)
+
+
+def check_option(option: Option, key: str, value: Any) -> None:
+    """Check one value, or every entry of a list or mapping, against a declaration.
+
+    Raises:
+        UserError: with the key's full name, its value and what is allowed.
+    """
+    if option.types:
+        _check_type(option, key, value)
+    for name, entry in _entries(key, value).items():
+        _check_scalar(option, name, entry)
 
 
 def _entries(key: str, value: Any) -> dict[str, Any]:
@@ -80,3 +106,5 @@ def _check_scalar(option: Option, key: str, value: Any) -> None:
         allowed = option.allowed()
         if value not in allowed:
             choose(key, str(value), map(str, allowed))
+    if isinstance(value, str) and value in option.needs and importlib.util.find_spec(option.needs[value]) is None:
+        raise UserError(f"{key}={value} needs the package '{option.needs[value]}', which is not installed")

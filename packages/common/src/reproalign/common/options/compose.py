@@ -21,7 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.invocation import load_object
 from reproalign.common.options.check import check
-from reproalign.common.options.keys import known_keys, locate
+from reproalign.common.options.choices import chosen_sections, named, opened, specialised
+from reproalign.common.options.file import KEY, check_keys, given_file, is_whole, put_file, read_file
+from reproalign.common.options.foreign import check_foreign
+from reproalign.common.options.keys import is_section, known_keys, locate
 from reproalign.common.options.renamed import Renamed, new_name
 from reproalign.common.options.words import as_word
 
@@ -30,10 +33,14 @@ COMMON_CONFIGS = "reproalign.common.configs"
 
 @dataclass(frozen=True)
 class Composed:
-    """A resolved configuration as plain values, and the recipe it was based on."""
+    """A resolved configuration as plain values, the recipe it was based on, and the class that says what its keys are.
+
+    The class is the verb's, with those sections that are chosen by their names as they were chosen.
+    """
 
     config: dict[str, Any]
     recipe: str | None
+    schema: type
 
 
 Bases = dict[tuple[str, ...], Any]
@@ -46,6 +53,8 @@ def compose(
     overrides: Sequence[str],
     bases: Bases | None = None,
     renamed: Renamed | None = None,
+    *,
+    foreign: bool = True,
 ) -> Composed:
     """Compose the configuration ``config_name`` of ``package`` with ``overrides``.
 
@@ -60,32 +69,71 @@ def compose(
         bases: what was composed of the files before, kept for the next call: for many calls that choose the same files,
             while these do not change.
         renamed: keys of the package that changed their names, see :class:`~reproalign.common.command.app.App`.
+        foreign: also check what takes an import of transformers: keys that are another library's.
 
     Raises:
         UserError: for anything wrong in the words or the values.
     """
+    composed, recipe, node = _compose(package, config_name, schema, overrides, bases, renamed or {})
+    resolved = _resolve(composed)
+    check(node, resolved)
+    if foreign:
+        check_foreign(node, resolved)
+    settle = getattr(node, "settle", None)
+    return Composed(settle(resolved) if settle else resolved, recipe, node)
+
+
+def in_force(package: str, config_name: str, schema: str, overrides: Sequence[str]) -> Composed:
+    """Compose likewise, without a check of the values; what is not set yet is ``???``.
+
+    Before a group that has to be chosen is chosen, the values are those of the class.
+
+    Raises:
+        UserError: for a word that cannot be understood.
+    """
+    if _any_choice(package, config_name, overrides):
+        node = load_object(schema)
+        return Composed(OmegaConf.to_container(OmegaConf.structured(node)), None, node)  # type: ignore[arg-type]
+    composed, recipe, node = _compose(package, config_name, schema, overrides, None, {})
+    container: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    return Composed(container, recipe, node)
+
+
+def _compose(
+    package: str, config_name: str, schema: str, overrides: Sequence[str], bases: Bases | None, renamed: Renamed
+) -> tuple[Any, str | None, type]:
     node = load_object(schema)
-    chosen, words, recipe = [], [], None
+    file = given_file(overrides)
+    chosen, words, recipe = [], {}, None
     for word in overrides:
         key, value = _split(word)
         if key in groups(package):
             choose("recipe" if key == "experiment" else f"{key} configuration", value, options(package, key))
             recipe = value if key == "experiment" else recipe
             chosen.append(word)
-        else:
-            words.append(_check_key(word, key, node, renamed or {}))
-    choice = (package, config_name, schema, *chosen)
+        elif key != KEY or file is None:
+            words[word] = key
+    choice, given = (package, config_name, schema, *chosen), [word.partition("=") for word in chosen]
     try:
-        composed = (bases or {}).get(choice) or _compose_files(package, config_name, node, chosen)
+        content = read_file(file) if file is not None else {}
+        if file is not None and is_whole(opened(node), content):
+            chosen = [*chosen, *_any_choice(package, config_name, chosen)]  # of which nothing is used
+        composed = (bases or {}).get(choice) or _compose_files(package, config_name, opened(node), chosen)
         if bases is not None:
             composed = deepcopy(bases.setdefault(choice, composed))
-        _put_values(composed, words)
+        if file is not None:
+            composed = put_file(composed, opened(node), file, content, [name for name, _, _ in given], renamed)
+        if chosen_sections(node):
+            config: Any = OmegaConf.to_container(composed, resolve=False)
+            named(node, config, {key: _split(word)[1] for word, key in words.items()})
+            node = specialised(node, config)
+            check_keys(node, file, content, renamed)
+            composed = OmegaConf.merge(OmegaConf.structured(node), OmegaConf.create(config))
+        checked = [_check_key(word, key, node, renamed) for word, key in words.items()]
+        _put_values(composed, [word for word in checked if word])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
-    resolved = _resolve(composed)
-    check(node, resolved)
-    settle = getattr(node, "settle", None)
-    return Composed(settle(resolved) if settle else resolved, recipe)
+    return composed, recipe, node
 
 
 def _compose_files(package: str, config_name: str, schema: type, chosen: Sequence[str]) -> Any:
@@ -122,6 +170,31 @@ def groups(package: str) -> list[str]:
     return sorted({folder.name for folder in folders if folder.is_dir() and not folder.name.startswith("_")})
 
 
+def verb_groups(package: str, config_name: str) -> list[str]:
+    """List the groups that a verb's words may choose from: those that its primary configuration names."""
+    names = [name for name, _ in _defaults(package, config_name)]
+    return [name for name in names if name in groups(package) and options(package, name)]
+
+
+def _any_choice(package: str, config_name: str, words: Sequence[str]) -> list[str]:
+    """Return a word for each group that has to be chosen and is not chosen by ``words``."""
+    given = {word.partition("=")[0] for word in words}
+    missing = [name for name, value in _defaults(package, config_name) if value == "???" and name not in given]
+    return [f"{name}={options(package, name)[0]}" for name in missing]
+
+
+def _defaults(package: str, config_name: str) -> list[tuple[str, Any]]:
+    import yaml
+
+    text = files(primary_module(package, config_name)).joinpath(f"{config_name}.yaml").read_text(encoding="utf-8")
+    entries = [entry for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict)]
+    return [
+        (str(name).removeprefix("optional ").partition("@")[0], value)
+        for entry in entries
+        for name, value in entry.items()
+    ]
+
+
 def options(package: str, group: str) -> list[str]:
     """List the names that a group (``data``, ``model``, ``launch``, ``experiment``) offers to ``package``.
 
@@ -151,6 +224,8 @@ def _check_key(word: str, key: str, schema: type, renamed: Renamed) -> str:
         sentence = new_name(key, word.partition("=")[2], known, renamed)
         raise UserError(sentence or f"unknown key '{key}'{did_you_mean(key, known)}; 'VERB --help' lists the keys")
     field, mapping = found
+    if is_section(field.kind) and locate(schema, f"{key}.name"):
+        return ""  # it names the section's class, which the schema already has
     if mapping and not _is_understood(f"{key}=1"):
         inner, value = key.removeprefix(f"{mapping}."), word.partition("=")[2]
         raise UserError(f"'{key}' cannot be a key by itself; write it in braces: '{mapping}={{{inner}: {value}}}'")

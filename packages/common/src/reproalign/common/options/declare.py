@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
@@ -30,11 +30,13 @@ class Option:
     at_most: int | float | None = None
     null: str = ""
     source: str = ""
+    needs: Mapping[str, str] = field(default_factory=dict)
     fields_of: str = ""
+    fields: Mapping[str, Option | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a declaration that says nothing, or two lower or upper ends."""
-        if not self.help and not self.choices:
+        if not self.help:
             raise ValueError("an option needs a help text")
         if (self.above is not None and self.at_least is not None) or (
             self.below is not None and self.at_most is not None
@@ -80,7 +82,9 @@ def option(default: Any = MISSING, *, help: str, **facts: Any) -> Any:
             - ``above``, ``at_least``, ``below``, ``at_most``: the range of a number.
             - ``null``: what null stands for, where the key may be null.
             - ``source``: where the default is from, e.g. ``section 4.1``.
+            - ``needs``: a value -> the package that has to be installed for it.
             - ``fields_of``: ``module:dataclass`` of another library whose fields are the keys of this mapping.
+            - ``fields``: what is said of some of these fields: an :class:`Option`, or the key that sets it.
 
     Returns:
         A dataclass field.
@@ -94,9 +98,16 @@ def option(default: Any = MISSING, *, help: str, **facts: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def section(kind: type, **defaults: Any) -> Any:
-    """Declare keys under a common name: those of the configuration class ``kind``, with other defaults if given."""
-    return dataclasses.field(default_factory=lambda: kind(**defaults))
+def section(kind: type, *, help: str = "", **defaults: Any) -> Any:
+    """Declare keys under a common name.
+
+    Args:
+        kind: the configuration class whose keys they are.
+        help: what the section is about where the class does not say it, e.g. ``the policy``.
+        **defaults: other defaults than the class's.
+    """
+    metadata = {METADATA: Option(help)} if help else {}
+    return dataclasses.field(default_factory=lambda: kind(**defaults), metadata=metadata)
 
 
 def like(kind: type, name: str, default: Any, **facts: Any) -> Any:

@@ -10,14 +10,14 @@ SEEDS = 2**32  # PyTorch takes more, NumPy does not
 VARIANTS = {"paper": "as the paper's equations say", "released": "as the authors' published code computes"}
 
 
-def output_dir(**facts: Any) -> Any:
+def output_dir(help: str = "folder that the run writes; one that holds another run is refused") -> Any:
     """Declare the folder that a run writes."""
-    return option(**{"help": "folder that the run writes; one that holds another run is refused", **facts})
+    return option(help=help)
 
 
-def seed(default: Any = 42, *, help: str = "seed of everything that is drawn at random", **facts: Any) -> Any:
+def seed(default: Any = 42, *, help: str = "seed of everything that is drawn at random", null: str = "") -> Any:
     """Declare a seed: from 0 to 2³² - 1."""
-    return option(default, help=help, at_least=0, at_most=SEEDS - 1, **facts)
+    return option(default, help=help, null=null, at_least=0, at_most=SEEDS - 1)
 
 
 def variant(default: str = "paper", *, help: str = "what is followed where paper and released code differ") -> Any:

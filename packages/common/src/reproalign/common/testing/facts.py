@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from transformers import TrainingArguments, get_scheduler
 
 from reproalign.common.command.app import App, find_verb
 from reproalign.common.command.recipes import read_headers
-from reproalign.common.invocation import load_object
+from reproalign.common.invocation import structured
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing.recipes import composed
 
@@ -62,8 +61,7 @@ def recipe_config(app: App, *words: str, verb: str | None = None) -> Any:
     """
     recipe = next((word.partition("=")[2] for word in words if word.startswith("experiment=")), None)
     name = verb or read_headers(app.package)[str(recipe)]["verb"]
-    schema = OmegaConf.structured(load_object(find_verb(app, name, words).schema))
-    return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(composed(app, *words, verb=name))))
+    return structured(find_verb(app, name, words).schema, composed(app, *words, verb=name))
 
 
 def launch_facts(config: Any) -> dict[str, Any]:

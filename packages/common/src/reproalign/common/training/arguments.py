@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from enum import Enum
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from transformers import TrainingArguments
 
 from reproalign.common.config import BaseRunConfig
-from reproalign.common.errors import UserError, check_seed, choose, did_you_mean
+from reproalign.common.errors import UserError
 from reproalign.common.launch.plan import deepspeed_config
 from reproalign.common.precision import autocast_dtype
-
-# Set elsewhere in the configuration, so that one fact has one name.
-OWNED = {
-    "output_dir": "output_dir",
-    "seed": "seed",
-    "data_seed": "seed",
-    "resume_from_checkpoint": "resume",
-    "remove_unused_columns": "nothing: the collators know their columns",
-}
-
-COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 
 DEFAULTS: dict[str, Any] = {
     "report_to": ["tensorboard"],
@@ -33,44 +20,6 @@ DEFAULTS: dict[str, Any] = {
     "optim": "adamw_torch",
     "remove_unused_columns": False,
 }
-
-
-def check_trainer_keys(given: dict[str, Any], kind: type[TrainingArguments] = TrainingArguments) -> None:
-    """Check ``trainer.*`` against the fields of ``kind``: their names, numbers and words of a few choices.
-
-    Building ``kind`` checks more, but also sets the device up, which only the process that trains should do.
-
-    Raises:
-        UserError: for a key that ``kind`` lacks, one that is set elsewhere in the configuration, or a wrong value.
-    """
-    known = {field.name: field.type for field in dataclasses.fields(kind) if field.init}
-    for key, value in given.items():
-        if key in OWNED:
-            raise UserError(f"trainer.{key} is set through {OWNED[key]}; remove it from trainer.*")
-        if key not in known:
-            hint = did_you_mean(f"trainer.{key}", (f"trainer.{name}" for name in known))
-            raise UserError(f"unknown key 'trainer.{key}'{hint}; it must be a field of {kind.__name__}")
-        _check_value(key, value, known[key])
-
-
-def _check_value(key: str, value: Any, expected: Any) -> None:
-    kinds = get_args(expected) or (expected,)
-    if value is None and type(None) in kinds:
-        return
-    choices = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)), None)
-    if choices is not None:
-        choose(f"trainer.{key}", str(value), [str(choice.value) for choice in choices])
-        return
-    wanted = {kind for kind in kinds if kind is not type(None)}
-    if wanted == {bool} and not isinstance(value, bool):
-        raise UserError(f"trainer.{key}={value} must be true or false")
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if wanted <= {int, float} and not number:
-        raise UserError(f"trainer.{key}={value} must be a number")
-    if wanted == {int} and not float(value).is_integer():
-        raise UserError(f"trainer.{key}={value} must be a whole number")
-    if key in COUNTS and value < 1:
-        raise UserError(f"trainer.{key}={value} must be at least 1")
 
 
 def training_arguments(
@@ -83,13 +32,11 @@ def training_arguments(
     while they are read only once these arguments exist.
 
     Raises:
-        UserError: for unknown keys, a seed out of its range, and values that ``kind`` refuses.
+        UserError: for values that ``kind`` refuses.
     """
     import torch
 
     given = dict(config.trainer)
-    check_trainer_keys(given, kind)
-    check_seed(seed=config.seed)
     on_cpu = not torch.accelerator.is_available()
     values: dict[str, Any] = {**DEFAULTS, "use_cpu": on_cpu, **defaults, **given}
     values.setdefault("bf16", False)  # TRL's configs turn it on where the machine has it

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from datasets import Dataset
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Dataset as TorchDataset
 from transformers import Trainer
 
@@ -40,14 +41,50 @@ class MicroBatch:
     targets: Float[Tensor, "rows ..."]
 
 
+Factor = Callable[[int], float]  # of an optimiser step, counted from 0: the learning rate's share of its peak
+
+
+class Evaluation(ABC):
+    """An evaluation of a paper's own, in place of the loss on ``eval_dataset``."""
+
+    @abstractmethod
+    def measure(self, trainer: CollectingTrainer) -> dict[str, float]:
+        """Measure the model, on all processes together."""
+
+    @abstractmethod
+    def save(self, checkpoint: Path) -> None:
+        """Write what the next evaluation depends on into a checkpoint."""
+
+    @abstractmethod
+    def load(self, checkpoint: Path) -> None:
+        """Read back what :meth:`save` wrote."""
+
+
 class CollectingTrainer(Trainer):
     """``transformers.Trainer`` with the loss and metrics of :meth:`micro_batch`.
 
     The training loss is the plain mean of a micro-batch's losses; the Trainer divides by the number of accumulation
     steps and averages over ranks, so that with equal micro-batches every row of the global batch weighs the same.
+
+    Args:
+        schedule: from the number of a run's optimiser steps to the learning rate's share at each; None: ``trainer.*``.
+        loss_scale: from a micro-batch's number of losses to what they are multiplied by; None: 1.
+        decay_all: weight decay for all parameters, biases and norms too.
+        evaluation: what :meth:`evaluate` measures and logs; None: the loss and metrics of ``eval_dataset``.
+        **kwargs: passed on to ``transformers.Trainer``.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        schedule: Callable[[int], Factor] | None = None,
+        loss_scale: Callable[[int], float] | None = None,
+        decay_all: bool = False,
+        evaluation: Evaluation | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.schedule, self.loss_scale, self.decay_all = schedule, loss_scale, decay_all
+        self.evaluation = evaluation
         super().__init__(**kwargs)
         if kwargs.get("train_dataset") is not None:  # what is only evaluated stays as it was loaded
             keep_float32(self.accelerator, kwargs["model"])  # now: a reference is placed before training begins
@@ -56,10 +93,38 @@ class CollectingTrainer(Trainer):
         self.add_callback(ManifestCallback(self.save_state))
 
     def save_state(self, checkpoint: Path) -> None:
-        """Write, on every process, state of a subclass's own into a checkpoint before it is sealed; there is none."""
+        """Write, on every process, what a checkpoint lacks before it is sealed."""
+        if self.evaluation is not None:
+            self.evaluation.save(checkpoint)
 
     def load_state(self, checkpoint: Path) -> None:
         """Read back what :meth:`save_state` wrote, before training goes on from ``checkpoint``."""
+        if self.evaluation is not None:
+            self.evaluation.load(checkpoint)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """Return the schedule of the learning rate: ``schedule``, or that of ``trainer.*``."""
+        if self.schedule is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.schedule(num_training_steps))  # type: ignore[arg-type]
+        return self.lr_scheduler
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Name the parameters that decay."""
+        if self.decay_all:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measure and log what ``evaluation`` says, or the loss and metrics of ``eval_dataset``."""
+        if self.evaluation is None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.evaluation.measure(self).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     @abstractmethod
     def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
@@ -75,7 +140,10 @@ class CollectingTrainer(Trainer):
         """Return the mean loss of the micro-batch, and collect its metrics for the next log."""
         result = self.micro_batch(model, inputs)
         self.collect("train" if model.training else "eval", result.metrics)
-        loss = result.losses.mean()
+        losses = result.losses
+        if self.loss_scale is not None:
+            losses = losses * self.loss_scale(len(losses))
+        loss = losses.mean()
         return (loss, result) if return_outputs else loss
 
     def prediction_step(

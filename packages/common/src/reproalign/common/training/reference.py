@@ -73,7 +73,7 @@ class FrozenReference(Reference):
 
     def prepare(self, accelerator: Accelerator, logprobs: LogprobsConfig) -> None:
         """Shard or place the model as the policy is."""
-        install_completion_logps(self.model, implementation=logprobs.implementation, chunk_size=logprobs.chunk_size)
+        install_completion_logps(self.model, logprobs)
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             from trl.models.utils import prepare_deepspeed
 
@@ -177,7 +177,7 @@ def hold_reference(
     """Return the reference of a run, and its data with the columns that the reference reads.
 
     Args:
-        mode: from :func:`reference_mode`, or ``zero``: no model, log-probs of 0 in every pair.
+        mode: from :func:`reference_mode`.
         config: the run.
         reference: which weights, in which batches.
         rows: tokenised pairs or unpaired examples to train on.
@@ -190,8 +190,6 @@ def hold_reference(
         return AdapterDisabledReference(), rows, held_out
     if mode == "copy":
         return FrozenReference(load_reference(model, reference)), rows, held_out
-    if mode == "zero":
-        return CachedReference(), _with_zeros(rows), held_out and _with_zeros(held_out)
     options: dict[str, Any] = {
         "load_model": lambda: load_reference(model, reference),
         "weights": identify_computation(model, *reference_weights(model, reference)),
@@ -206,10 +204,6 @@ def hold_reference(
         return add_cached_token_logps(dataset, collator=UnpairedCollator(pad_id), label=label, **options)
 
     return CachedReference(), add(rows, "training rows"), held_out and add(held_out, "held-out pairs")
-
-
-def _with_zeros(pairs: Dataset) -> Dataset:
-    return _with_pair_logps(pairs, [0.0] * len(pairs), [0.0] * len(pairs))
 
 
 def _with_pair_logps(pairs: Dataset, chosen: list[float], rejected: list[float]) -> Dataset:
@@ -311,7 +305,7 @@ def compute_once(
         model = load_model()
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
         model.to(device)
-        install_completion_logps(model, implementation=logprobs.implementation, chunk_size=logprobs.chunk_size)
+        install_completion_logps(model, logprobs)
         description = f"reference log-probs ({label})"
         for start in track(missing, description=description, disable=not state.is_main_process):
             block = dataset.select(range(start, min(start + block_rows, len(dataset))))

@@ -23,7 +23,7 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
 from reproalign.common.text.templates import check_separator
-from reproalign.common.training.arguments import check_trainer_keys, training_arguments
+from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.sft import answer_losses, check_loss_mean, fine_tune, tokenize_responses
 from reproalign.common.verbs.config import AlignConfig
@@ -85,7 +85,6 @@ def check_align(config: AlignConfig) -> None:
         UserError: naming the key.
     """
     check_separator(choose("layout", config.layout, LAYOUTS), config.response_separator)
-    check_trainer_keys(config.trainer, SFTConfig)
     check_loss_mean(config.loss_mean, config.trainer)
     if config.max_length < 2:
         raise UserError(f"max_length={config.max_length} must be at least 2")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
-
-from reproalign.common.config import ModelConfig
+from reproalign.common.config import DTYPES, GO_ON, ModelConfig
+from reproalign.common.merging.config import KEEP_FILES, THREADS, VERIFY
+from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.dtm.tokens import TokensConfig
 
 
@@ -15,69 +15,130 @@ from reproalign.dtm.tokens import TokensConfig
 class MergeConfig:
     """``dtm merge``: one model from sub-models (arXiv 2405.13432, Section 3)."""
 
-    output_dir: str = MISSING
-    seed: int = 42  # of DARE's masks
-    variant: str = "paper"  # paper (the equation on weights) | released (basic_merge.py: factors, float32 coefficients)
-    models: Any = (
-        MISSING  # folder of `dtm train clusters=all`, or [A,B,…]: run, model or adapter folders, adapter files
+    output_dir: str = output_dir()
+    seed: int = seed(help="seed of DARE's masks")
+    variant: str = variant(
+        help="paper: the equation on weights; released: basic_merge.py, factors, float32 coefficients"
     )
-    weights: Any = (
-        None  # α: [1,1,2] or "1,1,2", one for each; shares of one (task_arithmetic, ties: as they are); null: 1
+    models: Any = option(
+        help="folder of `dtm train clusters=all`, or [A,B,…]: run, model or adapter folders, adapter files",
+        types=(str, list),
     )
-    method: str = "average"  # average | task_arithmetic | ties | dare | fisher | regmean | ensemble (of logits)
-    space: str | None = (
-        None  # factor (A and B) | delta (B A) | full (weights); null: released: factor, paper: delta, full
+    weights: Any = option(
+        None,
+        help='α: [1,1,2] or "1,1,2", one for each; shares of one (task_arithmetic, ties: as they are)',
+        types=(list, str),
+        null="1 for each",
     )
-    output: str | None = None  # adapter | model; null: adapter if adapters stay one, otherwise model
-    rank: int | None = (
-        None  # adapter in delta space: recompress to this rank, at least 1; null: exact, sum of the ranks
+    method: str = option(
+        "average",
+        help="how models are combined; ensemble: of logits",
+        choices=("average", "task_arithmetic", "ties", "dare", "fisher", "regmean", "ensemble"),
     )
-    base: str | None = None  # θ_0: folder or Hub id; null: what the adapters name
-    initial: str | None = (
-        None  # released task_arithmetic, ties, dare: θ_0 of the factors, the adapter at step 0; null: 0
+    space: str | None = option(
+        None,
+        help="what of adapters is combined",
+        choices={"factor": "A and B", "delta": "B A", "full": "weights"},
+        null="released: factor, paper: delta, full",
     )
-    aggregation: str | None = (
-        None  # released; average: weighted (null) | mean | sum | median | magnitude; ties: dis-mean
+    output: str | None = option(
+        None, help="what is written", choices=("adapter", "model"), null="adapter if adapters stay one, otherwise model"
+    )
+    rank: int | None = option(
+        None, help="adapter in delta space: recompress to this rank", at_least=1, null="exact, sum of the ranks"
+    )
+    base: str | None = option(None, help="θ_0: folder or Hub id", null="what the adapters name")
+    initial: str | None = option(
+        None, help="released task_arithmetic, ties, dare: θ_0 of the factors, the adapter at step 0", null="0"
+    )
+    aggregation: str | None = option(
+        None,
+        help="released; average: weighted, mean, sum, median or magnitude; ties: these, dis-mean, dis-sum or dis-max",
+        null="average: weighted, ties: dis-mean",
     )
     #                                 (null) | dis-sum | dis-max | mean | sum | median | magnitude | weighted
-    scale: float | None = None  # λ of task vectors; task_arithmetic: must be set; ties, dare: null is 1
-    density: float | None = None  # ties: share of each task vector that is kept, in (0, 1]; null: 0.2
-    norm_fraction: float | None = None  # released ties, instead of density: keep this share of the squared norm, (0, 1]
-    zero_signs: str | None = None  # released ties: entries whose sum is 0 take the majority's sign (null) | minority
-    trim_scope: str | None = None  # paper ties: largest entries of the whole model (null) | of each tensor
-    drop: float | None = None  # dare: p, probability that an entry is dropped, in [0, 1); null: 0.9
-    normalize: bool | None = None  # dare: weights as shares of one (null: true, an average) | as they are (false)
-    statistics: Any = None  # fisher, regmean: a folder or file for each model | auto: from each model's own rows
-    statistics_rows: int | None = None  # statistics=auto: rows of each cluster, the first after the shuffle; null: 1000
-    floor: float | None = None  # fisher: ε > 0; null: 1e-10
-    off_diagonal: float | None = None  # regmean: factor of the Gram matrices' off-diagonal, 0 to 1; null: 0.9
-    allow_extrapolation: bool = False  # accept negative weights where they are shares
-    allow: list[str] | None = None  # as `reproalign merge`: tokenizer | chat_template | config | extra_tensors | bin
-    dtype: str | None = None  # of a merged model: auto (null, as the base's tensors) | float32 | bfloat16 | float16
-    accumulate: str | None = None  # arithmetic in float32 (null) | float64
-    shard_size: str = "5GB"  # largest file of a merged model
-    threads: int | None = None  # null: one for each core, 16 at most
-    verify: str = "auto"  # of a merged model: headers | load (from_pretrained on the CPU) | auto: load below 4 GB
-    resume: str = "auto"  # auto: keep the finished files of an interrupted run | never: refuse its folder
+    scale: float | None = option(None, help="λ of task vectors; task_arithmetic: must be set", null="ties, dare: 1")
+    density: float | None = option(
+        None, help="ties: share of each task vector that is kept", above=0, at_most=1, null="0.2"
+    )
+    norm_fraction: float | None = option(
+        None,
+        help="released ties, instead of density: keep this share of the squared norm",
+        above=0,
+        at_most=1,
+        null="density",
+    )
+    zero_signs: str | None = option(
+        None,
+        help="released ties: which sign entries whose sum is 0 take",
+        choices=("majority", "minority"),
+        null="majority",
+    )
+    trim_scope: str | None = option(
+        None,
+        help="paper ties: largest entries of what are kept",
+        choices={"model": "the whole model", "tensor": "each tensor"},
+        null="model",
+    )
+    drop: float | None = option(
+        None, help="dare: p, probability that an entry is dropped", at_least=0, below=1, null="0.9"
+    )
+    normalize: bool | None = option(None, help="dare: weights as shares of one", null="true, an average")
+    statistics: Any = option(
+        None,
+        help="fisher, regmean: a folder or file for each model; auto: from each model's own rows",
+        types=(list, str),
+        null="none, for other methods",
+    )
+    statistics_rows: int | None = option(
+        None, help="statistics=auto: rows of each cluster, the first after the shuffle", at_least=1, null="1000"
+    )
+    floor: float | None = option(None, help="fisher: ε", above=0, null="1e-10")
+    off_diagonal: float | None = option(
+        None, help="regmean: factor of the Gram matrices' off-diagonal", at_least=0, at_most=1, null="0.9"
+    )
+    allow_extrapolation: bool = option(False, help="accept negative weights where they are shares")
+    allow: list[str] | None = option(
+        None,
+        help="differences to accept, as `reproalign merge`",
+        choices=("tokenizer", "chat_template", "config", "extra_tensors", "bin"),
+        null="none",
+    )
+    dtype: str | None = option(None, help="of a merged model", choices=DTYPES, null="auto, as the base's tensors")
+    accumulate: str | None = option(
+        None, help="precision of the arithmetic", choices=("float32", "float64"), null="float32"
+    )
+    shard_size: str = option("5GB", help="largest file of a merged model")
+    threads: int | None = option(None, **THREADS)
+    verify: str = option("auto", **VERIFY)
+    resume: str = option("auto", **KEEP_FILES)
 
 
 @dataclass
 class StatisticsConfig:
     """``dtm statistics``: what Fisher merging, RegMean and EWC read, measured for one model on instruction rows."""
 
-    output_dir: str = MISSING
-    seed: int = 42  # of the shuffle, of which the first rows are taken
-    resume: str = "auto"  # auto: go on with an interrupted run, from its last finished file | never: refuse its folder
-    kind: str = "fisher"  # fisher (mean squared gradients of log p) | gram (x xᵀ of the inputs of linear layers)
-    model: ModelConfig = field(default_factory=ModelConfig)  # adapters are folded in
-    variant: str = "paper"  # paper | released: of the tokens
-    dispersal: str | None = None  # folder of a `dtm disperse` run
-    rows: list[str] = field(default_factory=list)  # or files of instruction rows
-    labels: list[str] = field(default_factory=list)  # their label files; not needed without cluster
-    cluster: str | None = None  # id of the cluster, or several: "0+2"; null: all rows
-    data_ratio: float = 1.0  # share of the selected, shuffled rows that counts, in (0, 1]
-    max_rows: int | None = 1000  # the first so many of them; null: all
-    tokens: TokensConfig = field(default_factory=TokensConfig)
-    targets: str = "data"  # fisher: y is the row's own (data) | the model's likeliest tokens (model)
-    tensors: list[str] | None = None  # patterns of names, e.g. [*.mlp.*]; null: what the adapter changes, or all
-    memory: str = "8GB"  # of sums at once; with less than they need, the rows are read several times
+    output_dir: str = output_dir()
+    seed: int = seed(help="seed of the shuffle, of which the first rows are taken")
+    resume: str = option("auto", **GO_ON)
+    kind: str = option(
+        "fisher",
+        help="what is measured",
+        choices={"fisher": "mean squared gradients of log p", "gram": "x xᵀ of the inputs of linear layers"},
+    )
+    model: ModelConfig = section(ModelConfig, help="adapters are folded in")
+    variant: str = variant(help="of the tokens")
+    dispersal: str | None = option(None, help="folder of a `dtm disperse` run", null="rows is given instead")
+    rows: list[str] = option([], help="or files of instruction rows")
+    labels: list[str] = option([], help="their label files; not needed without cluster")
+    cluster: str | None = option(None, help='id of the cluster, or several: "0+2"', null="all rows")
+    data_ratio: float = option(1.0, help="share of the selected, shuffled rows that counts", above=0, at_most=1)
+    max_rows: int | None = option(1000, help="the first so many of them", at_least=1, null="all")
+    tokens: TokensConfig = section(TokensConfig)
+    targets: str = option(
+        "data", help="fisher: y", choices={"data": "the row's own", "model": "the model's likeliest tokens"}
+    )
+    tensors: list[str] | None = option(
+        None, help="patterns of names, e.g. [*.mlp.*]", null="what the adapter changes, or all"
+    )
+    memory: str = option("8GB", help="of sums at once; with less than they need, the rows are read several times")

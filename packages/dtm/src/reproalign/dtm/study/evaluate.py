@@ -74,7 +74,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         model = load_causal_lm(config.model, trainable=False)
         model.to(state.device)
         settings = config.logprobs
-        install_completion_logps(model, implementation=settings.implementation, chunk_size=settings.chunk_size)
+        install_completion_logps(model, settings)
         collate = collator(tokenizer, tokens.padding_side)
         return Scorer(model, collate, settings.chunk_size, config.per_token)
 

@@ -49,9 +49,7 @@ class SupervisedTrainer(TokenAverageTrainer):
         logprobs: LogprobsConfig,
         **kwargs: Any,
     ) -> None:
-        install_completion_logps(
-            kwargs["model"], implementation=logprobs.implementation, chunk_size=logprobs.chunk_size
-        )
+        install_completion_logps(kwargs["model"], logprobs)
         super().__init__(normalisation=normalisation, **kwargs)
         self.regularizer, self.variant = regularizer, variant
         self.chunk_size = logprobs.chunk_size

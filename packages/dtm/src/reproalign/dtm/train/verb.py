@@ -26,7 +26,7 @@ from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.text.collate import pad_id
-from reproalign.common.training.arguments import check_trainer_keys, training_arguments
+from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit, metric_rows
 from reproalign.common.training.token_average import NORMALISATIONS
 from reproalign.dtm.tokens import TokensConfig, collator, resolved
@@ -129,7 +129,6 @@ def check_options(config: TrainConfig) -> tuple[TokensConfig, str]:
     if not 0 < config.data_ratio <= 1:
         raise UserError(f"data_ratio={config.data_ratio} must be above 0 and at most 1")
     check_seed(seed=config.seed, init_seed=config.init_seed)
-    check_trainer_keys(config.trainer)
     check_regularizer(config.regularizer, config.launch.strategy)
     check_mixture(config.replay, config.filter)
     if config.model.dtype == "float16" and not config.model.lora.enabled:

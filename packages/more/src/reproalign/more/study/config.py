@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from omegaconf import MISSING
+from reproalign.common.options import option, output_dir, section, seed
 
 
 @dataclass
 class OutliersConfig:
     """Which reward differences are outliers, in the right pairs (above 0) and the wrong ones by themselves."""
 
-    rule: str = (
-        "tukey"  # tukey: beyond the upper quartile + bound · IQR | sd: beyond mean + bound · sd | share: largest
+    rule: str = option(
+        "tukey",
+        help="which differences are outliers",
+        choices={
+            "tukey": "beyond the upper quartile + bound · IQR",
+            "sd": "beyond mean + bound · sd",
+            "share": "the largest",
+        },
     )
-    bound: float = 1.5  # of the rule; rule=share: the share of the pairs, in (0, 1)
+    bound: float = option(1.5, help="of the rule; rule=share: the share of the pairs, below 1", above=0)
 
 
 @dataclass
 class StudyConfig:
     """What every study reads."""
 
-    output_dir: str = MISSING
-    seed: int = 42  # of the bootstrap
-    runs: list[str] = field(default_factory=list)  # folders of runs, or BASE/SCHEME@FOLDER; of one label: seeds
-    resamples: int = 200  # of the bootstrap over pairs
-    outliers: OutliersConfig = field(default_factory=OutliersConfig)
+    output_dir: str = output_dir()
+    seed: int = seed(help="seed of the bootstrap")
+    runs: list[str] = option([], help="folders of runs, or BASE/SCHEME@FOLDER; of one label: seeds")
+    resamples: int = option(200, help="of the bootstrap over pairs", at_least=100)
+    outliers: OutliersConfig = section(OutliersConfig)
 
 
 @dataclass
@@ -37,11 +43,11 @@ class TablesConfig(StudyConfig):
 class ClaimsConfig(StudyConfig):
     """``study claims``: the paper's claims on its own numbers, and on those of runs."""
 
-    claims: list[str] = field(default_factory=list)  # such as C1; none: all
+    claims: list[str] = option([], help="such as C1; none: all")
 
 
 @dataclass
 class FiguresConfig(StudyConfig):
     """``study figures``: the paper's figures of these runs."""
 
-    domains: list[str] = field(default_factory=list)  # whose rewards are drawn; none: all that every run has
+    domains: list[str] = option([], help="whose rewards are drawn; none: all that every run has")

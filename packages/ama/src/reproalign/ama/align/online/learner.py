@@ -105,7 +105,7 @@ def make_learner(
     attach_value_head(language_model, weights=critic)
     getattr(language_model, NAME).float()  # as the adapters are, whatever they stand on
     logprobs = config.logprobs
-    install_completion_values(policy, implementation=logprobs.implementation, chunk_size=logprobs.chunk_size)
+    install_completion_values(policy, logprobs)
     reference: Reference = AdapterDisabledReference()
     if not adapted or config.reference:
         reference = FrozenReference(load_reference(config.model, ReferenceConfig(model=config.reference)))

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.value_head import attach_value_head
 from reproalign.common.text.collate import UnpairedCollator
 from reproalign.common.training.collecting import CollectingTrainer
+from reproalign.common.training.examples import ExampleTrainer, by_row
+from reproalign.common.training.objective import Examples, ExampleScores, Needs, Objective
 from reproalign.common.training.reference import (
     AdapterDisabledReference,
     CachedReference,
@@ -33,21 +36,22 @@ from reproalign.common.training.reference import (
     Reference,
     add_cached_token_logps,
 )
-from reproalign.common.training.unpaired import ExampleLogps, ExampleScores, UnpairedTrainer, by_row
 
 BETA = 0.3
 
 
-class KTO(UnpairedTrainer):
+@dataclass(frozen=True)
+class KTO(Objective):
     """KTO with either form of the KL, written out."""
 
-    tokenwise = False
+    tokenwise: bool = False
+    needs = Needs("examples", mismatched=True)
 
-    def example_loss(self, logps: ExampleLogps, inputs: dict[str, Tensor]) -> ExampleScores:
-        ratios = logps.policy - logps.ref
-        kl = 0.0 if logps.kl is None else logps.tokenwise_kl if self.tokenwise else logps.kl
-        signs = torch.where(logps.desirable, 1.0, -1.0)
-        return ExampleScores(1 - torch.sigmoid(signs * BETA * (ratios - kl)), ratios.detach(), {"ratio": ratios})
+    def __call__(self, batch: Examples) -> ExampleScores:
+        kl = 0.0 if batch.kl is None else batch.tokenwise_kl if self.tokenwise else batch.kl
+        signs = torch.where(batch.desirable, 1.0, -1.0)
+        losses = 1 - torch.sigmoid(signs * BETA * (batch.log_ratios - kl))
+        return ExampleScores(losses, batch.log_ratios.detach(), {"ratio": batch.log_ratios})
 
 
 def rows(labels: list[bool], *, mismatched: bool = True, seed: int = 0) -> list[dict[str, Any]]:
@@ -76,12 +80,12 @@ def trainer(
     folder: Path,
     examples: list[dict[str, Any]],
     *,
-    kind: type[KTO] = KTO,
+    objective: Objective = KTO(),
     model: nn.Module | None = None,
     reference: Reference | None = None,
     kl_batch: str = "effective",
     **arguments: Any,
-) -> KTO:
+) -> ExampleTrainer:
     settings = {
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 4,
@@ -92,7 +96,8 @@ def trainer(
         "logging_steps": 1,
         **arguments,
     }
-    return kind(
+    return ExampleTrainer(
+        objective=objective,
         model=tiny_model(seed=1) if model is None else model,
         reference=FrozenReference(tiny_model(seed=2)) if reference is None else reference,
         kl_batch=kl_batch,
@@ -110,12 +115,12 @@ def trainer(
     )
 
 
-def run(training: KTO) -> list[dict[str, float]]:
+def run(training: ExampleTrainer) -> list[dict[str, float]]:
     training.train()
     return [log for log in training.state.log_history if "loss" in log]
 
 
-def weights(training: KTO) -> Tensor:
+def weights(training: ExampleTrainer) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in training.model.parameters()])
 
 
@@ -167,7 +172,7 @@ def test_the_collator_marks_completions_of_both_kinds():
 def test_a_micro_batch_by_brute_force(tmp_path, tokenwise):
     examples = rows([True, False, True, True], seed=3)
     training = trainer(tmp_path, examples)
-    training.tokenwise = tokenwise
+    training.objective = KTO(tokenwise)
     expected = brute_force(examples)
     assert expected["kl"] > 0
     loss, result = training.compute_loss(training.model, training.data_collator(examples), return_outputs=True)
@@ -300,19 +305,19 @@ def test_the_policy_without_its_adapters_answers_for_mismatched_rows_too(tmp_pat
 def test_a_value_head_answers_in_the_trainer(tmp_path):
     model = tiny_model(seed=1)
     attach_value_head(model)
-    seen: list[ExampleLogps] = []
+    seen: list[Examples] = []
 
     class Valued(KTO):
-        def example_loss(self, logps: ExampleLogps, inputs: dict[str, Tensor]) -> ExampleScores:
-            seen.append(logps)
-            scores = super().example_loss(logps, inputs)
-            return ExampleScores(scores.losses + logps.values.square().sum(1), scores.rewards)
+        def __call__(self, batch: Examples) -> ExampleScores:
+            seen.append(batch)
+            scores = super().__call__(batch)
+            return ExampleScores(scores.losses + batch.values.square().sum(1), scores.rewards)
 
-    run(trainer(tmp_path, rows([True, False, True, False]), kind=Valued, model=model, max_steps=1))
-    assert seen[0].values.shape == seen[0].policy_tokens.shape == seen[0].mask.shape
+    run(trainer(tmp_path, rows([True, False, True, False]), objective=Valued(), model=model, max_steps=1))
+    assert seen[0].values.shape == seen[0].token_logps.shape == seen[0].mask.shape
     assert (seen[0].values[seen[0].mask] != 0).all()
     assert (seen[0].values[~seen[0].mask] == 0).all()
-    torch.testing.assert_close(seen[0].policy_tokens.sum(1), seen[0].policy)
+    torch.testing.assert_close(seen[0].token_logps.sum(1), seen[0].logps)
 
 
 def test_deepspeed_does_not_round_the_batch(tmp_path):

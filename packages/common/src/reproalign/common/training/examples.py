@@ -1,71 +1,25 @@
-"""Training a policy on unpaired feedback (desirable or not) against a frozen reference, without the loss."""
+"""Training a policy on single responses, desirable or not, against a frozen reference."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
-from reproalign.common.config import LogprobsConfig
 from reproalign.common.errors import choose
 from reproalign.common.evaluation.unpaired import margin, unpaired_metrics
-from reproalign.common.logprobs.model import install_completion_logps
-from reproalign.common.logprobs.values import install_completion_values
-from reproalign.common.models.value_head import has_value_head
 from reproalign.common.text.collate import FORWARD, forward_inputs
-from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
-from reproalign.common.training.reference import Reference
+from reproalign.common.training.collecting import MicroBatch
+from reproalign.common.training.objective import Examples, ExampleScores
+from reproalign.common.training.policy import PolicyTrainer
 
 
-@dataclass(frozen=True)
-class ExampleLogps:
-    """Log π(y|x) of a micro-batch of examples, in nats; matrices are 0 behind a completion's end.
-
-    Attributes:
-        policy: summed over completion tokens.
-        ref: likewise of the reference.
-        desirable: the labels.
-        mask: which entries of the matrices are completion tokens.
-        policy_tokens: per token.
-        ref_tokens: likewise of the reference.
-        values: of a model with a value head, V of the state before each token.
-        kl: KTO's estimate, max(0, mean log-ratio of mismatched rows); without gradient.
-        tokenwise_kl: per mismatched row, the largest max(0, log-ratio) of a token; without gradient.
-    """
-
-    policy: Float[Tensor, " examples"]
-    ref: Float[Tensor, " examples"]
-    desirable: Bool[Tensor, " examples"]
-    mask: Bool[Tensor, "examples tokens"]
-    policy_tokens: Float[Tensor, "examples tokens"]
-    ref_tokens: Float[Tensor, "examples tokens"]
-    values: Float[Tensor, "examples tokens"] | None = None
-    kl: Float[Tensor, ""] | None = None
-    tokenwise_kl: Float[Tensor, " examples"] | None = None
-
-
-@dataclass(frozen=True)
-class ExampleScores:
-    """What a paper's loss makes of a micro-batch.
-
-    Attributes:
-        losses: to be averaged; not necessarily one per example.
-        rewards: of the examples.
-        metrics: to log: each is averaged over its entries, however many there are.
-    """
-
-    losses: Float[Tensor, " losses"]
-    rewards: Float[Tensor, " examples"]
-    metrics: dict[str, Tensor] = field(default_factory=dict)
-
-
-class UnpairedTrainer(CollectingTrainer):
+class ExampleTrainer(PolicyTrainer):
     """Computes policy and reference log-probs of examples, and KTO's KL where the rows have what it takes.
 
     Batches come from :class:`reproalign.common.text.collate.UnpairedCollator`. Either class may be absent from a
@@ -73,61 +27,49 @@ class UnpairedTrainer(CollectingTrainer):
     under the ROC curve, ``eval_auc``. :meth:`rewards` are (examples,), its targets the labels.
 
     Args:
-        reference: the frozen reference policy, see :mod:`reproalign.common.training.reference`.
-        logprobs: how per-token log-probabilities are computed.
         kl_batch: what the KL is averaged over: ``effective``, the micro-batches of all processes of an optimiser
             step together, so that cutting the batch otherwise changes nothing; or ``process``, nothing: a micro-batch
             of one process has a KL of its own. An evaluation has none but micro-batches.
-        **kwargs: passed on to ``transformers.Trainer``.
+        **kwargs: passed on to :class:`PolicyTrainer`; a reference is needed.
     """
 
-    def __init__(
-        self,
-        *,
-        reference: Reference,
-        logprobs: LogprobsConfig | None = None,
-        kl_batch: str = "effective",
-        **kwargs: Any,
-    ) -> None:
-        options = logprobs or LogprobsConfig()
+    def __init__(self, *, kl_batch: str = "effective", **kwargs: Any) -> None:
         self.kl_batch = choose("kl_batch", kl_batch, ["effective", "process"])
-        model = kwargs["model"]
-        install = install_completion_values if has_value_head(model) else install_completion_logps
-        install(model, implementation=options.implementation, chunk_size=options.chunk_size)
+        self.advantages: Tensor | None = None  # of the batch that several steps are made on
         super().__init__(compute_metrics=_evaluation_metrics, **kwargs)
-        self.reference = reference
-        reference.prepare(self.accelerator, options)
-
-    @abstractmethod
-    def example_loss(self, logps: ExampleLogps, inputs: dict[str, Tensor]) -> ExampleScores:
-        """Return losses and rewards of one micro-batch."""
 
     def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
-        """Compute the log-probs of the micro-batch and hand them to :meth:`example_loss`."""
+        """Compute the log-probs of the micro-batch and hand them to the objective."""
         if "KL_input_ids" in inputs:
             (inputs,) = self._with_kl(model, [inputs])
+        batch = self._examples(model, inputs)
+        if self.state.global_step % self.objective.steps_per_batch == 0:  # the batch is new
+            self.advantages = self.objective.advantages(batch)
+        scores: ExampleScores = self.objective(replace(batch, advantages=self.advantages))
+        metrics = dict(scores.metrics)
+        for name, chosen in (("desirable", batch.desirable), ("undesirable", ~batch.desirable)):
+            metrics[f"rewards/{name}"] = scores.rewards[chosen]
+            metrics[f"logps/{name}"] = batch.logps[chosen]
+        if batch.kl is not None:
+            metrics["kl"] = batch.kl
+        return MicroBatch(scores.losses, metrics, scores.rewards, batch.desirable.float())
+
+    def _examples(self, model: nn.Module, inputs: dict[str, Tensor]) -> Examples:
+        assert self.reference is not None  # an objective on examples is relative to one
         output = model(**forward_inputs(inputs), use_cache=False)
         reference = self.reference.completion_logps(model, inputs)
-        values = output.get("state_values")
-        logps = ExampleLogps(
-            policy=output["sums"],
-            ref=reference["sums"],
+        counts, values = output["counts"], output.get("state_values")
+        return Examples(
+            logps=output["sums"],
+            ref_logps=reference["sums"],
             desirable=inputs["label"],
-            mask=by_row(torch.ones_like(output["rows"], dtype=torch.bool), output["counts"]),
-            policy_tokens=by_row(output["per_token"], output["counts"]),
-            ref_tokens=by_row(reference["per_token"], output["counts"]),
-            values=None if values is None else by_row(values, output["counts"]),
+            mask=by_row(torch.ones_like(output["rows"], dtype=torch.bool), counts),
+            token_logps=by_row(output["per_token"], counts),
+            ref_token_logps=by_row(reference["per_token"], counts),
+            values=None if values is None else by_row(values, counts),
             kl=inputs.get("kl"),
             tokenwise_kl=inputs.get("tokenwise_kl"),
         )
-        scores = self.example_loss(logps, inputs)
-        metrics = dict(scores.metrics)
-        for name, chosen in (("desirable", logps.desirable), ("undesirable", ~logps.desirable)):
-            metrics[f"rewards/{name}"] = scores.rewards[chosen]
-            metrics[f"logps/{name}"] = logps.policy[chosen]
-        if logps.kl is not None:
-            metrics["kl"] = logps.kl
-        return MicroBatch(scores.losses, metrics, scores.rewards, logps.desirable.float())
 
     def derived_metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Add the difference of the classes' mean rewards."""
@@ -143,7 +85,7 @@ class UnpairedTrainer(CollectingTrainer):
         return batches, items
 
     def _with_kl(self, model: nn.Module, batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """Replace the mismatched rows of ``batches`` by what :class:`ExampleLogps` needs of them."""
+        """Replace the mismatched rows of ``batches`` by the two forms of KTO's K."""
         with torch.no_grad(), self.compute_loss_context_manager():
             measured = [self._mismatched(model, batch) for batch in batches]
         ratios = torch.cat([sums for sums, _ in measured])
@@ -158,6 +100,7 @@ class UnpairedTrainer(CollectingTrainer):
         self, model: nn.Module, batch: dict[str, Tensor]
     ) -> tuple[Float[Tensor, " examples"], Float[Tensor, " examples"]]:
         output = model(**forward_inputs(batch, "KL_"), use_cache=False)
+        assert self.reference is not None  # as above
         reference: Mapping[str, Tensor] = self.reference.completion_logps(model, batch, "KL_")
         ratios = by_row(output["per_token"] - reference["per_token"], output["counts"])
         return output["sums"] - reference["sums"], tokenwise_kl_estimate(ratios)

@@ -1,0 +1,134 @@
+"""A section whose class is chosen by its name: ``loss=NAME``, with the keys of that loss alone.
+
+A field made by :func:`one_of` holds a value out of a registry, name -> dataclass. In a configuration it is a section
+with ``name`` and the options of the class, and may hold further such sections (``loss.risk=NAME``). Which class that
+is, is known once files and words are: :func:`specialised` makes the schema of it, by which keys are checked, and
+:func:`built` the value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, make_dataclass
+from functools import cache
+from typing import Any, get_type_hints
+
+from reproalign.common.errors import choose
+from reproalign.common.invocation import load_object
+from reproalign.common.options.declare import option
+
+CHOICE = "reproalign choice"  # where a dataclass field keeps it
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a section is chosen from; see :func:`one_of`."""
+
+    registry: str
+    help: str
+    default: str
+    by_variant: Mapping[str, str]
+
+    def classes(self) -> Mapping[str, Any]:
+        """Return the registry."""
+        found: Mapping[str, Any] = load_object(self.registry)
+        return found
+
+
+def one_of(registry: str, default: str, *, help: str, **by_variant: str) -> Any:
+    """Declare a section that holds a value out of a registry.
+
+    Args:
+        registry: ``module:MAPPING`` of names to dataclasses, which must import quickly.
+        default: the name if none is given.
+        help: what is chosen, in one line.
+        **by_variant: other defaults, by the ``variant`` of the configuration.
+    """
+    choice = Choice(registry, help, default, by_variant)
+    return dataclasses.field(default_factory=lambda: choice.classes()[default](), metadata={CHOICE: choice})
+
+
+def chosen_sections(schema: type) -> dict[str, Choice]:
+    """Return the fields of a class that :func:`one_of` made."""
+    return {entry.name: entry.metadata[CHOICE] for entry in dataclasses.fields(schema) if CHOICE in entry.metadata}
+
+
+@cache
+def opened(schema: type) -> type:
+    """Return ``schema`` with free keys in its chosen sections, for files that are read before the names are known."""
+    free: list[Any] = [
+        (name, dict[str, Any], dataclasses.field(default_factory=dict)) for name in chosen_sections(schema)
+    ]
+    return make_dataclass(schema.__name__, free, bases=(schema,)) if free else schema
+
+
+def named(schema: type, config: dict[str, Any], words: Mapping[str, str], prefix: str = "", variant: str = "") -> None:
+    """Write the name of every chosen section into ``config``: of a word, of the files, or the default.
+
+    Where a word names another class than the files, those of the files' keys are kept that the class has too.
+
+    Args:
+        schema: the class.
+        config: its plain values as the files have them; changed.
+        words: key -> value, as given: ``{"loss": "slic", "loss.risk.name": "entropic"}``.
+        prefix: of the keys.
+        variant: of the configuration; "": as the words or the files have it.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    variant = variant or str(words.get("variant", config.get("variant")))
+    for name, choice in chosen_sections(schema).items():
+        key, classes = f"{prefix}{name}", choice.classes()
+        section: dict[str, Any] = config.get(name) or {}
+        word, kept = words.get(key) or words.get(f"{key}.name"), section.get("name")
+        found = choose(key, str(word or kept or choice.by_variant.get(variant, choice.default)), classes)
+        if word and word != kept:
+            known = get_type_hints(classes[found])
+            section = {option: value for option, value in section.items() if option in known}
+        config[name] = {**section, "name": found}
+        named(classes[found], config[name], words, f"{key}.", variant)
+
+
+def specialised(schema: type, config: Mapping[str, Any]) -> type:
+    """Return ``schema`` with the classes of its chosen sections as ``config`` names them, each with a ``name``."""
+    fields: list[Any] = [
+        (name, section, dataclasses.field(default_factory=section))
+        for name, choice in chosen_sections(schema).items()
+        for section in [_section(choice, config[name])]
+    ]
+    return make_dataclass(schema.__name__, fields, bases=(schema,)) if fields else schema
+
+
+def _section(choice: Choice, config: Mapping[str, Any]) -> type:
+    found = choice.classes()[config["name"]]
+    hints, nested = get_type_hints(found), chosen_sections(found)
+    fields: list[Any] = [("name", str, option(config["name"], help=choice.help, choices=choice.registry))]
+    for entry in dataclasses.fields(found):
+        kind, factory, default = hints[entry.name], entry.default_factory, entry.default
+        if entry.name in nested:
+            kind = factory = _section(nested[entry.name], config[entry.name])
+            default = dataclasses.MISSING
+        given: Any = {"default": default} if factory is dataclasses.MISSING else {"default_factory": factory}
+        fields.append((entry.name, kind, dataclasses.field(**given, metadata=entry.metadata)))
+    section = make_dataclass(found.__name__, fields)
+    section.__doc__ = found.__doc__
+    return section
+
+
+def built(schema: type, config: Any) -> Any:
+    """Put the values that the chosen sections of ``config`` stand for in their places, and return ``config``.
+
+    Args:
+        schema: the class that was specialised.
+        config: an object of the specialised class; changed.
+    """
+    for name, choice in chosen_sections(schema).items():
+        section = getattr(config, name)
+        found = choice.classes()[section.name]
+        built(found, section)
+        setattr(
+            config, name, found(**{entry.name: getattr(section, entry.name) for entry in dataclasses.fields(found)})
+        )
+    return config

@@ -1,0 +1,147 @@
+"""What holds for every key of every verb of every package: a meaning, an allowed default, a use, and a way back."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reproalign.common.invocation import Verb, load_object
+from reproalign.common.mappings import flatten
+from reproalign.common.options.check import check_option
+from reproalign.common.options.compose import Composed, compose, in_force, options, verb_groups
+from reproalign.common.options.keys import Field, keys
+from reproalign.common.options.words import as_word
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("ama", "common", "dtm", "mmpo", "more", "radpo")
+VERBS = [
+    pytest.param(f"reproalign.{package}", verb, id=f"{package}-{verb.name}{'-' if verb.when else ''}{verb.when}")
+    for package in PACKAGES
+    for verb in importlib.import_module(f"reproalign.{package}.cli").APP.verbs
+]
+
+
+@cache
+def by_default(package: str, config_name: str, schema: str) -> Composed:
+    return in_force(package, config_name, schema, [])
+
+
+def declared(package: str, verb: Verb) -> list[tuple[str, Field]]:
+    """The keys of a verb, those of sections that are chosen by their names as they are by default."""
+    return list(keys(by_default(package, verb.config_name, verb.schema).schema))
+
+
+@pytest.mark.parametrize("package, verb", VERBS)
+def test_every_key_says_what_it_means_what_null_is_and_has_a_default_that_is_allowed(package, verb):
+    for key, field in declared(package, verb):
+        assert field.option is not None, f"{key} is not declared with option()"
+        null = field.option.null
+        assert bool(null) == field.optional or field.option.types, f"{key}: null is {'' if null else 'not '}said"
+        if field.default not in (None, "???"):
+            check_option(field.option, key, field.default)
+
+
+def smallest(package: str, verb: Verb) -> list[str]:
+    """Words that set every key which has no default."""
+    composed = by_default(package, verb.config_name, verb.schema)
+    lists = {key: [{float: 1.0}.get(field.entry, "x")] for key, field in keys(composed.schema) if field.kind is list}
+    missing = [key for key, value in flatten(composed.config).items() if value == "???"]
+    chosen = (
+        [f"{verb.when}={options(package, verb.when)[0]}"] if verb.when in verb_groups(package, verb.config_name) else []
+    )
+    return [*chosen, *(as_word(key, lists.get(key, "x")) for key in missing)]
+
+
+@pytest.mark.parametrize("package, verb", VERBS)
+def test_a_configuration_that_is_printed_can_be_given_back(package, verb, tmp_path):
+    file = tmp_path / "config.yaml"
+
+    def composed(*words: str) -> dict[str, Any]:
+        return compose(package, verb.config_name, verb.schema, words, foreign=False).config
+
+    config = composed(*smallest(package, verb))
+    file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    assert composed(f"config={file}") == config
+    assert composed(f"config={tmp_path}", "output_dir=another") == {**config, "output_dir": "another"}
+
+
+@cache
+def imported(module: str) -> frozenset[str]:
+    """The modules of the project that a module imports, inside functions too; a text ``module:name`` names one."""
+    found = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("reproalign."):
+            found.add(node.value.partition(":")[0])
+        elif isinstance(node, ast.Attribute) and node.attr == "iter_modules":  # it imports what lies beside it
+            found |= {f"{module}.{file.stem}" for file in source(module).parent.glob("*.py")}
+    return frozenset(name for name in found if name.startswith("reproalign.") and source(name) is not None)
+
+
+@cache
+def source(module: str) -> Path | None:
+    """The file of one of the project's modules, without an import."""
+    parts = module.split(".")
+    base = ROOT / "packages" / parts[1] / "src" / Path(*parts)
+    return next((file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()), None)
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    found = source(module)
+    assert found is not None
+    return ast.parse(found.read_text(encoding="utf-8"))
+
+
+@cache
+def read_names(module: str) -> frozenset[str]:
+    """Names that a module reads of objects, as attributes or by their texts; a class's own fields are no reading."""
+    names = {node.attr for node in ast.walk(tree(module)) if isinstance(node, ast.Attribute)}
+    return frozenset(names | set(texts(tree(module))))
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """Texts in code that may name a key: those of a declaration speak about it."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value.rpartition(".")[2]
+    declares = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("option", "like", "section")
+    for child in () if declares else ast.iter_child_nodes(node):
+        yield from texts(child)
+
+
+def reachable(*modules: str) -> set[str]:
+    """All modules that these import, directly or not; a command's own list of verbs is no part of a verb."""
+    seen, new = set(), set(modules)
+    while new:
+        seen |= new
+        new = {name for module in new for name in imported(module)} - seen
+        new = {name for name in new if not name.endswith(".cli") and ".testing" not in name}
+    return seen
+
+
+@pytest.mark.parametrize("package, verb", VERBS)
+def test_every_key_is_read_by_what_carries_the_verb_out(package, verb):
+    """By name, in any module that the verb's functions reach; the modules that carry every run are among them."""
+    begins = {path.partition(":")[0] for path in (verb.schema, verb.target, verb.check, verb.dry_run) if path}
+    modules = reachable(*begins, "reproalign.common.launch.start", "reproalign.common.records.run")
+    read = {name for module in modules for name in read_names(module)}
+    unread = [key for key, _ in declared(package, verb) if key.rpartition(".")[2] not in read]
+    assert not unread
+
+
+def test_what_is_no_key_is_found_unread():
+    """The search does not find everything: a name that nobody reads is missed."""
+    modules = reachable("reproalign.common.verbs.select")
+    assert "keep" in {name for module in modules for name in read_names(module)}
+    assert "kept_by_nobody" not in {name for module in modules for name in read_names(module)}
+    assert load_object("reproalign.common.verbs.config:SelectConfig")
