@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -29,7 +30,7 @@ class Prompt:
     """
 
     messages: Text
-    responses: list[Text]
+    responses: Sequence[Text]
     scores: list[Any] = field(default_factory=list)
     pairs: list[tuple[int, int]] = field(default_factory=list)
     id: Any = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from reproalign.common.data.reading import Row
 from reproalign.common.data.records import Prompt, RowError
 
-Read = Callable[[dict[str, Any]], Any]
+Read = Callable[[dict[str, Any]], Prompt | list[Prompt]]
+Reader = TypeVar("Reader", bound=Read)
 Gather = Callable[[Iterable[Row]], Iterator[Row]]
 
 
@@ -63,7 +64,7 @@ class Source:
 SOURCES: dict[str, Source] = {}
 
 
-def source(name: str, *columns: str, **home: Any) -> Callable[[Read], Read]:
+def source(name: str, *columns: str, **home: Any) -> Callable[[Reader], Reader]:
     """Register a function from original row to prompt under ``name``.
 
     Args:
@@ -72,7 +73,7 @@ def source(name: str, *columns: str, **home: Any) -> Callable[[Read], Read]:
         **home: the other attributes of :class:`Source`.
     """
 
-    def register(reader: Read) -> Read:
+    def register(reader: Reader) -> Reader:
         SOURCES[name] = Source(name, reader, columns, **home)
         return reader
 
