@@ -30,13 +30,12 @@ import measure
 import steps
 import torch
 from datasets import Dataset
-from reproalign.mmpo.trainer import MMPOTrainer
 from rich.console import Console
 from torch import Tensor, nn
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
-from reproalign.mmpo.config import LossConfig
+from reproalign.mmpo import MMPO
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def main() -> None:
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in parts}
     with tempfile.TemporaryDirectory() as folder:
         made = {
-            "ours": steps.our_step(MMPOTrainer, arguments, folder, loss=LossConfig(beta=steps.BETA)),
+            "ours": steps.our_step(MMPO(beta=steps.BETA), arguments, folder),
             "trl": trl_step(DPOTrainer, DPOConfig, [PAIR], arguments, folder),
             **{method: steps.method_step(method, arguments, folder) for method in methods},
         }

@@ -11,13 +11,19 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from reproalign.common.config import LogprobsConfig
+from reproalign.common.training.objective import Objective
 from reproalign.common.training.reference import FrozenReference
-from reproalign.radpo.config import LossConfig
-from reproalign.radpo.train import LOSSES, WITHOUT_REFERENCE
+from reproalign.common.training.trainers import TRAINERS
+from reproalign.radpo.objectives import OBJECTIVES
+from reproalign.radpo.risk import CVaR
 
 VOCABULARY, BETA, LEVEL = 49_152, 0.1, 0.95
 # Methods of reproalign.radpo that train one policy against one reference; PPO trains a value head besides.
-METHODS = [name for name in LOSSES if name not in (*WITHOUT_REFERENCE, "ppo")]
+METHODS = [
+    name
+    for name, needs in ((name, objective().needs) for name, objective in OBJECTIVES.items())
+    if needs.reference != "none" and needs.value_head is None
+]
 Batch = dict[str, Tensor]
 Step = Callable[[Batch], float]
 Made = tuple[Step, nn.Module]  # a step, and the policy that it trains
@@ -65,12 +71,12 @@ def rows_for(method: str, pairs: Batch) -> Batch:
     """Turn ``pairs`` into what ``method`` trains on: themselves, or examples, for KTO each with the next one's response
     besides.
     """
-    kind = LOSSES[method][0]
-    if kind == "paired":
+    needs = OBJECTIVES[method]().needs
+    if needs.rows == "pairs":
         return pairs
     ids, completion = pairs["input_ids"], pairs["completion_mask"]
     rows = pairs | {"label": torch.arange(len(ids), device=ids.device) < len(ids) // 2}
-    if kind != "kto":
+    if not needs.mismatched:
         return rows
     mismatched = pairs | {"input_ids": torch.where(completion.bool(), ids.roll(-1, 0), ids)}
     return rows | {f"KL_{name}": value for name, value in mismatched.items()}
@@ -91,25 +97,19 @@ def optimiser_step(trainer: Any) -> Made:
     return step, trainer.model
 
 
-def our_step(trainer: Any, arguments: argparse.Namespace, folder: str, **options: Any) -> Made:
+def our_step(objective: Objective, arguments: argparse.Namespace, folder: str, chunk_size: int | None = None) -> Made:
     """Make a step of one of our trainers."""
-    made = trainer(
+    made = TRAINERS[objective.needs.rows](
+        objective=objective,
         model=policy(arguments),
         args=TrainingArguments(folder, use_cpu=arguments.device == "cpu", report_to=[], remove_unused_columns=False),
-        variant="paper",
         reference=FrozenReference(reference(arguments)),
-        **options,
+        logprobs=LogprobsConfig(chunk_size=chunk_size),
     )
     return optimiser_step(made)
 
 
 def method_step(method: str, arguments: argparse.Namespace, folder: str, chunk_size: int | None = None) -> Made:
     """Make a step of ``reproalign.radpo``; Ra-DPO's risk is the CVaR at LEVEL."""
-    return our_step(
-        LOSSES[method][1],
-        arguments,
-        folder,
-        loss=LossConfig(name=method, beta=BETA, confidence_level=LEVEL),
-        warmup_steps=0,
-        logprobs=LogprobsConfig(chunk_size=chunk_size),
-    )
+    options = {"risk": CVaR(LEVEL)} if method == "ra-dpo" else {}
+    return our_step(OBJECTIVES[method](beta=BETA, **options), arguments, folder, chunk_size)

@@ -42,7 +42,7 @@ from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.chunks import free_bytes
 from reproalign.common.logprobs.plain import token_statistics
 from reproalign.common.logprobs.statistics import HeadStates, chunked_token_statistics
-from reproalign.radpo.risk import measure as risk_measure
+from reproalign.radpo import CVaR
 
 try:
     from liger_kernel.chunked_loss import LigerFusedLinearDPOLoss
@@ -103,7 +103,7 @@ def ours(problem: Problem, chunk_size: int | None) -> Outputs:
         HeadStates(problem.ref_hidden, problem.ref_weight),
         problem.targets,
         statistics=NAMES,
-        measure=risk_measure("cvar", level=steps.LEVEL),
+        measure=CVaR(steps.LEVEL),
         chunk_size=chunk_size,
     )
     return problem.outputs(values)

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from reproalign.ama.align.config import DPOConfig
-from reproalign.ama.align.dpo import DPOTrainer, tokenized
-from reproalign.ama.align.pairs import bradley_terry
+from reproalign.ama.align.dpo import tokenized
+from reproalign.ama.align.objective import bradley_terry
 from reproalign.ama.cli import main
 from reproalign.common.config import SetConfig
 from reproalign.common.data.load import load_preferences
@@ -24,6 +24,7 @@ from reproalign.common.records import fingerprint_folder
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules, read_rules
 from reproalign.common.testing import refusal
+from reproalign.common.training.pairs import PairTrainer
 
 QUICK = [
     "model.name=tiny:llama",
@@ -104,15 +105,15 @@ def test_dpo_moves_towards_what_was_chosen_and_resumes_to_the_same_bits(
     assert logged(tmp_path / "whole", "loss")[0] == pytest.approx(math.log(2), abs=1e-5)
     found = record(tmp_path / "whole")["metrics"]
     assert found["eval_loss"] < math.log(2) and found["eval_accuracy"] > 0.9  # noqa: PT018
-    original = DPOTrainer.training_step
+    original = PairTrainer.training_step
 
-    def dying(self: DPOTrainer, *args: Any, **kwargs: Any) -> Tensor:
+    def dying(self: PairTrainer, *args: Any, **kwargs: Any) -> Tensor:
         if self.state.global_step == 3:
             raise KeyboardInterrupt
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DPOTrainer, "training_step", dying)
+        patch.setattr(PairTrainer, "training_step", dying)
         assert main([*words, f"output_dir={tmp_path / 'stopped'}"]) == 130
     assert main([*words, f"output_dir={tmp_path / 'stopped'}"]) == 0
     folders = [tmp_path / name / "model" for name in ("whole", "stopped")]

@@ -25,7 +25,7 @@ from reproalign.common.data.load import load_preferences
 from reproalign.common.data.mixing import MixPart, mix_datasets
 from reproalign.common.data.sources.shp import order_answers
 from reproalign.common.data.sources.ultrafeedback import given_scores
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation import mtbench, rewardbench
 from reproalign.common.evaluation.calibration import calibration, sigmoid
 from reproalign.common.evaluation.preferences import preference_metrics
@@ -119,10 +119,11 @@ def released_targets(values: list[float] | None, as_tensor: bool) -> torch.Tenso
 
 def objective_of(params: Case, targets: torch.Tensor | None) -> MarginObjective:
     """What a released run has; without targets it smoothes the labels."""
-    own = ("beta", "label_smoothing", "reference_free")
-    given = {name: params[name] for name in own if name in params}
-    objective = OBJECTIVES[params["loss_type"]](**given)
-    return objective if targets is None else objective.released()
+    given = {name: params[name] for name in ("label_smoothing", "reference_free") if name in params}
+    objective = OBJECTIVES[choose("loss", params["loss_type"], OBJECTIVES)](**given)
+    objective = objective if targets is None else objective.released()
+    object.__setattr__(objective, "beta", params["beta"])  # not as an option, which refuses a temperature of 0
+    return objective
 
 
 @adapter

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from reproalign.common.command.recipes import read_headers
@@ -36,7 +37,7 @@ def rates(config: Any, steps: int) -> dict[int, float]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.trainer["learning_rate"])
     warmup = int(config.trainer.get("warmup_steps", 0))
     if config.variant == "released":
-        schedule = warmup_decay(optimizer, steps, warmup)
+        schedule = LambdaLR(optimizer, warmup_decay(steps, warmup))
     else:
         schedule = get_scheduler(config.trainer.get("lr_scheduler_type", "linear"), optimizer, warmup, steps)
     found = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from reproalign.more.balance import Balancer
 from reproalign.more.config import WeightsConfig
@@ -75,7 +76,7 @@ def test_groups_are_laid_out_by_domain() -> None:
 def test_learning_rates_of_the_published_run() -> None:
     """ERRATA Q20: WarmupDecayLR without warm-up steps still takes two, of which the first two rates are 0."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-6)
-    schedule = warmup_decay(optimizer, 2500, 0)
+    schedule = LambdaLR(optimizer, warmup_decay(2500, 0))
     rates = []
     for _ in range(2500):
         rates.append(optimizer.param_groups[0]["lr"])

@@ -164,7 +164,10 @@ def of_params(name: str, params: Case) -> Objective:
     renamed = {"tokenwise_KL": "tokenwise_kl"}
     own = {renamed.get(key, key): value for key, value in params.items()}
     known = {field.name for field in fields(OBJECTIVES[name])}
-    return OBJECTIVES[name](**{key: value for key, value in own.items() if key in known})
+    objective = OBJECTIVES[name]()
+    for key in known & own.keys():  # not by its options, which refuse what no run should have: ε = 1/2, a margin of 0
+        object.__setattr__(objective, key, own[key])
+    return objective
 
 
 def paired(result: PairScores, chosen: Tensor, rejected: Tensor) -> Any:

@@ -66,7 +66,7 @@ def transform_margins(score_chosen: Floats, score_rejected: Floats, target: Targ
 
 
 def target_probabilities(margins: Floats, gamma: float | None) -> Floats:
-    """Return q = sigma(gamma · m) for every margin; 1 for hard labels."""
+    """Return q = sigma(gamma · m) (R1) for every margin; 1 for hard labels."""
     return np.ones_like(margins) if gamma is None else sigmoid(gamma * margins)
 
 

@@ -39,7 +39,7 @@ def min_norm_point(gram: ArrayLike) -> Floats:
         (K,) weights. (VI) holds up to 1e-12 ‖x‖ ‖v_k‖, or the rounding of M where that is more.
 
     Raises:
-        ValueError: for another shape, or values that are not finite.
+        ValueError: for another shape, values that are not finite, or a matrix that is not symmetric.
     """
     matrix = _checked(gram)
     size = len(matrix)
@@ -158,4 +158,6 @@ def _checked(gram: ArrayLike) -> Floats:
         raise ValueError(f"a Gram matrix is square, got shape {matrix.shape}")
     if not np.isfinite(matrix).all():
         raise ValueError("the Gram matrix holds values that are not finite")
+    if not np.allclose(matrix, matrix.T, rtol=1e-4, atol=1e-6 * float(np.abs(matrix).max())):
+        raise ValueError("a Gram matrix is symmetric, and this one is not; give V Vᵀ of the vectors V")
     return (matrix + matrix.T) / 2

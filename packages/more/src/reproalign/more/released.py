@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
+from reproalign.common.training.collecting import Factor
 from reproalign.more.balance import Balance, Balancer
 from reproalign.more.loss import domain_sums, pair_losses, pair_signs
 
@@ -102,14 +101,13 @@ def rows_loss(
     return factor * (losses[:met] * weights[:met]).sum() / signs.abs().sum().clamp(min=1)
 
 
-def warmup_decay(optimizer: Optimizer, steps: int, warmup: int) -> LambdaLR:
+def warmup_decay(steps: int, warmup: int) -> Factor:
     """Return DeepSpeed's WarmupDecayLR as the release's configuration has it: a logarithmic rise, then a linear fall.
 
     With W = max(2, warmup) step s = 0, 1, … of T has the factor log(s) / log(W) up to s = W, 0 for s = 0, and
     (T - s + 1) / (T - W) from then on: the first two steps of a published run move nothing (ERRATA Q20).
 
     Args:
-        optimizer: whose rate is scaled.
         steps: T.
         warmup: warm-up steps.
     """
@@ -120,4 +118,4 @@ def warmup_decay(optimizer: Optimizer, steps: int, warmup: int) -> LambdaLR:
             return math.log(max(step, 1)) / math.log(warm)
         return max(0.0, (steps - (step - 1)) / max(1, steps - warm))
 
-    return LambdaLR(optimizer, factor)
+    return factor

@@ -25,6 +25,7 @@ from reproalign.more.config import TrainConfig
 from reproalign.more.data import METHODS, load_domains
 from reproalign.more.groups import ItemCollator
 from reproalign.more.metrics import ties_of
+from reproalign.more.released import warmup_decay
 from reproalign.more.report import report
 from reproalign.more.trainer import RewardTrainer
 
@@ -71,8 +72,9 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             "held_out": domains.held_out,
             "variant": config.variant,
             "ties": ties,
-            "schedule": released and "lr_scheduler_type" not in config.trainer,
         }
+        if released and "lr_scheduler_type" not in config.trainer:
+            common["schedule"] = lambda steps: warmup_decay(steps, arguments.get_warmup_steps(steps))
         if config.method == "more":
             trainer: RewardTrainer = MoreTrainer(weights=weights, grouped=grouped, **common)
         else:

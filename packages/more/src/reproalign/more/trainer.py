@@ -15,14 +15,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 from reproalign.common.training.collecting import CollectingTrainer, MicroBatch
 from reproalign.more.loss import DomainSums, count_pairs, domain_loss, domain_sums, ranking_loss
 from reproalign.more.metrics import Measured, mean_of_domains, preference_metrics
-from reproalign.more.released import warmup_decay
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor | tuple[Tensor, Tensor]]
@@ -48,7 +45,6 @@ class RewardTrainer(CollectingTrainer):
         held_out: domain -> items; :meth:`evaluate` measures each.
         variant: ``paper`` or ``released``.
         ties: what a pair of equal rewards counts (:func:`reproalign.more.metrics.preference_metrics`).
-        schedule: whether the learning rate follows the release's WarmupDecayLR; otherwise ``trainer.*`` says.
         **kwargs: passed on to ``transformers.Trainer``.
     """
 
@@ -61,24 +57,14 @@ class RewardTrainer(CollectingTrainer):
         held_out: Mapping[str, Dataset[Any]],
         variant: str,
         ties: str = "wrong",
-        schedule: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.domains, self.held_out, self.variant, self.ties, self.schedule = domains, held_out, variant, ties, schedule
+        self.domains, self.held_out, self.variant, self.ties = domains, held_out, variant, ties
         # paper: a micro-batch's loss is its part of the step's, which is not averaged over micro-batches again.
         self.loss_is_scaled_for_ga = variant == "paper"
         self.window: list[Batch] = []  # the step's micro-batches, until the first of them is trained on
         self.current: Step | None = None  # None: made of the micro-batch itself
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
-        """Return the schedule of the learning rate: the release's, or that of ``trainer.*``."""
-        if not self.schedule or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        optimizer = optimizer or self.optimizer
-        assert optimizer is not None  # it is made first
-        self.lr_scheduler = warmup_decay(optimizer, num_training_steps, self.args.get_warmup_steps(num_training_steps))
-        return self.lr_scheduler
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -162,10 +148,7 @@ class RewardTrainer(CollectingTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Measure every held-out domain and log ``eval_<domain>/<metric>``, and the means over domains."""
-        found = {f"{metric_key_prefix}_{name}": value for name, value in self.measure().items()}
-        self.log(found)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
-        return found
+        return self.log_evaluation(self.measure(), metric_key_prefix)
 
     def measure(self) -> dict[str, float]:
         """Return accuracy, ranking loss and ECE of ten bins of every held-out domain, and their means over domains."""

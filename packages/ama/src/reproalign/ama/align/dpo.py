@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from reproalign.common.training.preference import PairedPreferenceTrainer, PairLogps
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from reproalign.ama.align.config import DPOConfig
-from reproalign.ama.align.pairs import bradley_terry, check_evaluation, read_pairs, report
+from reproalign.ama.align.objective import DPO
+from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
 from reproalign.common.errors import UserError, check_seed, choose
 from reproalign.common.generation.samplers import asking_tokenizer
 from reproalign.common.generation.sampling import LAYOUTS
@@ -30,28 +29,10 @@ from reproalign.common.text.templates import SEPARATORS, check_separator
 from reproalign.common.text.tokenize import check_lengths
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
+from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import hold_reference, reference_mode
 
 OWN = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")  # of trainer.*: what select_best sets
-
-
-class DPOTrainer(PairedPreferenceTrainer):
-    r"""Minimises -log sigmoid(β log(π(w|x)/π_0(w|x)) - β log(π(l|x)/π_0(l|x))) of chosen w and rejected l.
-
-    Args:
-        beta: β, above 0.
-        **kwargs: passed on to :class:`PairedPreferenceTrainer`.
-    """
-
-    def __init__(self, *, beta: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.beta = beta
-
-    def pair_loss(self, logps: PairLogps, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the losses and the implicit rewards β log(π/π_0)."""
-        chosen = self.beta * (logps.policy_chosen - logps.ref_chosen)
-        rejected = self.beta * (logps.policy_rejected - logps.ref_rejected)
-        return bradley_terry(chosen, rejected), chosen, rejected
 
 
 def dpo(config: DPOConfig, invocation: Invocation) -> None:
@@ -84,8 +65,8 @@ def dpo(config: DPOConfig, invocation: Invocation) -> None:
         if run.is_main:
             weights = identify_weights(config.model.name, config.model.revision)
             run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
-        trainer = DPOTrainer(
-            beta=config.beta,
+        trainer = PairTrainer(
+            objective=DPO(beta=config.beta),
             reference=reference,
             logprobs=config.logprobs,
             model=model,
@@ -155,7 +136,7 @@ def _selection(config: DPOConfig) -> dict[str, Any]:
     return {"eval_strategy": when, "save_strategy": when, **steps, **best}
 
 
-def _selected(trainer: DPOTrainer) -> dict[str, Any]:
+def _selected(trainer: PairTrainer) -> dict[str, Any]:
     """Return step, epoch and loss of the evaluation whose checkpoint was kept."""
     step = trainer.state.best_global_step
     found = (log for log in trainer.state.log_history if log.get("step") == step and "eval_loss" in log)

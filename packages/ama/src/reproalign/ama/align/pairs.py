@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from datasets import Dataset
-from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
-from torch.nn import functional
 from transformers import IntervalStrategy, TrainingArguments
 
 from reproalign.common.config import DataConfig
@@ -17,14 +14,9 @@ from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.records import Run
 from reproalign.common.training.fit import metric_rows
-from reproalign.common.training.pairs import PairTrainer
+from reproalign.common.training.pairs import ScoredPairsTrainer
 
 CURVES = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
-
-
-def bradley_terry(chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
-    """Return -log sigmoid(r_chosen - r_rejected), in nats (paper, section 3.1)."""
-    return -functional.logsigmoid(chosen - rejected)
 
 
 def read_pairs(data: DataConfig, seed: int, run: Run) -> PreferenceData:
@@ -55,7 +47,7 @@ def check_evaluation(arguments: TrainingArguments, held_out: Dataset | None) -> 
         )
 
 
-def report(run: Run, trainer: PairTrainer, held_out: Dataset | None) -> None:
+def report(run: Run, trainer: ScoredPairsTrainer, held_out: Dataset | None) -> None:
     """Measure held-out pairs, record and print loss, accuracy and margin, and draw the training; all processes."""
     metrics: dict[str, float] = {}
     if held_out is not None:

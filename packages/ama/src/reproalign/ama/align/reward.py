@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from datasets import Dataset
-from jaxtyping import Float
-from torch import Tensor
 from transformers import set_seed
 
 from reproalign.ama.align.config import RewardConfig
-from reproalign.ama.align.pairs import bradley_terry, check_evaluation, read_pairs, report
+from reproalign.ama.align.objective import BradleyTerry
+from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
 from reproalign.common.errors import check_seed
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
@@ -23,16 +22,6 @@ from reproalign.common.text.collate import PairCollator
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.reward import PairedRewardTrainer
-
-
-class RewardTrainer(PairedRewardTrainer):
-    """Minimises -log sigmoid(r(x, chosen) - r(x, rejected))."""
-
-    def reward_loss(
-        self, chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"], inputs: dict[str, Tensor]
-    ) -> Float[Tensor, " pairs"]:
-        """Return the losses of the pairs."""
-        return bradley_terry(chosen, rejected)
 
 
 def reward(config: RewardConfig, invocation: Invocation) -> None:
@@ -62,7 +51,8 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         if run.is_main:
             weights = identify_weights(config.model.name, config.model.revision)
             run.add_fingerprint("weights", "start", weights, name=config.model.name, revision=config.model.revision)
-        trainer = RewardTrainer(
+        trainer = PairedRewardTrainer(
+            objective=BradleyTerry(),
             model=model,
             args=arguments,
             train_dataset=train,

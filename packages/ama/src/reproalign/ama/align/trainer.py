@@ -128,10 +128,7 @@ class ForgettingTrainer(TokenAverageTrainer):
         """Measure the held-out rows and log ``eval_loss``: nats per supervised token, without any penalty."""
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         sums, tokens = self.rewards(rows)[0].sum(0)
-        found = {f"{metric_key_prefix}_loss": float(sums / tokens)}
-        self.log(found)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
-        return found
+        return self.log_evaluation({"loss": float(sums / tokens)}, metric_key_prefix)
 
     def _distilled(
         self, penalty: Distillation, model: nn.Module, inputs: dict[str, Tensor], supervised: Tensor

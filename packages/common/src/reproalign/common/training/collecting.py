@@ -94,7 +94,7 @@ class CollectingTrainer(Trainer):
 
     def save_state(self, checkpoint: Path) -> None:
         """Write, on every process, what a checkpoint lacks before it is sealed."""
-        if self.evaluation is not None:
+        if self.evaluation is not None and self.args.process_index == 0:
             self.evaluation.save(checkpoint)
 
     def load_state(self, checkpoint: Path) -> None:
@@ -121,7 +121,11 @@ class CollectingTrainer(Trainer):
         """Measure and log what ``evaluation`` says, or the loss and metrics of ``eval_dataset``."""
         if self.evaluation is None:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.evaluation.measure(self).items()}
+        return self.log_evaluation(self.evaluation.measure(self), metric_key_prefix)
+
+    def log_evaluation(self, found: Mapping[str, float], prefix: str) -> dict[str, float]:
+        """Log what an evaluation found, with ``prefix`` before the names, tell the callbacks, and return it."""
+        metrics = {f"{prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -78,10 +78,7 @@ class SupervisedTrainer(TokenAverageTrainer):
     ) -> dict[str, float]:
         """Measure the held-out rows and log ``eval_loss``, ``eval_perplexity`` and ``eval_accuracy``."""
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        found = {f"{metric_key_prefix}_{name}": value for name, value in self.measure(rows).items()}
-        self.log(found)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
-        return found
+        return self.log_evaluation(self.measure(rows), metric_key_prefix)
 
     def measure(self, rows: Dataset) -> dict[str, float]:
         """Return loss (nats), perplexity and token accuracy of ``rows``; all processes take part.
