@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from reproalign.common.training.unpaired import by_row
 from torch import Tensor, nn
 from transformers import set_seed
 
@@ -26,6 +25,7 @@ from reproalign.ama.align.online.rollouts import Rollout, number, token_batch
 from reproalign.ama.align.ppo_config import PPOConfig
 from reproalign.common.errors import ReportedError
 from reproalign.common.text.collate import forward_inputs
+from reproalign.common.training.examples import by_row
 
 SUMS = ("policy_loss", "value_loss", "ratio", "clip_fraction", "value_clip_fraction", "approximate_kl")
 
