@@ -48,7 +48,6 @@ def hold_out(
     prompt_of: Callable[[Record], Any],
     *,
     key: str = "data.eval_fraction",
-    what: str = "prompts",
 ) -> tuple[list[Record], list[Record]]:
     """Part records into those to train on and those held out, prompt by prompt; both keep their order.
 
@@ -58,7 +57,6 @@ def hold_out(
         seed: of the run.
         prompt_of: what equal prompts have in common.
         key: the option that asked for it.
-        what: is held out, in the error.
 
     Raises:
         UserError: for a share out of its range, or one that leaves nothing to train on.
@@ -70,7 +68,7 @@ def hold_out(
     keys = np.array([prompt_key(seed, prompt_of(record)) for record in records], dtype=np.uint64)
     mask = held_out(keys, fraction)
     if mask.all():
-        raise UserError(f"{key}={fraction} of {len(np.unique(keys))} {what} leaves none to train on")
+        raise UserError(f"{key}={fraction} of {len(np.unique(keys))} prompts leaves none to train on")
     kept, held = (
         [record for record, out in zip(records, mask, strict=True) if out == wanted] for wanted in (False, True)
     )
