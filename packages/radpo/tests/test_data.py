@@ -470,7 +470,7 @@ def test_each_source_loses_its_own_end_of_a_long_prompt():
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_rows_for_kto(variant):
     tokenizer = tiny_tokenizer()
-    tokenized, facts = prepare(examples(4), kind="kto", variant=variant, batch_size=4)
+    tokenized, facts = prepare(examples(4), kind="mismatched", variant=variant, batch_size=4)
     columns = {"input_ids", "prompt_length", "label", "KL_input_ids", "KL_prompt_length", "length"}
     assert set(tokenized.column_names) == columns
     assert facts == {"rows": 8, "dropped": 0}
@@ -493,13 +493,13 @@ def test_a_mismatched_response_does_not_shorten_its_rows_own_prompt():
         "p1": example(1, prompt=[user("Y" * 30)], generations=["C" * 60, "D"]),
     }
     alone, _ = prepare(data, kind="unpaired", batch_size=4)
-    with_kl, _ = prepare(data, kind="kto", batch_size=4)
+    with_kl, _ = prepare(data, kind="mismatched", batch_size=4)
     for name in ("input_ids", "prompt_length", "label"):
         assert alone[name][:] == with_kl[name][:]
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-@pytest.mark.parametrize("kind", ["sft", "csft", "paired", "unpaired"])
+@pytest.mark.parametrize("kind", ["completions", "controlled", "paired", "unpaired"])
 def test_rows_of_every_kind(kind, variant):
     tokenized, facts = prepare(examples(5), kind=kind, variant=variant, batch_size=3)
     count = {"sft": 5, "csft": 10, "paired": 5, "unpaired": 10}[kind]
@@ -525,7 +525,7 @@ def test_a_tokenizer_may_have_the_releases_template():
         ({"variant": "mine"}, "unknown variant 'mine'"),
         ({"incomplete": "pad"}, "unknown incomplete 'pad'"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"kind": "kto", "frac_unique_desirable": 0.0}, "of one class"),
+        ({"kind": "mismatched", "frac_unique_desirable": 0.0}, "of one class"),
         ({"variant": "released", "limits": {"overlong": "drop"}}, "text.overlong is not read by variant=released"),
         ({"limits": {"max_prompt_length": 64}}, "must be above 0 and below"),
     ],
@@ -620,7 +620,7 @@ def test_released_mismatched_responses_are_cut_for_both_prompts():
     }
     limits = {"max_length": 20, "max_prompt_length": 10}
     tokenizer = conversations(10).encode.tokenizer
-    tokenized, _ = prepare(data, tokenizer=tokenizer, limits=limits, kind="kto", variant="released", batch_size=4)
+    tokenized, _ = prepare(data, tokenizer=tokenizer, limits=limits, kind="mismatched", variant="released", batch_size=4)
     for row in tokenized:
         prompt = tokenizer.decode(row["input_ids"][: row["prompt_length"]])
         own, other = (row[f"{name}input_ids"][row["prompt_length"] :] for name in ("", "KL_"))
