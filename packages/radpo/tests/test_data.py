@@ -502,7 +502,7 @@ def test_a_mismatched_response_does_not_shorten_its_rows_own_prompt():
 @pytest.mark.parametrize("kind", ["completions", "controlled", "paired", "unpaired"])
 def test_rows_of_every_kind(kind, variant):
     tokenized, facts = prepare(examples(5), kind=kind, variant=variant, batch_size=3)
-    count = {"sft": 5, "csft": 10, "paired": 5, "unpaired": 10}[kind]
+    count = {"completions": 5, "controlled": 10, "paired": 5, "unpaired": 10}[kind]
     assert facts == {"rows": count // 3 * 3, "dropped": count % 3}
     ids = ["chosen", "rejected"] if kind == "paired" else [""]
     expected = {f"{side}_{name}".lstrip("_") for side in ids for name in ("input_ids", "prompt_length")} | {"length"}
