@@ -133,7 +133,7 @@ def planned(made, *words: str):
 
     composed = compose(APP.package, FRONTIER.config_name, FRONTIER.schema, words_of(made, Path("runs/x"), *words)[1:])
     invocation = Invocation(["ama", "frontier"], APP.package, "frontier", FRONTIER.schema, "", composed.config)
-    return make_plan(structured(invocation), invocation)
+    return make_plan(structured(invocation.schema, invocation.config), invocation)
 
 
 def test_every_child_has_the_seed_the_variant_and_the_rule(made):

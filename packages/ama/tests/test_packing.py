@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.ama.align.packing import check_packing, effective_block_size, group_texts, pack, tokenize_texts
+from reproalign.ama.align.packing import effective_block_size, group_texts, pack, tokenize_texts
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import BOS, tiny_tokenizer
 from reproalign.common.text.collate import IGNORED
@@ -75,9 +75,3 @@ def test_every_group_drops_its_own_remainder(tokenizer: PreTrainedTokenizerBase)
     assert len(pack(texts, tokenizer, size, group_size=3)) == 2 * (3 * length // size)
     with pytest.raises(UserError, match=rf"6 texts of {6 * length} tokens fill no block of {size} tokens"):
         pack(texts, tokenizer, size, group_size=1)
-
-
-@pytest.mark.parametrize(("size", "group"), [(1, 1000), (8, 0)])
-def test_sizes_that_cannot_be_are_refused(size: int, group: int) -> None:
-    with pytest.raises(UserError, match="must be at least"):
-        check_packing(size, group)

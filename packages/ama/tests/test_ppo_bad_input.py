@@ -69,7 +69,7 @@ def fails(folder, capsys, monkeypatch):
         (["learning_rate=0"], "learning_rate=0.0 must be above 0"),
         (["max_grad_norm=-1"], "max_grad_norm=-1.0 must be above 0"),
         (["ratio_threshold=1"], "ratio_threshold=1.0 must be above 1"),
-        (["reward_baseline=inf"], "reward_baseline=inf must be a finite number, or null"),
+        (["reward_baseline=inf"], "reward_baseline=inf must be finite"),
         (["epochs=0"], "epochs=0 must be at least 1"),
         (["iterations=0"], "iterations=0 must be at least 1"),
         (["scoring.batch_size=0"], "scoring.batch_size=0 must be at least 1"),

@@ -94,8 +94,8 @@ def test_a_setting_draws_the_same_whatever_else_is_swept(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ("p=[0]", "p=[0.0]: 0.0 must be in (0, 1]"),
-        ("classes=[1]", "classes=[1]: 1 must be at least 2"),
+        ("p=[0]", "p[0]=0.0 must be above 0 and at most 1"),
+        ("classes=[1]", "classes[0]=1 must be at least 2"),
         ("overlap=[30]", "overlap=[30]: 30 is above the number of features 20"),
         ("samples=10", "samples=10 must be at least 1000"),
         ("features=[]", "features=[] must be one or more different values"),

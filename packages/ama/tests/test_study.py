@@ -189,7 +189,7 @@ def test_claims_on_results_write_every_form(tmp_path: Path) -> None:
     [
         (["claims=[C99]"], "unknown claim 'C99'"),
         (["judge=area"], "unknown judge 'area'"),
-        (["confidence=1"], "confidence=1.0 must be in (0, 1)"),
+        (["confidence=1"], "confidence=1.0 must be above 0 and below 1"),
         (["resamples=10"], "resamples=10 must be at least 100"),
         (["floor=measured"], "floor=measured is about results"),
         (["tasks.reading=x"], "tasks is about results"),
@@ -237,7 +237,7 @@ def test_the_tax_is_printed_beside_figure_1(tmp_path: Path, capsys: pytest.Captu
     [
         (["alpha=0.5"], "alpha is about results; give results=[points.csv,…] too"),
         (["results=[RESULTS]", "alpha=0.3"], "alpha=0.3: the results have no average (MA, HMA) at this ratio"),
-        (["results=[RESULTS]", "alpha=1.3"], "alpha=1.3 must be in [0, 1]"),
+        (["results=[RESULTS]", "alpha=1.3"], "alpha=1.3 must be from 0 to 1"),
     ],
 )
 def test_a_ratio_that_no_row_has_is_refused(

@@ -350,7 +350,7 @@ def test_existing_judgments_are_reported(tmp_path, questions, fails):
         (["model.name=tiny:llama", "template=vicuna"], "template 'vicuna'"),
         (["model.name=tiny:llama", "temperatures.math=-1"], "temperatures.math=-1"),
         (["model.name=tiny:llama", "max_new_tokens=0"], "max_new_tokens=0 must be at least 1"),
-        (["model.name=tiny:llama", "confidence=1.0"], "confidence=1.0 must be between 0 and 1"),
+        (["model.name=tiny:llama", "confidence=1.0"], "confidence=1.0 must be above 0 and below 1"),
         (["model.name=tiny:llama", "resamples=5"], "resamples=5 must be at least 100"),
         (["model.name=tiny:llama", "max_questions=0"], "max_questions=0 must be at least 1"),
         (["model.name=tiny:llama", "backend=vlm"], "backend 'vlm'"),

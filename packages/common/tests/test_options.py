@@ -63,7 +63,7 @@ def composed(*words: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["seed=-1"], "seed=-1 must be at least 0 and at most 4294967295"),
+        (["seed=-1"], "seed=-1 must be from 0 to 4294967295"),
         (["seed=1.5"], "seed: Value '1.5' of type 'float' could not be converted to Integer"),
         (["oven.heat=300"], "oven.heat=300.0 must be at least 0 and below 300"),
         (["oven.heat=nan"], "oven.heat=nan must be at least 0 and below 300"),

@@ -194,6 +194,17 @@ def test_a_verb_without_launch_and_resume_is_replayed_too(tmp_path):
     assert (tmp_path / "a-replay" / "selected.jsonl").read_bytes() == (folder / "selected.jsonl").read_bytes()
 
 
+def test_a_record_whose_options_are_gone_names_the_version_that_can_replay_it(tmp_path, capsys):
+    finished(tmp_path / "a")
+    was = record(tmp_path / "a")
+    was |= {"schema": "reproalign.common.verbs.config:SelectConfig", "git": {"commit": "c0ffee", "dirty": False}}
+    (tmp_path / "a" / "run.json").write_text(json.dumps(was | {"config": {"gone": 1, "output_dir": "a"}}))
+    assert main(["replay", str(tmp_path / "a")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "the record's options are not this version's" in said
+    assert said.endswith("of reproalign, commit c0ffee")
+
+
 def test_fingerprints_follow_the_weights_alone(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -66,7 +66,7 @@ def test_a_recipes_options_are_accepted(name, tmp_path, monkeypatch):
     Path("baize.jsonl").touch()  # which users make themselves
     meant = find_verb(APP, verb, [f"experiment={name}"])
     invocation = Invocation(["dtm", verb], APP.package, verb, meant.schema, meant.target, config)
-    options = structured(invocation)
+    options = structured(invocation.schema, invocation.config)
     if verb == "run":
         make_plan(options, invocation)
     elif verb == "train":

@@ -28,7 +28,7 @@ HELD_OUT = "disperse.data.eval_fraction=0.1"
 def planned(*words: str):
     composed = compose(APP.package, RUN.config_name, RUN.schema, ["model=tiny", "output_dir=runs/x", *words])
     invocation = Invocation(["dtm", "run"], APP.package, "run", RUN.schema, RUN.target, composed.config)
-    return make_plan(structured(invocation), invocation)
+    return make_plan(structured(invocation.schema, invocation.config), invocation)
 
 
 def test_the_plan_is_the_paper_from_rows_to_benchmarks():

@@ -240,7 +240,11 @@ def test_study_curves_trains_the_adapters_it_is_told(tmp_path, word, key, value)
     invocation = Invocation(
         ["dtm", "study", "curves"], APP.package, "study curves", STUDY[0].schema, STUDY[0].target, config
     )
-    training = make_plan(structured(invocation), invocation).children[1].invocation.config["model"]["lora"]
+    training = (
+        make_plan(structured(invocation.schema, invocation.config), invocation)
+        .children[1]
+        .invocation.config["model"]["lora"]
+    )
     assert training == config["model"]["lora"]
     assert (training["r"], training[key]) == (16, value)
 
@@ -332,7 +336,7 @@ def fails(tmp_path, capsys, monkeypatch):
             "held_out names 1 evaluations; 1 fractions need 2",
         ),
         ("gap training=[in/a,in/b] held_out=[in/a,in/b] fractions=[1.5]", "fractions: 1.5 is not in (0, 1]"),
-        ("gap training=[in/a,in/b] held_out=[in/a,in/b] fractions=[0]", "fractions: 0 is not in (0, 1]"),
+        ("gap training=[in/a,in/b] held_out=[in/a,in/b] fractions=[0]", "fractions[0]=0.0 must be above 0"),
         ("gap training=[in/a] held_out=[in/a] fractions=[]", "fractions=[] is empty"),
         ("gap training=[in/a,in/b,in/c] held_out=[in/a,in/b,in/c] fractions=[1,0.5]", "0.5 stands after 1"),
         ("gap training=[in/a,in/other] held_out=[in/a,in/b] fractions=[1]", "measured different rows (by SHA-256)"),

@@ -80,7 +80,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["dispersal=disperse", "clusters=0+0"], "names a cluster twice"),
         (["rows=[disperse/rows.jsonl]", "clusters=all"], "clusters=all needs labels"),
         (["dispersal=disperse", "clusters=all", "at_once=0"], "at_once=0 must be at least 1"),
-        (["dispersal=disperse", "clusters=all", "data_ratio=2"], "cluster-0: data_ratio=2.0 must be above 0"),
+        (["dispersal=disperse", "clusters=all", "data_ratio=2"], "data_ratio=2.0 must be above 0 and at most 1"),
         (["dispersal=disperse", "clusters=all", "variations=[{seed:1}]"], "give either clusters=all"),
         (["dispersal=disperse", "variations=[{sed:1}]"], "variations[0]: unknown key 'sed' (did you mean 'seed'?)"),
         (["dispersal=disperse", "variations=[{cluster:1}]"], "variations[0]: cluster is not an option of the single"),

@@ -200,7 +200,7 @@ def test_prompts_have_no_candidates_file_and_need_a_temperature(tmp_path, reward
     assert "policy.name is not set" in fails(*given)
     assert "candidates is for questions" in fails(*given, "candidates=c.jsonl")
     assert "temperatures is for questions" in fails(*given, "policy.name=tiny:llama", "temperatures.math=0.5")
-    assert "temperature=0.0 must be positive" in fails(*given, "policy.name=tiny:llama", "temperature=0.0")
+    assert "temperature=0.0 must be above 0" in fails(*given, "policy.name=tiny:llama", "temperature=0.0")
 
 
 def test_prompts_take_several_n_too(tmp_path, reward):

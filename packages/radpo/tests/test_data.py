@@ -620,7 +620,9 @@ def test_released_mismatched_responses_are_cut_for_both_prompts():
     }
     limits = {"max_length": 20, "max_prompt_length": 10}
     tokenizer = conversations(10).encode.tokenizer
-    tokenized, _ = prepare(data, tokenizer=tokenizer, limits=limits, kind="mismatched", variant="released", batch_size=4)
+    tokenized, _ = prepare(
+        data, tokenizer=tokenizer, limits=limits, kind="mismatched", variant="released", batch_size=4
+    )
     for row in tokenized:
         prompt = tokenizer.decode(row["input_ids"][: row["prompt_length"]])
         own, other = (row[f"{name}input_ids"][row["prompt_length"] :] for name in ("", "KL_"))

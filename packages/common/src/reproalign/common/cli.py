@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reproalign.common.command.app import App, WordParser, run
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, first_line
 from reproalign.common.verbs import EVALUATE_SUITE, JUDGE, MERGE, MT_BENCH
 
 APP = App(
@@ -157,8 +157,30 @@ def _replay(arguments: argparse.Namespace) -> int:
         config={**record["config"], "output_dir": str(target), **resume},
         recipe=record.get("recipe"),
     )
+    _check_options(record)
     code = start(invocation, dry_run=False)
     return code or _report(record, read_record(target), arguments.tolerance)
+
+
+def _check_options(record: dict[str, Any]) -> None:
+    """Refuse a record whose options this version has not.
+
+    Raises:
+        UserError: naming the version that can replay it.
+    """
+    from omegaconf.errors import OmegaConfBaseException
+
+    from reproalign.common.invocation import structured
+
+    try:
+        structured(record["schema"], record["config"])
+    except (OmegaConfBaseException, UserError, ImportError, AttributeError, KeyError) as error:
+        made = record.get("versions", {}).get("reproalign-common", "unknown")
+        commit = (record.get("git") or {}).get("commit")
+        raise UserError(
+            f"the record's options are not this version's ({first_line(error)}); replay it with version {made} of "
+            f"reproalign{f', commit {commit}' if commit else ''}"
+        ) from error
 
 
 def _add_section(table: Table, title: str, columns: list[dict[str, Any]]) -> None:

@@ -116,7 +116,7 @@ class _Planner:
         self.common = [as_word("seed", config.seed), as_word("variant", config.variant)]
         _check(config)
         self.disperse = self._child("disperse", DISPERSE, self.common, "disperse", config.disperse)
-        dispersal: DisperseConfig = structured(self.disperse.invocation)
+        dispersal: DisperseConfig = structured(self.disperse.invocation.schema, self.disperse.invocation.config)
         self.clusters = dispersal.clusters
         self.held_out = dispersal.data.eval_fraction > 0
         if config.evaluate and not self.held_out:
@@ -154,7 +154,11 @@ class _Planner:
         words = [*self.common, as_word("models", str(self.folder / "train"))]
         child = self._child(f"merge-{name}", MERGE, words, f"merges.{name}", given, owned="merges")
         with naming(child.name):
-            made = check_merge(structured(child.invocation), models, adapters=self.config.model.lora.enabled)
+            made = check_merge(
+                structured(child.invocation.schema, child.invocation.config),
+                models,
+                adapters=self.config.model.lora.enabled,
+            )
         return child, str(self.folder / child.name / made.output)
 
     def _evaluations(self, models: Mapping[str, str]) -> dict[str, dict[str, Child]]:
@@ -191,7 +195,7 @@ class _Planner:
         child = plan_child(self.invocation, name, verb, [*words, *more])
         with naming(child.name):
             if verb in OPTION_CHECKS:
-                OPTION_CHECKS[verb](structured(child.invocation))
+                OPTION_CHECKS[verb](structured(child.invocation.schema, child.invocation.config))
         return child
 
 

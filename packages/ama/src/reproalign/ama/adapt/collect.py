@@ -14,10 +14,10 @@ from rich.table import Table
 
 from reproalign.ama.adapt.candidates import Quality, candidates, draw_best, prompt_key
 from reproalign.ama.adapt.collect_config import CollectConfig
-from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.errors import UserError, check_seed
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.samples import SCORED, find, read_sampled, write_rows
-from reproalign.common.generation.sampling import LAYOUTS, read_prompts
+from reproalign.common.generation.sampling import read_prompts
 from reproalign.common.invocation import Invocation, structured
 from reproalign.common.launch.children import Child, check_launches, given_words, plan_child, run_child
 from reproalign.common.models.kind import check_language_model, check_reward_model
@@ -119,8 +119,6 @@ def check_collect(config: CollectConfig) -> Quality:
         UserError: naming the key.
     """
     check_seed(seed=config.seed)
-    choose("layout", config.layout, LAYOUTS)
-    choose("filters", config.filters, FILTERS)
     for name in ("n", "top", "draw", "min_length"):
         if getattr(config, name) < 1:
             raise UserError(f"{name}={getattr(config, name)} must be at least 1")
@@ -163,7 +161,7 @@ def _children(config: CollectConfig, invocation: Invocation, quality: Quality) -
             *given_words("score", config.score, OWNED["score"], by="collect"),
         ],
     )
-    sampling, scoring = (structured(child.invocation) for child in (sample, score))
+    sampling, scoring = (structured(child.invocation.schema, child.invocation.config) for child in (sample, score))
     sampling_rules(sampling)
     check_language_model(sampling.model)
     check_reward_model(scoring.model, "reward")

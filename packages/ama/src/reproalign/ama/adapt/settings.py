@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from transformers import SchedulerType
@@ -12,14 +11,12 @@ from reproalign.ama.adapt.config import AdaptConfig
 from reproalign.ama.adapt.rows import PLAIN, Form
 from reproalign.ama.parts import check_level
 from reproalign.ama.ratios import (
-    CONSTRAINTS,
-    NORMALISATIONS,
     Regularizer,
     initial_raw,
     regularizer_from_code,
 )
-from reproalign.ama.tensors import HEADS, RULES, default_tensors
-from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.ama.tensors import default_tensors
+from reproalign.common.errors import UserError, choose
 from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.text.templates import check_separator
 
@@ -102,12 +99,11 @@ def check_options(config: AdaptConfig) -> Settings:
     Raises:
         UserError: naming the key that is wrong, missing, or without meaning beside the others.
     """
-    released = choose("variant", config.variant, VARIANTS) == "released"
-    objective = choose("objective", config.objective, OBJECTIVES)
+    released = config.variant == "released"
+    objective = config.objective
     solver = choose("solver", config.solver or SOLVERS[objective][0], SOLVERS[objective])
-    check_seed(seed=config.seed)
     check_models(config)
-    base = config.alpha if choose("alpha_on", config.alpha_on, ("pre", "post")) == "pre" else 1 - config.alpha
+    base = config.alpha if config.alpha_on == "pre" else 1 - config.alpha
     if not 0 < config.alpha < 1:
         initial_raw(config.alpha)
     if released:
@@ -120,12 +116,11 @@ def check_options(config: AdaptConfig) -> Settings:
         released=released,
         base=base,
         parts=config.parts,
-        tensors=choose("tensors", config.tensors or default_tensors(config.variant, learned=True), RULES),
-        head=None if config.head is None else choose("head", config.head, HEADS),
-        constraint=choose("constraint", config.constraint, CONSTRAINTS),
+        tensors=config.tensors or default_tensors(config.variant, learned=True),
+        head=config.head,
+        constraint=config.constraint,
         normalisation=_normalisation(config, solver),
-        bounded=choose("bounds", config.bounds or ("none" if solver == "published" else "unit"), ("none", "unit"))
-        == "unit",
+        bounded=(config.bounds or ("none" if solver == "published" else "unit")) == "unit",
         epsilons=epsilons,
         objective=objective,
         solver=solver,
@@ -140,7 +135,7 @@ def _normalisation(config: AdaptConfig, solver: str) -> str:
         raise UserError(f"normalisation={config.normalisation} is of solver=published; the mean is kept otherwise")
     if config.normalisation == "sum" and config.constraint != "mean":
         raise UserError("normalisation=sum is equation 11 as printed, over groups; set constraint=mean")
-    return choose("normalisation", config.normalisation, NORMALISATIONS)
+    return config.normalisation
 
 
 def _form(config: AdaptConfig, solver: str, *, released: bool) -> Form:
@@ -148,14 +143,11 @@ def _form(config: AdaptConfig, solver: str, *, released: bool) -> Form:
     layout = choose("layout", config.layout, layouts)
     if layout != PLAIN:
         check_separator(layout, config.response_separator)
-    packing = choose("packing", config.packing or ("blocks" if solver == "published" else "none"), ("blocks", "none"))
-    for key in ("block_size", "max_length"):
-        if getattr(config, key) < 2:
-            raise UserError(f"{key}={getattr(config, key)} must be at least 2, so that there is a token to predict")
+    packing = config.packing or ("blocks" if solver == "published" else "none")
     return Form(
         layout=layout,
         response_separator=config.response_separator,
-        loss_on=choose("loss_on", config.loss_on or ("all" if released else "response"), ("response", "all")),
+        loss_on=config.loss_on or ("all" if released else "response"),
         packing=packing,
         block_size=config.block_size,
         max_length=config.max_length,
@@ -175,28 +167,13 @@ def _steps(config: AdaptConfig, *, released: bool) -> Steps:
         "search.radius": search.radius,
         "search.tolerance": search.tolerance,
     }
-    for key, value in positive.items():
-        if not 0 < value < math.inf:
-            raise UserError(f"{key}={value} must be above 0")
-    for key, count in {
-        "exact.max_evaluations": exact.max_evaluations,
-        "search.evaluations": search.evaluations,
-    }.items():
-        if count < 2:
-            raise UserError(f"{key}={count} must be at least 2")
     if given.processes > 1 and not released:
         raise UserError("published.processes is of variant=released; launch=ddp shares rows between processes")
     warmup = (0.0 if released else 0.03) if given.warmup_ratio is None else given.warmup_ratio
     decay = (0.01 if released else 0.0) if given.weight_decay is None else given.weight_decay
-    if not 0 <= warmup < 1:
-        raise UserError(f"published.warmup_ratio={warmup} must be at least 0 and below 1")
-    if not 0 <= decay < math.inf:
-        raise UserError(f"published.weight_decay={decay} must be at least 0")
     return Steps(
         learning_rate=positive["published.learning_rate"],
-        schedule=SCHEDULES[
-            choose("published.schedule", given.schedule or ("linear" if released else "cosine"), SCHEDULES)
-        ],
+        schedule=SCHEDULES[given.schedule or ("linear" if released else "cosine")],
         warmup_ratio=warmup,
         epochs=given.epochs,
         batch_size=int(positive["published.batch_size"]),
@@ -209,8 +186,6 @@ def _steps(config: AdaptConfig, *, released: bool) -> Steps:
 def _penalty(config: AdaptConfig, objective: str, *, released: bool) -> Penalty | None:
     kind = config.regularizer if config.regularizer is not None else (RELEASED_CODE if released else None)
     weight = config.reg_alpha if config.reg_alpha is not None else (RELEASED_WEIGHT if released else 0.0)
-    if not 0 <= weight < math.inf:
-        raise UserError(f"reg_alpha={weight} must be at least 0")
     if objective == "reward" and (kind is not None or weight):
         raise UserError("regularizer and reg_alpha have no meaning for objective=reward; remove them")
     if kind is None:

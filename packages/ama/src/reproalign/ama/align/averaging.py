@@ -27,7 +27,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from reproalign.ama.align.config import AveragingConfig
 from reproalign.ama.align.weight_penalty import Start, trained
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 
 NAMES = ("none", "swa", "ema")
 STATE = "averaged.safetensors"  # in a checkpoint
@@ -40,21 +40,12 @@ def check_averaging(config: AveragingConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    choose("averaging.name", config.name, NAMES)
     if config.name == "none":
         if config != AveragingConfig():
             raise UserError(
                 "averaging.*: without averaging.name=swa or ema nothing is averaged; set it, or leave these"
             )
         return
-    if config.start < 0:
-        raise UserError(f"averaging.start={config.start} must be at least 0")
-    for key in ("every", "reset_every"):
-        value = getattr(config, key)
-        if value is not None and value < 1:
-            raise UserError(f"averaging.{key}={value} must be at least 1")
-    if not 0 <= config.decay < 1:
-        raise UserError(f"averaging.decay={config.decay} must be at least 0 and below 1")
     if config.name == "swa" and config.decay != AveragingConfig.decay:
         raise UserError("averaging.decay is of averaging.name=ema; swa weighs all samples alike")
     if config.name == "swa" and config.reset_every is not None:

@@ -18,9 +18,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-DISTANCES = ("kl", "mse")
-REDUCTIONS = ("token", "row")
-
 
 def squared_distance(
     difference: Float[Tensor, "tokens vocab"], reference: Float[Tensor, "tokens vocab"]

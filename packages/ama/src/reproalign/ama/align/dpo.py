@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from reproalign.ama.align.config import DPOConfig
 from reproalign.ama.align.objective import DPO
 from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
-from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.errors import UserError
 from reproalign.common.generation.samplers import asking_tokenizer
-from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model
@@ -88,13 +86,8 @@ def check_options(config: DPOConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    check_separator(choose("layout", config.layout, LAYOUTS), config.response_separator)
-    check_seed(seed=config.seed)
+    check_separator(config.layout, config.response_separator)
     check_lengths(config.text.max_length, config.text.max_prompt_length)
-    if not 0 < config.beta < math.inf:
-        raise UserError(f"beta={config.beta} must be above 0 and finite")
-    if config.evaluations_per_epoch < 1:
-        raise UserError(f"evaluations_per_epoch={config.evaluations_per_epoch} must be at least 1")
     if not config.select_best and config.evaluations_per_epoch != DPOConfig.evaluations_per_epoch:
         raise UserError("evaluations_per_epoch is of select_best=true; remove it, or set trainer.eval_strategy")
     if config.layout != "chat" and config.text.system_message not in (None, "auto"):

@@ -140,15 +140,3 @@ def pack(
             "packing=none, or give more rows"
         )
     return made
-
-
-def check_packing(block_size: int | None, group_size: int) -> None:
-    """Refuse sizes that no block can have.
-
-    Raises:
-        UserError: naming the key.
-    """
-    if block_size is not None and block_size < 2:
-        raise UserError(f"block_size={block_size} must be at least 2, so that there is a token to predict")
-    if group_size < 1:
-        raise UserError(f"group_size={group_size} must be at least 1")

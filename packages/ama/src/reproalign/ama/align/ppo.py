@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -19,34 +18,15 @@ from reproalign.ama.align.online.report import draw, summary
 from reproalign.ama.align.online.rewards import Rewards, reading, reward_model
 from reproalign.ama.align.online.state import load_state
 from reproalign.ama.align.ppo_config import KLOptions, PPOConfig
-from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.samplers import asking_tokenizer
-from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.invocation import Invocation
-from reproalign.common.mappings import flatten
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model, check_reward_model, model_kind
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.training.checkpoints import resume_from
 from reproalign.common.training.fit import FINAL, metric_rows
-
-COUNTS = (
-    "max_prompts",
-    "max_prompt_length",
-    "max_new_tokens",
-    "iterations",
-    "prompts_per_iteration",
-    "sampling_batch_size",
-    "epochs",
-    "update_batch_size",
-    "micro_batch_size",
-    "save_every",
-    "scoring.batch_size",
-    "kl.horizon",
-)
-POSITIVE = ("learning_rate", "max_grad_norm", "clip", "value_clip", "kl.target")
-AMOUNTS = ("kl.coef", "vf_coef", "critic_warmup", "samples")
 
 
 def ppo(config: PPOConfig, invocation: Invocation) -> None:
@@ -86,15 +66,6 @@ def check_ppo(config: PPOConfig) -> None:
     Raises:
         UserError: naming the key, its value and what is allowed.
     """
-    check_seed(seed=config.seed)
-    _check_numbers(config)
-    choose("layout", config.layout, LAYOUTS)
-    choose("overlong", config.overlong, ["drop", "truncate"])
-    choose("whitening", config.whitening, ["iteration", "update"])
-    choose("lr_schedule", config.lr_schedule, ["constant", "linear", "cosine"])
-    choose("restart_critic", config.restart_critic, ["fresh", "kept"])
-    choose("kl.controller", config.kl.controller, ["fixed", "adaptive"])
-    choose("on_bad_checkpoint", config.on_bad_checkpoint, ["fallback", "stop"])
     for name in ("target", "horizon") if config.kl.controller == "fixed" else ():
         if getattr(config.kl, name) != getattr(KLOptions, name):
             raise UserError(f"kl.{name} is of kl.controller=adaptive; remove it, or set kl.controller=adaptive")
@@ -110,31 +81,6 @@ def check_ppo(config: PPOConfig) -> None:
             "model.dtype=float16 cannot be trained with PPO; set model.dtype=float32, and bf16=true on a GPU"
         )
     _check_launch(config)
-
-
-def _check_numbers(config: PPOConfig) -> None:
-    """Refuse numbers out of their range.
-
-    Raises:
-        UserError: naming the key, its value and its range.
-    """
-    values = flatten(asdict(config))
-    for name in COUNTS:
-        if values[name] is not None and values[name] < 1:
-            raise UserError(f"{name}={values[name]} must be at least 1")
-    for name in POSITIVE:
-        if values[name] is not None and not 0 < values[name] < math.inf:
-            raise UserError(f"{name}={values[name]} must be above 0")
-    for name in AMOUNTS:
-        if not 0 <= values[name] < math.inf:
-            raise UserError(f"{name}={values[name]} must be at least 0")
-    for name, value in {"gamma": config.gamma, "lam": config.lam}.items():
-        if not 0 <= value <= 1:
-            raise UserError(f"{name}={value} must be from 0 to 1")
-    if config.ratio_threshold is not None and not config.ratio_threshold > 1:
-        raise UserError(f"ratio_threshold={config.ratio_threshold} must be above 1, the ratio of an unchanged policy")
-    if config.reward_baseline is not None and not math.isfinite(config.reward_baseline):
-        raise UserError(f"reward_baseline={config.reward_baseline} must be a finite number, or null")
 
 
 def _check_launch(config: PPOConfig) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reproalign.ama.align.raft_config import RaftConfig
-from reproalign.ama.align.reward_record import RECORDS, RELEASED_RULES
+from reproalign.ama.align.reward_record import RELEASED_RULES
 from reproalign.ama.cli import SFT
-from reproalign.common.errors import UserError, check_seed, choose
-from reproalign.common.generation.sampling import LAYOUTS
+from reproalign.common.errors import UserError
 from reproalign.common.generation.select import SelectionRules
 from reproalign.common.options.words import as_word
 from reproalign.common.verbs.iterations import Iterations, Step
@@ -66,16 +65,8 @@ def resolve(config: RaftConfig) -> Rules:
     Raises:
         UserError: naming the key.
     """
-    released = choose("variant", config.variant, ["paper", "released"]) == "released"
-    choose("layout", config.layout, LAYOUTS)
-    choose("record", config.record, RECORDS)
-    filtered = choose("filters", config.filters, FILTERS) == "lmflow" or (
-        config.filters == "auto" and config.layout == "lmflow"
-    )
-    check_seed(seed=config.seed, prompt_seed=config.prompt_seed)
-    for name in ("iterations", "prompts_per_iteration", "ranks", "max_prompt_length"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name}={getattr(config, name)} must be at least 1")
+    released = config.variant == "released"
+    filtered = config.filters == "lmflow" or (config.filters == "auto" and config.layout == "lmflow")
     if config.ranks > 1 and not released:
         raise UserError(f"ranks={config.ranks} is of variant=released; variant=paper shuffles all prompts together")
     floor = RELEASED_RULES["live"].selection.min_reward if released else None

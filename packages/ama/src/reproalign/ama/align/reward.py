@@ -10,7 +10,6 @@ from transformers import set_seed
 from reproalign.ama.align.config import RewardConfig
 from reproalign.ama.align.objective import BradleyTerry
 from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
-from reproalign.common.errors import check_seed
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
@@ -74,7 +73,6 @@ def check_options(config: RewardConfig) -> RewardRules:
     Raises:
         UserError: naming the key.
     """
-    check_seed(seed=config.seed)
     told = {
         "pooling": "last_not_pad",
         "layout": "lmflow",

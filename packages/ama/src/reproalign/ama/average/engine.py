@@ -74,9 +74,5 @@ def _moving_average(config: AverageConfig) -> dict[str, Any]:
             "decay is not set; method=sma needs μ, the share of the average that is kept at each checkpoint"
         )
     decay = check_number("decay", config.decay, None, least=0.0)
-    if decay >= 1:
-        raise UserError(f"decay={decay} must be below 1, or no checkpoint would count")
-    if config.reset_every is not None and config.reset_every < 1:
-        raise UserError(f"reset_every={config.reset_every} must be at least 1")
     weights = moving_average_weights(len(config.checkpoints), decay, config.reset_every)
     return {"models": [config.pre, *config.checkpoints], "weights": list(weights)}

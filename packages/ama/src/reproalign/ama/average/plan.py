@@ -12,7 +12,7 @@ from reproalign.ama.average.engine import ALPHA, core_config
 from reproalign.ama.average.names import LegacyName, alpha_of_name, read_name, read_released_name
 from reproalign.ama.parts import Parts, check_level, pivots_of
 from reproalign.ama.ratios_file import Ratios, read_ratios
-from reproalign.ama.tensors import HEADS, RULES, default_tensors
+from reproalign.ama.tensors import RULES, default_tensors
 from reproalign.common.errors import UserError, choose
 from reproalign.common.merging.checks import check_number
 from reproalign.common.merging.settings import resolve as resolve_core
@@ -85,11 +85,6 @@ def resolve(config: AverageConfig) -> Plan | None:
     Raises:
         UserError: naming the key.
     """
-    choose("variant", config.variant, ["paper", "released"])
-    choose("method", config.method, ["ma", "graft", "sma"])
-    choose("alpha_on", config.alpha_on, ["pre", "post"])
-    for entry in config.allow or ():
-        choose("allow", entry, ALLOWANCES)
     for key, method in READERS.items():
         if getattr(config, key) is not None and config.method != method:
             raise UserError(f"{key} has no meaning for method={config.method}, only for {method}; remove it")
@@ -108,10 +103,6 @@ def _averaged(config: AverageConfig) -> Plan:
     given = [key for key in SAYS_RATIOS if getattr(config, key) is not None]
     if len(given) > 1:
         raise UserError(f"{given[0]} and {given[1]} both say the ratios; remove one")
-    if config.tensors is not None:
-        choose("tensors", config.tensors, RULES)
-    if config.head is not None:
-        choose("head", config.head, HEADS)
     if isinstance(config.ratios, str):
         plan = _from_file(config)
     elif config.name is not None:

@@ -16,7 +16,7 @@ from reproalign.ama.frontier.respond import Answered, respond, reward_model, rew
 from reproalign.ama.frontier.texts import Text, TokenRows, read_texts, response_rows, text_rows
 from reproalign.common.config import ModelConfig
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.errors import UserError
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure
 from reproalign.common.files import sha256_json, space_needed
 from reproalign.common.generation.filters import is_discarded
@@ -80,23 +80,7 @@ def check_options(config: EvaluateConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    check_seed(seed=config.seed)
     rules = sampling_rules(config)
-    choose("backend", config.backend, ("auto", "transformers", "vllm"))
-    for name, least in (
-        ("max_prompts", 1),
-        ("max_texts", 1),
-        ("text_length", 2),
-        ("loss_batch_size", 1),
-        ("resamples", 100),
-    ):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise UserError(f"{name}={value} must be at least {least}")
-    if config.scoring.batch_size < 1:
-        raise UserError(f"scoring.batch_size={config.scoring.batch_size} must be at least 1")
-    if not 0 < config.confidence < 1:
-        raise UserError(f"confidence={config.confidence} must be above 0 and below 1")
     if config.launch.strategy not in ("single", "ddp"):
         raise UserError(
             f"launch.strategy={config.launch.strategy} splits a model that is trained; evaluation shares the prompts "
@@ -104,7 +88,6 @@ def check_options(config: EvaluateConfig) -> None:
         )
     if config.model.lora.enabled:
         raise UserError("model.lora.enabled: evaluation trains nothing; give an adapter's folder as model.name")
-    choose("logprobs.implementation", config.logprobs.implementation, ("chunked", "plain"))
     _check_combination(config)
     if config.variant == "released" and rules.layout != "lmflow":
         raise UserError(

@@ -228,7 +228,7 @@ class _Planner:
         child = plan_child(self.invocation, name, verb, [*words, *more], self.bases)
         with naming(child.name):
             if check is not None:
-                check(structured(child.invocation))
+                check(structured(child.invocation.schema, child.invocation.config))
         return child
 
 
@@ -237,12 +237,12 @@ def _check_inputs(config: FrontierConfig, plan: Plan) -> None:
     for chain in plan.chains.values():
         if chain.average is None:
             with naming(chain.evaluate.name):
-                check_inputs(structured(chain.evaluate.invocation))
+                check_inputs(structured(chain.evaluate.invocation.schema, chain.evaluate.invocation.config))
     for post in config.post:
         first = next((chain for chain in plan.chains.values() if chain.average and chain.model.post == post), None)
         if first is not None and first.average is not None:
             with naming(first.average.name):
-                keys: AverageConfig = structured(first.average.invocation)
+                keys: AverageConfig = structured(first.average.invocation.schema, first.average.invocation.config)
                 if first.model.learned is not None:
                     learned = first.model.learned
                     keys = replace(keys, ratios=None, parts=learned.level, alpha=learned.alpha)

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from reproalign.ama.frontier.config import EvaluateConfig
 from reproalign.common.config import RewardModelConfig
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.generation.samplers import SAMPLERS
 from reproalign.common.generation.samples import RESPONSES, Sampled, read_sampled, write_rows
 from reproalign.common.generation.sampling import SamplingRules, sample_shared, shares
@@ -56,7 +56,7 @@ def sampling_rules(config: EvaluateConfig) -> SamplingRules:
     Raises:
         UserError: for options that nothing can be sampled with.
     """
-    released = choose("variant", config.variant, ("paper", "released")) == "released"
+    released = config.variant == "released"
     drawn = released and config.max_new_tokens is None
     default = RELEASED_LENGTHS[1] if released else PAPER_LENGTH
     rules = SamplingRules(

@@ -10,10 +10,8 @@ from reproalign.ama.frontier.config import FrontierConfig, LearnedSweep
 from reproalign.ama.frontier.sweeps import PRE, levels_count
 from reproalign.ama.parts import ALIASES, check_level
 from reproalign.ama.points import METHODS
-from reproalign.ama.tensors import RULES
-from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.errors import UserError, choose
 
-X_AXES = ("reward", "win_rate")
 MODEL_KEYS = ("model", "algorithm", "method", "parameter", "value", "series")
 AVERAGED = ("pre", "post", "ma", "part", "pattern")  # methods that frontier makes itself
 
@@ -24,23 +22,12 @@ def check_settings(config: FrontierConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    check_seed(seed=config.seed)
     if config.seed == 2**32 - 1:
         raise UserError(f"seed={config.seed}: the noise floor takes the next one, which there is none; give another")
-    choose("variant", config.variant, ("paper", "released"))
-    choose("tensors", config.tensors, RULES)
-    if config.head is not None:
-        choose("head", config.head, ("base", "post"))
-    choose("alpha_on", config.alpha_on, ("pre", "post"))
-    choose("x", config.x, X_AXES)
     if config.model.name:
         raise UserError("model.name has no meaning here: the models are pre, post and models; remove it")
     if config.model.lora.enabled:
         raise UserError("model.lora.enabled: nothing is trained here; give adapters' folders as post")
-    if not 0 < config.confidence < 1:
-        raise UserError(f"confidence={config.confidence} must be above 0 and below 1")
-    if config.resamples < 100:
-        raise UserError(f"resamples={config.resamples} must be at least 100")
     _check_posts(config)
     _check_sweeps(config)
     _check_evaluations(config)

@@ -25,15 +25,13 @@ from reproalign.ama.study.plots import draw_claims, draw_fronts
 from reproalign.ama.study.published import published_points
 from reproalign.ama.study.reading import add_fingerprints, measured_floor, read_results
 from reproalign.ama.study.results import Results, make_results
-from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.errors import UserError, choose
 from reproalign.common.files import write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
 
 PACKAGE = "reproalign.ama"
-JUDGES = ("front", "hypervolume")
-FLOORS = ("published", "measured", "none")
 
 
 def claims(config: ClaimsConfig, invocation: Invocation) -> None:
@@ -87,13 +85,6 @@ def check_claim(claim: Mapping[str, Any], results: Results, judge: str = "front"
 
 
 def _check(config: ClaimsConfig) -> None:
-    check_seed(seed=config.seed)
-    choose("judge", config.judge, JUDGES)
-    choose("floor", config.floor, FLOORS)
-    if config.resamples < 100:
-        raise UserError(f"resamples={config.resamples} must be at least 100")
-    if not 0 < config.confidence < 1:
-        raise UserError(f"confidence={config.confidence} must be in (0, 1)")
     if config.floor == "measured" and not config.results:
         raise UserError("floor=measured is about results; give results=[points.csv,…] too")
 

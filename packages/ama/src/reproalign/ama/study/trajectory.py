@@ -14,7 +14,7 @@ from reproalign.ama.study.plots import Line, draw_fronts
 from reproalign.ama.study.published import published_points
 from reproalign.ama.study.reading import add_fingerprints, read_results
 from reproalign.ama.study.results import Results, make_results
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import csv_text, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
@@ -33,7 +33,6 @@ def trajectory(config: TrajectoryConfig, invocation: Invocation) -> None:
     Raises:
         UserError: for results that cannot be read or have no such points, or a metric that nothing has.
     """
-    choose("kind", config.kind, KINDS)
     if config.kind != "training" and config.algorithm != TrajectoryConfig.algorithm:
         raise UserError(f"algorithm is of kind=training; remove it for kind={config.kind}, which draws all of them")
     points = read_results(config.results, {}, config.rule)

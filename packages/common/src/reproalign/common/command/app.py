@@ -42,7 +42,7 @@ class App:
     title: str
     verbs: tuple[Verb, ...]
     more: tuple[tuple[str, str, str], ...] = ()
-    renamed: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    renamed: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
 
 
 class WordParser(argparse.ArgumentParser):

@@ -74,12 +74,19 @@ def print_verb_help(app: App, verb: Verb, words: Sequence[str]) -> None:
     shown += ["[experiment=RECIPE]"] if "experiment" in names else []
     print(f"{app.command} {verb.name}: {verb.help}\n")
     print(" ".join(["Usage:", app.command, verb.name, *shown, "[key=value …]"]), end="\n\n")
-    print("Values are those in force, with the recipe and groups that the command line names; (required): to be given.")
+    print("Values are those in force with what the command line names; (required): to be given.")
     for name in names:
-        print_line((f"{name}=NAME", "", f"one of: {', '.join(options(app.package, name))}"))
+        own = _recipes(app, verb) if name == "experiment" else options(app.package, name)
+        print_line((f"{name}=NAME", "", f"one of: {', '.join(own)}" if own else "none is published"))
     print_line(("config=FILE", "", "what --cfg printed, or a run's folder: its configuration, before the other words"))
     for line in lines(composed.schema, composed.config):
         print_line(line)
+
+
+def _recipes(app: App, verb: Verb) -> list[str]:
+    from reproalign.common.command.recipes import read_headers
+
+    return [name for name, header in read_headers(app.package).items() if header.get("verb", verb.name) == verb.name]
 
 
 def lines(schema: type, values: Mapping[str, Any], prefix: str = "") -> Iterator[Line]:
@@ -91,7 +98,8 @@ def lines(schema: type, values: Mapping[str, Any], prefix: str = "") -> Iterator
         prefix: of the keys.
     """
     for field in fields(schema):
-        key, value = f"{prefix}{field.name}", values.get(field.name)
+        key = f"{prefix}{field.name}"
+        value: Any = values.get(field.name)
         if is_section(field.kind):
             about = field.option.help if field.option else (field.kind.__doc__ or "").partition("\n")[0]
             yield f"\n{key}.*", "", about
@@ -144,4 +152,6 @@ def print_line(line: Line) -> None:
         return
     print(head)
     width = min(shutil.get_terminal_size().columns, 120)
-    print(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    "))
+    indent = "    "
+    whole = {"break_long_words": False, "break_on_hyphens": False}  # a name is there to be copied
+    print(textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, **whole))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.judging.endpoint import EndpointConfig
 from reproalign.common.options import option, output_dir, section
 
-ORDERS, TIES = ("both", "one"), ("half", "loss")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -61,15 +60,10 @@ def check_pairrm(config: PairRMConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    choose("pairrm.dtype", config.dtype, DTYPES)
-    choose("pairrm.orders", config.orders, ORDERS)
-    choose("pairrm.ties", config.ties, TIES)
     if config.ties == "loss" and config.orders == "both":
         raise UserError(
             "pairrm.ties=loss is for one order: with both, a tie would be a loss of either model; set pairrm.orders=one"
         )
-    if config.batch_size < 1:
-        raise UserError(f"pairrm.batch_size={config.batch_size} must be at least 1")
     plain = PairRMConfig()
     given = next((name for name in vars(plain) if getattr(config, name) != getattr(plain, name)), None)
     if given and not config.model:

@@ -51,8 +51,12 @@ def check_value(value: Any) -> None:
         if not isinstance(found, int | float) or declared is None:
             continue
         if not math.isfinite(found) or not declared.contains(found):
-            allowed = " and ".join(filter(None, [declared.range(), "" if math.isfinite(found) else "finite"]))
-            raise ValueError(f"{type(value).__name__}: {entry.name}={found} must be {allowed}")
+            raise ValueError(f"{type(value).__name__}: {entry.name}={found} must be {allowed_numbers(declared, found)}")
+
+
+def allowed_numbers(option: Option, number: int | float) -> str:
+    """Say which numbers an option takes, of which ``number`` is none."""
+    return " and ".join(filter(None, [option.range(), "" if math.isfinite(number) else "finite"]))
 
 
 def _check_value(field: Field, key: str, value: Any) -> None:
@@ -100,8 +104,8 @@ def _check_type(option: Option, key: str, value: Any) -> None:
 
 def _check_scalar(option: Option, key: str, value: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and not option.contains(value):
-        raise UserError(f"{key}={value} must be {option.range()}")
+    if number and not (math.isfinite(value) and option.contains(value)):
+        raise UserError(f"{key}={value} must be {allowed_numbers(option, value)}")
     if option.choices and not option.also and value is not None and not (number and option.range()):
         allowed = option.allowed()
         if value not in allowed:

@@ -106,9 +106,11 @@ def _section(choice: Choice, config: Mapping[str, Any]) -> type:
     hints, nested = get_type_hints(found), chosen_sections(found)
     fields: list[Any] = [("name", str, option(config["name"], help=choice.help, choices=choice.registry))]
     for entry in dataclasses.fields(found):
-        kind, factory, default = hints[entry.name], entry.default_factory, entry.default
+        kind, default = hints[entry.name], entry.default
+        factory: Any = entry.default_factory
         if entry.name in nested:
-            kind = factory = _section(nested[entry.name], config[entry.name])
+            kind = _section(nested[entry.name], config[entry.name])
+            factory = kind
             default = dataclasses.MISSING
         given: Any = {"default": default} if factory is dataclasses.MISSING else {"default_factory": factory}
         fields.append((entry.name, kind, dataclasses.field(**given, metadata=entry.metadata)))

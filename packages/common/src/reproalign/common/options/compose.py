@@ -125,7 +125,7 @@ def _compose(
             composed = put_file(composed, opened(node), file, content, [name for name, _, _ in given], renamed)
         if chosen_sections(node):
             config: Any = OmegaConf.to_container(composed, resolve=False)
-            named(node, config, {key: _split(word)[1] for word, key in words.items()})
+            named(node, config, {key: _value(word) for word, key in words.items()})
             node = specialised(node, config)
             check_keys(node, file, content, renamed)
             composed = OmegaConf.merge(OmegaConf.structured(node), OmegaConf.create(config))
@@ -232,6 +232,12 @@ def _check_key(word: str, key: str, schema: type, renamed: Renamed) -> str:
     if field.kind in (str, Any) and not _is_understood(word):
         return as_word(key, word.partition("=")[2])  # a path beyond Hydra's grammar, or a list like 1,1,1
     return word.lstrip("+")
+
+
+def _value(word: str) -> str:
+    """Return a word's value as text, without the quotes that Hydra's grammar allows."""
+    quoted = _is_understood(word) and word.partition("=")[2][:1] in "'\""
+    return str(OverridesParser.create().parse_override(word).value()) if quoted else word.partition("=")[2]
 
 
 def _is_understood(word: str) -> bool:

@@ -49,7 +49,9 @@ class Option:
         return tuple(found() if callable(found) else found)
 
     def range(self) -> str:
-        """Say the range, e.g. ``above 0 and at most 1``, or nothing."""
+        """Say the range, e.g. ``above 0 and at most 1`` or ``from 0 to 1``, or nothing."""
+        if self.at_least is not None and self.at_most is not None:
+            return f"from {self.at_least} to {self.at_most}"
         ends = {"above": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}
         return " and ".join(f"{word} {end}" for word, end in ends.items() if end is not None)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 # Old key or section -> new, or several of which the verb has one. NAME in a new key is for the user to choose. What
 # holds a blank is a sentence on where the key went. ``data=old`` stands for a choice of a group.
-Renamed = Mapping[str, str | tuple[str, ...]]
+Renamed = Mapping[str, str | Sequence[str]]
 RENAMED: Renamed = {
     **{
         f"data.{name}": f"data.sets.NAME.{name}"
@@ -33,6 +33,8 @@ RENAMED: Renamed = {
             *("system_message", "layout", "truncation_side", "padding_side", "response_separator"),
         )
     },
+    "suite.title": "nothing read it; write it as a comment into the suite's file",
+    "suite.source": "nothing read it; write it as a comment into the suite's file",
 }
 
 
@@ -49,7 +51,8 @@ def new_name(key: str, value: str, known: Sequence[str], renamed: Renamed) -> st
     old = max((name for name in table if key == name or key.startswith(f"{name}.")), key=len, default=None)
     if old is None:
         return None
-    candidates = table[old] if isinstance(table[old], tuple) else (str(table[old]),)
+    found = table[old]
+    candidates = (found,) if isinstance(found, str) else found
     for candidate in candidates:
         if " " in candidate:
             return f"{key} is gone: {candidate}"

@@ -12,13 +12,11 @@ from transformers import set_seed
 from trl import SFTConfig
 
 from reproalign.common.data.holdout import hold_out
-from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.perplexity import perplexities
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.samplers import asking_tokenizer
 from reproalign.common.generation.samples import SELECTED, find, read_selected
-from reproalign.common.generation.sampling import LAYOUTS
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
@@ -84,9 +82,5 @@ def check_align(config: AlignConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    check_separator(choose("layout", config.layout, LAYOUTS), config.response_separator)
+    check_separator(config.layout, config.response_separator)
     check_loss_mean(config.loss_mean, config.trainer)
-    if config.max_length < 2:
-        raise UserError(f"max_length={config.max_length} must be at least 2")
-    if not 0 <= config.eval_fraction < 1:
-        raise UserError(f"eval_fraction={config.eval_fraction} must be at least 0 and below 1")

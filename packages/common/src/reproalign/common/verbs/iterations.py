@@ -159,7 +159,8 @@ def check_iteration(children: Mapping[str, Child], train: str, check_train: Call
         UserError: naming the child.
     """
     sample, score, select, last = (
-        structured(children[name].invocation) for name in ("sample", "score", "select", train)
+        structured(children[name].invocation.schema, children[name].invocation.config)
+        for name in ("sample", "score", "select", train)
     )
     responses = sampling_rules(sample).n
     if select.n is not None and not 1 <= select.n <= responses:

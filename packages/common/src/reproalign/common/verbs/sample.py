@@ -95,8 +95,6 @@ def sampling_rules(config: SampleConfig) -> SamplingRules:
     for key in ("system", "one_turn"):
         if getattr(config, key) and config.layout != "chat":
             raise UserError(f"{key} is for layout=chat, and layout={config.layout}; leave {key} out")
-    if config.max_prompts is not None and config.max_prompts < 1:
-        raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
     if config.n > 1 and not config.temperature:
         raise UserError(f"temperature=0 would make all n={config.n} responses the same; raise it, or set n=1")
     return rules

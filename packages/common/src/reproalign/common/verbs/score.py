@@ -54,8 +54,6 @@ def check_score(config: ScoreConfig) -> RewardRules:
     Raises:
         UserError: for options that nothing can be scored with.
     """
-    if config.batch_size < 1:
-        raise UserError(f"batch_size={config.batch_size} must be at least 1")
     return scoring_rules(config.model, told_rules(config.model, config.text, config.variant))
 
 

@@ -111,5 +111,5 @@ class DisperseConfig:
         null="texts are embedded",
     )
     kmeans: KMeansConfig = section(KMeansConfig)
-    nearest: int = option(5, help="rows shown for each cluster: the nearest to its centroid", at_least=0)
+    nearest: int = option(5, help="rows shown for each cluster: the nearest to its centroid", at_least=1)
     launch: LaunchConfig = section(LaunchConfig, help="ddp: each process embeds its share of the shards")

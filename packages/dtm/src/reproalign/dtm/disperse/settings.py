@@ -10,7 +10,7 @@ from pathlib import Path
 from reproalign.common.config import RowsConfig
 from reproalign.common.data.reading import local_path
 from reproalign.common.data.splits import source_of
-from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.errors import UserError
 from reproalign.dtm.disperse.config import DisperseConfig, EmbeddingConfig, KMeansConfig
 
 METHODS = ("random", "random_equal", "kmeans", "labels")
@@ -51,11 +51,8 @@ def resolve(config: DisperseConfig) -> Settings:
     Raises:
         UserError: naming the key, its value and what is allowed.
     """
-    released = choose("variant", config.variant, ["paper", "released"]) == "released"
-    method = choose("method", config.method or ("random" if released else "random_equal"), METHODS)
-    _at_least(1, clusters=config.clusters, nearest=config.nearest)
-    check_seed(seed=config.seed)
-    choose("resume", config.resume, ["auto", "never"])
+    released = config.variant == "released"
+    method = config.method or ("random" if released else "random_equal")
     if config.launch.strategy not in ("single", "auto", "ddp"):
         raise UserError(f"launch.strategy={config.launch.strategy} is for training; disperse with launch=single or ddp")
     _check_data(config, released)
@@ -110,8 +107,6 @@ def _check_kmeans(options: KMeansConfig, method: str, released: bool) -> KMeansC
             raise UserError(f"kmeans.*: method={method} clusters nothing; set method=kmeans, or leave these keys out")
         return options
     algorithm = options.algorithm or ("released" if released else "lloyd")
-    choose("kmeans.algorithm", algorithm, ALGORITHMS)
-    choose("kmeans.backend", options.backend, ["numpy", "faiss"])
     _at_least(1, kmeans__restarts=options.restarts)
     if options.iterations is not None:
         _at_least(1, kmeans__iterations=options.iterations)
@@ -143,6 +138,4 @@ def _check_embedding(settings: Settings) -> None:
                 f"embedding.*: method={settings.method} embeds nothing; set method=kmeans, or leave these keys out"
             )
         return
-    choose("embedding.text", options.text, ["instruction", "response", "both"])
-    choose("embedding.dtype", options.dtype, ["float32", "float16"])
     _at_least(1, embedding__batch_size=options.batch_size, embedding__shard_size=options.shard_size)

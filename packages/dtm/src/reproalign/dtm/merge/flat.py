@@ -46,13 +46,8 @@ def check_released(plan: Plan) -> None:
     mode = choose(
         "aggregation", config.aggregation or ("weighted" if config.method == "average" else "dis-mean"), modes
     )
-    choose("zero_signs", config.zero_signs or "majority", ["majority", "minority"])
     if plan.weights is not None and mode != "weighted" and config.method in ("average", "ties"):
         raise UserError(f"weights have no meaning for aggregation={mode}; remove them, or set aggregation=weighted")
-    for key in ("density", "norm_fraction"):
-        value = getattr(config, key)
-        if value is not None and not 0 < value <= 1:
-            raise UserError(f"{key}={value} must be above 0 and at most 1")
     if config.method == "dare":
         dropped(config)
     if config.density is not None and config.norm_fraction is not None:

@@ -210,8 +210,6 @@ def _dare(plan: Plan) -> dict[str, Any]:
 
 
 def _check_applicable(config: MergeConfig) -> None:
-    choose("variant", config.variant, ["paper", "released"])
-    choose("method", config.method, CORE)
     if config.variant == "released" and config.method not in RELEASED:
         raise UserError(
             f"method={config.method} is none of the authors' scripts ({', '.join(RELEASED)}); set variant=paper"
@@ -269,7 +267,7 @@ def _space(config: MergeConfig, models: Sequence[str], adapters: Sequence[bool])
 
 def _output(config: MergeConfig, space: str) -> str:
     possible = space == "factor" or (space == "delta" and config.method in STAY_ADAPTERS)
-    output = choose("output", config.output or ("adapter" if possible else "model"), ["adapter", "model"])
+    output = config.output or ("adapter" if possible else "model")
     if output == "adapter" and not possible:
         what = f"method={config.method}" if space == "delta" else f"space={space}"
         raise UserError(f"output=adapter: the result of {what} is no adapter; set output=model")
@@ -287,8 +285,6 @@ def _statistics(config: MergeConfig, models: Sequence[str]) -> tuple[str, ...] |
             f"statistics is not set; method={config.method} needs a folder of `dtm statistics` for each model, or "
             "statistics=auto"
         )
-    if config.statistics_rows is not None and config.statistics_rows < 1:
-        raise UserError(f"statistics_rows={config.statistics_rows} must be at least 1")
     if value == AUTO:
         return AUTO
     if config.statistics_rows is not None:

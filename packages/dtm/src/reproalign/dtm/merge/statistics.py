@@ -8,14 +8,13 @@ import torch
 from transformers import PreTrainedModel
 
 from reproalign.common.data.cache import fingerprint_dataset
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import space_needed
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child, plan_child
 from reproalign.common.mappings import flatten
 from reproalign.common.merging.adapters import Adapter
 from reproalign.common.merging.settings import parse_size
-from reproalign.common.merging.statistics import KINDS
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model
@@ -23,7 +22,6 @@ from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_
 from reproalign.common.options.words import as_word
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.training.model_statistics import (
-    LABELS,
     Request,
     choose_tensors,
     measurable,
@@ -102,15 +100,8 @@ def plan_statistics(parent: Invocation, model: str, number: int, kind: str, max_
 
 
 def _check(config: StatisticsConfig) -> tuple[Sources, TokensConfig, Request]:
-    choose("kind", config.kind, KINDS)
-    choose("targets", config.targets, LABELS)
-    choose("resume", config.resume, ["auto", "never"])
     if config.kind == "gram" and config.targets != "data":
         raise UserError("targets has no meaning for kind=gram; remove it")
-    if config.max_rows is not None and config.max_rows < 1:
-        raise UserError(f"max_rows={config.max_rows} must be at least 1")
-    if not 0 < config.data_ratio <= 1:
-        raise UserError(f"data_ratio={config.data_ratio} must be above 0 and at most 1")
     if config.model.lora.enabled or config.model.quantization:
         raise UserError(
             "model.lora.enabled and model.quantization have no meaning here: nothing is trained; remove them"

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.cache import fingerprint_dataset
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure, remove_parts
 from reproalign.common.files import atomic_path, space_needed, write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -128,12 +128,6 @@ def check_options(config: EvaluateConfig) -> TokensConfig:
     Raises:
         UserError: naming the key.
     """
-    for name, least in (("batch_size", 1), ("resamples", 100), ("sample", 1)):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise UserError(f"{name}={value} must be at least {least}")
-    if not 0 < config.confidence < 1:
-        raise UserError(f"confidence={config.confidence} must be above 0 and below 1")
     if not config.rows:
         raise UserError(
             "rows=[] names no file; give files of instruction rows, as in rows=[runs/disperse/held_out.jsonl]"
@@ -147,7 +141,6 @@ def check_options(config: EvaluateConfig) -> TokensConfig:
         raise UserError("model.lora.enabled: evaluation trains nothing; give an adapter's folder as model.name")
     if config.model.chat_template is not None:
         raise UserError("model.chat_template: the rows are put in the Alpaca prompt; leave it out")
-    choose("logprobs.implementation", config.logprobs.implementation, ["chunked", "plain"])
     if config.tokens.drop_unsupervised is not None:
         raise UserError("tokens.drop_unsupervised is for training; a row without a supervised token has no loss anyway")
     return resolved(config.tokens, config.variant)

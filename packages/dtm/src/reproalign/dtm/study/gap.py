@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison
 from reproalign.common.files import write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -56,7 +56,6 @@ def gap(config: GapConfig, invocation: Invocation) -> None:
     Raises:
         UserError: for lists of other lengths, fractions that do not ascend in (0, 1], or evaluations of other rows.
     """
-    choose("mode", config.mode, MODES)
     fractions = check_fractions(config.fractions)
     parts = {"training": config.training, "held_out": config.held_out}
     for name, folders in parts.items():

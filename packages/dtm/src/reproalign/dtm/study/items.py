@@ -55,8 +55,6 @@ def read_items(config: ErrorsConfig) -> Items:
 
 def _rows(config: ErrorsConfig, folders: Sequence[str]) -> Items:
     rule = choose("rule", config.rule or "(none)", RULES)
-    if not 0 < config.threshold <= 1:
-        raise UserError(f"threshold={config.threshold} must be above 0 and at most 1")
     if rule == "loss" and config.base is None:
         raise UserError("rule=loss compares with the base model; set base to the folder of its evaluation")
     if rule == "accuracy" and config.base is not None:

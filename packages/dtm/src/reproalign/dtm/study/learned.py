@@ -73,9 +73,6 @@ def tokens(config: TokensStudyConfig, invocation: Invocation) -> None:
     for name, folders in stages.items():
         if len(folders) != 2:
             raise UserError(f"{name} names {len(folders)} evaluations; give two, before and after the stage")
-    for name in ("min_count", "top"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name}={getattr(config, name)} must be at least 1")
     found = {name: [read_evaluation(folder) for folder in folders] for name, folders in stages.items()}
     check_same_rows([*found["early"], *found["late"]], tokens=True)
     lists: dict[str, list[Learned]] = {}

@@ -79,7 +79,7 @@ def make_children(config: TrainEachConfig, invocation: Invocation) -> list[Child
     children = [plan_child(invocation, name, TRAIN, [*common, *words]) for name, words in named.items()]
     for child in children:
         try:
-            check_train(structured(child.invocation))
+            check_train(structured(child.invocation.schema, child.invocation.config))
         except UserError as error:
             raise UserError(f"{child.name}: {error}") from error
     return children

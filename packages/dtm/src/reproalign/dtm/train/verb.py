@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import IntervalStrategy, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.invocation import Invocation
 from reproalign.common.merging.adapter_merge import MANIFEST
@@ -28,7 +28,6 @@ from reproalign.common.records import Run
 from reproalign.common.text.collate import pad_id
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit, metric_rows
-from reproalign.common.training.token_average import NORMALISATIONS
 from reproalign.dtm.tokens import TokensConfig, collator, resolved
 from reproalign.dtm.train.config import TrainConfig
 from reproalign.dtm.train.data import Data, Sources, find_sources, load
@@ -125,10 +124,7 @@ def check_options(config: TrainConfig) -> tuple[TokensConfig, str]:
     """
     tokens = resolved(config.tokens, config.variant)
     default = "micro_batch_mean" if config.variant == "released" else "token_mean"
-    normalisation = choose("normalisation", config.normalisation or default, NORMALISATIONS)
-    if not 0 < config.data_ratio <= 1:
-        raise UserError(f"data_ratio={config.data_ratio} must be above 0 and at most 1")
-    check_seed(seed=config.seed, init_seed=config.init_seed)
+    normalisation = config.normalisation or default
     check_regularizer(config.regularizer, config.launch.strategy)
     check_mixture(config.replay, config.filter)
     if config.model.dtype == "float16" and not config.model.lora.enabled:

@@ -23,7 +23,7 @@ class TokenLevel(RadpoObjective):
 
     beta: float = option(0.1, above=0, help="temperature")
     alpha: float | None = option(
-        None, at_least=0, help="weight of the token-level term in the second form; null: the first"
+        None, at_least=0, help="weight of the token-level term in the second form", null="the first form"
     )
 
     def log_ratios(self, responses: Responses) -> Float[torch.Tensor, " responses"]:
