@@ -163,7 +163,7 @@ def test_the_verb_score_reads_as_the_training_did(data: Path, tmp_path: Path) ->
         (["align", "dpo", "text.system_message=hi"], "text.system_message is for layout=chat"),
         (["align", "dpo", "reference.mode=adapter-disabled"], "needs adapters"),
         (["reward", "text.overlong=cut"], "unknown text.overlong 'cut'"),
-        (["reward", "text.layout=alpaca"], "unknown layout 'alpaca'"),
+        (["reward", "text.layout=alpaca"], "unknown text.layout 'alpaca'"),
         (["reward", "text.max_length=2"], "max_length=2 must be at least 3"),
     ],
 )
