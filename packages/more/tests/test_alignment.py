@@ -370,7 +370,7 @@ def test_adapters_are_trained_as_everywhere(tmp_path, selected):
     [
         (["selected=/nowhere"], "selected=/nowhere: no such file"),
         (["eval_fraction=1"], "must be at least 0 and below 1"),
-        (["eval_fraction=0.99"], "leaves none of 6 rows to train on"),
+        (["eval_fraction=0.99"], "leaves none to train on"),
         (["layout=chats"], "did you mean 'chat'?"),
         (["max_length=1"], "max_length=1 must be at least 2"),
     ],
