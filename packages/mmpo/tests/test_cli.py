@@ -235,7 +235,7 @@ def test_what_a_policy_recipe_leaves_out_is_the_releases_default_not_ours(releas
     words, _ = released({"loss_type": "ipo", "max_length": None, "torch_dtype": None, "output_dir": "out"})
     config = composed(APP, "model=tiny", "data=demo", *words, verb="train")
     assert config["loss"]["beta"] == 0.1
-    assert (config["data"]["max_length"], config["data"]["max_prompt_length"]) == (512, 128)
+    assert (config["text"]["max_length"], config["text"]["max_prompt_length"]) == (512, 128)
     assert config["trainer"]["optim"] == "rmsprop"
 
 

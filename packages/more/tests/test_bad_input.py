@@ -53,7 +53,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["experiment=smoke", "method=mmoe"], "unknown method 'mmoe'"),
         (["experiment=smoke", "variant=both"], "unknown variant 'both'"),
         (["experiment=smoke", "model.pooling=mean"], "unknown model.pooling 'mean'"),
-        (["experiment=smoke", "text.layout=alpaca"], "unknown layout 'alpaca'"),
+        (["experiment=smoke", "text.layout=alpaca"], "unknown text.layout 'alpaca'"),
         (["experiment=smoke", "data.task_num=5"], "data.task_num=5, but there are 3 domains: whole, half, quarter"),
         (["experiment=smoke", "data.domains=[whole,whole]"], "data.domains lists 'whole' twice"),
         (["experiment=smoke", "data.domains=[hole]"], "unknown domain 'hole' (did you mean"),
@@ -82,7 +82,7 @@ def test_settings(fails, words, message):
         (lines({**ITEM, "score": [1, 1]}, {**ITEM, "score": [0, 0]}), "all are ties"),
         (lines({**ITEM, "score": [1, None]}), "all are ties, or too few are scored"),
         (lines({**ITEM, "text": ["a", " "]}), "line 1: a response is empty"),
-        (lines({"question": "x", "answer": "y"}), "need the columns text and score"),
+        (lines({"question": "x", "answer": "y"}), "are those of no known source"),
         (lines(ITEM, {"prompt": "x"}), "line 2: column 'text' is missing"),
     ],
 )
