@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reproalign.common.config import DataConfig, ModelConfig
+from reproalign.common.config import DataConfig, ModelConfig, SetConfig
 from reproalign.common.data.load import load_evaluation
 from reproalign.common.reward.rules import read_rules
 from reproalign.common.reward.scorer import Scorer
@@ -25,7 +25,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def models(tmp_path) -> list[Path]:
-    reward = ["reward", "experiment=smoke-reward", "data.max_length=64", "data.max_eval_rows=8"]
+    reward = ["reward", "experiment=smoke-reward", "text.max_length=64", "data.max_eval_rows=8"]
     assert mmpo([*reward, *QUICK, f"output_dir={tmp_path / 'mmpo'}"]) == 0
     assert (
         more_rm(["train", "experiment=smoke", *QUICK, "trainer.eval_strategy=no", f"output_dir={tmp_path / 'more'}"])
@@ -68,6 +68,7 @@ def test_pairs_are_evaluated_as_the_other_paper_s_model_reads_them(tmp_path, mod
     rules = read_rules(str(models[1]), None)
     assert rules is not None
     scorer = Scorer(ModelConfig(name=str(models[1])), rules, batch_size=4)
-    records, _ = load_evaluation(DataConfig(source="preference", path="demo:pairs-eval", max_eval_rows=8))
+    data = DataConfig(sets={"demo": SetConfig(path="demo:pairs-eval")}, max_eval_rows=8)
+    records = load_evaluation(data, seed=0).train
     chosen, rejected = (scorer([row["prompt"] + row[side] for row in records]) for side in ("chosen", "rejected"))
     assert found["margin"] == pytest.approx(fmean(chosen) - fmean(rejected), abs=1e-5)

@@ -17,6 +17,7 @@ from reproalign.ama.align.config import DPOConfig
 from reproalign.ama.align.dpo import tokenized
 from reproalign.ama.align.objective import bradley_terry
 from reproalign.ama.cli import main
+from reproalign.common.config import SetConfig
 from reproalign.common.data.load import load_preferences
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records import fingerprint_folder
@@ -64,7 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(data: Path) -> list[str]:
-    return [f"data.path={data}/pairs.jsonl", f"data.eval_path={data}/eval_pairs.jsonl"]
+    return [f"data.sets.own.path={data}/pairs.jsonl", f"data.sets.own.eval_path={data}/eval_pairs.jsonl"]
 
 
 def test_the_loss_of_a_pair_is_the_bradley_terry_likelihood() -> None:
@@ -75,9 +76,9 @@ def test_the_loss_of_a_pair_is_the_bradley_terry_likelihood() -> None:
 
 def test_pairs_are_laid_out_as_lmflow_has_them(data: Path) -> None:
     config = DPOConfig(layout="lmflow")
-    config.data.source, config.data.path = "preference", str(data / "eval_pairs.jsonl")
+    config.data.sets["own"] = SetConfig(path=str(data / "eval_pairs.jsonl"))
     tokenizer = tiny_tokenizer()
-    row = tokenized(load_preferences(config.data).train, tokenizer, config)[0]
+    row = tokenized(load_preferences(config.data, seed=0).train, tokenizer, config)[0]
     cut, ids = row["chosen_prompt_length"], row["chosen_input_ids"]
     assert tokenizer.decode(ids[:cut]) == "###Human: Count to 30.###Assistant:"
     assert tokenizer.decode(ids[cut:-1]) == " one two three"
@@ -159,10 +160,10 @@ def test_the_verb_score_reads_as_the_training_did(data: Path, tmp_path: Path) ->
             "evaluations_per_epoch is of select_best=true",
         ),
         (["align", "dpo", "trainer.load_best_model_at_end=false"], "is set by select_best; remove it"),
-        (["align", "dpo", "data.system_message=hi"], "data.system_message is for layout=chat"),
+        (["align", "dpo", "text.system_message=hi"], "text.system_message is for layout=chat"),
         (["align", "dpo", "reference.mode=adapter-disabled"], "needs adapters"),
-        (["reward", "data.overlong=cut"], "unknown data.overlong 'cut'"),
-        (["reward", "text.layout=alpaca"], "unknown layout 'alpaca'"),
+        (["reward", "text.overlong=cut"], "unknown text.overlong 'cut'"),
+        (["reward", "text.layout=alpaca"], "unknown text.layout 'alpaca'"),
         (["reward", "text.max_length=2"], "max_length=2 must be at least 3"),
     ],
 )
@@ -175,7 +176,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair(1)) + "\n")
-    common = ["model.name=tiny:llama", "output_dir=out", "data.path=pairs.jsonl"]
+    common = ["model.name=tiny:llama", "output_dir=out", "data.sets.own.path=pairs.jsonl"]
     assert message in refusal("ama", main, [*words, *common], capsys, untouched=tmp_path)
 
 
@@ -190,6 +191,6 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 def test_without_held_out_pairs_nothing_is_chosen(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert main([*words, *QUICK, f"data.path={data}/pairs.jsonl", f"output_dir={tmp_path / 'out'}"]) == 2
+    assert main([*words, *QUICK, f"data.sets.own.path={data}/pairs.jsonl", f"output_dir={tmp_path / 'out'}"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "model").exists()

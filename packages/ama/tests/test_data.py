@@ -90,7 +90,7 @@ def test_a_fraction_is_held_out_by_prompt(numbers, seed):
     rows = [example(number) for number in numbers]
     config = DataConfig(split="fraction", eval_fraction=0.3, seed=seed)
     if len(set(numbers)) == 1:
-        with pytest.raises(UserError, match="leaves none of 1 prompts"):
+        with pytest.raises(UserError, match="of 1 prompts leaves none"):
             divide(rows, [], config)
         return
     split = divide(rows, [], config)

@@ -7,9 +7,9 @@ import json
 import logging
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
@@ -19,12 +19,13 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import DataConfig, DialogueTextConfig, PairTextConfig, SetConfig
 from reproalign.common.data.cache import cached
 from reproalign.common.data.load import PreferenceData, load_evaluation, load_messages, load_preferences
 from reproalign.common.data.mixing import MixPart, mix_datasets
-from reproalign.common.data.records import RowError
-from reproalign.common.data.sources import SOURCES
+from reproalign.common.data.records import PreferenceRecord, Prompt, RowError
+from reproalign.common.data.sources import SOURCES, recognise
+from reproalign.common.data.views import preference_records
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.text.collate import PairCollator, pad_rows
@@ -69,17 +70,36 @@ def filled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**names, **row} for row in rows]
 
 
-def config(path: Path, source: str = "preference", **changes: Any) -> DataConfig:
-    return DataConfig(source=source, path=str(path), **changes)
+class Setup(NamedTuple):
+    data: DataConfig
+    text: PairTextConfig
 
 
-def load(path: Path, source: str = "preference", **changes: Any) -> PreferenceData:
-    return load_preferences(config(path, source, **changes))
+def config(path: Path, source: str | None = "preference", **changes: Any) -> Setup:
+    """Return the options for one file; ``changes`` are of whichever section has such a key."""
+    kinds = (SetConfig, DataConfig, PairTextConfig)
+    of_set, of_data, of_text = (
+        {name: value for name, value in changes.items() if name in {field.name for field in fields(kind)}}
+        for kind in kinds
+    )
+    rows = SetConfig(source=source, path=str(path), **of_set)
+    return Setup(DataConfig(sets={"rows": rows}, **of_data), PairTextConfig(**of_text))
 
 
-def prepare(dataset: Dataset, setup: DataConfig, tokenizer: Any = None) -> list[dict[str, Any]]:
+def load(path: Path, source: str | None = "preference", **changes: Any) -> PreferenceData:
+    return load_preferences(config(path, source, **changes).data, seed=0)
+
+
+def prepare(dataset: Dataset, setup: Setup, tokenizer: Any = None) -> list[dict[str, Any]]:
     tokenizer = tokenizer or tiny_tokenizer()
-    return tokenize_pairs(render_pairs(dataset, tokenizer, setup), tokenizer, setup).to_list()
+    rendered = render_pairs(dataset, tokenizer, setup.text, setup.data)
+    return tokenize_pairs(rendered, tokenizer, setup.text, setup.data).to_list()
+
+
+def record(source: str, row: dict[str, Any]) -> PreferenceRecord:
+    """Return the one pair of a row."""
+    (found,) = preference_records(SOURCES[source].read_one(row), SOURCES[source])
+    return found
 
 
 # Sources
@@ -178,8 +198,8 @@ def without(row: dict[str, Any], *names: str, **changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_source_makes_records_of_its_original_rows(source, row, expected):
-    record = SOURCES[source].to_record(row)
-    assert {name: value for name, value in record.items() if value is not None} == expected
+    found = record(source, row)
+    assert {name: value for name, value in found.items() if value is not None} == expected
 
 
 words = st.lists(st.sampled_from(["the", "dog", "do", " ", "\n", "é", "漢字", "."]), max_size=12).map("".join)
@@ -189,11 +209,11 @@ words = st.lists(st.sampled_from(["the", "dog", "do", " ", "\n", "é", "漢字",
 def test_an_implicit_text_prompt_is_shared_whole_words(shared, chosen, rejected):
     row = {"chosen": shared + chosen, "rejected": shared + rejected}
     try:
-        record = SOURCES["preference"].to_record(row)
+        found = record("preference", row)
     except RowError:  # nothing is left of a response, or the two are the same
         return
-    assert {side: record["prompt"] + record[side] for side in row} == row
-    assert not record["prompt"] or record["prompt"][-1].isspace()
+    assert {side: found["prompt"] + found[side] for side in row} == row
+    assert not found["prompt"] or found["prompt"][-1].isspace()
 
 
 @pytest.mark.parametrize(
@@ -228,12 +248,12 @@ def test_a_bad_row_is_named_and_stops_or_is_set_aside(tmp_path, source, row, mes
     assert "data.on_error=skip" in str(caught.value)
 
     with caplog.at_level(logging.WARNING):
-        data = load_preferences(config(file, source, on_error="skip"), rejects_dir=tmp_path / "run")
-    listed = tmp_path / "run" / "rejects-train.jsonl"
+        data = load_preferences(config(file, source, on_error="skip").data, seed=0, rejects_dir=tmp_path / "run")
+    listed = tmp_path / "run" / "rejects-train-rows.jsonl"
     (reject,) = [json.loads(line) for line in listed.read_text().splitlines()]
     assert reject["place"] == f"{file} line 3"
     assert message in reject["reason"]
-    assert f"1 bad train rows were set aside, listed in {listed}" in caplog.text
+    assert f"1 bad rows of train-rows were skipped, listed in {listed}" in caplog.text
     facts = data.provenance["train"]
     assert (facts["rows_read"], facts["rows_rejected"], facts["rows_used"], len(data.train)) == (3, 1, 2, 2)
 
@@ -265,6 +285,35 @@ def test_chosen_and_rejected_after_different_prompts_are_taken_with_a_warning(tm
     assert "1 train rows have different prompts" in caplog.text
 
 
+def test_a_role_that_no_template_knows_is_named(tmp_path):
+    file = write(tmp_path / "rows.jsonl", [MOON, {**MOON, "prompt": [{"role": "wizard", "content": "Name a moon."}]}])
+    with pytest.raises(UserError, match=r"line 2: column 'prompt': unknown role 'wizard'; there are system, user"):
+        load(file)
+
+
+@pytest.mark.parametrize(
+    ("row", "source"),
+    [(MOON, "preference"), (SHP, "shp"), ({"messages": [user("a"), assistant("b")]}, "messages")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_source_that_is_not_named_is_recognised_by_its_columns(row, source):
+    assert recognise(row) is SOURCES[source]
+
+
+def test_unknown_columns_are_named_with_what_to_do(tmp_path):
+    file = write(tmp_path / "rows.jsonl", [{"x": 1}])
+    with pytest.raises(
+        UserError, match=r"line 1: columns x are those of no known source; set data\.sets\.rows\.source"
+    ):
+        load(file, None)
+
+
+def test_pairs_of_scored_responses_are_all_that_differ_in_score():
+    prompt = Prompt("q", ["a", "b", "c"], scores=[1, None, 3])
+    assert prompt.preferences() == [(2, 0)]
+    assert Prompt("q", ["a", "b"], scores=[3, 1], pairs=[(1, 0)]).preferences() == [(1, 0)]
+
+
 # Files
 
 
@@ -278,7 +327,7 @@ def test_chosen_and_rejected_after_different_prompts_are_taken_with_a_warning(tm
     ids=["text", "messages"],
 )
 def test_every_kind_of_file_gives_the_same_rows(tmp_path, name, rows):
-    records = [SOURCES["preference"].to_record(row) for row in rows]
+    records = [record("preference", row) for row in rows]
     assert load(write(tmp_path / name, rows)).train.to_list() == records
 
 
@@ -286,7 +335,7 @@ def test_a_folder_stands_for_its_one_file_of_the_split(tmp_path):
     write(tmp_path / "train_prefs.jsonl", [pair(1), pair(2)])
     write(tmp_path / "test_prefs.parquet", [pair(3)])
     (tmp_path / "README.md").write_text("about")
-    data = load(tmp_path, eval_path=str(tmp_path), train_split="train_prefs", eval_split="test_prefs")
+    data = load(tmp_path, eval_path=str(tmp_path), split="train_prefs", eval_split="test_prefs")
     assert data.train["chosen"][:] == ["one, 1", "one, 2"]
     assert data.evaluation["chosen"][:] == ["one, 3"]
     write(tmp_path / "train_sft.json", [pair(4)])
@@ -338,20 +387,18 @@ def test_held_out_rows_and_training_rows_are_all_rows_once(tmp_path_factory, sha
 def test_fraction_keeps_the_first_share(twenty):
     assert numbers(load(twenty, fraction=0.33, max_rows=100).train) == list(range(6))
     assert load(twenty).evaluation is None
-    evaluation, facts = load_evaluation(config(twenty, max_eval_rows=3))
-    assert numbers(evaluation) == [0, 1, 2]
+    evaluation = load_evaluation(config(twenty, max_eval_rows=3).data, seed=0)
+    facts = evaluation.provenance["evaluation"]
+    assert numbers(evaluation.train) == [0, 1, 2]
     assert (facts["rows_read"], facts["rows_used"]) == (20, 3)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fraction": 0.0}, "no rows are left"),
-        ({"max_rows": 0}, "no rows are left"),
-        ({"eval_fraction": 1.0}, "data.eval_fraction=1.0 must be between 0 and 1"),
-        ({"eval_fraction": -0.5}, "data.eval_fraction=-0.5 must be between 0 and 1"),
-        ({"eval_fraction": 0.99}, "data.eval_fraction=0.99 of 20 rows leaves none"),
-        ({"on_error": "ignore"}, "unknown data.on_error 'ignore'"),
+        ({"fraction": 0.01}, "data.sets.rows.fraction=0.01 of 20 rows leaves none"),
+        ({"eval_fraction": 1.0}, "data.eval_fraction=1.0 must be at least 0 and below 1"),
+        ({"eval_fraction": 0.99}, "data.eval_fraction=0.99 of 20 prompts leaves none"),
     ],
 )
 def test_settings_that_leave_no_rows_are_refused(twenty, changes, message):
@@ -398,16 +445,18 @@ def test_a_configured_mixture_reports_every_part(tmp_path, monkeypatch):
     for name, start in (("a", 0), ("b", 10)):
         write(tmp_path / name / "train.jsonl", [*(pair(n) for n in range(start, start + 10)), bad])
     names = [str(tmp_path / name) for name in "ab"]
-    setup = DataConfig(source="preference", mix={names[0]: 0.5, names[1]: 0.2}, on_error="skip")
-    data = load_preferences(setup, rejects_dir=tmp_path)
+    shares = zip("ab", names, (0.5, 0.2), strict=True)
+    sets = {label: SetConfig(source="preference", name=name, fraction=share) for label, name, share in shares}
+    setup = DataConfig(sets=sets, on_error="skip")
+    data = load_preferences(setup, seed=0, rejects_dir=tmp_path)
     assert sorted(numbers(data.train)) == [0, 1, 2, 3, 4, 10, 11]
-    assert [data.provenance[f"train:{name}"]["rows_rejected"] for name in names] == [1, 1]
+    assert [data.provenance[f"train:{label}"]["rows_rejected"] for label in "ab"] == [1, 1]
     rejects = [json.loads(line) for file in sorted(tmp_path.glob("rejects-*")) for line in file.open()]
     assert [reject["place"] for reject in rejects] == [f"{name}/train row 11" for name in names]
 
     setup.eval_fraction, setup.max_rows = 0.4, 2
-    data = load_preferences(setup)
-    assert (len(data.train), len(data.evaluation)) == (2, 3)
+    data = load_preferences(setup, seed=0)
+    assert (len(data.train), len(data.evaluation)) == (2, 8)
 
 
 @pytest.mark.parametrize("source", ["messages", "preference"])
@@ -415,11 +464,10 @@ def test_dialogues_for_fine_tuning_are_split_like_pairs(tmp_path, source):
     rows = [{"messages": [user(f"{n}"), assistant("yes")]} for n in range(10)]
     if source == "preference":
         rows = [{"prompt": f"{n}", "chosen": "yes", "rejected": "no"} for n in range(10)]
-    data = load_messages(config(write(tmp_path / "rows.jsonl", rows), source, eval_fraction=0.2, fraction=0.5))
-    assert sorted(row["messages"][0]["content"] for part in (data.train, data.evaluation) for row in part) == list(
-        "01234"
-    )
-    assert (len(data.train), len(data.evaluation)) == (4, 1)
+    setup = config(write(tmp_path / "rows.jsonl", rows), source, eval_fraction=0.2, fraction=0.5)
+    data = load_messages(setup.data, seed=0)
+    found = [row["messages"][0]["content"] for part in (data.train, data.evaluation) for row in part]
+    assert (len(set(found)), len(data.train), len(data.evaluation)) == (6, 4, 2)
     assert data.train[0]["messages"][1] == assistant("yes")
 
 
@@ -493,9 +541,9 @@ def test_a_template_that_refuses_system_turns_names_the_remedy(tmp_path):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = NO_SYSTEM
     file = write(tmp_path / "rows.jsonl", [MOON])
-    with pytest.raises(UserError, match=r"refuses turns of system, user \(no system turns\); set data.system_message"):
-        render_pairs(load(file).train, tokenizer, config(file))
-    (row,) = render_pairs(load(file).train, tokenizer, config(file, system_message=None))
+    with pytest.raises(UserError, match=r"refuses turns of system, user \(no system turns\); set text.system_message"):
+        render_pairs(load(file).train, tokenizer, *config(file)[::-1])
+    (row,) = render_pairs(load(file).train, tokenizer, *config(file, system_message=None)[::-1])
     assert (row["prompt"], row["chosen"]) == ("[user]Name a moon.", "[assistant]Europa.")
 
 
@@ -512,7 +560,7 @@ def test_the_released_rule_renders_responses_alone(tmp_path):
     tokenizer.chat_template = "{{ bos_token }}" + PLAIN
     file = write(tmp_path / "rows.jsonl", [MOON])
     rendered = {
-        rule: render_pairs(load(file).train, tokenizer, config(file, boundary=rule))[0]
+        rule: render_pairs(load(file).train, tokenizer, *config(file, boundary=rule)[::-1])[0]
         for rule in ("exact", "released")
     }
     assert [rendered[rule]["prompt"] for rule in rendered] == ["<s>[user]Name a moon."] * 2
@@ -523,10 +571,10 @@ def test_dialogues_are_rendered_whole_after_the_system_turn(tmp_path):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = PLAIN
     rows = Dataset.from_list([{"messages": DIALOGUE, "other": 1}])
-    plain = DataConfig(source="messages", cache_dir=str(tmp_path))
-    assert render_messages(rows, tokenizer, plain)[:] == {"text": ["[user]Hi [assistant]Yes."]}
-    kind = replace(plain, system_message="Be kind.")
-    assert render_messages(rows, tokenizer, kind)["text"][:] == ["[system]Be kind.[user]Hi [assistant]Yes."]
+    plain, data = DialogueTextConfig(), DataConfig(cache_dir=str(tmp_path))
+    assert render_messages(rows, tokenizer, plain, data)[:] == {"text": ["[user]Hi [assistant]Yes."]}
+    kind = DialogueTextConfig(system_message="Be kind.")
+    assert render_messages(rows, tokenizer, kind, data)["text"][:] == ["[system]Be kind.[user]Hi [assistant]Yes."]
 
 
 # Preparing, caching
@@ -616,7 +664,7 @@ def test_a_build_that_fails_or_loses_a_race_leaves_the_cache_sound(tmp_path):
 
 WORKERS = """
 import sys
-from reproalign.common.config import DataConfig
+from reproalign.common.config import DataConfig, PairTextConfig, SetConfig
 from reproalign.common.data.load import load_preferences
 from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.render import render_pairs
@@ -626,9 +674,9 @@ tokenizer = tiny_tokenizer()
 results = []
 for processes in (None, 1, 2):
     cache = f"{sys.argv[1]}-{processes}"
-    config = DataConfig(source="preference", path=sys.argv[1], num_proc=processes, cache_dir=cache)
-    rendered = render_pairs(load_preferences(config).train, tokenizer, config)
-    results.append(tokenize_pairs(rendered, tokenizer, config).to_list())
+    data = DataConfig(sets={"rows": SetConfig(path=sys.argv[1])}, num_proc=processes, cache_dir=cache)
+    rendered = render_pairs(load_preferences(data, seed=0).train, tokenizer, PairTextConfig(), data)
+    results.append(tokenize_pairs(rendered, tokenizer, PairTextConfig(), data).to_list())
 assert len(results[0]) == 1000
 assert results[0] == results[1] == results[2]
 """
@@ -651,19 +699,18 @@ def test_tokenised_pairs_keep_scores_and_say_their_length(tmp_path):
 
 
 def test_overlong_pairs_are_cut_dropped_or_refused(tmp_path):
-    tokenizer = tiny_tokenizer()
     file = write(tmp_path / "rows.jsonl", [pair(1), pair(2, chosen="long " * 100), pair(3)])
 
     def lengths(overlong: str, max_length: int = 40) -> list[int]:
         setup = config(file, overlong=overlong, max_length=max_length, max_prompt_length=5)
-        return tokenize_pairs(render_pairs(load(file).train, tokenizer, setup), tokenizer, setup)["length"][:]
+        return [row["length"] for row in prepare(load(file).train, setup)]
 
     cut, kept = lengths("truncate"), lengths("drop")
     assert cut[1] == 40
     assert kept == [cut[0], cut[2]]
-    with pytest.raises(UserError, match=r"pair 2 is longer than data.max_length=40 tokens \(1 such pairs\)"):
+    with pytest.raises(UserError, match=r"pair 2 is longer than text.max_length=40 tokens \(1 such pairs\)"):
         lengths("error")
-    with pytest.raises(UserError, match=r"every pair is longer than data.max_length=6 tokens"):
+    with pytest.raises(UserError, match=r"every pair is longer than text.max_length=6 tokens"):
         lengths("drop", 6)
 
 
@@ -733,7 +780,7 @@ def test_real_rows_are_read_and_tokenised(pytestconfig, folder, source):
     tokenizer = tiny_tokenizer()
     for file in files:
         setup = config(file, source, on_error="skip", max_length=512, max_prompt_length=256)
-        data = load_messages(setup) if source == "messages" else load_preferences(setup)
+        data = (load_messages if source == "messages" else load_preferences)(setup.data, seed=0)
         facts = data.provenance["train"]
         assert facts["rows_read"] == len(file.read_text(encoding="utf-8").split("\n")) - 1
         assert facts["rows_used"] == facts["rows_read"] - facts["rows_rejected"] == len(data.train)

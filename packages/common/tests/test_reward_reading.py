@@ -167,12 +167,12 @@ def test_a_system_turn_is_added_where_the_training_had_one():
 )
 def test_pairs_are_read_as_single_dialogues_are(tmp_path, rules):
     reader = Reader(tiny_tokenizer(), rules)
-    setup = DataConfig(source="preference", cache_dir=str(tmp_path))
+    setup = DataConfig(cache_dir=str(tmp_path))
     rows = [
         {"prompt": [user(f"Name {n} moons.")], "chosen": [assistant("Europa")], "rejected": [assistant("Mars, it is")]}
         for n in range(3)
     ]
-    found = tokenize_dialogues(render_dialogues(Dataset.from_list(rows), reader, setup), reader, setup)
+    found = tokenize_dialogues(render_dialogues(Dataset.from_list(rows), reader, setup), reader, "truncate", setup)
     for row, tokens in zip(rows, found, strict=True):
         dialogues: list[Text] = [row["prompt"] + row[side] for side in ("chosen", "rejected")]
         assert [tokens["chosen_input_ids"], tokens["rejected_input_ids"]] == reader(dialogues)
@@ -182,7 +182,7 @@ def test_pairs_are_read_as_single_dialogues_are(tmp_path, rules):
 def test_text_pairs_stand_as_they_are(tmp_path):
     reader = Reader(tiny_tokenizer(), RewardRules(**OWN, system_message="auto"))
     row = {"prompt": "Count: ", "chosen": "one", "rejected": "no"}
-    (found,) = render_dialogues(Dataset.from_list([row]), reader, DataConfig(source="", cache_dir=str(tmp_path)))
+    (found,) = render_dialogues(Dataset.from_list([row]), reader, DataConfig(cache_dir=str(tmp_path)))
     assert found == {"prompt": "Count: ", "chosen": "Count: one", "rejected": "Count: no"}
 
 
@@ -192,15 +192,15 @@ def test_overlong_pairs_are_cut_dropped_or_refused(tmp_path):
 
     def lengths(overlong: str, max_length: int = 20) -> list[int]:
         reader = Reader(tiny_tokenizer(), RewardRules(**OWN, special_tokens="own_once", max_length=max_length))
-        setup = DataConfig(source="preference", overlong=overlong, cache_dir=str(tmp_path))
-        return tokenize_dialogues(Dataset.from_list(rows), reader, setup)["length"][:]
+        setup = DataConfig(cache_dir=str(tmp_path))
+        return tokenize_dialogues(Dataset.from_list(rows), reader, overlong, setup)["length"][:]
 
     cut, kept = lengths("truncate"), lengths("drop")
     assert cut[1] == 20
     assert kept == [cut[0], cut[2]]
-    with pytest.raises(UserError, match=r"pair 2 is longer than data.max_length=20 tokens \(1 such pairs\)"):
+    with pytest.raises(UserError, match=r"pair 2 is longer than text.max_length=20 tokens \(1 such pairs\)"):
         lengths("error")
-    with pytest.raises(UserError, match=r"every pair is longer than data.max_length=3 tokens"):
+    with pytest.raises(UserError, match=r"every pair is longer than text.max_length=3 tokens"):
         lengths("drop", 3)
 
 

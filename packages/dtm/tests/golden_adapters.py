@@ -16,6 +16,7 @@ from datasets import Dataset
 from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerFast
 
+from reproalign.common.config import RowsConfig
 from reproalign.common.logprobs.scoring import token_losses
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.merging import adapter_merge, methods
@@ -25,7 +26,7 @@ from reproalign.common.text.collate import RowCollator
 from reproalign.common.training import token_average as loss
 from reproalign.dtm import prompt, rows, tokens
 from reproalign.dtm.disperse.clustering import cluster_embeddings
-from reproalign.dtm.disperse.config import DisperseConfig, EmbeddingConfig, KMeansConfig, RowsConfig
+from reproalign.dtm.disperse.config import DisperseConfig, EmbeddingConfig, InstructionsConfig, KMeansConfig
 from reproalign.dtm.disperse.embed import embed_shards, read_texts
 from reproalign.dtm.disperse.embeddings import Embeddings
 from reproalign.dtm.disperse.random_split import random_labels
@@ -331,7 +332,8 @@ def extracted(folder: Path, files: dict[str, list[Any]], **options: Any) -> tupl
     for name, content in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     names = options.pop("names", list(files))
-    data = RowsConfig(sets={name: str(folder / f"{name}.jsonl") for name in names})
+    sets = {name: RowsConfig(path=str(folder / f"{name}.jsonl")) for name in names}
+    data = InstructionsConfig(sets=sets)
     settings = resolve(DisperseConfig(output_dir=str(folder), variant="released", data=data, **options))
     return settings, extract_rows(settings, folder)
 

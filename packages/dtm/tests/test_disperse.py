@@ -60,7 +60,7 @@ def rows(tmp_path_factory) -> Path:
 def kmeans(rows, embedder):
     """The words of a run by k-means."""
     small = ["embedding.batch_size=3", "embedding.shard_size=16", "clusters=3"]
-    return ["method=kmeans", f"data.sets.chats={rows}", f"embedding.model={embedder / 'st'}", *small]
+    return ["method=kmeans", f"data.sets.chats.path={rows}", f"embedding.model={embedder / 'st'}", *small]
 
 
 def disperse(folder: Path, *words: str) -> dict:
@@ -77,7 +77,7 @@ def results(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(("words", "method"), [([], "random_equal"), (["variant=released"], "random")])
 def test_each_variant_has_its_random_split(tmp_path, rows, words, method):
     """Equal portions are the paper's; the release draws."""
-    facts = disperse(tmp_path / "run", f"data.sets.chats={rows}", *words)
+    facts = disperse(tmp_path / "run", f"data.sets.chats.path={rows}", *words)
     labels = read_labels(tmp_path / "run" / "labels.json", facts["rows"])
     assert facts["method"] == method
     assert facts["sizes"] == np.bincount(labels, minlength=4).tolist()
@@ -85,8 +85,8 @@ def test_each_variant_has_its_random_split(tmp_path, rows, words, method):
 
 
 def test_what_does_not_fit_is_listed_or_stays_as_an_empty_object(tmp_path, rows):
-    paper = disperse(tmp_path / "paper", f"data.sets.chats={rows}")
-    released = disperse(tmp_path / "released", f"data.sets.chats={rows}", "variant=released")
+    paper = disperse(tmp_path / "paper", f"data.sets.chats.path={rows}")
+    released = disperse(tmp_path / "released", f"data.sets.chats.path={rows}", "variant=released")
     assert (paper["rows"], paper["rejected"], paper["placeholders"]) == (88, 2, 0)
     assert (released["rows"], released["rejected"], released["placeholders"]) == (90, 0, 2)
     rejects = [json.loads(line)["place"] for line in (tmp_path / "paper" / "rejects.jsonl").read_text().splitlines()]
@@ -137,7 +137,7 @@ def test_released_label_files_stand_beside(tmp_path, rows, embedder):
     lines = [line for line in rows.read_text().splitlines() if '"messages": [{"role": "user"' in line]
     for name, part in (("a", lines[:30]), ("b", lines[30:])):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(part) + "\n")
-    words = [f"data.sets.{name}={tmp_path / name}.jsonl" for name in "ab"]
+    words = [f"data.sets.{name}.path={tmp_path / name}.jsonl" for name in "ab"]
     folder = tmp_path / "run"
     disperse(folder, "variant=released", "method=kmeans", "clusters=2", f"embedding.model={embedder / 'st'}", *words)
     files = [json.loads((folder / "st_fp16_output_cluster2" / f"{name}.json").read_text()) for name in "ab"]
@@ -148,7 +148,7 @@ def test_released_label_files_stand_beside(tmp_path, rows, embedder):
 def test_own_labels(tmp_path, rows):
     labels = [number % 3 for number in range(88)]
     (tmp_path / "mine.json").write_text(json.dumps(labels))
-    words = ["method=labels", f"labels={tmp_path / 'mine.json'}", "clusters=3", f"data.sets.chats={rows}"]
+    words = ["method=labels", f"labels={tmp_path / 'mine.json'}", "clusters=3", f"data.sets.chats.path={rows}"]
     assert disperse(tmp_path / "run", *words)["sizes"] == [30, 29, 29]
 
 
@@ -210,7 +210,7 @@ def refused(tmp_path, capsys, monkeypatch):
         (["data.system=keeps"], "unknown data.system 'keeps' (did you mean 'keep'?)"),
         (["data.system=keep", "variant=released"], "the release drops system texts"),
         (["data.on_error=raise"], "line 8: its first turns are assistant, user; [system,] user, assistant are needed"),
-        (["data.sets.other=none.jsonl"], "data.sets.other=none.jsonl: no such file"),
+        (["data.sets.other.path=none.jsonl"], "data.sets.other.path=none.jsonl: no such file"),
         (["method=labels"], "method=labels and labels=FILE go together"),
         (["labels=x.json"], "method=labels and labels=FILE go together"),
         (["method=labels", "labels=x.json"], "labels=x.json: no such file"),
@@ -221,7 +221,7 @@ def refused(tmp_path, capsys, monkeypatch):
     ],
 )  # fmt: skip
 def test_settings(refused, rows, words, message):
-    assert message in refused(f"data.sets.chats={rows}", *words)
+    assert message in refused(f"data.sets.chats.path={rows}", *words)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_settings_of_kmeans(refused, kmeans, words, message):
 )
 def test_labels_that_do_not_fit(refused, rows, tmp_path, labels, message):
     (tmp_path / "mine.json").write_text(labels)
-    assert message in refused(f"data.sets.chats={rows}", "method=labels", "labels=mine.json")
+    assert message in refused(f"data.sets.chats.path={rows}", "method=labels", "labels=mine.json")
 
 
 @pytest.mark.parametrize(
@@ -278,12 +278,14 @@ def test_labels_that_do_not_fit(refused, rows, tmp_path, labels, message):
 )
 def test_files_without_a_usable_row(refused, tmp_path, content, message):
     (tmp_path / "a.jsonl").write_text(content)
-    assert message in refused("data.sets.a=a.jsonl")
+    assert message in refused("data.sets.a.path=a.jsonl")
 
 
 def test_an_empty_response(refused, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"instruction": "q", "output": "a"}\n{"instruction": "q", "output": ""}\n')
-    assert "a.jsonl line 2: the output is empty" in refused("data.sets.a=a.jsonl", "clusters=1", "data.on_error=raise")
+    assert "a.jsonl line 2: the output is empty" in refused(
+        "data.sets.a.path=a.jsonl", "clusters=1", "data.on_error=raise"
+    )
 
 
 def test_a_model_that_is_no_sentence_transformers_model(refused, kmeans, embedder, tmp_path):
@@ -303,7 +305,7 @@ def test_embeddings_outlive_a_clustering_that_fails(tmp_path, kmeans, capsys):
     """Of equal responses there is one cluster; what was embedded serves a run with fewer."""
     same = tmp_path / "same.jsonl"
     same.write_text("".join(json.dumps({"instruction": str(n), "output": "one answer"}) + "\n" for n in range(9)))
-    words = [f"data.sets.chats={same}" if word.startswith("data.sets") else word for word in kmeans]
+    words = [f"data.sets.chats.path={same}" if word.startswith("data.sets") else word for word in kmeans]
     assert main(["disperse", *words, f"output_dir={tmp_path / 'run'}"]) == 1
     printed = capsys.readouterr().err
     assert "no row is in cluster 1, 2 of clusters=3; set a lower number of clusters; the embeddings" in printed
@@ -324,7 +326,7 @@ def test_embeddings_of_other_rows(refused, kmeans, rows, tmp_path):
 def test_changed_rows_do_not_continue_a_run(tmp_path, kmeans, rows, capsys):
     copy = tmp_path / "chats.jsonl"
     shutil.copy(rows, copy)
-    words = [f"data.sets.chats={copy}" if word.startswith("data.sets") else word for word in kmeans]
+    words = [f"data.sets.chats.path={copy}" if word.startswith("data.sets") else word for word in kmeans]
     disperse(tmp_path / "run", *words)
     record = tmp_path / "run" / "run.json"
     record.write_text(record.read_text().replace('"finished"', '"interrupted"'))

@@ -11,12 +11,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from reproalign.common.config import RowsConfig
+from reproalign.common.data.holdout import held_out, prompt_key
+from reproalign.common.data.reading import Row
 from reproalign.common.data.records import RowError
+from reproalign.common.data.sources import SOURCES, recognise
 from reproalign.common.errors import UserError
-from reproalign.dtm.disperse.extract import REJECTS, extract, held_out, prompt_key
-from reproalign.dtm.disperse.first_turn import first_turn
-from reproalign.dtm.disperse.sets import parse_sets
-from reproalign.dtm.disperse.sources import SOURCES, Rules, recognise
+from reproalign.dtm.disperse.extract import REJECTS, extract
+from reproalign.dtm.disperse.first_turn import Rules, first_turn, instruction_row
+from reproalign.dtm.disperse.settings import check_sets
 from reproalign.dtm.rows import HELD_OUT, ROWS
 
 PAPER, RELEASED = Rules(), Rules(released=True)
@@ -30,6 +33,10 @@ def write(path: Path, *rows: object) -> str:
     text = "".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows)
     path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+def sets_of(**paths: str) -> dict[str, RowsConfig]:
+    return {name: RowsConfig(path=path) for name, path in paths.items()}
 
 
 def read(path: Path) -> list[dict]:
@@ -95,12 +102,17 @@ ROWS_OF = {
 def test_every_source_is_recognised_and_makes_a_row(name):
     source = recognise(ROWS_OF[name])
     assert source is SOURCES[name]
+    row = ROWS_OF[name]
+    if source.gather:
+        (tree,) = source.gather([Row("line 1", row)])
+        row = tree.values
     answer = "why\nThe answer is 4." if name == "flan_cot" else "assistant 1"
-    assert source.to_row(ROWS_OF[name], PAPER) == {"instruction": "user 0", "input": "", "output": answer}
+    assert instruction_row(source.read(row), source, PAPER) == {"instruction": "user 0", "input": "", "output": answer}
 
 
 def test_lima_alternates_without_roles():
-    assert SOURCES["conversations"].to_row({"conversations": ["a", "b"]}, PAPER)["output"] == "b"
+    source = SOURCES["conversations"]
+    assert instruction_row(source.read({"conversations": ["a", "b"]}), source, PAPER)["output"] == "b"
 
 
 def test_messages_of_a_tree_become_its_prompt_and_best_reply(tmp_path):
@@ -117,7 +129,7 @@ def test_messages_of_a_tree_become_its_prompt_and_best_reply(tmp_path):
 
     rows = [message("q", None, None), message("second", "q", 1), message("first", "q", 0), message("later", "first", 0)]
     path = write(tmp_path / "o.jsonl", *rows, message("q2", None, None, "u"))
-    found = extract(parse_sets({"oasst": path}), tmp_path, rules=PAPER, on_error="skip")
+    found = extract(sets_of(oasst=path), tmp_path, rules=PAPER, on_error="skip")
     assert read(tmp_path / ROWS) == [{"instruction": "q", "input": "", "output": "first", "source": "oasst"}]
     assert found.rejected == 1
     assert read(tmp_path / REJECTS) == [{"place": f"{path} line 5", "reason": "the prompt has no reply"}]
@@ -130,7 +142,7 @@ def test_released_rows_are_the_released_bytes(tmp_path):
         {"dataset": "x", "messages": [{"role": "user", "content": odd}, {"role": "assistant", "content": None}]},
         {"messages": chat("assistant", "user")},
     ]
-    found = extract(parse_sets({"s": write(tmp_path / "a.jsonl", *rows)}), tmp_path, rules=RELEASED, on_error="raise")
+    found = extract(sets_of(s=write(tmp_path / "a.jsonl", *rows)), tmp_path, rules=RELEASED, on_error="raise")
     expected = json.dumps({"instruction": odd, "input": "", "output": None}, ensure_ascii=False) + "\n{}\n"
     assert (tmp_path / ROWS).read_bytes() == expected.encode()
     assert (found.rows, found.placeholders, found.rejected) == (2, 1, 0)
@@ -151,7 +163,7 @@ MISFITS = [
 @pytest.mark.parametrize(("row", "reason"), MISFITS)
 def test_a_misfit_is_listed_with_its_place_and_reason(tmp_path, row, reason):
     path = write(tmp_path / "a.jsonl", ROWS_OF["messages"], row, ROWS_OF["messages"])
-    found = extract(parse_sets({"s": path}), tmp_path, rules=PAPER, on_error="skip")
+    found = extract(sets_of(s=path), tmp_path, rules=PAPER, on_error="skip")
     assert (found.rows, found.rejected) == (2, 1)
     (reject,) = read(tmp_path / REJECTS)
     assert reject["place"] == f"{path} line 2"
@@ -162,7 +174,7 @@ def test_a_misfit_is_listed_with_its_place_and_reason(tmp_path, row, reason):
 def test_or_it_ends_the_run(tmp_path, row, reason):
     path = write(tmp_path / "a.jsonl", ROWS_OF["messages"], row)
     with pytest.raises(UserError, match="line 2") as raised:
-        extract(parse_sets({"s": path}), tmp_path, rules=PAPER, on_error="raise")
+        extract(sets_of(s=path), tmp_path, rules=PAPER, on_error="raise")
     assert reason in str(raised.value)
     assert {entry.name for entry in tmp_path.iterdir()} == {"a.jsonl"}
 
@@ -170,7 +182,7 @@ def test_or_it_ends_the_run(tmp_path, row, reason):
 def test_several_sets_stay_in_order_and_keep_their_sources(tmp_path):
     alpaca = write(tmp_path / "alpaca.jsonl", *({**ROWS_OF["alpaca"], "output": str(n)} for n in range(3)))
     tulu = write(tmp_path / "tulu.jsonl", {**ROWS_OF["messages"], "dataset": "flan_v2"})
-    sets = parse_sets({"mine": {"path": alpaca, "first": 2}, "tulu": tulu})
+    sets = {"mine": RowsConfig(path=alpaca, first=2), "tulu": RowsConfig(path=tulu)}
     found = extract(sets, tmp_path, rules=PAPER, on_error="raise")
     rows = read(tmp_path / ROWS)
     assert [(row["output"], row["source"]) for row in rows] == [
@@ -196,7 +208,7 @@ def share(fraction: float, count: int) -> int:
 def test_held_out_prompts_are_no_training_prompts(tmp_path_factory, prompts, fraction, seed):
     folder = tmp_path_factory.mktemp("rows")
     rows = [{"instruction": f"question {prompt}", "output": str(place)} for place, prompt in enumerate(prompts)]
-    sets = parse_sets({"s": write(folder / "a.jsonl", *rows)})
+    sets = sets_of(s=write(folder / "a.jsonl", *rows))
     distinct = len(set(prompts))
     if share(fraction, distinct) == distinct:
         return
@@ -219,7 +231,8 @@ def test_held_out_share(keys, fraction):
 
 def test_other_seeds_hold_out_other_prompts():
     rows = [{"instruction": str(number), "input": ""} for number in range(100)]
-    masks = [held_out(np.array([prompt_key(row, seed) for row in rows], np.uint64), 0.2) for seed in (1, 2)]
+    keys = [[prompt_key(seed, row["instruction"], row["input"]) for row in rows] for seed in (1, 2)]
+    masks = [held_out(np.array(found, np.uint64), 0.2) for found in keys]
     assert (masks[0] != masks[1]).any()
 
 
@@ -228,7 +241,7 @@ def test_released_held_out_rows_name_their_source(tmp_path):
     for number, row in enumerate(rows):
         row["messages"][1]["content"] = str(number)
     path = write(tmp_path / "a.jsonl", *rows)
-    extract(parse_sets({"s": path}), tmp_path, rules=RELEASED, on_error="raise", eval_fraction=0.5)
+    extract(sets_of(s=path), tmp_path, rules=RELEASED, on_error="raise", eval_fraction=0.5)
     assert all(row.keys() == {"instruction", "input", "output"} for row in read(tmp_path / ROWS))
     assert all(row["source"] == f"d{int(row['instruction']) % 2}" for row in read(tmp_path / HELD_OUT))
 
@@ -239,7 +252,7 @@ def test_empty_objects_of_the_release_are_not_held_out(tmp_path):
     for number, row in enumerate(rows):
         row["messages"][0]["content"] = str(number)
     path = write(tmp_path / "a.jsonl", *rows)
-    found = extract(parse_sets({"s": path}), tmp_path, rules=RELEASED, on_error="raise", eval_fraction=0.75)
+    found = extract(sets_of(s=path), tmp_path, rules=RELEASED, on_error="raise", eval_fraction=0.75)
     assert (found.rows, found.held_out, found.placeholders) == (5, 3, 4)
     assert sum(row == {} for row in read(tmp_path / ROWS)) == 4
     assert all(row["instruction"] for row in read(tmp_path / HELD_OUT))
@@ -248,7 +261,7 @@ def test_empty_objects_of_the_release_are_not_held_out(tmp_path):
 def test_every_row_may_have_a_source_of_its_own(tmp_path):
     """As where the source is an address; there are more of them than 16 bits count."""
     rows = [{"instruction": "a", "output": "b", "source": str(number)} for number in range(2**16 + 1)]
-    found = extract(parse_sets({"s": write(tmp_path / "a.jsonl", *rows)}), tmp_path, rules=PAPER, on_error="raise")
+    found = extract(sets_of(s=write(tmp_path / "a.jsonl", *rows)), tmp_path, rules=PAPER, on_error="raise")
     assert len(found.sources) == len(rows)
     assert found.source_of[-1] == 2**16
 
@@ -256,29 +269,25 @@ def test_every_row_may_have_a_source_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"paht": "a.jsonl"}, "did you mean 'path'"),
         ({"path": "none.jsonl"}, "no such file"),
-        ({"path": 3}, "must be text"),
-        ({"name": "org/data", "path": "a.jsonl"}, "both path and name"),
         ({"name": "org/data", "source": "alpaka"}, "did you mean 'alpaca'"),
-        ({"name": "org/data", "first": 0}, "must be at least 1"),
         ({"source": "flan_cot"}, "neither path nor name"),
-        ({}, "neither path nor name"),
-        (3, "give a file, or a mapping"),
+        ({}, "says nowhere what is to be read"),
+        ({"source": "alpacaeval"}, "for evaluation only"),
     ],
 )
 def test_wrong_sets(entry, message):
     with pytest.raises(UserError, match=r"data\.sets\.x") as raised:
-        parse_sets({"x": entry})
+        check_sets({"x": RowsConfig(**entry)})
     assert message in str(raised.value)
 
 
 def test_without_sets_it_is_the_papers_corpus():
-    (found,) = parse_sets({})
-    assert SOURCES[found.source].hub == "allenai/tulu-v2-sft-mixture"
+    (found,) = check_sets({}).values()
+    assert SOURCES[str(found.source)].hub == "allenai/tulu-v2-sft-mixture"
 
 
 def test_unknown_columns_are_named(tmp_path):
-    sets = parse_sets({"s": write(tmp_path / "a.jsonl", {"prompt_x": 1, "y": 2})})
+    sets = sets_of(s=write(tmp_path / "a.jsonl", {"prompt_x": 1, "y": 2}))
     with pytest.raises(UserError, match=r"columns prompt_x, y are those of no known source; set data\.sets\.s\.source"):
         extract(sets, tmp_path, rules=PAPER, on_error="skip")

@@ -20,7 +20,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from reproalign.common.config import DataConfig, LogprobsConfig
+from reproalign.common.config import DataConfig, LogprobsConfig, PairTextConfig, RewardTextConfig, SetConfig
 from reproalign.common.data.load import load_preferences
 from reproalign.common.data.mixing import MixPart, mix_datasets
 from reproalign.common.data.sources.shp import order_answers
@@ -301,9 +301,9 @@ def golden_tokenizer(params: Case) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def rendering(params: Case, **options: Any) -> DataConfig:
+def rendering(params: Case, **options: Any) -> PairTextConfig:
     system = "auto" if params["auto_insert_empty_system_msg"] else None
-    return DataConfig(source="preference", system_message=system, boundary="released", **options)
+    return PairTextConfig(system_message=system, boundary="released", **options)
 
 
 @adapter
@@ -318,7 +318,7 @@ def chat_format(inputs: Case, params: Case) -> Any:
         if task != "dpo"
     }
     if task == "sft":
-        texts = render_messages(Dataset.from_list([inputs]), tokenizer, config)[0]
+        texts = render_messages(Dataset.from_list([inputs]), tokenizer, config, DataConfig())[0]
     elif task == "generation":
         texts = {"text": prompt_text(tokenizer, mutated["messages"], "chat")}
     else:
@@ -326,9 +326,9 @@ def chat_format(inputs: Case, params: Case) -> Any:
         sides = {side: inputs[side][-1:] if task == "dpo" else inputs[side] for side in ("chosen", "rejected")}
         record = Dataset.from_list([{"prompt": prompt, **sides}], features=MESSAGES)
         if task == "dpo":
-            row = render_pairs(record, tokenizer, config)[0]
+            row = render_pairs(record, tokenizer, config, DataConfig())[0]
         else:
-            row = render_dialogues(record, Reader(tokenizer, reading_rules(config)), config)[0]
+            row = render_dialogues(record, Reader(tokenizer, reading_rules(config)), DataConfig())[0]
         texts = {f"text_{side}": row[side] for side in sides} | (
             {"text_prompt": row["prompt"]} if task == "dpo" else {}
         )
@@ -344,7 +344,7 @@ def shp_preprocess(inputs: Case, params: Case) -> Any:
     history, best, other, votes = order_answers(inputs)
     turns = {"prompt": ("user", history), "chosen": ("assistant", best), "rejected": ("assistant", other)}
     record = {name: [{"role": role, "content": content}] for name, (role, content) in turns.items()}
-    row = render_pairs(Dataset.from_list([record]), golden_tokenizer(params), rendering(params))[0]
+    row = render_pairs(Dataset.from_list([record]), golden_tokenizer(params), rendering(params), DataConfig())[0]
     return {f"text_{name}": row[name] for name in turns} | {"score_chosen": votes[0], "score_rejected": votes[1]}
 
 
@@ -360,14 +360,9 @@ def shp_order_and_cap(inputs: Case, params: Case) -> Any:
             ]
             files[split] = Path(folder) / f"{split}.jsonl"
             files[split].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        data = load_preferences(
-            DataConfig(
-                source="preference",
-                path=str(files["train"]),
-                eval_path=str(files["test"]),
-                fraction=params["fraction"],
-            )
-        )
+        paths = {"path": str(files["train"]), "eval_path": str(files["test"])}
+        rows = SetConfig(source="preference", fraction=params["fraction"], **paths)
+        data = load_preferences(DataConfig(sets={"rows": rows}), seed=0)
     rules = PairRulesConfig(shuffle_seed=params["shuffle_seed"])
     capped = replace(rules, cap_per_prompt=params["max_per_prompt"])
 
@@ -384,7 +379,7 @@ def shp_order_and_cap(inputs: Case, params: Case) -> Any:
 @adapter
 def sft_text(inputs: Case, params: Case) -> Any:
     rows = Dataset.from_list([{"messages": dialogue} for dialogue in inputs["dialogues"]])
-    texts = render_messages(rows, golden_tokenizer(params), rendering(params))["text"][:]
+    texts = render_messages(rows, golden_tokenizer(params), rendering(params), DataConfig())["text"][:]
     return {"text": texts, "keep": decontaminate.keep_mask(texts, params["filter_out"])}
 
 
@@ -472,10 +467,10 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 def rm_preprocess(inputs: Case, params: Case) -> Any:
     pairs = build_targets(pairs_of(inputs["rows"]), TargetConfig(gamma=params["bt_beta"]))
     pairs = pairs.add_column("row", list(range(len(pairs))))
-    data = DataConfig(source="preference", max_length=params["max_length"], overlong="drop", special_tokens="released")
-    reader = Reader(byte_tokenizer(), reading_rules(data))
+    text = RewardTextConfig(max_length=params["max_length"], overlong="drop", special_tokens="released")
+    reader = Reader(byte_tokenizer(), reading_rules(text))
     try:
-        kept = tokenize_dialogues(pairs, reader, data)["row"][:]
+        kept = tokenize_dialogues(pairs, reader, text.overlong, DataConfig())["row"][:]
     except UserError:  # none is left, which no run goes on with
         kept = []
     result: Case = {"chosen_probs": pairs["p_chosen"][:], "kept": [row in kept for row in range(len(pairs))]}

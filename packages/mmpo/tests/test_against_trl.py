@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from trl import DPOConfig, DPOTrainer
 
-from reproalign.common.config import DataConfig, LogprobsConfig
+from reproalign.common.config import DataConfig, LogprobsConfig, PairTextConfig
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.text.collate import PairCollator
@@ -63,9 +63,9 @@ def test_loss_and_gradients_equal_trls(tmp_path, kind, implementation):
     trl_loss = trl.compute_loss(trl.model, dict(batch))
     trl_gradients = torch.autograd.grad(trl_loss, list(trl.model.parameters()))
 
-    config = DataConfig(source="preference", max_length=256, max_prompt_length=128)
+    text, data = PairTextConfig(max_length=256, max_prompt_length=128), DataConfig()
     tokenized = tokenize_pairs(
-        build_targets(render_pairs(pairs(), tokenizer, config), TargetConfig(gamma=None)), tokenizer, config
+        build_targets(render_pairs(pairs(), tokenizer, text, data), TargetConfig(gamma=None)), tokenizer, text, data
     )
     policy, reference = models(kind)
     ours = PairTrainer(

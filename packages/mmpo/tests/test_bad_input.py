@@ -43,7 +43,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["experiment=smoke", "loss.betta=1"], "unknown key 'loss.betta' (did you mean 'loss.beta'?)"),
         (["experiment=smoke", "loss.beta.x=1"], "unknown key 'loss.beta.x'"),
         (["experiment=smoke", "data=imdb"], "unknown data configuration 'imdb'"),
-        (["experiment=smoke", "data.source=imdb"], "unknown data.source 'imdb'"),
+        (["experiment=smoke", "data.sets.demo.source=imdbb"], "unknown data.sets.demo.source 'imdbb'"),
         (["experiment=smoke", "loss.beta=abc"], "loss.beta: Value 'abc'"),
         (["experiment=smoke", "loss.beta=0"], "loss.beta=0.0 must be above 0"),
         (["experiment=smoke", "loss.beta=[1"], "[1"),
@@ -68,12 +68,12 @@ def fails(tmp_path, capsys, monkeypatch):
         (["experiment=smoke", "launch.processes=2"], "launch.strategy=single runs one process, not 2"),
         (["experiment=smoke", "launch=ddp", "launch.processes=3", "launch.machines=2"], "not divisible by launch.machines=2"),
         (["experiment=smoke", "model.chat_template=vicuna"], "model.chat_template=vicuna: no such template"),
-        (["experiment=smoke", "data.max_prompt_length=256"], "must be above 0 and below data.max_length=256"),
-        (["experiment=smoke", "data.overlong=error", "data.max_length=40", "data.max_prompt_length=20"], "is longer than data.max_length=40"),
+        (["experiment=smoke", "text.max_prompt_length=256"], "must be above 0 and below text.max_length=256"),
+        (["experiment=smoke", "text.overlong=error", "text.max_length=40", "text.max_prompt_length=20"], "is longer than text.max_length=40"),
         (["experiment=smoke", "target.soft_labels=none.json"], "target.soft_labels=none.json: cannot be read"),
         (["experiment=smoke", "pairs.sampling=uniform"], "needs pairs.sampling_size"),
         (["experiment=smoke", "target.filter_threshold=100"], "leaves no pair"),
-        (["experiment=smoke", "trainer.eval_strategy=epoch", "data.eval_path=null"], "needs held-out pairs"),
+        (["experiment=smoke", "trainer.eval_strategy=epoch", "data.sets.demo.eval_path=null"], "needs held-out pairs"),
     ],
 )  # fmt: skip
 def test_settings(fails, words, message):
@@ -93,14 +93,14 @@ def test_settings(fails, words, message):
         (lines(GOOD, {**GOOD, "score_rejected": None}), "line 2: only one of score_chosen and score_rejected is given"),
         (lines({**GOOD, "score_rejected": None, "score_chosen": None}), "pair 1 has no scores"),
         (lines({**GOOD, "chosen": [{"role": "user", "content": "x"}]}), "line 1: 'chosen' must end with an assistant message"),
-        (lines({**GOOD, "prompt": "text"}), "line 1: column 'prompt' must be a non-empty list of messages"),
+        (lines({**GOOD, "prompt": "text"}), "line 1: 'chosen' has no turn before the response"),
         ("", "the file has no rows"),
     ],
 )  # fmt: skip
 def test_rows(fails, tmp_path, content, message):
     file = tmp_path / "pairs.jsonl"
     file.write_text(content)
-    error = fails("experiment=smoke", "data=preference", f"data.path={file}", "data.eval_path=null")
+    error = fails("experiment=smoke", "data=own", f"data.sets.own.path={file}")
     assert message in error
     if "line" in message:
         assert str(file) in error
@@ -109,9 +109,9 @@ def test_rows(fails, tmp_path, content, message):
 def test_bad_rows_can_be_set_aside(tmp_path, monkeypatch):
     file, folder = tmp_path / "pairs.jsonl", tmp_path / "run"
     file.write_text(lines(GOOD, "{", {**GOOD, "rejected": GOOD["chosen"]}, GOOD))
-    words = ["train", "experiment=smoke", "data=preference", f"data.path={file}", "data.eval_path=null"]
+    words = ["train", "experiment=smoke", "data=own", f"data.sets.own.path={file}"]
     assert main([*words, "data.on_error=skip", "trainer.max_steps=1", f"output_dir={folder}"]) == 0
-    rejects = [json.loads(line) for line in (folder / "rejects-train.jsonl").read_text().splitlines()]
+    rejects = [json.loads(line) for line in (folder / "rejects-train-own.jsonl").read_text().splitlines()]
     assert [reject["place"].rpartition(" ")[2] for reject in rejects] == ["2", "3"]
     facts = json.loads((folder / "run.json").read_text())["fingerprints"]["data"]["train"]
     assert (facts["rows_read"], facts["rows_rejected"], facts["rows_used"]) == (4, 2, 2)
@@ -120,7 +120,7 @@ def test_bad_rows_can_be_set_aside(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("missing.jsonl", "data.path=missing.jsonl: no such file"),
+        ("missing.jsonl", "data.sets.own.path=missing.jsonl: no such file"),
         ("demo:poems", "no such shipped data set"),
         ("pairs.csv", "unknown kind of file"),
         ("empty-folder", "one file named train* is needed, found none"),
@@ -133,13 +133,13 @@ def test_files(fails, tmp_path, path, message):
     (tmp_path / "empty-folder").mkdir()
     for name in ("pairs.csv", "broken.parquet", "broken.json", "broken.jsonl.gz"):
         (tmp_path / name).write_text("prompt,chosen\n")
-    assert message in fails("experiment=smoke", "data=preference", f"data.path={path}")
+    assert message in fails("experiment=smoke", "data=own", f"data.sets.own.path={path}")
 
 
 def test_a_data_set_that_cannot_be_loaded(fails):
-    error = fails("experiment=smoke", "data=hh", "data.path=null", "data.eval_path=null", "data.name=no/such-set")
+    error = fails("experiment=smoke", "data=hh", "data.sets.hh.name=no/such-set")
     assert "no/such-set (split train) cannot be loaded from the Hub" in error
-    assert "set data.path=FILE" in error
+    assert "set data.sets.hh.path=FILE" in error
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_tokenizers_that_lack_something(fails, tmp_path):
     without(eos_token=None).save_pretrained(folder)
     assert "has no EOS token" in fails("experiment=smoke", f"model.name={folder}")
     without(bos_token=None).save_pretrained(folder)
-    error = fails("experiment=smoke", f"model.name={folder}", "data.special_tokens=released")
+    error = fails("experiment=smoke", f"model.name={folder}", "text.special_tokens=released")
     assert "puts BOS before every prompt" in error
 
 

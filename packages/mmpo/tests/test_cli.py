@@ -163,12 +163,14 @@ def test_recipes_lists_every_recipe(prints, monkeypatch):
 def test_the_printed_configuration_composes_to_itself(prints, verb):
     words = [*SMALLEST[verb], "output_dir='a b, {c}: \"d\"'"]
     if verb in ("sft", "train", "reward"):
-        words += ["data.mix={org/a-b.c:0.5,d:1}", "trainer.report_to=[none]", "launch.slurm_options={time: '24:00:00'}"]
+        words += [
+            "data.sets.a={name: org/a-b.c, fraction: 0.5}",
+            "trainer.report_to=[none]",
+            "launch.slurm_options={time: '24:00:00'}",
+        ]
     printed = yaml.safe_load(prints(verb, *words, "--cfg"))
     assert printed == composed(APP, *words, verb=verb)
-    mix = printed.get("data", {}).pop("mix", None) or {}  # its names have dots of their own
     again = [f"{key}={json.dumps(value)}" for key, value in flatten(printed).items()]
-    again += [f"data.mix={{{','.join(f'{name}:{share}' for name, share in mix.items())}}}"] if mix else []
     assert composed(APP, *again, verb=verb) == composed(APP, *words, verb=verb)
 
 
@@ -184,7 +186,7 @@ def test_a_dry_run_writes_nothing(prints, tmp_path, monkeypatch, verb):
     [
         (["seed=${nothing}"], "Interpolation key 'nothing' not found"),
         (["~seed=42"], "'~seed=42' is not of the form key=value"),
-        (["data.mix=3"], "data.mix is a mapping; write data.mix.NAME=VALUE"),
+        (["data.sets=3"], "data.sets is a mapping; write data.sets.NAME=VALUE"),
     ],
 )
 def test_hydra_syntax_that_cannot_work_is_a_users_mistake(words, message):
@@ -193,8 +195,12 @@ def test_hydra_syntax_that_cannot_work_is_a_users_mistake(words, message):
 
 
 def test_a_mixture_can_be_given_by_name_or_as_a_whole():
-    for words in (["data.mix={a:0.5,org/b-c:1}"], ["data.mix.a=0.5", "data.mix={org/b-c:1}"]):
-        assert composed(APP, "experiment=smoke", *words)["data"]["mix"] == {"a": 0.5, "org/b-c": 1.0}
+    for words in (
+        ["data.sets={a: {fraction: 0.5}, b: {first: 1}}"],
+        ["data.sets.a.fraction=0.5", "data.sets.b.first=1"],
+    ):
+        sets = composed(APP, "experiment=smoke", "data=own", *words)["data"]["sets"]
+        assert (sets["a"]["fraction"], sets["b"]["first"], len(sets)) == (0.5, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +235,7 @@ def test_what_a_policy_recipe_leaves_out_is_the_releases_default_not_ours(releas
     words, _ = released({"loss_type": "ipo", "max_length": None, "torch_dtype": None, "output_dir": "out"})
     config = composed(APP, "model=tiny", "data=demo", *words, verb="train")
     assert config["loss"]["beta"] == 0.1
-    assert (config["data"]["max_length"], config["data"]["max_prompt_length"]) == (512, 128)
+    assert (config["text"]["max_length"], config["text"]["max_prompt_length"]) == (512, 128)
     assert config["trainer"]["optim"] == "rmsprop"
 
 
@@ -238,7 +244,8 @@ def test_flags_are_read_as_the_release_reads_them(released):
     config = composed(
         APP, *released(POLICY_RECIPE, *flags, "--load_in_4bit=True", "--seed=1", "--seed=2")[0], verb="train"
     )
-    assert (config["data"]["train_split"], config["data"]["eval_split"]) == ("train_a", "test_b")
+    (one,) = config["data"]["sets"].values()
+    assert (one["split"], one["eval_split"]) == ("train_a", "test_b")
     assert config["model"]["lora"]["target_modules"] == ["q_proj", "k_proj"]
     assert (config["model"]["lora"]["enabled"], config["model"]["quantization"]) == (True, "4bit")
     assert config["trainer"]["bf16"] is False  # only "true" and "True" are true
@@ -248,10 +255,11 @@ def test_flags_are_read_as_the_release_reads_them(released):
 def test_mixtures_and_shp(released):
     mixture = {"org/a-b.c": 0.5, "d": 1.0}
     config = composed(APP, *released({**POLICY_RECIPE, "dataset_mixer": mixture})[0], verb="train")
-    assert config["data"]["mix"] == mixture
+    assert {one["name"]: one["fraction"] for one in config["data"]["sets"].values()} == mixture
     one = {"dataset_mixer": {"Ahjeong/SHP_filtered_MMPO": 0.5}, "dataset_splits": ["train_prefs"]}
     config = composed(APP, *released({**POLICY_RECIPE, **one})[0], verb="train")
-    assert (config["data"]["source"], config["data"]["fraction"], config["data"]["eval_split"]) == ("shp", 0.5, None)
+    (one,) = config["data"]["sets"].values()
+    assert (one["source"], one["fraction"], one["eval_split"]) == ("shp", 0.5, None)
     assert (config["pairs"]["cap_per_prompt"], config["pairs"]["decontaminate"]) == (5, None)
 
 
@@ -296,6 +304,6 @@ def test_any_plain_value_can_be_written_as_a_word(value):
     "path", ["données dir/mes paires.jsonl", "données.jsonl", "a b.jsonl", "it's.jsonl", "(1).jsonl", "x,y.jsonl"]
 )
 def test_a_path_needs_no_second_quotes(path):
-    words = [f"data.path={path}", "model.name=tiny:llama", "output_dir=a b"]
+    words = [f"data.sets.own.path={path}", "model.name=tiny:llama", "output_dir=a b"]
     found = compose("reproalign.mmpo", "train", "reproalign.mmpo.config:PreferenceConfig", words)
-    assert (found.config["data"]["path"], found.config["output_dir"]) == (path, "a b")
+    assert (found.config["data"]["sets"]["own"]["path"], found.config["output_dir"]) == (path, "a b")

@@ -78,7 +78,7 @@ def test_reward_model_and_adapters_in_two_processes(tmp_path):
 def test_a_mistake_found_by_a_worker_is_one_line_and_leaves_nothing(tmp_path):
     file, folder = tmp_path / "pairs.jsonl", tmp_path / "runs" / "bad"
     file.write_text('{"prompt": \n')
-    words = ["data=preference", f"data.path={file}", "data.eval_path=null", "launch=ddp", *TWO, f"output_dir={folder}"]
+    words = ["data=own", f"data.sets.own.path={file}", "launch=ddp", *TWO, f"output_dir={folder}"]
     command = [sys.executable, "-c", CODE, "train", "experiment=smoke", *words]
     done = run_command(command)
     assert done.returncode == 2

@@ -57,12 +57,14 @@ def derived(config: Any, stated: dict[str, Fact], folder: Any) -> dict[str, Any]
     found = launch_facts(config)
     found["schedule"] = trainer["lr_scheduler_type"]
     found["dropout"] = "none" if isinstance(config, PreferenceConfig) and config.variant == "released" else "all"
-    found["max_length"], found["lengths"] = (
-        config.data.max_length,
-        [config.data.max_length, config.data.max_prompt_length],
+    text = config.text
+    found["max_length"] = text.max_length
+    found["lengths"] = [text.max_length, getattr(text, "max_prompt_length", None)]
+    found["system_message"], found["overlong"] = text.system_message, getattr(text, "overlong", None)
+    found["special_tokens"], found["held_out"] = (
+        getattr(text, "special_tokens", None),
+        next(iter(config.data.sets.values())).eval_split,
     )
-    found["system_message"], found["overlong"] = config.data.system_message, config.data.overlong
-    found["special_tokens"], found["held_out"] = config.data.special_tokens, config.data.eval_split
     found["attention"], found["save"] = config.model.attn_implementation, trainer["save_strategy"]
     when = trainer.get("eval_strategy", "no")
     found["evaluation"] = when if when == "no" else f"{when} {trainer.get('eval_steps')}"

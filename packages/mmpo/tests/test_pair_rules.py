@@ -10,7 +10,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import DataConfig, PairTextConfig
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.mmpo.config import PairRulesConfig, TargetConfig
@@ -154,7 +154,8 @@ def test_texts_are_swapped_before_the_chosen_one_is_decontaminated(tmp_path):
     rows = [{**texts, "prompt_id": name} for name in ("as-is", "swapped")]
     scores = {"score_chosen": 2.0, "score_rejected": 1.0, "source": None, "domain": None}
     options = PairOptions(
-        DataConfig(source="preference", cache_dir=str(tmp_path)),
+        DataConfig(cache_dir=str(tmp_path)),
+        PairTextConfig(),
         TargetConfig(gamma=None, soft_labels=str(labels)),
         PairRulesConfig(decontaminate=str(problems)),
         seed=0,

@@ -183,10 +183,10 @@ def test_published_recipes_follow_the_release_as_the_errata_say(name):
         assert PAPER["checkpoints"][config["model.tokenizer"]]["recipe"] == name
         assert (config["trainer.packing"], config["trainer.packing_strategy"]) == (True, "wrapped")
         assert (config["rows.decontaminate"], config["rows.shuffle_seed"]) == ("humaneval", 42)
-        assert config["data.system_message"] == "auto"
+        assert config["text.system_message"] == "auto"
         return
     assert config["pairs.shuffle_seed"] == 42
-    assert (config["variant"], config["data.special_tokens"]) == ("released", "released")
+    assert (config["variant"], config["text.special_tokens"]) == ("released", "released")
     assert config["trainer.per_device_train_batch_size"] == 1
     assert PAPER["checkpoints"][config["model.name"]]["recipe"].endswith("-sft")
     if verb == "reward":
@@ -197,7 +197,7 @@ def test_published_recipes_follow_the_release_as_the_errata_say(name):
         assert config.get("trainer.save_only_model", False) == (not name.startswith("gemma-2b"))
     else:
         shp = "-shp" in name
-        assert config["data.boundary"] == "released"
+        assert config["text.boundary"] == "released"
         assert config["pairs.decontaminate"] == (None if shp else "humaneval")
         assert config["trainer.save_steps"] == (859 if shp else 950)
         assert "trainer.save_only_model" not in config

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reproalign.common.config import DataConfig, ModelConfig
+from reproalign.common.config import DataConfig, ModelConfig, SetConfig
 from reproalign.common.data.load import load_evaluation
 from reproalign.common.reward.rules import NOTE, read_rules
 from reproalign.common.reward.scorer import Scorer
@@ -33,9 +33,9 @@ def metrics(folder: Path) -> dict[str, Any]:
     "words",
     [
         [],
-        ["pool=first_pad", "variant=released", "data.special_tokens=released"],
-        ["data.max_length=48", "data.system_message=Be kind."],
-        ["data.system_message=null", "model.chat_template=llama3"],
+        ["pool=first_pad", "variant=released", "text.special_tokens=released"],
+        ["text.max_length=48", "text.system_message=Be kind."],
+        ["text.system_message=null", "model.chat_template=llama3"],
     ],
 )
 def test_evaluation_and_scoring_read_as_the_training_did(tmp_path, words):
@@ -49,7 +49,8 @@ def test_evaluation_and_scoring_read_as_the_training_did(tmp_path, words):
     rules = read_rules(str(run / "model"), None)
     assert rules is not None
     scorer = Scorer(ModelConfig(name=str(run / "model")), rules, batch_size=3)
-    records, _ = load_evaluation(DataConfig(source="preference", path="demo:pairs-eval", max_eval_rows=ROWS))
+    data = DataConfig(sets={"demo": SetConfig(path="demo:pairs-eval")}, max_eval_rows=ROWS)
+    records = load_evaluation(data, seed=0).train
     chosen, rejected = (
         np.array(scorer([row["prompt"] + row[side] for row in records])) for side in ("chosen", "rejected")
     )
@@ -62,9 +63,9 @@ def test_options_that_the_training_has_decided_are_named(tmp_path, caplog):
     run = tmp_path / "run"
     assert main([*TRAIN, f"output_dir={run}"]) == 0
     words = ["evaluate", f"model.name={run / 'model'}", "data=demo", "data.max_eval_rows=4"]
-    assert main([*words, "data.max_length=99", f"output_dir={tmp_path / 'told'}"]) == 0
-    assert "data.max_length=99 is not used: the reward model reads as it was trained" in caplog.text
+    assert main([*words, "text.max_length=99", f"output_dir={tmp_path / 'told'}"]) == 0
+    assert "text.max_length=99 is not used: the reward model reads as it was trained" in caplog.text
     caplog.clear()
     (run / "model" / NOTE).unlink()  # a model of which nothing is known is read by the options
-    assert main([*words, "data.max_length=256", f"output_dir={tmp_path / 'bare'}"]) == 0
+    assert main([*words, "text.max_length=256", f"output_dir={tmp_path / 'bare'}"]) == 0
     assert "is not used" not in caplog.text

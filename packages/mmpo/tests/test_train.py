@@ -74,7 +74,7 @@ def test_other_losses_run(tmp_path, words):
 
 
 def test_first_pad_pooling_and_released_tokens_run(tmp_path):
-    words = ["pool=first_pad", "variant=released", "data.special_tokens=released", "data.overlong=drop"]
+    words = ["pool=first_pad", "variant=released", "text.special_tokens=released", "text.overlong=drop"]
     run(tmp_path / "run", *QUICK, *words, verb="reward", recipe="smoke-reward")
 
 
@@ -106,7 +106,7 @@ def test_an_additive_margin_replaces_the_soft_targets(tmp_path):
 
 
 def test_sft_rows_are_rendered_packed_and_counted_as_released(tmp_path):
-    words = ["trainer.max_steps=-1", "trainer.num_train_epochs=2", "trainer.packing=true", "data.max_length=64"]
+    words = ["trainer.max_steps=-1", "trainer.num_train_epochs=2", "trainer.packing=true", "text.max_length=64"]
     words += ["trainer.packing_strategy=wrapped", "variant=released", "rows.shuffle_seed=42", "data.max_rows=40"]
     record = run(tmp_path / "run", *words, "trainer.gradient_accumulation_steps=3", verb="sft", recipe="smoke-sft")
     assert record["steps"]["total"] == 2 * record["steps"]["per_epoch"] == len(losses(tmp_path / "run"))

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from reproalign.common.config import RewardModelConfig
+from reproalign.common.config import RewardModelConfig, SetConfig, TextConfig
+from reproalign.common.data.reading import Row
+from reproalign.common.data.records import assistant, user
+from reproalign.common.data.sources import SOURCES
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records import Run
@@ -21,19 +24,19 @@ from reproalign.common.testing import composed
 from reproalign.common.text.templates import transcript
 from reproalign.more.cli import APP
 from reproalign.more.config import DomainsConfig
-from reproalign.more.data import Domains, check_domains, hold_out, load_domains, tabulate
+from reproalign.more.data import Domains, check_domains, load_domains, tabulate
 from reproalign.more.groups import Groups, Mixture
-from reproalign.more.items import dense_ranks, has_pair, prepare, prepare_released, ranked
-from reproalign.more.sources import SOURCES, Item, assistant, make_item, rank_replies, source_of, user
+from reproalign.more.items import Item, dense_ranks, has_pair, items_of, make_item, prepare, prepare_released, ranked
 
 SLICES = Path(__file__).parents[4] / "shared" / "data"
 FOLDERS = {
-    "helpful": "hh_rlhf_helpful_base",
-    "harmless": "hh_rlhf_harmless_base",
-    "oasst1": "oasst1",
-    "webgpt": "webgpt_comparisons_qa_feedback",
-    "summarize": "summarize_from_feedback_comparisons",
+    "helpful": ("hh_helpful", "hh_rlhf_helpful_base"),
+    "harmless": ("hh_harmless", "hh_rlhf_harmless_base"),
+    "oasst1": ("oasst1", "oasst1"),
+    "webgpt": ("webgpt", "webgpt_comparisons_qa_feedback"),
+    "summarize": ("summarize", "summarize_from_feedback_comparisons"),
 }
+FORTY = {"first": 40, "eval_first": 40}
 ASK = "\n\nHuman: Hi\n\nAssistant:"
 
 
@@ -67,10 +70,14 @@ def load(tmp_path: Path) -> Callable[..., Domains]:
     ) -> Domains:
         paths = {name: write(tmp_path / f"{name}.train.jsonl", *rows) for name, rows in train.items()}
         eval_paths = {name: write(tmp_path / f"{name}.test.jsonl", *rows) for name, rows in (held or {}).items()}
+        text = TextConfig(**{name: options.pop(name) for name in ("layout", "max_length") if name in options})
+        of_sets = options.pop("sets", {})
+        names = dict.fromkeys([*paths, *eval_paths, *of_sets])
         settings: dict[str, Any] = {
-            "domains": [*dict.fromkeys([*paths, *eval_paths])],
-            "paths": paths,
-            "eval_paths": eval_paths,
+            "sets": {
+                name: SetConfig(**{"path": paths.get(name), "eval_path": eval_paths.get(name), **of_sets.get(name, {})})
+                for name in names
+            },
             "resampling_size": None,
             "cache_dir": str(tmp_path / "cache"),
         }
@@ -80,7 +87,7 @@ def load(tmp_path: Path) -> Callable[..., Domains]:
         config = DomainsConfig(**(settings | options))
         return load_domains(
             config,
-            Reader(tiny_tokenizer(), RewardRules(**told_rules(RewardModelConfig(), config, variant))),
+            Reader(tiny_tokenizer(), RewardRules(**told_rules(RewardModelConfig(), text, variant))),
             method=method,
             seed=7,
             run=run,
@@ -99,11 +106,27 @@ def texts_of(rows: Any) -> list[list[list[str]]]:
 # Sources
 
 
+def item(source: str, row: dict[str, Any]) -> Item:
+    """Return the one item of a row."""
+    (found,) = items_of(SOURCES[source].read_one(row), SOURCES[source])
+    return found
+
+
+def replies(rows: list[dict[str, Any]], pairing: str, source: str = "oasst1") -> list[Item]:
+    """Return the items of OpenAssistant's rows."""
+    gather = SOURCES[source].gather
+    assert gather is not None
+    trees = gather(Row(str(number), row) for number, row in enumerate(rows))
+    prompts = [prompt for tree in trees for prompt in SOURCES[source].read(tree.values)]
+    return [found for prompt in prompts for found in items_of(prompt, SOURCES[source], pairing=pairing)]
+
+
 @pytest.mark.parametrize("name", ["helpful", "harmless"])
 def test_transcripts_stand_as_they_are(name):
     row = {"chosen": f"{ASK} Hello  there\n", "rejected": f"{ASK} Go"}
-    assert SOURCES[name].to_part(row) == Item([row["chosen"], row["rejected"]], [1.0, 0.0])
-    assert (SOURCES[name].hub, SOURCES[name].data_dir) == ("Anthropic/hh-rlhf", f"{name}-base")
+    assert item(f"hh_{name}", row) == Item([row["chosen"], row["rejected"]], [1.0, 0.0])
+    home = SOURCES[f"hh_{name}"]
+    assert (home.hub, home.data_dir) == ("Anthropic/hh-rlhf", f"{name}-base")
 
 
 def reply(name: str, parent: str | None, rank: int | None = None, lang: str = "en") -> dict[str, Any]:
@@ -133,8 +156,8 @@ OASST = [
     ],
 )
 def test_oasst1(pairing, expected):
-    items = rank_replies([SOURCES["oasst1"].to_part(row) for row in OASST], pairing)
-    assert [([d[-1]["content"][5:] for d in item.dialogues], item.scores) for item in items] == expected
+    items = replies(OASST, pairing)
+    assert [([d[-1]["content"][5:] for d in one.dialogues], one.scores) for one in items] == expected
     assert items[-1].dialogues[0][:-1] == [user("text root"), assistant("text r0"), user("text q")]
 
 
@@ -144,15 +167,13 @@ def test_oasst1_trees_and_messages_give_the_same():
         if node["parent_id"]:
             nodes[node["parent_id"]]["replies"].append(node)
     tree = {"message_tree_id": "root", "prompt": {k: v for k, v in nodes["root"].items() if k != "parent_id"}}
-    to_part = SOURCES["oasst1"].to_part
-    assert rank_replies([to_part(tree)], "all") == rank_replies([to_part(row) for row in OASST], "all")
+    assert replies([tree], "all", "oasst1_trees") == replies(OASST, "all")
 
 
 def test_webgpt_scores_are_not_negative():
     row = {"question": {"full_text": "Why?"}, "answer_0": "A", "answer_1": "B", "score_0": -0.5, "score_1": 0.5}
-    item = SOURCES["webgpt"].to_part(row)
-    assert item == Item([[user("Why?"), assistant("A")], [user("Why?"), assistant("B")]], [0.5, 1.5])
-    tie = SOURCES["webgpt"].to_part({**row, "score_1": -0.5})
+    assert item("webgpt", row) == Item([[user("Why?"), assistant("A")], [user("Why?"), assistant("B")]], [0.5, 1.5])
+    tie = item("webgpt", {**row, "score_1": -0.5})
     assert prepare(tie, ranked) is None
     assert prepare(tie, prepare_released) is not None  # it takes a slot and gives no pair (ERRATA Q17)
 
@@ -160,31 +181,20 @@ def test_webgpt_scores_are_not_negative():
 def test_summarize():
     info = {"post": "I ran.", "title": "Running", "subreddit": "tifu", "article": None}
     row = {"info": info, "summaries": [{"text": " a"}, {"text": " b"}], "choice": 1}
-    item = SOURCES["summarize"].to_part(row)
-    assert transcript(item.dialogues[0]) == (
+    found = item("summarize", row)
+    assert transcript(found.dialogues[0]) == (
         "\n\nHuman: SUBREDDIT: r/tifu\n\nTITLE: Running\n\nPOST: I ran.\n\nTL;DR:\n\nAssistant: b"
     )
-    assert item.scores == [1, 0]
-    news = SOURCES["summarize"].to_part({**row, "info": {"article": "News.", "post": None}})
+    assert found.scores == [1, 0]
+    news = item("summarize", {**row, "info": {"article": "News.", "post": None}})
     assert news.dialogues[0][0] == user("News.\n\nTL;DR:")
 
 
 def test_records_with_responses():
     row = {"prompt": "Hi", "responses": ["a", "b", "c"], "scores": [0.5, None, -2]}
-    item = SOURCES["responses"].to_part(row)
-    assert item == Item([[user("Hi"), assistant(text)] for text in "abc"], [0.5, None, -2.0])
+    assert item("responses", row) == Item([[user("Hi"), assistant(text)] for text in "abc"], [0.5, None, -2.0])
     turns = [user("x"), assistant("y"), user("z")]
-    assert SOURCES["responses"].to_part({**row, "prompt": turns}).dialogues[0] == [*turns, assistant("a")]
-
-
-def test_columns_tell_the_source():
-    assert source_of("mine", {"text", "score"}) == source_of("helpful", {"text", "score"}) == "text-score"
-    assert source_of("mine", {"prompt", "responses", "scores"}) == "responses"
-    assert (source_of("mine", {"chosen", "rejected"}), source_of("helpful", {"chosen", "rejected"})) == (
-        "preference",
-        "helpful",
-    )
-    assert source_of("mine", {"message_id"}) is None
+    assert item("responses", {**row, "prompt": turns}).dialogues[0] == [*turns, assistant("a")]
 
 
 # Scores
@@ -255,7 +265,7 @@ def test_rows_by_method(load, options, kind, length):
 
 
 def test_released_ids_and_sizes(load):
-    found = load({"a": rows_of(5), "b": rows_of(2)}, variant="released", resampling_size=6, first={"a": 2})
+    found = load({"a": rows_of(5), "b": rows_of(2)}, variant="released", resampling_size=6, sets={"a": {"first": 2}})
     (first, _) = found.train[0]
     assert first["scores"] == pytest.approx([0.99999, 0], abs=1e-6)
     assert (first["input_ids"][0][0], first["input_ids"][0][-1], found.pad_id) == (1, 2, 3)
@@ -287,7 +297,7 @@ def test_truncation_is_counted(load):
 
 
 def test_the_first_rows_alone(load):
-    found = load({"a": rows_of(5)}, {"a": rows_of(4)}, first={"a": 3}, eval_first={"a": 2})
+    found = load({"a": rows_of(5)}, {"a": rows_of(4)}, sets={"a": {"first": 3, "eval_first": 2}})
     assert (len(found.train), len(found.held_out["a"])) == (3, 2)
 
 
@@ -300,8 +310,6 @@ def test_whole_prompts_are_held_out(load):
     alone = load({"a": rows}, eval_fraction=0.25, evaluation_only=True)
     assert alone.train is None
     assert texts_of(alone.held_out["a"]) == texts_of(found.held_out["a"])
-    with pytest.raises(UserError, match="of the 1 prompts of domain 'a' leaves none"):
-        hold_out([Item(["x", "y"], [1.0, 0.0])], 0.5, 1, "a")
 
 
 def test_an_evaluation_says_that_it_measures_a_share_of_a_file(load, caplog):
@@ -310,8 +318,8 @@ def test_an_evaluation_says_that_it_measures_a_share_of_a_file(load, caplog):
     assert not caplog.messages
     load({"a": rows}, eval_fraction=0.25, evaluation_only=True)
     (message,) = caplog.messages
-    assert "domain 'a': 5 of the 20 items" in message
-    assert "data.eval_paths.a=FILE" in message
+    assert "data.sets.a: 5 rows are measured" in message
+    assert "data.sets.a.eval_path=FILE" in message
     caplog.clear()
     found = load({}, {"a": rows}, eval_fraction=0.25, evaluation_only=True)
     assert len(found.held_out["a"]) == 20
@@ -387,27 +395,24 @@ def test_bad_rows(load, row, message, tmp_path):
     [
         ([], {}, "the file has no rows"),
         ([text_score(1, 1), text_score(0, 0)], {}, "domain 'a', train items: none of the 2 has two responses of diff"),
-        ([{"question": "x"}], {}, "rows of domain 'a' need the columns text and score"),
+        ([{"question": "x"}], {}, "columns question are those of no known source; set data.sets.a.source"),
         ([{"text": ["x", "y"], "score": [1, 0]}], {"layout": "chat"}, "line 1: 'text' must be a transcript"),
         (rows_of(2), {"domains": ["a", "a"]}, "data.domains lists 'a' twice"),
         (rows_of(2), {"domains": []}, "data.domains is empty"),
-        (rows_of(2), {"domains": ["a", "x/y"]}, "'x/y' must consist of letters"),
-        (rows_of(2), {"domains": ["a", "helpfull"]}, "domain 'helpfull' is no data set known here (did you mean"),
-        (rows_of(2), {"domains": ["ab"]}, "data.paths.a: there is no such domain"),
-        (rows_of(2), {"first": {"b": 1}}, "data.first.b: there is no such domain"),
-        (rows_of(2), {"first": {"a": 0}}, "data.first.a=0 must be at least 1"),
-        (rows_of(2), {"sources": {"a": "hh"}}, "unknown data.sources.a 'hh'"),
+        (rows_of(2), {"sets": {"x/y": {"source": "hh"}}}, "'x/y' must consist of letters"),
+        (rows_of(2), {"domains": ["a", "aa"]}, "unknown domain 'aa' (did you mean 'a'?)"),
+        (rows_of(2), {"sets": {"a": {"source": "hhh"}}}, "unknown data.sets.a.source 'hhh'"),
+        (rows_of(2), {"sets": {"b": {}}}, "data.sets.b says nowhere what is to be read"),
         (rows_of(2), {"task_num": 5}, "data.task_num=5, but there are 1 domains: a"),
-        (rows_of(2), {"train_domains": ["b"]}, "data.train_domains=['b'] must name some of data.domains"),
+        (rows_of(2), {"train_domains": ["b"]}, "data.train_domains=['b'] must name some of the domains"),
         (rows_of(2), {"train_domains": []}, "data.train_domains=[] must name"),
-        (rows_of(2), {"eval_fraction": 1.0}, "data.eval_fraction=1.0 must be in [0, 1)"),
+        (rows_of(2), {"eval_fraction": 1.0}, "data.eval_fraction=1.0 must be at least 0 and below 1"),
         (rows_of(1), {"eval_fraction": 0.5}, "leaves none to train on"),
-        (rows_of(2), {"on_error": "ignore"}, "unknown data.on_error 'ignore'"),
         (rows_of(2), {"oasst1_pairs": "every"}, "unknown data.oasst1_pairs 'every'"),
         (rows_of(2), {"resampling_size": 0}, "data.resampling_size=0 must be at least 1"),
         (rows_of(2), {"method": "single"}, "unknown method 'single'"),
         (rows_of(2), {"variant": "both"}, "unknown variant 'both'"),
-        (rows_of(2), {"paths": {"a": "nowhere.jsonl"}}, "nowhere.jsonl: no such file"),
+        (rows_of(2), {"sets": {"a": {"path": "nowhere.jsonl"}}}, "nowhere.jsonl: no such file"),
     ],
     ids=str,
 )
@@ -417,8 +422,8 @@ def test_mistakes(load, rows, options, message):
 
 
 def test_a_source_without_held_out_rows_says_so(load):
-    with pytest.raises(UserError, match=r"domain 'webgpt' has no held-out rows; set data.eval_paths.webgpt=FILE"):
-        load({}, domains=["webgpt"], evaluation_only=True)
+    with pytest.raises(UserError, match=r"data.sets.webgpt has no held-out rows; set data.sets.webgpt.eval_path=FILE"):
+        load({}, sets={"webgpt": {"source": "webgpt"}}, evaluation_only=True)
 
 
 # Configurations and real rows
@@ -428,8 +433,7 @@ def test_a_source_without_held_out_rows_says_so(load):
 def test_shipped_configurations(name):
     data = composed(APP, f"data={name}", "model.name=tiny:llama", "output_dir=run", verb="train")["data"]
     config = DomainsConfig(**data)
-    assert check_domains(config) == config.domains
-    assert all(domain in SOURCES or domain in config.paths for domain in config.domains)
+    assert check_domains(config) == [*config.sets]
 
 
 def test_domains_of_a_shipped_configuration_may_be_left_out():
@@ -438,8 +442,8 @@ def test_domains_of_a_shipped_configuration_may_be_left_out():
 
 
 def test_the_demo(load):
-    paths = {"whole": "demo:pairs-train", "half": "demo:pairs-train"}
-    found = load({}, domains=[*paths], paths=paths, first={"half": 160})
+    path = {"path": "demo:pairs-train"}
+    found = load({}, sets={"whole": path, "half": {**path, "first": 160}})
     assert len(found.train) == 320
     whole, half = texts_of([found.train[0]])[0]
     assert whole == half
@@ -450,22 +454,23 @@ def test_the_demo(load):
 @pytest.mark.parametrize("variant", ["paper", "released"])
 @pytest.mark.parametrize("layout", ["transcript", "chat"])
 def test_real_rows(load, variant, layout):
-    paths = {name: str(SLICES / folder) for name, folder in FOLDERS.items()}
-    counts = dict.fromkeys(FOLDERS, 40)
-    options = {"domains": [*FOLDERS], "paths": paths, "eval_paths": paths, "first": counts, "eval_first": counts}
-    found = load({}, variant=variant, layout=layout, on_error="skip", resampling_size=20, **options)
+    sets = {
+        name: {"source": source, "path": str(SLICES / folder), "eval_path": str(SLICES / folder), **FORTY}
+        for name, (source, folder) in FOLDERS.items()
+    }
+    found = load({}, variant=variant, layout=layout, on_error="skip", resampling_size=20, sets=sets)
     assert len(found.train) == 20
     assert set(found.held_out) == set(FOLDERS)
-    for item in found.train[0]:
-        assert len(item["scores"]) == len(item["input_ids"]) == 2
-        assert variant == "released" or has_pair(item["scores"])  # the release keeps ties
+    for one in found.train[0]:
+        assert len(one["scores"]) == len(one["input_ids"]) == 2
+        assert variant == "released" or has_pair(one["scores"])  # the release keeps ties
 
 
 @pytest.mark.skipif(not SLICES.is_dir(), reason="no slices of the real data here")
 def test_real_trees_and_messages_agree():
     def items(folder: str) -> list[Item]:
         with (SLICES / folder / "train.jsonl").open(encoding="utf-8") as lines:
-            return rank_replies([SOURCES["oasst1"].to_part(json.loads(line)) for line in lines], "all")
+            return replies([json.loads(line) for line in lines], "all", folder)
 
     flat, trees = items("oasst1"), items("oasst1_trees")
     assert len(flat) > 100

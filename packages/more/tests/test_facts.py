@@ -51,9 +51,9 @@ def rates(config: Any, steps: int) -> dict[int, float]:
 def derived(name: str) -> dict[str, Any]:
     """The facts of a recipe, from its configuration and the published sizes of the data sets."""
     config = recipe_config(APP, f"experiment={name}")
-    facts, data, kind = launch_facts(config), config.data, config.variant
-    trained = data.train_domains or data.domains
-    sizes = [min(FACTS["training"][domain].value, data.first.get(domain, 10**9)) for domain in trained]
+    facts, data, text, kind = launch_facts(config), config.data, config.text, config.variant
+    trained = data.train_domains or data.names()
+    sizes = [min(FACTS["training"][domain].value, data.sets[domain].first or 10**9) for domain in trained]
     picks = resample(sizes, data.resampling_size, names=trained, rule=rules_of(kind).resample, seed=config.seed)
     grouped = config.method == "more"
     rows = len(picks[0]) if grouped else sum(map(len, picks))
@@ -65,11 +65,11 @@ def derived(name: str) -> dict[str, Any]:
     stated = FACTS[family(name)].get("learning_rates")
     return facts | {
         "items_per_step": facts["rows_per_step"] * (len(trained) if grouped else 1),
-        "max_length": data.max_length,
+        "max_length": text.max_length,
         "resampling_size": data.resampling_size,
         "pooling": config.model.pooling,
-        "truncation_side": data.truncation_side,
-        "padding_side": data.padding_side,
+        "truncation_side": text.truncation_side,
+        "padding_side": text.padding_side,
         "order": config.trainer.get("train_sampling_strategy", "random"),
         "steps": steps,
         "learning_rates": {step: every[step] for step in stated.value} if stated else {},
@@ -99,8 +99,9 @@ def test_every_family_has_recipes_and_every_recipe_a_family() -> None:
 
 def test_the_held_out_rows_are_those_of_the_tables() -> None:
     data = recipe_config(APP, "experiment=pythia-1.4b-more").data
-    assert list(data.domains) == list(FACTS["held_out"])
-    assert data.eval_first == {"summarize": FACTS["held_out"]["summarize"].value}
+    assert data.names() == list(FACTS["held_out"])
+    firsts = {name: one.eval_first for name, one in data.sets.items() if one.eval_first}
+    assert firsts == {"summarize": FACTS["held_out"]["summarize"].value}
     # 95/5 of webgpt's rows: 17,106 and 901.
     held, kept = FACTS["held_out"]["webgpt"].value, FACTS["training"]["webgpt"].value
     assert data.eval_fraction == pytest.approx(held / (held + kept), abs=1e-3)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from reproalign.common.config import DataConfig, RewardModelConfig
+from reproalign.common.config import DataConfig, RewardModelConfig, SetConfig
 from reproalign.common.data.load import load_evaluation
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.records import fingerprint_folder
@@ -116,8 +116,8 @@ def test_uniform_weights_are_the_plain_loss(tmp_path) -> None:
         ["data.resampling=false", "trainer.per_device_train_batch_size=3"],
         ["data.train_domains=[half]"],
         ["data.train_domains=[half]", "method=multitask"],
-        ["model.pooling=max", "data.padding_side=left", "weights.normalize=loss"],
-        ["model.lora.enabled=true", "model.pooling=average", "data.layout=chat"],
+        ["model.pooling=max", "text.padding_side=left", "weights.normalize=loss"],
+        ["model.lora.enabled=true", "model.pooling=average", "text.layout=chat"],
         ["model.lora.enabled=true", "model.lora.merge=true", "model.pooling=eos", "evaluate_before=true"],
         ["weights.rule=fixed", "weights.fixed={whole: 1, half: 1, quarter: 2}", "trainer.gradient_checkpointing=true"],
         ["model=tiny", "model.name=tiny:gpt_neox", "trainer.bf16=true"],
@@ -176,8 +176,8 @@ def test_a_run_can_be_evaluated_and_plotted(tmp_path, trained, capsys) -> None:
 @pytest.mark.parametrize(
     "odd",
     [
-        ["variant=released", "data.resampling_size=80", "data.max_length=48", "model.pooling=average"],
-        ["data.layout=chat", "data.padding_side=left", "model.pooling=max", "data.truncation_side=right"],
+        ["variant=released", "data.resampling_size=80", "text.max_length=48", "model.pooling=average"],
+        ["text.layout=chat", "text.padding_side=left", "model.pooling=max", "text.truncation_side=right"],
     ],
 )
 def test_a_model_is_read_as_it_was_trained(tmp_path, odd) -> None:
@@ -189,7 +189,8 @@ def test_a_model_is_read_as_it_was_trained(tmp_path, odd) -> None:
     expected, found = (record(run)["metrics"]["mean"] for run in (folder, tmp_path / "evaluation"))
     assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
     config = RewardModelConfig(name=str(folder / "model"))
-    records, _ = load_evaluation(DataConfig(source="preference", path="demo:pairs-eval"))
+    data = DataConfig(sets={"demo": SetConfig(path="demo:pairs-eval")})
+    records = load_evaluation(data, seed=0).train
     dialogues = [row["prompt"] + row[side] for row in records for side in ("chosen", "rejected")]
     rewards = Scorer(config, scoring_rules(config, {}), batch_size=5)(dialogues)
     whole = record(folder)["metrics"]["domains"]["whole"]

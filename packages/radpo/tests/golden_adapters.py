@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
 
-from reproalign.common.config import DataConfig, LogprobsConfig
+from reproalign.common.config import LogprobsConfig
+from reproalign.common.data.records import user
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.models.value_head import DetachedValueHead
@@ -23,11 +24,11 @@ from reproalign.common.training.examples import kl_estimate, tokenwise_kl_estima
 from reproalign.common.training.objective import Examples, Objective, Pairs, PairScores, Responses
 from reproalign.radpo.config import ReleasedConfig, TrainConfig
 from reproalign.radpo.data import held_out_batches
+from reproalign.radpo.examples import Example
 from reproalign.radpo.objectives import OBJECTIVES
 from reproalign.radpo.released import Conversations, loss_scale
 from reproalign.radpo.risk import ReleasedTail
 from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
-from reproalign.radpo.sources import Example, user
 from reproalign.radpo.training_rows import row_rules, schedule
 
 Case = dict[str, Any]
@@ -308,7 +309,6 @@ def heldout_selection(inputs: Case, params: Case) -> Any:
 def launch(params: Case, name: str, **trainer: Any) -> TrainConfig:
     return TrainConfig(
         variant="released",
-        data=DataConfig(source="golden"),
         loss=of_params(name, params),
         released=ReleasedConfig(params["processes"], params["gradient_accumulation_steps"]),
         warmup_steps=params["warmup_steps"],

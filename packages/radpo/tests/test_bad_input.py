@@ -50,8 +50,8 @@ def fails(tmp_path, capsys, monkeypatch):
         (["loss=kto", "rows.frac_unique_desirable=0"], "these are of one class"),
         (["loss=kto", "rows.selection=scores"], "selection=scores needs scores"),
         (["trainer.num_train_epochs=1.5"], "must be a whole number"),
-        (["data.source=hellaswag"], "unknown data set 'hellaswag'"),
-        (["datasets=[alpacaeval]"], "alpacaeval is for evaluation only"),
+        (["data.sets.demo.source=hellaswag"], "unknown data.sets.demo.source 'hellaswag'"),
+        (["data=own", "data.sets.a={source: alpacaeval, path: demo:pairs-train}"], "alpacaeval is for evaluation only"),
         (["data.max_rows=3"], "3 rows fill no batch of 4 for each of 1 process"),
         (["model.load_from=./nowhere"], "model.load_from=./nowhere: no such folder"),
         (["model.load_from=runs/no/model"], "model.load_from=runs/no/model: no such folder"),
@@ -61,7 +61,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["trainer.num_train_epochs=2", "rows.incomplete=keep"], "incomplete=keep is for one epoch"),
         (["trainer.lr_scheduler_type=linear"], "trainer.lr_scheduler_type is not read"),
         (["warmup_steps=-1"], "warmup_steps=-1 must be at least 0"),
-        (["trainer.eval_strategy=steps", "data.eval_path=null"], "trainer.eval_strategy needs held-out pairs"),
+        (["trainer.eval_strategy=steps", "data.sets.demo.eval_path=null"], "eval_strategy needs held-out pairs"),
         (["released.processes=2"], "released.processes is read by variant=released alone"),
         (["rows.clean_up_spaces=false"], "rows.clean_up_spaces is read by variant=released alone"),
         (["loss=ppo", "loss.ppo_epochs=2"], "loss.ppo_epochs is read by variant=released alone"),
@@ -90,7 +90,7 @@ def test_settings(fails, words, message):
     if "rows.selection=scores" in words:  # these rows have none
         with open("pairs.jsonl", "w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-        words = [*words, "data.path=pairs.jsonl", "data.eval_path=null"]
+        words = [*words, "data=own", "data.sets.own.path=pairs.jsonl"]
     assert message in fails(*words)
 
 
@@ -99,7 +99,7 @@ def test_data_without_pairs_is_for_sft_alone(fails, tmp_path):
         {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "Yes."}]} for n in range(8)
     ]
     (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["data=ultrachat", "data.path=chat.jsonl", "data.eval_split=null"]
+    words = ["data=ultrachat", "data.sets.ultrachat.path=chat.jsonl"]
     assert "no prompt has a pair, which kind=paired needs" in fails("loss=dpo", *words)
     assert main(["train", "experiment=smoke", "loss=sft", *words, "trainer.max_steps=1", "output_dir=sft"]) == 0
 
@@ -121,5 +121,5 @@ def test_a_folder_without_a_model_is_named_with_its_key(fails, tmp_path, key):
 
 def test_bad_rows_are_named(fails, tmp_path):
     (tmp_path / "pairs.jsonl").write_text(json.dumps(ROW) + "\n" + json.dumps(ROW | {"chosen": ""}) + "\n")
-    error = fails("data.path=pairs.jsonl", "data.eval_path=null")
+    error = fails("data=own", "data.sets.own.path=pairs.jsonl")
     assert "pairs.jsonl line 2: 'chosen' is empty" in error

@@ -12,18 +12,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import SetConfig
+from reproalign.common.data.load import load_set
+from reproalign.common.data.reading import Row as Original
+from reproalign.common.data.records import assistant, user
+from reproalign.common.data.sources import SOURCES
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.text.templates import check_tokenizer, render
 from reproalign.common.text.tokenize import Encoder
+from reproalign.radpo.config import RowDataConfig, RowTextConfig
 from reproalign.radpo.data import (
     held_out_batches,
     load_examples,
     prepare_held_out,
     prepare_rows,
-    read_examples,
 )
+from reproalign.radpo.examples import Example, collect, examples_of, examples_view, pick_shp
 from reproalign.radpo.released import Conversations
 from reproalign.radpo.rows import (
     RowRules,
@@ -37,7 +42,6 @@ from reproalign.radpo.rows import (
     shuffle_prompts,
     unpaired_rows,
 )
-from reproalign.radpo.sources import SOURCES, Example, assistant, link_replies, pick_shp, user
 
 SLICES = Path(__file__).parents[4] / "shared" / "data"
 
@@ -46,8 +50,9 @@ def read(tmp_path: Path, name: str, *rows: Any, role: str = "train", **changes: 
     """Return the examples that source ``name`` makes of ``rows``; text stands for itself."""
     file = tmp_path / f"{name}.jsonl"
     file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    config = DataConfig(source=name, path=str(file), eval_path=str(file), **changes)
-    return read_examples(config, [name], role, rejects_dir=tmp_path)[0]
+    data = RowDataConfig(sets={name: SetConfig(source=name, path=str(file))}, **changes)
+    found = load_examples(data, train=role == "train", rejects_dir=tmp_path)
+    return found.train if role == "train" else found.evaluation or {}
 
 
 def example(number: int = 0, **changes: Any) -> Example:
@@ -118,9 +123,10 @@ def test_shp(tmp_path):
 @given(votes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12))
 @settings(deadline=None)
 def test_shp_keeps_clear_pairs_and_five_a_prompt(votes):
-    parts = [SOURCES["shp"].to_part(shp_row(a, b)) for a, b in votes]
+    source = SOURCES["shp"]
+    parts = [part for a, b in votes for part in examples_of(source.read_one(shp_row(a, b)), source)]
     clear = [(a, b) for a, b in votes if max(a / b, b / a) >= 2]
-    found = pick_shp(parts, True)
+    found = pick_shp(parts)
     assert (len(found) == 0) == (not clear)
     for one in found.values():
         all_pairs = [(2 * n, 2 * n + 1) if a > b else (2 * n + 1, 2 * n) for n, (a, b) in enumerate(clear)]
@@ -144,7 +150,7 @@ def test_oasst(tmp_path):
         reply("other", "root", 3, lang="de"),
         *(reply(f"orphan{rank}", "nowhere", rank) for rank in (0, 1)),
     ]
-    first, second = read(tmp_path, "oasst", *rows).values()
+    first, second = read(tmp_path, "oasst1", *rows).values()
     assert first.prompt == [user("text root")]
     assert first.generations == ["text r1", "text r2", "text r0", "text r1"]
     assert (first.pairs, first.scores) == ([(0, 1), (2, 3)], [1, 2, 0, 1])
@@ -168,10 +174,13 @@ def test_oasst_pairs_are_neighbours_in_rank(data):
         siblings = [x for x in rows if x["parent_id"] == row["parent_id"] and x["rank"] == (row["rank"] or -1) - 1]
         if row["rank"] and siblings:
             expected[siblings[0]["text"], row["text"]] += 1
-    parts = [SOURCES["oasst"].to_part(row) for row in data.draw(st.permutations(rows))]
+    source = SOURCES["oasst1"]
+    assert source.gather is not None
+    trees = source.gather(Original(str(n), row) for n, row in enumerate(data.draw(st.permutations(rows))))
+    parts = [part for tree in trees for prompt in source.read(tree.values) for part in examples_of(prompt, source)]
     # Which of two siblings of one rank is first depends on the order of the rows.
     distinct = len({(row["parent_id"], row["rank"]) for row in rows if row["rank"] is not None})
-    found = link_replies(parts, True).values()
+    found = collect(parts, source, True)
     made = Counter((one.generations[i], one.generations[j]) for one in found for i, j in one.pairs)
     if distinct == sum(row["rank"] is not None for row in rows):
         assert made == expected
@@ -199,7 +208,7 @@ def test_ultrachat_is_for_sft(tmp_path):
 def test_imdb_characters_prefer_the_last_but_one_to_the_last(tmp_path):
     """As the release reads IMDb: ``extend`` of a text adds its characters, and the pair is of the last two."""
     rows = [{"text": text} for text in ("Well  made.", "So good!!", "A gem. ", "So good!!")]
-    found = read(tmp_path, "imdb_characters", *rows)
+    found = read(tmp_path, "imdb", *rows)
     pairs = [(e.prompt, [(e.generations[i], e.generations[j]) for i, j in e.pairs]) for e in found.values()]
     assert pairs == [
         ([user("Well made.")], [("e", ".")]),
@@ -236,11 +245,11 @@ HUMAN = "\n\nHuman: q\n\nAssistant: "
         ("hh", {"chosen": HUMAN + "a", "rejected": 3}, "'rejected' must be text"),
         ("shp", {**shp_row(4, 1), "labels": 2}, "labels=2 must be 1"),
         ("shp", shp_row(4, 0), "must be positive"),
-        ("oasst", {**reply("a", None), "role": "system"}, "role='system' must be prompter or assistant"),
-        ("oasst", {**reply("a", None), "rank": "best"}, "rank: 'best' is not a finite number"),
-        ("oasst", {**reply("a", None), "text": " "}, "'text' is empty"),
+        ("oasst1", {**reply("a", None), "role": "system"}, "role='system' must be prompter or assistant"),
+        ("oasst1", {**reply("a", None), "rank": "best"}, "rank: 'best' is not a finite number"),
+        ("oasst1", {**reply("a", None), "text": " "}, "'text' is empty"),
         ("ultrachat", {"messages": [user("a")]}, "must end with an answer"),
-        ("imdb_characters", {"text": "a"}, "must have two characters"),
+        ("imdb", {"text": "a"}, "must have two characters"),
         ("imdb_sentiment", {"text": "a", "chosen": "ab", "rejected": "b"}, "'rejected' must begin with 'text'"),
         ("imdb_sentiment", {"text": "a", "chosen": "ab", "rejected": "ab "}, "chosen and rejected are the same"),
         ("alpacaeval", {"instruction": "a"}, "column 'output' is missing"),
@@ -266,8 +275,9 @@ def test_several_data_sets_from_one_folder(tmp_path):
         (tmp_path / name).mkdir()
         for split in ("train", "test"):
             (tmp_path / name / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
-    config = DataConfig(source="hh", path=str(tmp_path), eval_path=str(tmp_path), eval_split="test")
-    loaded = load_examples(config, ["hh", "shp"])
+    folders = {name: str(tmp_path / name) for name in ("hh", "shp")}
+    sets = {name: SetConfig(source=name, path=folder, eval_path=folder) for name, folder in folders.items()}
+    loaded = load_examples(RowDataConfig(sets=sets))
     assert {one.name for one in loaded.train.values()} == {"hh", "shp"}
     assert loaded.evaluation is not None
     assert len(loaded.evaluation) == 2
@@ -279,19 +289,19 @@ def test_several_data_sets_from_one_folder(tmp_path):
 
 
 def test_settings_that_do_not_fit(tmp_path):
-    with pytest.raises(UserError, match=r"unknown data set 'hhh' \(did you mean 'hh'\?\)"):
-        load_examples(DataConfig(source="hh"), ["hhh"])
-    with pytest.raises(UserError, match=r"data\.name are for a single data set"):
-        load_examples(DataConfig(source="hh", name="mine"), ["hh", "shp"])
-    with pytest.raises(UserError, match="shp: its 1 train rows leave no example"):
+    with pytest.raises(UserError, match=r"unknown data\.sets\.a\.source 'hhh' \(did you mean 'hh'\?\)"):
+        load_examples(RowDataConfig(sets={"a": SetConfig(source="hhh")}))
+    with pytest.raises(UserError, match=r"no data set is given; set data\.sets\.NAME\.path=FILE"):
+        load_examples(RowDataConfig())
+    with pytest.raises(UserError, match="shp: its 1 train rows make nothing to use"):
         read(tmp_path, "shp", shp_row(3, 2))
 
 
 def test_prompts_are_held_out(tmp_path):
     rows = [shp_row(4, 1, history=str(n)) for n in range(10)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = DataConfig(source="shp", path=str(tmp_path / "rows.jsonl"), eval_fraction=0.2)
-    loaded = load_examples(config, ["shp"])
+    sets = {"shp": SetConfig(source="shp", path=str(tmp_path / "rows.jsonl"))}
+    loaded = load_examples(RowDataConfig(sets=sets, eval_fraction=0.2))
     assert loaded.evaluation is not None
     assert (len(loaded.train), len(loaded.evaluation)) == (8, 2)
     assert set(loaded.train) | set(loaded.evaluation) == {str(n) for n in range(10)}
@@ -305,11 +315,10 @@ def test_split_names_are_the_data_sets_own(monkeypatch):
         return iter(()), None
 
     monkeypatch.setattr("reproalign.common.data.splits.read_hub", read_hub)
-    config = DataConfig(source="", eval_split="test")
-    for name in ("ultrabin", "oasst", "hh_harmless", "ultrachat"):
-        for role in ("train", "evaluation"):
+    for name in ("ultrabin", "oasst1", "hh_harmless", "ultrachat"):
+        for train in (True, False):
             with pytest.raises(UserError, match="none of its 0 rows"):
-                read_examples(config, [name], role)
+                load_set(name, SetConfig(source=name), RowDataConfig(), examples_view("paper"), seed=0, train=train)
     assert asked == [
         ("HuggingFaceH4/ultrafeedback_binarized", "train_prefs", None),
         ("HuggingFaceH4/ultrafeedback_binarized", "test_prefs", None),
@@ -417,8 +426,10 @@ LIMITS = {"max_length": 64, "max_prompt_length": 32, "system_message": None}
 
 
 def prepare(data: dict[str, Example], *, tokenizer: Any = None, limits: dict[str, Any] | None = None, **rules: Any):
-    config = DataConfig(source="hh", **{**LIMITS, **(limits or {})})
-    return prepare_rows(data, tokenizer or tiny_tokenizer(), config, RowRules(**{"batch_size": 2, **rules}))
+    text = RowTextConfig(**{**LIMITS, **(limits or {})})
+    return prepare_rows(
+        data, tokenizer or tiny_tokenizer(), text, RowDataConfig(), RowRules(**{"batch_size": 2, **rules})
+    )
 
 
 words = st.text(alphabet="ab dog.\n", min_size=1, max_size=12).filter(str.strip)
@@ -459,7 +470,7 @@ def test_each_source_loses_its_own_end_of_a_long_prompt():
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_rows_for_kto(variant):
     tokenizer = tiny_tokenizer()
-    tokenized, facts = prepare(examples(4), kind="kto", variant=variant, batch_size=4)
+    tokenized, facts = prepare(examples(4), kind="mismatched", variant=variant, batch_size=4)
     columns = {"input_ids", "prompt_length", "label", "KL_input_ids", "KL_prompt_length", "length"}
     assert set(tokenized.column_names) == columns
     assert facts == {"rows": 8, "dropped": 0}
@@ -482,16 +493,16 @@ def test_a_mismatched_response_does_not_shorten_its_rows_own_prompt():
         "p1": example(1, prompt=[user("Y" * 30)], generations=["C" * 60, "D"]),
     }
     alone, _ = prepare(data, kind="unpaired", batch_size=4)
-    with_kl, _ = prepare(data, kind="kto", batch_size=4)
+    with_kl, _ = prepare(data, kind="mismatched", batch_size=4)
     for name in ("input_ids", "prompt_length", "label"):
         assert alone[name][:] == with_kl[name][:]
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-@pytest.mark.parametrize("kind", ["sft", "csft", "paired", "unpaired"])
+@pytest.mark.parametrize("kind", ["completions", "controlled", "paired", "unpaired"])
 def test_rows_of_every_kind(kind, variant):
     tokenized, facts = prepare(examples(5), kind=kind, variant=variant, batch_size=3)
-    count = {"sft": 5, "csft": 10, "paired": 5, "unpaired": 10}[kind]
+    count = {"completions": 5, "controlled": 10, "paired": 5, "unpaired": 10}[kind]
     assert facts == {"rows": count // 3 * 3, "dropped": count % 3}
     ids = ["chosen", "rejected"] if kind == "paired" else [""]
     expected = {f"{side}_{name}".lstrip("_") for side in ids for name in ("input_ids", "prompt_length")} | {"length"}
@@ -514,8 +525,8 @@ def test_a_tokenizer_may_have_the_releases_template():
         ({"variant": "mine"}, "unknown variant 'mine'"),
         ({"incomplete": "pad"}, "unknown incomplete 'pad'"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"kind": "kto", "frac_unique_desirable": 0.0}, "of one class"),
-        ({"limits": {"boundary": "released"}}, "set variant=released instead"),
+        ({"kind": "mismatched", "frac_unique_desirable": 0.0}, "of one class"),
+        ({"variant": "released", "limits": {"overlong": "drop"}}, "text.overlong is not read by variant=released"),
         ({"limits": {"max_prompt_length": 64}}, "must be above 0 and below"),
     ],
 )
@@ -596,8 +607,8 @@ def test_released_rows_meet_the_conversations_that_earlier_rows_left():
     rows, _ = prepare(data, tokenizer=tokenizer, limits=limits, variant="released", batch_size=1, epochs=2)
     texts = [[tokenizer.decode(row[f"{side}_input_ids"]) for side in ("chosen", "rejected")] for row in rows]
     assert texts == [["QXXXXXXXXQgood", "QXXXXXXXXQQbad"], ["QXXXXXXXXQQgood", "QXXXXXXXXQQbad"]]
-    config = DataConfig(source="hh", max_eval_rows=1, **{**LIMITS, **limits})
-    held_out, size = prepare_held_out(data, tokenizer, config, RowRules(variant="released", batch_size=1))
+    rules = RowRules(variant="released", batch_size=1)
+    held_out, size = prepare_held_out(data, tokenizer, RowTextConfig(**limits), RowDataConfig(max_eval_rows=1), rules)
     assert (len(held_out), size) == (2, 1)  # the first evaluation, and those after it
     assert [tokenizer.decode(ids) for ids in held_out["chosen_input_ids"]] == ["QXXXXXXXXQgood", "QXXXXXXXXQQgood"]
 
@@ -609,7 +620,9 @@ def test_released_mismatched_responses_are_cut_for_both_prompts():
     }
     limits = {"max_length": 20, "max_prompt_length": 10}
     tokenizer = conversations(10).encode.tokenizer
-    tokenized, _ = prepare(data, tokenizer=tokenizer, limits=limits, kind="kto", variant="released", batch_size=4)
+    tokenized, _ = prepare(
+        data, tokenizer=tokenizer, limits=limits, kind="mismatched", variant="released", batch_size=4
+    )
     for row in tokenized:
         prompt = tokenizer.decode(row["input_ids"][: row["prompt_length"]])
         own, other = (row[f"{name}input_ids"][row["prompt_length"] :] for name in ("", "KL_"))
@@ -645,12 +658,12 @@ def test_released_trains_on_pairs_without_a_preference(tmp_path, rejected):
     row = {"chosen": "\n\nHuman: Well?\n\nAssistant: yes", "rejected": f"\n\nHuman: Well?\n\nAssistant: {rejected}"}
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")
-    config = DataConfig(source="hh", path=str(path), train_split=None)
-    found, facts = read_examples(config, ["hh"], "train", variant="released")
-    assert [one.generations for one in found.values()] == [["yes", rejected]]
-    assert facts["train:hh"]["rows_rejected"] == 0
+    data = RowDataConfig(sets={"hh": SetConfig(source="hh", path=str(path))})
+    found = load_examples(data, variant="released")
+    assert [one.generations for one in found.train.values()] == [["yes", rejected]]
+    assert found.provenance["train:hh"]["rows_rejected"] == 0
     with pytest.raises(UserError, match=r"empty|the same"):
-        read_examples(config, ["hh"], "train")
+        load_examples(data)
 
 
 # Public rows
@@ -660,9 +673,9 @@ def public(name: str, folder: str, role: str, file: str) -> tuple[dict[str, Exam
     path = SLICES / folder / f"{file}.jsonl"
     if not path.is_file():
         pytest.skip(f"no slice of {folder} beside the repository")
-    config = DataConfig(source=name, path=str(path), eval_path=str(path), on_error="skip")
-    found, provenance = read_examples(config, [name], role)
-    return found, provenance[f"{role}:{name}"]
+    data = RowDataConfig(sets={name: SetConfig(source=name, path=str(path))}, on_error="skip")
+    found = load_examples(data, train=role == "train")
+    return (found.train if role == "train" else found.evaluation or {}), found.provenance[f"{role}:{name}"]
 
 
 @pytest.mark.parametrize(
@@ -674,12 +687,12 @@ def public(name: str, folder: str, role: str, file: str) -> tuple[dict[str, Exam
         ("hh_harmless", "hh_rlhf_harmless_base", "evaluation", "test", (400, 1, 399, 399)),
         ("shp", "shp_stackexchange", "train", "train", (700, 0, 244, 443)),
         ("shp", "shp_stackexchange", "evaluation", "test", (120, 0, 54, 120)),
-        ("oasst", "oasst1", "train", "train", (753, 0, 137, 263)),
-        ("oasst", "oasst1", "evaluation", "validation", (190, 0, 35, 74)),
+        ("oasst1", "oasst1", "train", "train", (753, 0, 137, 263)),
+        ("oasst1", "oasst1", "evaluation", "validation", (190, 0, 35, 74)),
         ("ultrabin", "ultrafeedback_binarized", "train", "train_prefs", (800, 4, 796, 796)),
         ("ultrabin", "ultrafeedback_binarized", "evaluation", "test_prefs", (140, 0, 140, 140)),
-        ("imdb_characters", "imdb_movie_reviews", "train", "train", (400, 0, 400, 400)),
-        ("imdb_characters", "imdb_sentences", "evaluation", "test", (200, 0, 200, 200)),
+        ("imdb", "imdb_movie_reviews", "train", "train", (400, 0, 400, 400)),
+        ("imdb", "imdb_sentences", "evaluation", "test", (200, 0, 200, 200)),
     ],
 )
 def test_public_rows(name, folder, role, file, counts):
@@ -693,7 +706,7 @@ def test_public_rows(name, folder, role, file, counts):
 
 
 def test_public_oasst_pairs_are_neighbours_in_rank():
-    found, _ = public("oasst", "oasst1", "train", "train")
+    found, _ = public("oasst1", "oasst1", "train", "train")
     for one in found.values():
         assert all(one.scores[j] - one.scores[i] == 1 for i, j in one.pairs)
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from reproalign.common.config import DataConfig, ModelConfig
+from reproalign.common.config import ModelConfig, SetConfig
 from reproalign.common.evaluation.alpacaeval import instruction_text
 from reproalign.common.evaluation.plots import mean_curve, smoothed
 from reproalign.common.files import recover_lines
@@ -33,13 +33,15 @@ from reproalign.common.testing import composed, refusal
 from reproalign.common.testing.pairrm import save_tiny_pairrm
 from reproalign.common.text.collate import PairCollator
 from reproalign.radpo.cli import APP, main
-from reproalign.radpo.data import prepare_rows, read_examples
+from reproalign.radpo.config import RowDataConfig, RowTextConfig
+from reproalign.radpo.data import load_examples, prepare_rows
 from reproalign.radpo.report import measured, model_label, second_half
 from reproalign.radpo.rows import RowRules
 from reproalign.radpo.sweep import against_alpha
 
 QUICK = ["experiment=smoke", "trainer.max_steps=4", "trainer.eval_strategy=steps", "trainer.eval_steps=2"]
 QUICK += ["data.max_eval_rows=6", "trainer.save_strategy=no"]
+LENGTHS = ["text.max_length=256", "text.max_prompt_length=128"]  # of the recipe smoke
 SAMPLE = ["model=tiny", "data=demo", "max_prompts=5", "batch_size=2", "max_new_tokens=5", "temperature=1.0"]
 
 
@@ -80,7 +82,7 @@ def interrupt(folder: Path, file: str, keep: bytes, into: Path) -> None:
 
 def test_an_evaluation_repeats_the_training_run_s_own(tmp_path, trained):
     words = ["model=tiny", "data=demo", f"model.name={trained / 'model'}", "reference.model=tiny:llama"]
-    assert main(["evaluate", *words, "data.max_eval_rows=6", f"output_dir={tmp_path / 'out'}"]) == 0
+    assert main(["evaluate", *words, *LENGTHS, "data.max_eval_rows=6", f"output_dir={tmp_path / 'out'}"]) == 0
     found = record(tmp_path / "out")
     expected = record(trained)["metrics"]["after"]
     assert found["metrics"].keys() == expected.keys()
@@ -92,15 +94,17 @@ def test_an_evaluation_repeats_the_training_run_s_own(tmp_path, trained):
 def test_an_evaluation_by_brute_force(tmp_path, trained, words):
     folder = tmp_path / "out"
     base = ["model=tiny", "data=demo", f"model.name={trained / 'model'}", "reference.model=tiny:llama"]
-    assert main(["evaluate", *base, *words, "data.max_eval_rows=5", "batch_size=2", f"output_dir={folder}"]) == 0
+    assert (
+        main(["evaluate", *base, *words, *LENGTHS, "data.max_eval_rows=5", "batch_size=2", f"output_dir={folder}"]) == 0
+    )
     metrics = record(folder)["metrics"]
 
-    data = DataConfig(
-        "preference", eval_path="demo:pairs-eval", max_length=256, max_prompt_length=128, system_message=None
-    )
-    examples, _ = read_examples(data, ["preference"], "evaluation")
+    data = RowDataConfig(sets={"demo": SetConfig(path="demo:pairs-eval")})
+    examples = load_examples(data, train=False).evaluation
+    assert examples is not None
+    text = RowTextConfig(max_length=256, max_prompt_length=128)
     rules = RowRules(batch_size=1, incomplete="keep")
-    pairs, _ = prepare_rows(examples, tiny_tokenizer(), data, rules, max_rows=5)
+    pairs, _ = prepare_rows(examples, tiny_tokenizer(), text, data, rules, max_rows=5)
     models = [AutoModelForCausalLM.from_pretrained(name) for name in (trained / "model", tiny_folder("llama"))]
     rewards, kls, risks = [], [], []
     for row in pairs:
@@ -136,7 +140,7 @@ def test_an_evaluation_by_brute_force(tmp_path, trained, words):
 def test_data_path_alone_is_evaluated(tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text(json.dumps({"prompt": "Name a moon.", "chosen": "Europa.", "rejected": "A fork."}) + "\n")
-    words = ["model=tiny", "data=preference", f"data.path={file}", "reference.model=tiny:llama"]
+    words = ["model=tiny", "data=own", f"data.sets.own.path={file}", "reference.model=tiny:llama"]
     assert main(["evaluate", *words, f"output_dir={tmp_path / 'out'}"]) == 0
     metrics = record(tmp_path / "out")["metrics"]
     assert metrics["kl/chosen"] == pytest.approx(0, abs=1e-5)  # the policy is its reference
@@ -150,7 +154,7 @@ def test_data_path_alone_is_evaluated(tmp_path):
         (["reference.model=/nowhere"], "model.name=/nowhere: no such folder"),
         (["reference.model=tiny:llama", "batch_size=0"], "batch_size=0 must be at least 1"),
         (["reference.model=tiny:llama", "loss.risk=cvarr"], "did you mean 'cvar'?"),
-        (["reference.model=tiny:llama", "data.eval_path=/nowhere.jsonl"], "/nowhere.jsonl: no such file"),
+        (["reference.model=tiny:llama", "data.sets.demo.eval_path=/nowhere.jsonl"], "/nowhere.jsonl: no such file"),
     ],
 )
 def test_mistakes_of_an_evaluation_leave_nothing(tmp_path, fails, words, message):
@@ -393,7 +397,7 @@ def test_responses_to_other_prompts_are_not_taken_over(tmp_path, fails):
         (["backend=vllmm"], "did you mean 'vllm'?"),
         (["model.name=/nowhere"], "no such folder"),
         (["prompts=/nowhere.jsonl"], "/nowhere.jsonl: no such file"),
-        (["data.eval_path=demo:none"], "no such shipped data set"),
+        (["data.sets.demo.eval_path=demo:none"], "no such shipped data set"),
     ],
 )
 def test_mistakes_in_sampling_leave_nothing(tmp_path, fails, words, message):

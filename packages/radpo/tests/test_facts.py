@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from reproalign.common.command.recipes import read_headers
+from reproalign.common.data.records import user
 from reproalign.common.testing import assert_facts, launch_facts, read_facts, recipe_config
 from reproalign.radpo.cli import APP
 from reproalign.radpo.config import TrainConfig
 from reproalign.radpo.data import held_out_batches
+from reproalign.radpo.examples import Example
 from reproalign.radpo.released import loss_scale
 from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
-from reproalign.radpo.sources import Example, user
 from reproalign.radpo.train import dropout_of, with_template
 from reproalign.radpo.training_rows import row_rules, schedule
 
@@ -79,7 +80,7 @@ def derived(name: str) -> dict[str, Any]:
         "dropout": dropout_of(config),
         "order": list(islice(order(replace(rules, epochs=2, kind="paired")), 16)),
         "steps_between_evaluations": config.trainer["eval_steps"],
-        "max_lengths": [config.data.max_length, config.data.max_prompt_length],
+        "max_lengths": [config.text.max_length, config.text.max_prompt_length],
         "clean_up_spaces": rules.clean_up_spaces,
         "template": with_template(config.model, config.variant).chat_template,
         "kl_rows": launch["rows_per_process"],

@@ -40,7 +40,7 @@ def classifier(tmp_path: Path) -> Path:
 def words(tmp_path: Path, classifier: Path, *more: str) -> list[str]:
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     options = ["model=tiny", "model.chat_template=text", "prompt_tokens=4", "max_length=12", "n=3", "batch_size=6"]
-    files = [f"data.path={tmp_path / 'texts.jsonl'}", f"classifier.name={classifier}"]
+    files = ["data=imdb", f"data.sets.imdb.path={tmp_path / 'texts.jsonl'}", f"classifier.name={classifier}"]
     return ["pairs", *options, *files, f"output_dir={tmp_path / 'run'}", *more]
 
 
@@ -58,7 +58,11 @@ def test_pairs_are_the_best_and_the_worst_continuation_and_can_be_trained_on(tmp
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["metrics"]["pairs"] == 3
     assert {"policy", "classifier"} <= record["fingerprints"]["weights"].keys()
-    trained = ["experiment=smoke", "data=imdb_sentiment", f"data.path={tmp_path / 'run' / 'pairs.jsonl'}"]
+    trained = [
+        "experiment=smoke",
+        "data=imdb_sentiment",
+        f"data.sets.imdb_sentiment.path={tmp_path / 'run' / 'pairs.jsonl'}",
+    ]
     steps = ["trainer.max_steps=1", "trainer.per_device_train_batch_size=1", "trainer.gradient_accumulation_steps=1"]
     assert main(["train", *trained, *steps, f"output_dir={tmp_path / 'train'}"]) == 0
 

@@ -51,7 +51,7 @@ def test_a_recipe_is_what_its_name_says(name):
         assert loss["risk"][{"cvar": "level", "erm": "mu"}[kind]] == mu
         assert mu in settings["confidence_level" if kind == "cvar" else "coefficient"]["value"] or mu == 3
     if name.startswith("imdb"):
-        assert config["data"]["source"] == "imdb_characters"
+        assert [one["source"] for one in config["data"]["sets"].values()] == ["imdb"]
         assert (config["model"]["name"], config["model"]["load_from"]) == ("insub/gpt2-large-IMDb-fine-tuned", None)
     elif loss["name"] == "sft":
         assert config["model"]["load_from"] is None

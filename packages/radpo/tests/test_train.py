@@ -71,13 +71,13 @@ def test_what_is_equivalent_trains_alike(tmp_path, left, right):
 
 def test_the_released_sum_is_the_mean_times_the_rows_over_the_accumulation(tmp_path):
     """So is its gradient; with one step nothing else differs but the order of rows, which is the same."""
-    words = ["loss=dpo", "trainer.max_steps=1", "trainer.max_grad_norm=0", "warmup_steps=0", "data.max_length=1000"]
+    words = ["loss=dpo", "trainer.max_steps=1", "trainer.max_grad_norm=0", "warmup_steps=0", "text.max_length=1000"]
     for name, more in {
         "paper": ["variant=paper"],
         "released": ["variant=released"],
         "of-four": ["variant=released", "released.accumulation=4"],
     }.items():
-        run(tmp_path / name, *words, *more, "data.max_prompt_length=500", "data.max_rows=null")
+        run(tmp_path / name, *words, *more, "text.max_prompt_length=500", "data.max_rows=null")
     (mean,) = logged(tmp_path / "paper")  # of 2 x 4 pairs
     assert logged(tmp_path / "released") == pytest.approx([4 * mean], rel=1e-5)
     assert logged(tmp_path / "of-four") == pytest.approx([8 / 4 * mean], rel=1e-5)
@@ -98,6 +98,8 @@ def test_quantiles_in_place_of_log_probs_are_trained_on(tmp_path):
         "reference.model=tiny:llama",
         "data=demo",
         "data.max_eval_rows=8",
+        "text.max_length=256",
+        "text.max_prompt_length=128",
     ]
     for name, more in (("replaced", REPLACED[2:]), ("log-probs", [])):
         folder = tmp_path / f"{name}-evaluation"
@@ -117,7 +119,7 @@ def test_the_released_rate_ticks_for_every_process_of_the_published_launch(tmp_p
     """Four ticks a step here, along a cosine over the pairs of the whole split, whatever part of it is trained on."""
     words = ["loss=dpo", "variant=released", "trainer.max_steps=-1", "data.max_rows=48", "warmup_steps=6"]
     record = run(tmp_path / "run", *words)
-    pairs = record["fingerprints"]["data"]["train:preference"]["pairs"]
+    pairs = record["fingerprints"]["data"]["train:demo"]["pairs"]
     assert pairs > 48
     ticks = [0, 4, 8, 12, 16, 20]
     expected = [

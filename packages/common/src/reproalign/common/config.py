@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
-
 from reproalign.common.options import Option, like, option, output_dir, section, seed
 from reproalign.common.precision import settle_precision
 
@@ -156,40 +154,118 @@ class RewardModelConfig(ModelConfig):
 class TextConfig:
     """How a dialogue becomes the token ids that a reward model reads; null: as it was trained."""
 
-    layout: str | None = None  # transcript (Human: …) | lmflow (###Human: …) | chat; null: as trained, new: transcript
-    max_length: int | None = None  # tokens, special tokens included; null: as trained, new: 512
-    truncation_side: str | None = None  # what an over-long text loses: left | right end; null: as trained, new: left
-    padding_side: str | None = None  # right | left; null: as trained, new: right
-    response_separator: str | None = None  # after the last "Assistant:": space | none; null: as trained, new: space
+    layout: str | None = option(
+        None, help="how a dialogue is written", choices=LAYOUTS, null="as trained, new: transcript"
+    )
+    max_length: int | None = option(
+        None, help="special tokens included", unit="tokens", at_least=3, null="as trained, new: 512"
+    )
+    truncation_side: str | None = option(
+        None, help="the end that an over-long text loses", choices=("left", "right"), null="as trained, new: left"
+    )
+    padding_side: str | None = option(
+        None, help="where batches are filled up", choices=("right", "left"), null="as trained, new: right"
+    )
+    response_separator: str | None = option(
+        None, help='after the last "Assistant:"', choices=SEPARATORS, null="as trained, new: space"
+    )
 
 
 @dataclass
-class DataConfig:
-    """Where rows come from and how they become token ids."""
+class RowsConfig:
+    """Where the rows of one data set are, and which of them are used; ``data.sets.NAME.*``."""
 
-    source: str = MISSING  # a name registered in common.data.sources
-    name: str | None = None  # Hub data set
-    config_name: str | None = None
-    revision: str | None = None
-    train_split: str | None = "train"
-    eval_split: str | None = None
-    path: str | None = None  # local training rows (.json, .jsonl, .jsonl.gz, .parquet); replaces the Hub
-    eval_path: str | None = None
-    eval_fraction: float = 0.0  # hold out this share of the training rows when there is no evaluation split
-    fraction: float = 1.0  # first share of the training rows
-    max_rows: int | None = None
-    max_eval_rows: int | None = None
-    mix: dict[str, float] | None = None  # several Hub data sets of one schema: name -> fraction
-    on_error: str = "raise"  # raise | skip
-    system_message: str | None = "auto"  # null: none; auto: empty system turn where the template knows one; or text
-    max_length: int = 1024
-    max_prompt_length: int = 512
-    truncation: str = "keep_end"  # which end of an over-long prompt survives: keep_end | keep_start
-    overlong: str = "truncate"  # truncate | drop | error
-    special_tokens: str = "dedupe"  # dedupe | released (always add BOS and EOS)
-    boundary: str = "exact"  # exact | released
-    num_proc: int | None = None
-    cache_dir: str | None = None  # null: the user's cache folder
+    source: str | None = option(
+        None,
+        help="how its rows are read",
+        choices="reproalign.common.data.sources:SOURCES",
+        null="recognised by the columns of the first row",
+    )
+    path: str | None = option(
+        None,
+        help="local rows: .json, .jsonl, .jsonl.gz, .parquet, a save_to_disk folder, a folder with a file per split; "
+        "or demo:pairs-train",
+        null="from the Hub",
+    )
+    name: str | None = option(None, help="data set on the Hub", null="the source's home")
+    config_name: str | None = option(None, help="configuration of the data set on the Hub", null="its default one")
+    revision: str | None = option(None, help="branch, tag or commit on the Hub", null="the default branch")
+    split: str | None = option(None, help="split to train on, or what its file's name begins with", null="the source's")
+    first: int | None = option(None, help="only the first so many", at_least=1, null="all")
+
+
+@dataclass
+class SetConfig(RowsConfig):
+    """One data set with its held-out rows; ``data.sets.NAME.*``."""
+
+    fraction: float = option(1.0, help="only the first share of its training rows", above=0, at_most=1)
+    eval_path: str | None = option(None, help="local held-out rows, as path", null="none")
+    eval_split: str | None = option(
+        None, help="held-out split on the Hub", null="the source's, where the rows are from its home"
+    )
+    eval_first: int | None = option(None, help="only the first so many held-out ones", at_least=1, null="all")
+
+
+@dataclass
+class ReadingConfig:
+    """What is said of all data sets together; ``data.*``."""
+
+    sets: dict[str, SetConfig] = option({}, help="the data sets, each under a name of your choice")
+    eval_fraction: float = option(
+        0.0, help="hold out this share of the prompts of each set that has no held-out rows", at_least=0, below=1
+    )
+    on_error: str = option(
+        "raise",
+        help="what becomes of a row that does not fit",
+        choices={"raise": "the run stops", "skip": "listed in rejects-*.jsonl"},
+    )
+    num_proc: int | None = option(None, help="processes that prepare rows", at_least=1, null="one")
+    cache_dir: str | None = option(None, help="folder of prepared rows", null="the user's cache folder")
+
+
+@dataclass
+class DataConfig(ReadingConfig):
+    """The data sets of a run; several are mixed."""
+
+    max_rows: int | None = option(None, help="training rows in all", at_least=1, null="all")
+    max_eval_rows: int | None = option(None, help="held-out rows in all", at_least=1, null="all")
+
+
+SYSTEM = "system turn of a dialogue that has none: auto (an empty one where the template knows them), or its text"
+OVERLONG = {"truncate": "cut", "drop": "left out", "error": "the run stops"}
+SPECIAL_TOKENS = {
+    "dedupe": "BOS once, for tokenizers that begin with it, and one EOS",
+    "released": "both always added",
+}
+
+
+@dataclass
+class DialogueTextConfig:
+    """How whole dialogues become token ids, for supervised fine-tuning; ``text.*``."""
+
+    system_message: str | None = option("auto", help=SYSTEM, null="none")
+    max_length: int = option(1024, help="of a dialogue", unit="tokens", at_least=2)
+
+
+@dataclass
+class RewardTextConfig(DialogueTextConfig):
+    """How a reward model reads both dialogues of a pair; ``text.*``."""
+
+    overlong: str = option("truncate", help="what becomes of a pair with a longer side", choices=OVERLONG)
+    special_tokens: str = option("dedupe", help="BOS and EOS", choices=SPECIAL_TOKENS)
+
+
+@dataclass
+class PairTextConfig(RewardTextConfig):
+    """How prompts and responses become token ids, for a policy; ``text.*``."""
+
+    max_prompt_length: int = option(512, help="of a prompt that does not fit", unit="tokens", at_least=1)
+    truncation: str = option("keep_end", help="which end of such a prompt survives", choices=["keep_end", "keep_start"])
+    boundary: str = option(
+        "exact",
+        help="between prompt and response",
+        choices={"exact": "no token crosses it", "released": "TRL 0.7.7's rule"},
+    )
 
 
 @dataclass
@@ -279,7 +355,7 @@ class BaseRunConfig:
 
 @dataclass
 class RunConfig(BaseRunConfig):
-    """A run on one data set, or on a mixture of one schema."""
+    """A run of a policy on one data set, or on several that are mixed."""
 
     data: DataConfig = section(DataConfig)
     logprobs: LogprobsConfig = section(LogprobsConfig)

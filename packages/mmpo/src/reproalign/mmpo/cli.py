@@ -22,7 +22,6 @@ APP = App(
             "reproalign.mmpo.config:SFTRunConfig",
             "reproalign.mmpo.sft:sft",
             launchable=True,
-            check="reproalign.mmpo.sft:check_options",
             previewed=True,
         ),
         Verb(

@@ -9,9 +9,12 @@ from reproalign.common.config import (
     BACKENDS,
     BaseRunConfig,
     DataConfig,
+    DialogueTextConfig,
     LogprobsConfig,
     ModelConfig,
+    PairTextConfig,
     ReferenceConfig,
+    RewardTextConfig,
     RunConfig,
 )
 from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
@@ -103,6 +106,7 @@ class PreferenceConfig(RunConfig):
     """``mmpo train``: MMPO on DPO."""
 
     variant: str = variant()
+    text: PairTextConfig = section(PairTextConfig)
     target: TargetConfig = section(TargetConfig)
     pairs: PairRulesConfig = section(PairRulesConfig)
     loss: MarginObjective = one_of("reproalign.mmpo.objective:OBJECTIVES", "sigmoid", help="the objective")
@@ -118,6 +122,7 @@ class RewardConfig(RunConfig):
     """``mmpo reward``: a Bradley-Terry reward model on soft targets."""
 
     variant: str = variant(help="released: batch-mean targets by broadcasting, ERRATA Q5")
+    text: RewardTextConfig = section(RewardTextConfig)
     target: TargetConfig = section(TargetConfig)
     pairs: PairRulesConfig = section(PairRulesConfig)
     additive_margin: bool = option(
@@ -140,6 +145,7 @@ class SFTRunConfig(BaseRunConfig):
 
     variant: str = variant(help="released: epochs as transformers 4.38 counts them, ERRATA M5")
     data: DataConfig = section(DataConfig)
+    text: DialogueTextConfig = section(DialogueTextConfig)
     rows: RowRulesConfig = section(RowRulesConfig)
     trainer: dict[str, Any] = like(
         RunConfig, "trainer", {}, help="any field of trl.SFTConfig", fields_of="trl:SFTConfig"
@@ -165,6 +171,7 @@ class EvaluateConfig:
         null="the reference is needed",
     )
     data: DataConfig = section(DataConfig)
+    text: PairTextConfig = section(PairTextConfig, help="of a reward model: unless it says itself how it was trained")
     logprobs: LogprobsConfig = section(LogprobsConfig)
     target: EvaluateTargetConfig = section(EvaluateTargetConfig, help="soft targets to compare with")
     beta: float | None = option(

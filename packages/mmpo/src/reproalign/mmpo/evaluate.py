@@ -13,7 +13,7 @@ from datasets import Dataset
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import DataConfig, PairTextConfig
 from reproalign.common.console import note, result_console, say
 from reproalign.common.data.load import load_evaluation
 from reproalign.common.data.records import Message
@@ -73,10 +73,11 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         reader = Reader(tokenizer, rules) if rules else None
         run.set("in_force", {"beta": config.beta, "target": asdict(config.target)})
         trainer = _trainer(config, tokenizer, reader)
-        records, facts = load_evaluation(config.data, rejects_dir=run.dir)
-        run.used_data("evaluation", facts)
-        options = PairOptions(config.data, config.target, PairRulesConfig(), config.seed)
-        pairs = prepare_split(records, tokenizer, options, "evaluation", reader)
+        held_out = load_evaluation(config.data, seed=config.seed, rejects_dir=run.dir)
+        for split, facts in held_out.provenance.items():
+            run.used_data(split, facts)
+        options = PairOptions(config.data, config.text, config.target, PairRulesConfig(), config.seed)
+        pairs = prepare_split(held_out.train, tokenizer, options, "evaluation", reader)
         rewards = Rewards(*trainer.rewards(pairs))
         metrics = rewards.metrics(config.variant, config.n_bins)
         run.set_metrics(metrics)
@@ -129,14 +130,14 @@ def _check_reference(config: EvaluateConfig, kind: str) -> None:
 
 
 def _rules(config: EvaluateConfig) -> RewardRules:
-    """Return how the reward model was trained to read; by the options of ``data`` if nothing beside it says so."""
-    given, trained = reading_rules(config.data), read_rules(config.model.name, config.model.revision)
+    """Return how the reward model was trained to read; by the options of ``text`` if nothing beside it says so."""
+    given, trained = reading_rules(config.text), read_rules(config.model.name, config.model.revision)
     if trained is None:
         return given
     for name in ("max_length", "system_message", "special_tokens"):
-        set_to, default = (getattr(of, name) for of in (config.data, DataConfig()))
+        set_to, default = (getattr(of, name) for of in (config.text, PairTextConfig()))
         if set_to != default and getattr(given, name) != getattr(trained, name):
-            logger.warning("data.%s=%s is not used: the reward model reads as it was trained", name, set_to)
+            logger.warning("text.%s=%s is not used: the reward model reads as it was trained", name, set_to)
     return trained
 
 
@@ -217,15 +218,13 @@ def rewardbench_pairs(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizer
         sides = response_texts(head, *(render(tokenizer, whole) for whole in wholes))
         texts.append({"prompt": head, "chosen": sides[0], "rejected": sides[1]})
     special = "dedupe" if tokenizer.bos_token_id is None else "released"
-    rules = DataConfig(
-        source="preference",
+    text = PairTextConfig(
         max_length=MAX_LENGTH,
         max_prompt_length=MAX_PROMPT_LENGTH,
         boundary="released",
         special_tokens=special,
-        cache_dir=data.cache_dir,
     )
-    return tokenize_pairs(Dataset.from_list(texts), tokenizer, rules)
+    return tokenize_pairs(Dataset.from_list(texts), tokenizer, text, data)
 
 
 def rewardbench_dialogues(rows: list[dict[str, Any]], reader: Reader, data: DataConfig) -> Dataset:
@@ -236,7 +235,7 @@ def rewardbench_dialogues(rows: list[dict[str, Any]], reader: Reader, data: Data
     texts = [
         dict(zip(("prompt", "chosen", "rejected"), map(reader.render, _dialogues(row)), strict=True)) for row in rows
     ]
-    return tokenize_dialogues(Dataset.from_list(texts), reader, replace(data, overlong="truncate"))
+    return tokenize_dialogues(Dataset.from_list(texts), reader, "truncate", data)
 
 
 def _dialogues(row: dict[str, Any]) -> list[list[Message]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import DataConfig, PairTextConfig, RewardTextConfig
 from reproalign.common.data.load import load_preferences
 from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError, choose
@@ -34,7 +34,8 @@ class PairOptions:
     """What decides which pairs are trained on, with which targets, and how they are tokenised.
 
     Attributes:
-        data: lengths, boundary, special tokens.
+        data: processes and cache.
+        text: lengths, boundary, special tokens.
         target: margin to target.
         rules: which pairs.
         seed: of sampling.
@@ -42,17 +43,18 @@ class PairOptions:
     """
 
     data: DataConfig
+    text: RewardTextConfig
     target: TargetConfig
     rules: PairRulesConfig
     seed: int
     additive_margin: bool = False
 
 
-def reading_rules(data: DataConfig, pool: str = "last") -> RewardRules:
+def reading_rules(text: RewardTextConfig, pool: str = "last") -> RewardRules:
     """Return how a reward model reads dialogues under this paper's options; its variants differ in the loss alone.
 
     Args:
-        data: length, system turn, special tokens.
+        text: length, system turn, special tokens.
         pool: ``last`` or ``first_pad``.
 
     Raises:
@@ -62,10 +64,10 @@ def reading_rules(data: DataConfig, pool: str = "last") -> RewardRules:
     return RewardRules(
         pooling={"last": "last_not_pad", "first_pad": "first_pad"}[choose("pool", pool, ["last", "first_pad"])],
         layout="chat",
-        max_length=data.max_length,
+        max_length=text.max_length,
         truncation_side="right",
-        system_message=data.system_message,
-        special_tokens=special[choose("data.special_tokens", data.special_tokens, special)],
+        system_message=text.system_message,
+        special_tokens=special[text.special_tokens],
     )
 
 
@@ -83,11 +85,11 @@ def load_pairs(
     Raises:
         UserError: for anything wrong in the rows or the rules.
     """
-    data = load_preferences(config.data, rejects_dir=run.dir if run.is_main else None)
+    data = load_preferences(config.data, seed=config.seed, rejects_dir=run.dir if run.is_main else None)
     for split, facts in data.provenance.items():
         run.used_data(split, facts)
     margin = isinstance(config, RewardConfig) and config.additive_margin
-    options = PairOptions(config.data, config.target, config.pairs, config.seed, margin)
+    options = PairOptions(config.data, config.text, config.target, config.pairs, config.seed, margin)
     train = prepare_split(data.train, tokenizer, options, "train", reader)
     evaluation = data.evaluation and prepare_split(data.evaluation, tokenizer, options, "evaluation", reader)
     if not len(train):
@@ -109,8 +111,15 @@ def prepare_split(
         split: ``train`` or ``evaluation``.
         reader: of a reward model, which reads whole dialogues; None: prompt and response, for a policy.
     """
-    data = options.data
-    rendered = render_dialogues(records, reader, data) if reader else render_pairs(records, tokenizer, data)
+    data, text = options.data, options.text
+    if reader is None:
+        assert isinstance(text, PairTextConfig)  # of a policy
+        rendered = render_pairs(records, tokenizer, text, data)
+    else:
+        rendered = render_dialogues(records, reader, data)
     aimed = build_targets(rendered, options.target, additive_margin=options.additive_margin)
     selected = apply_pair_rules(aimed, options.rules, split=split, seed=options.seed)
-    return tokenize_dialogues(selected, reader, data) if reader else tokenize_pairs(selected, tokenizer, data)
+    if reader is None:
+        assert isinstance(text, PairTextConfig)
+        return tokenize_pairs(selected, tokenizer, text, data)
+    return tokenize_dialogues(selected, reader, text.overlong, data)

@@ -27,8 +27,8 @@ TRANSLATION: dict[str, str | None] = {
     "lora_target_modules": "model.lora.target_modules",
     "lora_modules_to_save": "model.lora.modules_to_save",
     "preprocessing_num_workers": "data.num_proc",
-    "max_length": "data.max_length",
-    "max_prompt_length": "data.max_prompt_length",
+    "max_length": "text.max_length",
+    "max_prompt_length": "text.max_prompt_length",
     "beta": "loss.beta",
     "loss_type": "loss",
     "label_smoothing": "loss.label_smoothing",
@@ -168,20 +168,20 @@ def translate(recipe: Path, argv: Sequence[str]) -> tuple[list[str], list[str]]:
     others = {flag.partition("=")[0].lstrip("-"): "str" for flag in argv}
     values = apply_overrides(values, argv, {**others, **released_kinds()})
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
-    words, unknown = ["variant=released", "data.special_tokens=released"], []
+    words, unknown = ["variant=released", "text.special_tokens=released"], []
     mixer = values.pop("dataset_mixer", None) or {}
     if not isinstance(mixer, dict):
         raise UserError(f"{recipe}: dataset_mixer must be a mapping of data sets to fractions")
     shp = any("shp" in name.lower() for name in mixer)
     splits = values.pop("dataset_splits", None) or ["train", "test"]
     if mixer:
-        words = [f"data={'shp' if shp else 'ultrafeedback'}", *words, *_dataset_words(mixer, splits)]
+        words = [*_dataset_words(mixer, splits, "shp" if shp else "ultrafeedback"), *words]
     if values.keys() & POLICY_KEYS:  # the scripts' own rules, which no key says
         given = {key: value for key, value in values.items() if value is not None}
         values = {**values, **POLICY_DEFAULTS, **given}
-        words += ["data.boundary=released", "pairs.cap_per_prompt=5" if shp else "pairs.decontaminate=humaneval"]
+        words += ["text.boundary=released", "pairs.cap_per_prompt=5" if shp else "pairs.decontaminate=humaneval"]
     else:
-        words += ["data.overlong=drop", "trainer.save_total_limit=null"]
+        words += ["text.overlong=drop", "trainer.save_total_limit=null"]
         values.pop("use_flash_attention_2", None)  # asked for, and not passed on by the script (ERRATA Q19)
     words.append("pairs.shuffle_seed=42")
     if values.get("bf16") and values.get("torch_dtype") in ("bfloat16", "float16"):
@@ -198,18 +198,21 @@ def translate(recipe: Path, argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return words, unknown
 
 
-def _dataset_words(mixer: dict[str, Any], splits: list[str]) -> list[str]:
+def _dataset_words(mixer: dict[str, Any], splits: list[str], source: str) -> list[str]:
+    """Return the words for the data sets of a mixture; one of them alone takes the place of the group's own."""
     train = [split for split in splits if "train" in split]
     test = [split for split in splits if "train" not in split]
     if len(train) != 1 or len(test) > 1:
         raise UserError(
             f"dataset_splits={','.join(splits)}: one training split and at most one other can be translated"
         )
-    words = [f"data.train_split={_word(train[0])}", f"data.eval_split={_word(test[0] if test else None)}"]
-    if len(mixer) == 1:
-        ((name, fraction),) = mixer.items()
-        return [*words, f"data.name={_word(name)}", f"data.fraction={fraction}"]
-    return [*words, f"data.mix={_word(mixer)}"]
+    alone = len(mixer) == 1
+    words = [f"data={source if alone else 'own'}"]
+    for number, (name, fraction) in enumerate(mixer.items(), start=1):
+        key = f"data.sets.{source if alone else f'set{number}'}"
+        words += [f"{key}.source={source}", f"{key}.name={_word(name)}", f"{key}.fraction={fraction}"]
+        words += [f"{key}.split={_word(train[0])}", f"{key}.eval_split={_word(test[0] if test else None)}"]
+    return words
 
 
 def _word(value: Any) -> str:

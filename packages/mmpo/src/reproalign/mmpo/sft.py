@@ -9,14 +9,12 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig, pack_dataset
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import DataConfig, DialogueTextConfig
 from reproalign.common.console import say
 from reproalign.common.data.load import load_messages
-from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import gemma_of_variant
 from reproalign.common.models.load import load_tokenizer
-from reproalign.common.options.shared import VARIANTS
 from reproalign.common.records import Run
 from reproalign.common.text.render import render_messages
 from reproalign.common.text.templates import check_tokenizer
@@ -28,26 +26,21 @@ from reproalign.mmpo.data import shuffle_rows, without_contamination
 from reproalign.mmpo.released import lay_out_epochs
 from reproalign.mmpo.report import draw
 
-UNREAD = ("max_prompt_length", "truncation", "overlong", "special_tokens", "boundary")
-
 
 def sft(config: SFTRunConfig, invocation: Invocation) -> None:
     """Fine-tune with ``trl.SFTTrainer`` on the ``messages`` of the data; every token of a dialogue is trained on."""
-    check_options(config)
     config = replace(config, model=gemma_of_variant(config.model, config.variant))
-    arguments = training_arguments(config, Path(config.output_dir), SFTConfig, max_length=config.data.max_length)
+    arguments = training_arguments(config, Path(config.output_dir), SFTConfig, max_length=config.text.max_length)
     assert isinstance(arguments, SFTConfig)
     set_seed(config.seed)  # before the model: adapters begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_tokenizer(config.model)
         check_tokenizer(tokenizer, chat_template=config.model.chat_template)
-        data = load_messages(config.data, rejects_dir=run.dir if run.is_main else None)
+        data = load_messages(config.data, seed=config.seed, rejects_dir=run.dir if run.is_main else None)
         for split, facts in data.provenance.items():
-            run.add_fingerprint(
-                "data", split, facts.get("sha256", ""), **{k: v for k, v in facts.items() if k != "sha256"}
-            )
+            run.used_data(split, facts)
         train, *held_out = [
-            prepare_rows(records, tokenizer, config.data, config.rows, arguments)
+            prepare_rows(records, tokenizer, config.text, config.data, config.rows, arguments)
             for records in (data.train, data.evaluation)
             if records is not None
         ]
@@ -65,6 +58,7 @@ def sft(config: SFTRunConfig, invocation: Invocation) -> None:
 def prepare_rows(
     records: Dataset,
     tokenizer: PreTrainedTokenizerBase,
+    text: DialogueTextConfig,
     data: DataConfig,
     rules: RowRulesConfig,
     arguments: SFTConfig,
@@ -77,11 +71,12 @@ def prepare_rows(
     Args:
         records: rows of ``messages``.
         tokenizer: with a chat template.
-        data: system turn and cache.
+        text: system turn and length.
+        data: processes and cache.
         rules: shuffle and decontamination.
         arguments: ``packing`` and ``max_length`` are read.
     """
-    texts = shuffle_rows(render_messages(records, tokenizer, data), rules)
+    texts = shuffle_rows(render_messages(records, tokenizer, text, data), rules)
     texts = without_contamination(texts, rules, "text", "rows.decontaminate")
     encoder = Encoder(tokenizer)
     rows = texts.map(
@@ -92,17 +87,4 @@ def prepare_rows(
     )
     if not (arguments.packing and arguments.packing_strategy == "wrapped"):
         return rows
-    return pack_dataset(rows, data.max_length, "wrapped", {"desc": "pack"})
-
-
-def check_options(config: SFTRunConfig) -> None:
-    """Check what can be checked without rows and model.
-
-    Raises:
-        UserError: naming the key.
-    """
-    choose("variant", config.variant, VARIANTS)
-    default = DataConfig()
-    for name in UNREAD:
-        if getattr(config.data, name) != getattr(default, name):
-            raise UserError(f"data.{name} has no effect in mmpo sft, which trains on whole dialogues; remove it")
+    return pack_dataset(rows, text.max_length, "wrapped", {"desc": "pack"})

@@ -91,7 +91,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
     """Train a reward model: load, prepare, fit, evaluate, draw, record."""
     check_reward_options(config)
     config = replace(config, model=gemma_of_variant(config.model, config.variant))
-    rules = reading_rules(config.data, config.pool)
+    rules = reading_rules(config.text, config.pool)
     arguments = training_arguments(config, Path(config.output_dir), **_name(config))
     set_seed(config.seed)  # before the model: adapters and reward heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
@@ -126,7 +126,7 @@ def check_reward_options(config: RewardConfig) -> None:
         UserError: naming the key.
     """
     check_options(config)
-    reading_rules(config.data, config.pool)
+    reading_rules(config.text, config.pool)
 
 
 def _run(

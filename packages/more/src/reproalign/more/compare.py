@@ -166,7 +166,7 @@ def _labels(given: Sequence[str], files: Sequence[Path]) -> list[str]:
 
 def _score(config: EvaluateConfig, entries: Sequence[Sequence[Sampled]]) -> list[Floats]:
     """Return the rewards of each file, (prompts, its n)."""
-    rules = scoring_rules(config.model, told_rules(config.model, config.data, config.variant))
+    rules = scoring_rules(config.model, told_rules(config.model, config.text, config.variant))
     scorer = Scorer(config.model, rules, batch_size=config.batch_size)
     rewards = []
     for rows in entries:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
-
-from reproalign.common.config import BaseRunConfig, RewardModelConfig, TextConfig
+from reproalign.common.config import BaseRunConfig, ReadingConfig, RewardModelConfig, TextConfig
 from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.endpoint import EndpointConfig
 from reproalign.common.options import like, option, output_dir, section, seed, variant
@@ -17,25 +15,29 @@ TIES = {"wrong": "nothing", "half": "1/2"}
 
 
 @dataclass
-class DomainsConfig(TextConfig):
+class DomainsConfig(ReadingConfig):
     """The preference data sets, called domains (released: tasks), and what becomes of their items."""
 
-    domains: list[str] = MISSING  # names, in order; each is a source, or has a file in data.paths
-    train_domains: list[str] | None = None  # those trained on, the others are only measured; null: all
-    paths: dict[str, str] = field(default_factory=dict)  # domain -> local training rows; replaces the Hub
-    eval_paths: dict[str, str] = field(default_factory=dict)  # domain -> local held-out rows
-    sources: dict[str, str] = field(default_factory=dict)  # domain -> source, where it is not the domain's name
-    first: dict[str, int] = field(default_factory=dict)  # domain -> only the first so many training rows
-    eval_first: dict[str, int] = field(default_factory=dict)  # domain -> only the first so many held-out rows
-    revisions: dict[str, str] = field(default_factory=dict)  # domain -> revision on the Hub
-    task_num: int | None = None  # number of domains, to be checked; null: as many as there are
-    eval_fraction: float = 0.0  # hold out this share of the training rows of a domain without held-out rows of its own
-    on_error: str = "raise"  # raise | skip
-    oasst1_pairs: str = "adjacent"  # replies to one prompt: adjacent ranks | best-vs-rest | all in one item
-    resampling: bool = True  # bring every domain to one size, and group one item of each
-    resampling_size: int | None = 40_000  # items per domain; null: of the largest domain
-    num_proc: int | None = None
-    cache_dir: str | None = None  # null: the user's cache folder
+    domains: list[str] | None = option(None, help="names in data.sets, in order", null="all of data.sets")
+    train_domains: list[str] | None = option(
+        None, help="those trained on; the others are only measured", null="all of them"
+    )
+    task_num: int | None = option(
+        None, help="number of domains trained on, to be checked", null="as many as there are", at_least=1
+    )
+    oasst1_pairs: str = option(
+        "adjacent",
+        help="replies to one prompt make items of",
+        choices={"adjacent": "neighbours in rank", "best-vs-rest": "the best with each other", "all": "all in one"},
+    )
+    resampling: bool = option(True, help="bring every domain to one size, and group one item of each")
+    resampling_size: int | None = option(
+        40_000, help="items per domain", null="of the largest domain", at_least=1, source="the release"
+    )
+
+    def names(self) -> list[str]:
+        """Return the names of the domains, in order."""
+        return [*self.sets] if self.domains is None else list(self.domains)
 
 
 @dataclass
@@ -78,6 +80,7 @@ class TrainConfig(BaseRunConfig):
     variant: str = variant()
     model: RewardModelConfig = section(RewardModelConfig)
     data: DomainsConfig = section(DomainsConfig)
+    text: TextConfig = section(TextConfig)
     weights: WeightsConfig = section(WeightsConfig)
     evaluate_before: bool = option(False, help="also measure the starting model (released: eval_at_start)")
     ties: str | None = option(
@@ -99,6 +102,7 @@ class EvaluateConfig:
     )
     model: RewardModelConfig = section(RewardModelConfig)
     data: DomainsConfig = section(DomainsConfig)
+    text: TextConfig = section(TextConfig)
     fresh_head: bool = option(
         False, help="measure a language model with a new head, drawn by the seed (the paper's Raw)"
     )

@@ -51,7 +51,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
             args=arguments,
             data_collator=ItemCollator(domains.pad_id, rules.padding_side),
             processing_class=tokenizer,
-            domains=config.data.domains,
+            domains=config.data.names(),
             held_out=domains.held_out,
             rules=variant,
             ties=ties,
@@ -67,7 +67,7 @@ def _rules(config: EvaluateConfig) -> RewardRules:
     Raises:
         UserError: for a model without a trained head where none is asked for, or one with a head where one is.
     """
-    told = told_rules(config.model, config.data, config.variant)
+    told = told_rules(config.model, config.text, config.variant)
     if not config.fresh_head:
         check_reward_model(config.model)
         return scoring_rules(config.model, told)

@@ -1,16 +1,126 @@
-"""Scores of an item's responses: ranks (paper), or the release's two responses and divided scores."""
+"""Items: a prompt's responses with scores. How a data set's prompts become items, and what their scores become: ranks
+(paper), or the release's two responses and divided scores. How the five published sets were made is not released;
+``ERRATA.md`` says what is our own definition.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations, pairwise
 from typing import Any, TypeVar
 
-from reproalign.more.sources import Dialogue, Item
+from reproalign.common.data.records import Message, Prompt, RowError, assistant, check_messages, number
+from reproalign.common.data.sources import Source
+from reproalign.common.data.sources.hh import parse_transcript
+from reproalign.common.data.sources.oasst1 import english
+from reproalign.common.data.views import View
+from reproalign.common.errors import choose
 
+Dialogue = str | list[Message]  # whole, the response its last turn: a transcript "\n\nHuman: …", or messages
+PAIRINGS = ("adjacent", "best-vs-rest", "all")
+_ASSISTANT = "\n\nAssistant:"
+_RAISED = {"webgpt": 1.0}  # source -> added to its scores: the released normalisation takes negative ones for padding
 Response = TypeVar("Response")
 Comparable = Callable[..., tuple[list[Any], list[float]] | None]
 EPSILON = 1e-5  # added to the highest score before the released division
+
+
+@dataclass
+class Item:
+    """The dialogues that several responses make of one prompt, and their scores; higher is better, None: missing."""
+
+    dialogues: list[Dialogue]
+    scores: list[float | None]
+
+    def prompt(self) -> str:
+        """Return what tells this prompt from others."""
+        first = self.dialogues[0]
+        return first.rpartition(_ASSISTANT)[0] or first if isinstance(first, str) else str(first[:-1])
+
+
+def items_view(pairing: str, *, layout: str) -> View[Item, Item]:
+    """Return the view of prompts as items.
+
+    Args:
+        pairing: of OpenAssistant's replies, see :func:`rank_replies`.
+        layout: of the reward model; ``chat`` reads messages, so that transcripts have to be such that they can be read.
+    """
+    choose("data.oasst1_pairs", pairing, PAIRINGS)
+    return View(partial(items_of, pairing=pairing, chat=layout == "chat"), Item.prompt)
+
+
+def items_of(prompt: Prompt, source: Source, *, pairing: str = "adjacent", chat: bool = False) -> list[Item]:
+    """Return the items of a prompt: of a tree's prompt those of its ranked replies, of others one.
+
+    Transcripts stand as they are. Of preferences the scores are 1 and 0, whatever else they are graded by.
+
+    Raises:
+        RowError: for a row without responses to compare, see also :func:`make_item`.
+    """
+    if source.gather:
+        return [item for found in english([prompt]) for item in rank_replies(found, pairing)]
+    scores = [1, 0] if prompt.pairs else prompt.scores
+    order = [*prompt.pairs[0]] if prompt.pairs else [*range(len(prompt.transcripts or prompt.responses))]
+    if not scores:
+        raise RowError(f"source '{source.name}' has neither pairs nor scores in its rows; give data with preferences")
+    if prompt.transcripts:
+        texts = [prompt.transcripts[place] for place in order]
+        dialogues: list[Dialogue] = [*map(parse_transcript, texts)] if chat else [*texts]
+    else:
+        before = check_messages(prompt.turns(), "prompt")
+        dialogues = [[*before, assistant(prompt.answer(place))] for place in order]
+    raised = _RAISED.get(source.name, 0.0)
+    item = make_item(dialogues, scores)
+    return [Item(item.dialogues, [None if score is None else score + raised for score in item.scores])]
+
+
+def make_item(dialogues: list[Dialogue], scores: list[Any]) -> Item:
+    """Check responses and scores and put them together.
+
+    Raises:
+        RowError: for unequal numbers of both, an empty response, responses that are all the same, or a score that is
+            neither missing nor a finite number.
+    """
+    if len(dialogues) != len(scores):
+        raise RowError(f"there are {len(dialogues)} responses but {len(scores)} scores")
+    for dialogue in dialogues:
+        if not _response(dialogue).strip():
+            raise RowError("a response is empty; each needs some text")
+    if len(dialogues) > 1 and all(dialogue == dialogues[0] for dialogue in dialogues):
+        raise RowError("all responses are the same; different ones are needed")
+    return Item(dialogues, [None if score is None else number("score", score) for score in scores])
+
+
+def rank_replies(prompt: Prompt, pairing: str) -> list[Item]:
+    """Make items of the ranked replies to a prompt.
+
+    Args:
+        prompt: scores are negative ranks; None: not ranked.
+        pairing: in the order of their ranks ``adjacent`` replies make an item of two, or the best one with each of the
+            others (``best-vs-rest``), or ``all`` make one item. The score is the item's last rank less the reply's.
+    """
+    known = [(-score, place) for place, score in enumerate(prompt.scores) if score is not None]
+    items = []
+    for group in _groups(sorted(known), pairing):
+        dialogues: list[Dialogue] = [[*prompt.turns(), assistant(prompt.answer(place))] for _, place in group]
+        items.append(Item(dialogues, [group[-1][0] - rank for rank, _ in group]))
+    return items
+
+
+def _groups(ranked: list[tuple[float, int]], pairing: str) -> list[list[tuple[float, int]]]:
+    if len(ranked) < 2:
+        return []
+    if pairing == "adjacent":
+        return [list(pair) for pair in pairwise(ranked)]
+    if pairing == "best-vs-rest":
+        return [[ranked[0], other] for other in ranked[1:]]
+    return [ranked]
+
+
+def _response(dialogue: Dialogue) -> str:
+    return dialogue.rpartition(_ASSISTANT)[2] if isinstance(dialogue, str) else dialogue[-1]["content"]
 
 
 def dense_ranks(scores: Sequence[float]) -> list[float]:

@@ -43,8 +43,8 @@ def check_options(config: TrainConfig) -> tuple[list[str], WeightsConfig, str]:
         UserError: naming the key.
     """
     choose("method", config.method, METHODS)
-    RewardRules(**told_rules(config.model, config.data, config.variant))
-    trained = config.data.train_domains or config.data.domains
+    RewardRules(**told_rules(config.model, config.text, config.variant))
+    trained = config.data.train_domains or config.data.names()
     variant = rules_of(config.variant)
     ties = choose("ties", config.ties or variant.ties, TIES)
     return trained, settle_weights(config.weights, trained, variant.weights), ties
@@ -55,7 +55,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     trained, weights, ties = check_options(config)
     variant, grouped = rules_of(config.variant), config.method == "more" and config.data.resampling
     arguments = training_arguments(config, Path(config.output_dir))  # first: it makes the processes known to each other
-    rules = training_rules(config.model, told_rules(config.model, config.data, config.variant))
+    rules = training_rules(config.model, told_rules(config.model, config.text, config.variant))
     set_seed(config.seed)  # before the model: the head begins at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_reward_tokenizer(config.model)
@@ -66,7 +66,8 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             seed=config.seed,
             run=run,
         )
-        check_held_out(arguments, domains.held_out, "set data.eval_paths or data.eval_fraction", rows="items")
+        remedy = "set data.sets.NAME.eval_path=FILE or data.eval_fraction"
+        check_held_out(arguments, domains.held_out, remedy, rows="items")
         preview(run, config, arguments, domains.train)
         model = load_reward(config.model, tokenizer, rules, domains.pad_id)
         used_weights(run, "start", config.model)

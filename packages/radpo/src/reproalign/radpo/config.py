@@ -11,7 +11,9 @@ from reproalign.common.config import (
     LaunchConfig,
     LogprobsConfig,
     ModelConfig,
+    ReadingConfig,
     ReferenceConfig,
+    RewardTextConfig,
     RunConfig,
 )
 from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
@@ -25,6 +27,29 @@ class PolicyConfig(ModelConfig):
     load_from: str | None = option(
         None, help="weights that training starts from, e.g. the model folder of an SFT run", null="model.name"
     )
+
+
+@dataclass
+class RowTextConfig(RewardTextConfig):
+    """How prompts and responses become token ids; which end of a prompt survives, its data set says."""
+
+    system_message: str | None = like(RewardTextConfig, "system_message", None)  # the release adds none
+    max_length: int = like(RewardTextConfig, "max_length", 512)
+    max_prompt_length: int = option(256, help="of a prompt that does not fit", unit="tokens", at_least=1)
+
+
+@dataclass
+class RowDataConfig(DataConfig):
+    """The data sets of a run; a prompt that two of them have is the later one's."""
+
+    max_eval_rows: int | None = like(DataConfig, "max_eval_rows", 256)
+
+
+@dataclass
+class PromptDataConfig(ReadingConfig):
+    """Data sets whose prompts, or texts, are used."""
+
+    max_rows: int | None = like(DataConfig, "max_rows", None, help="prompts in all")
 
 
 @dataclass
@@ -75,8 +100,9 @@ class TrainConfig(RunConfig):
 
     seed: int = seed(1)
     variant: str = variant()
-    datasets: list[str] | None = option(None, help="several data sets", null="data.source alone")
     model: PolicyConfig = section(PolicyConfig)
+    data: RowDataConfig = section(RowDataConfig)
+    text: RowTextConfig = section(RowTextConfig)
     loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo", help="the objective")
     rows: RowsConfig = section(RowsConfig)
     reference: ReferenceConfig = section(ReferenceConfig)
@@ -94,10 +120,10 @@ class EvaluateConfig:
     output_dir: str = output_dir()
     seed: int = seed(1)
     variant: str = variant(help="released: how over-long pairs are cut, and the risk measure")
-    datasets: list[str] | None = option(None, help="several data sets", null="data.source alone")
     model: ModelConfig = section(ModelConfig)
     reference: ReferenceConfig = section(ReferenceConfig, help="reference.model is needed")
-    data: DataConfig = section(DataConfig, help="data.eval_path or data.path: a file of pairs")
+    data: RowDataConfig = section(RowDataConfig)
+    text: RowTextConfig = section(RowTextConfig)
     clean_up_spaces: bool | None = option(
         None, help="as rows.clean_up_spaces of training", null="true", variant="released"
     )
@@ -125,7 +151,7 @@ class PairsConfig:
     seed: int = seed(1)
     model: ModelConfig = section(ModelConfig, help="what goes on with the texts")
     classifier: ClassifierConfig = section(ClassifierConfig)
-    data: DataConfig = section(DataConfig, help="rows with `text`: data.train_split, data.max_rows")
+    data: PromptDataConfig = section(PromptDataConfig, help="rows with `text`")
     prompt_tokens: int = option(
         15, help="of a text, as a prompt; shorter texts are one whole", unit="tokens", at_least=1
     )
@@ -149,8 +175,7 @@ class SampleConfig:
     seed: int = seed(0, help="with the four below as the release samples for AlpacaEval")
     model: ModelConfig = section(ModelConfig)
     generator: str | None = option(None, help="name of the model in the file", null="from model.name")
-    data: DataConfig = section(DataConfig, help="its held-out prompts; data.max_eval_rows: how many rows")
-    datasets: list[str] | None = option(None, help="several data sets", null="data.source alone")
+    data: PromptDataConfig = section(PromptDataConfig, help="of each set the held-out prompts, or all")
     prompts: str | None = option(
         None,
         help="a file with `prompt` (text or messages) or `instruction`; replaces the data sets",

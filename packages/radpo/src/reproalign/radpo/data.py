@@ -5,10 +5,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +13,19 @@ from datasets import Dataset
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import PairTextConfig, ReadingConfig
 from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer
-from reproalign.common.data.splits import read_split
+from reproalign.common.data.load import check_sets, load_set
+from reproalign.common.data.records import assistant
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json
 from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.render import render_pairs
 from reproalign.common.text.tokenize import check_lengths
+from reproalign.radpo.config import RowDataConfig, RowTextConfig
+from reproalign.radpo.examples import Examples, examples_view
 from reproalign.radpo.released import Conversations
-from reproalign.radpo.rows import KINDS, Row, RowRules, build_rows, check_mismatch, lay_out, mismatch, shuffle_prompts
-from reproalign.radpo.sources import SOURCES, Examples, Source, assistant, checked
+from reproalign.radpo.rows import KINDS, Row, RowRules, build_rows, check_mismatch, lay_out, mismatch
 
 logger = logging.getLogger(__name__)
 
@@ -43,82 +42,57 @@ class LoadedExamples:
 
 
 def load_examples(
-    config: DataConfig,
-    datasets: Sequence[str],
+    data: ReadingConfig,
     *,
     variant: str = "paper",
     seed: int = 1,
+    train: bool = True,
     rejects_dir: Path | None = None,
 ) -> LoadedExamples:
-    """Read both splits of ``datasets``; a prompt that two of them have is the later one's.
-
-    ``data.path`` and ``data.eval_path`` replace the Hub: the file or folder of the one data set, or a folder with one
-    for each by its name. The splits ``train`` and ``test`` mean each data set's own.
+    """Read the data sets; a prompt that two of them have is the later one's.
 
     Args:
-        config: where rows are, and what becomes of bad ones; ``eval_fraction`` holds prompts out.
-        datasets: names of sources.
+        data: which.
         variant: ``released`` keeps pairs with an empty response and of two equal ones (ERRATA Q22).
         seed: of what is held out.
+        train: whether there is a training; otherwise the held-out examples alone are wanted, of a set without them all.
         rejects_dir: where ``data.on_error=skip`` lists bad rows.
 
     Raises:
         UserError: for a bad row under ``on_error=raise``, and for unusable settings.
     """
-    if config.mix or config.fraction < 1 or (config.name and len(datasets) != 1):
-        raise UserError("data.mix, data.fraction and data.name are for a single data set; list several in datasets")
-    train, provenance = read_examples(config, datasets, "train", variant=variant, rejects_dir=rejects_dir)
-    evaluation = None
-    if config.eval_path or (config.eval_split and not config.path):
-        evaluation, facts = read_examples(config, datasets, "evaluation", variant=variant, rejects_dir=rejects_dir)
-        provenance |= facts
-    elif config.eval_fraction:
-        train, evaluation = _hold_out(train, config.eval_fraction, seed)
-    return LoadedExamples(train, evaluation, provenance)
-
-
-def read_examples(
-    config: DataConfig,
-    datasets: Sequence[str],
-    role: str,
-    *,
-    variant: str = "paper",
-    rejects_dir: Path | None = None,
-) -> tuple[Examples, dict[str, dict[str, Any]]]:
-    """Read one split (``train`` or ``evaluation``) of ``datasets``; see :func:`load_examples`."""
-    examples: Examples = {}
-    provenance = {}
-    for name in datasets:
-        source = SOURCES[choose("data set", name, SOURCES)]
-        if source.evaluation_only and role == "train":
-            raise UserError(f"{name} is for evaluation only; train on another data set")
-        single = _for_source(config, source, alone=len(datasets) == 1)
-        to_part = source.to_part if variant == "released" or source.any_pair else partial(checked, source.to_part)
-        parts, facts = read_split(single, source, role, to_part, rejects_dir, part=f"-{name}")
-        found = source.collect(parts, role == "train")
-        if not found:
-            raise UserError(f"{name}: its {facts['rows_read']} {role} rows leave no example; give more rows")
-        examples |= found
-        pairs = sum(len(example.pairs) for example in found.values())
-        digest = sha256_json([vars(example) for example in found.values()])
-        provenance[f"{role}:{name}"] = {**facts, "prompts": len(found), "pairs": pairs, "sha256": digest}
-    return examples, provenance
+    check_sets(data)
+    view = examples_view(variant)
+    found = LoadedExamples({}, None)
+    for label, entry in data.sets.items():
+        loaded = load_set(label, entry, data, view, seed=seed, train=train, rejects_dir=rejects_dir)
+        found.train |= {example.key: example for example in loaded.train}
+        if loaded.evaluation is not None:
+            found.evaluation = (found.evaluation or {}) | {example.key: example for example in loaded.evaluation}
+        for role, facts in loaded.facts.items():
+            examples = loaded.train if role == "train" else loaded.evaluation or []
+            pairs = sum(len(example.pairs) for example in examples)
+            digest = sha256_json([vars(example) for example in examples])
+            found.provenance[f"{role}:{label}"] = {**facts, "prompts": len(examples), "pairs": pairs, "sha256": digest}
+    return found
 
 
 def prepare_rows(
     examples: Examples,
     tokenizer: PreTrainedTokenizerBase,
-    config: DataConfig,
+    text: RowTextConfig,
+    data: RowDataConfig,
     rules: RowRules,
     *,
     max_rows: int | None = None,
 ) -> tuple[Dataset, dict[str, int]]:
-    """Turn examples into tokenised rows in the order of training; ``data.truncation`` is each source's own.
+    """Turn examples into tokenised rows in the order of training.
 
     Args:
         examples: by prompt.
         tokenizer: with a chat template (the release's is :data:`~reproalign.common.text.templates.TEMPLATES` halos).
-        config: lengths, ``overlong``.
+        text: lengths, ``overlong``.
+        data: processes and cache.
         rules: which rows, in which order.
         max_rows: rows at most, see :func:`~reproalign.radpo.rows.lay_out`.
 
@@ -130,16 +104,16 @@ def prepare_rows(
     Raises:
         UserError: for settings that cannot be met by these examples.
     """
-    _check(config, rules)
+    _check(text, rules)
     batches, dropped = lay_out(build_rows(examples, rules), rules, max_rows)
     if dropped:
         logger.warning("%d rows of incomplete batches are left out", dropped)
-    tokenized = _tokenize(batches, tokenizer, config, rules)
+    tokenized = _tokenize(batches, tokenizer, text, data, rules)
     return tokenized, {"rows": len(tokenized), "dropped": dropped}
 
 
 def prepare_held_out(
-    examples: Examples, tokenizer: PreTrainedTokenizerBase, config: DataConfig, rules: RowRules
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, text: RowTextConfig, data: RowDataConfig, rules: RowRules
 ) -> tuple[Dataset, int]:
     """Turn the held-out examples into ``data.max_eval_rows`` tokenised rows, in the order of their evaluation.
 
@@ -150,13 +124,13 @@ def prepare_held_out(
     Returns:
         The rows of all passes, as :func:`prepare_rows` has them, and the number of rows of a pass.
     """
-    _check(config, rules)
-    batches = held_out_batches(examples, rules, config.max_eval_rows)
+    _check(text, rules)
+    batches = held_out_batches(examples, rules, data.max_eval_rows)
     size = sum(map(len, batches))
     if rules.variant != "released":
-        return _tokenize(batches, tokenizer, config, rules), size
+        return _tokenize(batches, tokenizer, text, data, rules), size
     for passes in (2, 4, 8):
-        rows = _tokenize(batches * passes, tokenizer, config, rules)
+        rows = _tokenize(batches * passes, tokenizer, text, data, rules)
         found = [rows.select(range(start, start + size)).to_list() for start in range(0, len(rows), size)]
         if found[-1] == found[-2]:
             break
@@ -183,42 +157,56 @@ def held_out_batches(examples: Examples, rules: RowRules, limit: int | None) -> 
     return lay_out(build_rows(examples, once), once, limit)[0]
 
 
-def _check(config: DataConfig, rules: RowRules) -> None:
+def _check(text: RowTextConfig, rules: RowRules) -> None:
     choose("kind", rules.kind, KINDS)
     choose("variant", rules.variant, ["paper", "released"])
-    check_lengths(config.max_length, config.max_prompt_length)
-    if config.boundary != "exact":
-        raise UserError(f"data.boundary={config.boundary} is not this paper's release; set variant=released instead")
+    check_lengths(text.max_length, text.max_prompt_length)
+    for name in ("overlong", "special_tokens", "system_message"):
+        if rules.variant == "released" and getattr(text, name) != getattr(RowTextConfig, name):
+            raise UserError(f"text.{name} is not read by variant=released, which has a rule of its own; leave it out")
 
 
 def _tokenize(
-    batches: list[list[Row]], tokenizer: PreTrainedTokenizerBase, config: DataConfig, rules: RowRules
+    batches: list[list[Row]],
+    tokenizer: PreTrainedTokenizerBase,
+    text: RowTextConfig,
+    data: RowDataConfig,
+    rules: RowRules,
 ) -> Dataset:
     if rules.kind == "mismatched":
         check_mismatch(batches)
     tokenize = _tokenize_released if rules.variant == "released" else _tokenize_paper
-    tokenized = tokenize(batches, tokenizer, config, rules)
+    tokenized = tokenize(batches, tokenizer, text, data, rules)
     names = {"completion_input_ids": "input_ids", "completion_prompt_length": "prompt_length"}
     return tokenized.rename_columns({old: new for old, new in names.items() if old in tokenized.column_names})
 
 
 def _tokenize_paper(
-    batches: list[list[Row]], tokenizer: PreTrainedTokenizerBase, config: DataConfig, rules: RowRules
+    batches: list[list[Row]],
+    tokenizer: PreTrainedTokenizerBase,
+    text: RowTextConfig,
+    data: RowDataConfig,
+    rules: RowRules,
 ) -> Dataset:
     sides = KINDS[rules.kind]
     names = [name for group in sides for name in group]
     rows = [row for batch in (mismatch(batches) if rules.kind == "mismatched" else batches) for row in batch]
     records = Dataset.from_list([row | {name: [assistant(row[name])] for name in names} for row in rows])
-    rendered = render_pairs(records, tokenizer, config, sides=names, generation=True)
-    return tokenize_pairs(rendered, tokenizer, config, sides=sides)
+    options = PairTextConfig(**asdict(text))
+    rendered = render_pairs(records, tokenizer, options, data, sides=names, generation=True)
+    return tokenize_pairs(rendered, tokenizer, options, data, sides=sides)
 
 
 def _tokenize_released(
-    batches: list[list[Row]], tokenizer: PreTrainedTokenizerBase, config: DataConfig, rules: RowRules
+    batches: list[list[Row]],
+    tokenizer: PreTrainedTokenizerBase,
+    text: RowTextConfig,
+    data: RowDataConfig,
+    rules: RowRules,
 ) -> Dataset:
     def build() -> Dataset:
         conversations = Conversations(
-            tokenizer, config.max_length, config.max_prompt_length, clean_up_spaces=rules.clean_up_spaces
+            tokenizer, text.max_length, text.max_prompt_length, clean_up_spaces=rules.clean_up_spaces
         )
         rows: list[Row] = []
         for number, batch in enumerate(track(batches, "tokenising", disable=len(batches) < LONG)):
@@ -227,10 +215,10 @@ def _tokenize_released(
         return Dataset.from_list(rows)
 
     records = fingerprint_dataset(Dataset.from_list([row for batch in batches for row in batch]))
-    settings = [rules.kind, [len(batch) for batch in batches], config.max_length, config.max_prompt_length]
+    settings = [rules.kind, [len(batch) for batch in batches], text.max_length, text.max_prompt_length]
     settings += [rules.repeats, rules.clean_up_spaces]
     parts = ["radpo released 2", records, fingerprint_tokenizer(tokenizer), settings]
-    return cached(cache_folder(config.cache_dir), parts, build)
+    return cached(cache_folder(data.cache_dir), parts, build)
 
 
 def _released_batch(batch: list[Row], conversations: Conversations, kind: str) -> list[Row]:
@@ -249,30 +237,3 @@ def _released_batch(batch: list[Row], conversations: Conversations, kind: str) -
             tokenized |= {f"{side}_input_ids": element.ids, f"{side}_prompt_length": element.prompt_length}
         rows.append(tokenized | {"length": max(len(element.ids) for element in sides.values())})
     return rows
-
-
-def _for_source(config: DataConfig, source: Source, *, alone: bool) -> DataConfig:
-    """Return ``config`` for one of several data sets: its own split names, and its part of the local folders."""
-    own = dict(zip(("train", "test"), source.splits, strict=True))
-    changes: dict[str, Any] = {
-        name: own.get(value, value)
-        for name, value in (("train_split", config.train_split), ("eval_split", config.eval_split))
-        if value
-    }
-    if not alone:
-        changes |= {
-            name: f"{path}/{source.name}"
-            for name, path in (("path", config.path), ("eval_path", config.eval_path))
-            if path
-        }
-    return replace(config, **changes)
-
-
-def _hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
-    if not 0 < fraction < 1:
-        raise UserError(f"data.eval_fraction={fraction} must be between 0 and 1")
-    order = shuffle_prompts(examples, seed)
-    held = math.ceil(fraction * len(order))
-    if held >= len(order):
-        raise UserError(f"data.eval_fraction={fraction} of {len(order)} prompts leaves none to train on")
-    return {e.key: e for e in order[held:]}, {e.key: e for e in order[:held]}

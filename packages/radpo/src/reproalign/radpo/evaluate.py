@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import ReadingConfig
 from reproalign.common.console import say
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError, choose
@@ -23,11 +22,11 @@ from reproalign.common.training.arguments import evaluation_arguments
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.reference import FrozenReference
 from reproalign.radpo.config import EvaluateConfig
-from reproalign.radpo.data import prepare_held_out, read_examples
+from reproalign.radpo.data import load_examples, prepare_held_out
 from reproalign.radpo.evaluation import PairEvaluation
+from reproalign.radpo.examples import Examples
 from reproalign.radpo.report import model_label, print_metrics
 from reproalign.radpo.rows import RowRules
-from reproalign.radpo.sources import Examples
 from reproalign.radpo.train import with_template
 
 
@@ -53,26 +52,25 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         say(f"record: {run.dir}")
 
 
-def read_held_out(data: DataConfig, datasets: Sequence[str] | None, run: Run, variant: str = "paper") -> Examples:
-    """Read the evaluation split of ``datasets`` (of ``data.path`` if there is no ``data.eval_path``), and record it."""
-    held_out = replace(data, eval_path=data.eval_path or data.path)
-    examples, provenance = read_examples(
-        held_out, datasets or [data.source], "evaluation", variant=variant, rejects_dir=run.dir if run.is_main else None
-    )
-    for label, facts in provenance.items():
+def read_held_out(data: ReadingConfig, run: Run, *, seed: int, variant: str = "paper") -> Examples:
+    """Read the held-out examples of the data sets, of a set without them all, and record where they came from."""
+    rejects = run.dir if run.is_main else None
+    found = load_examples(data, variant=variant, seed=seed, train=False, rejects_dir=rejects)
+    for label, facts in found.provenance.items():
         run.used_data(label, facts)
-    return examples
+    assert found.evaluation is not None  # there are rows, or load_set has refused the file
+    return found.evaluation
 
 
 def _pairs(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
-    examples = read_held_out(config.data, config.datasets, run, config.variant)
+    examples = read_held_out(config.data, run, seed=config.seed, variant=config.variant)
     rules = RowRules(
         variant=config.variant,
         seed=config.seed,
         batch_size=config.batch_size,
         clean_up_spaces=config.clean_up_spaces is not False,
     )
-    pairs, size = prepare_held_out(examples, tokenizer, config.data, rules)
+    pairs, size = prepare_held_out(examples, tokenizer, config.text, config.data, rules)
     pairs = pairs.select(range(size))  # one evaluation: a later one of the release may read others (ERRATA Q7)
     run.add_fingerprint("data", "held-out pairs", fingerprint_dataset(pairs), rows=len(pairs))
     return pairs

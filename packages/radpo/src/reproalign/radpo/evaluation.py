@@ -30,7 +30,7 @@ class PairEvaluation(Evaluation):
 
     Args:
         objective: scales the rewards, and may have a risk and a term of its own.
-        pairs: held-out pairs as :func:`~reproalign.common.data.prepare.tokenize_pairs` makes them; those of several
+        pairs: held-out pairs as :func:`~reproalign.common.text.pairs.tokenize_pairs` makes them; those of several
             passes one after the other, see :func:`~reproalign.radpo.data.prepare_held_out`.
         pairs_per_pass: pairs of one evaluation; None: all.
         pad_id: what batches are padded with.

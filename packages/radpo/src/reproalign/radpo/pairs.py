@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.console import say
-from reproalign.common.data.records import Message, RowError, column
-from reproalign.common.data.sources import Home
-from reproalign.common.data.splits import read_split
+from reproalign.common.data.load import check_sets, load_set
+from reproalign.common.data.records import Message, Prompt, RowError
+from reproalign.common.data.sources import Source
+from reproalign.common.data.views import View
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.rules import SamplingRules
@@ -28,7 +27,6 @@ from reproalign.radpo.classifier import label_column, load_classifier
 from reproalign.radpo.config import PairsConfig
 
 PAIRS = "pairs.jsonl"
-TEXTS = Home("imdb", "stanfordnlp/imdb", ("train", "test"))
 
 
 def pairs(config: PairsConfig, invocation: Invocation) -> None:
@@ -106,8 +104,6 @@ def _rules(config: PairsConfig) -> SamplingRules:
         raise UserError(f"n={config.n}: a pair needs two continuations at least")
     if not config.temperature:
         raise UserError("temperature=0 would make all continuations the same; raise it")
-    if config.data.max_rows is not None and config.data.max_rows < 1:
-        raise UserError(f"data.max_rows={config.data.max_rows} must be at least 1")
     if config.classifier.batch_size < 1:
         raise UserError(f"classifier.batch_size={config.classifier.batch_size} must be at least 1")
     rules = SamplingRules(
@@ -124,10 +120,15 @@ def _rules(config: PairsConfig) -> SamplingRules:
 
 
 def _prompts(config: PairsConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> list[list[Message]]:
-    rejects: Path | None = run.dir if run.is_main else None
-    texts, facts = read_split(replace(config.data, eval_path=None), TEXTS, "train", _text, rejects)
+    check_sets(config.data)
+    texts: list[str] = []
+    for label, entry in config.data.sets.items():
+        rejects = run.dir if run.is_main else None
+        loaded = load_set(label, entry, config.data, TEXTS, seed=config.seed, rejects_dir=rejects)
+        facts = loaded.facts["train"]
+        run.add_fingerprint("data", label, facts.pop("sha256", None) or sha256_json(loaded.train), **facts)
+        texts += loaded.train
     texts = texts[: config.data.max_rows]
-    run.add_fingerprint("data", "texts", facts.pop("sha256") or sha256_json(texts), **facts)
     return [[{"role": "user", "content": beginning(tokenizer, text, config.prompt_tokens)}] for text in texts]
 
 
@@ -137,8 +138,10 @@ def beginning(tokenizer: PreTrainedTokenizerBase, text: str, tokens: int) -> str
     return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def _text(row: dict[str, Any]) -> str:
-    value = column(row, "text")
-    if not isinstance(value, str) or not value.strip():
-        raise RowError("'text' must be text, and not blank")
-    return value
+def _texts(prompt: Prompt, source: Source) -> list[str]:
+    if not isinstance(prompt.messages, str) or not prompt.messages:
+        raise RowError(f"source '{source.name}' has no texts; give rows with `text`")
+    return [prompt.messages]
+
+
+TEXTS: View[str, str] = View(_texts, lambda text: text)

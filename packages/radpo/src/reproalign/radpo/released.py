@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.data.records import Message
+from reproalign.common.data.records import Message, assistant
 from reproalign.common.text.templates import render
 from reproalign.common.text.tokenize import Encoder, Ids
 from reproalign.radpo.objectives.base import RadpoObjective
-from reproalign.radpo.sources import assistant
 
 # The release's own template asks for an answer with one more line break than it puts before one (ERRATA Q19).
 TEMPLATES = {"halos": "halos_released"}

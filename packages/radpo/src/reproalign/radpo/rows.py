@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any
 
 from reproalign.common.errors import UserError, choose
-from reproalign.radpo.sources import Example, Examples
+from reproalign.radpo.examples import Example, Examples
 
 KINDS = {  # sides of a row; those in one tuple keep the same part of a long prompt
     "completions": (("completion",),),

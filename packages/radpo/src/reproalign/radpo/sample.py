@@ -70,7 +70,7 @@ def _prompts(config: SampleConfig, run: Run) -> tuple[list[str], list[list[Messa
         instructions = [instruction_text(prompt) for prompt in prompts]
         run.add_fingerprint("data", "prompts", sha256_json(prompts), path=config.prompts, rows=len(prompts))
     else:
-        examples = [*read_held_out(config.data, config.datasets, run).values()][: config.data.max_eval_rows]
+        examples = [*read_held_out(config.data, run, seed=config.seed).values()][: config.data.max_rows]
         prompts = [example.prompt for example in examples]
         instructions = [example.original_prompt or instruction_text(example.prompt) for example in examples]
     limit = config.max_prompts

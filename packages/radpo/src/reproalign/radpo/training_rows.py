@@ -108,7 +108,6 @@ def read_rows(
     """
     examples = load_examples(
         config.data,
-        config.datasets or [config.data.source],
         variant=config.variant,
         seed=config.seed,
         rejects_dir=run.dir,
@@ -121,18 +120,20 @@ def read_rows(
         accumulation=arguments.gradient_accumulation_steps,
         processes=arguments.world_size,
     )
-    rows, counts = prepare_rows(examples.train, tokenizer, config.data, rules, max_rows=config.data.max_rows)
+    rows, counts = prepare_rows(
+        examples.train, tokenizer, config.text, config.data, rules, max_rows=config.data.max_rows
+    )
     run.set("rows", {**counts, "epochs": rules.epochs})
     if config.loss.needs.rows == "completions":
         rows = rows.add_column("label", [True] * len(rows))
     held_out, per_pass = None, None
     if str(config.trainer.get("eval_strategy", "no")) != "no" and not examples.evaluation:
         raise UserError(
-            "trainer.eval_strategy needs held-out pairs; set data.eval_path, data.eval_split or eval_fraction"
+            "trainer.eval_strategy needs held-out pairs; set data.sets.NAME.eval_path=FILE or data.eval_fraction"
         )
     if examples.evaluation and any(example.pairs for example in examples.evaluation.values()):
         paired = replace(rules, kind="paired", batch_size=arguments.per_device_eval_batch_size)
-        held_out, per_pass = prepare_held_out(examples.evaluation, tokenizer, config.data, paired)
+        held_out, per_pass = prepare_held_out(examples.evaluation, tokenizer, config.text, config.data, paired)
     for name, dataset in (("train rows", rows), ("held-out pairs", held_out)):
         if dataset is not None:
             run.add_fingerprint("data", name, fingerprint_dataset(dataset), rows=len(dataset))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,24 +64,6 @@ def read_dialogues(path: str, objective: str, max_rows: int | None) -> list[list
         return _read_labelled(find(path, LABELLED, "rows"))[:max_rows]
     advice = "give a run of `ama collect`, or set objective=labelled for rows of prompt and response"
     return read_selected(find(path, D_THETA, "rows"), advice=advice)[:max_rows]
-
-
-def hold_out(
-    dialogues: Sequence[list[Message]], fraction: float, seed: int
-) -> tuple[list[list[Message]], list[list[Message]]]:
-    """Return what is learned from and what is held out: a seeded share, at least one row if it is above 0.
-
-    Raises:
-        UserError: if nothing is left to learn from.
-    """
-    count = max(1, round(fraction * len(dialogues))) if fraction else 0
-    if count >= len(dialogues):
-        raise UserError(f"eval_fraction={fraction} leaves none of {len(dialogues)} row(s) to learn from")
-    held = set(random.Random(seed).sample(range(len(dialogues)), count))
-    parts: tuple[list[list[Message]], list[list[Message]]] = ([], [])
-    for index, dialogue in enumerate(dialogues):
-        parts[index in held].append(dialogue)
-    return parts
 
 
 def make_rows(dialogues: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase, form: Form) -> list[Row]:

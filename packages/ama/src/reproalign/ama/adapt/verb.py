@@ -18,7 +18,7 @@ from reproalign.ama.adapt.preparing import Prepared, prepare
 from reproalign.ama.adapt.published import solve_published
 from reproalign.ama.adapt.region import Region
 from reproalign.ama.adapt.report import draw_course, epsilon_table, ratio_table
-from reproalign.ama.adapt.rows import hold_out, read_dialogues
+from reproalign.ama.adapt.rows import read_dialogues
 from reproalign.ama.adapt.search import search
 from reproalign.ama.adapt.settings import Settings, check_options
 from reproalign.ama.adapt.solution import Solution, Solver
@@ -28,6 +28,7 @@ from reproalign.ama.ratios import constraint_weights
 from reproalign.ama.ratios_file import NAME, Ratios, write_ratios
 from reproalign.ama.tensors import TensorRule, tensor_rule
 from reproalign.common.console import result_console
+from reproalign.common.data.holdout import hold_out
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.invocation import Invocation
@@ -59,7 +60,9 @@ def adapt(config: AdaptConfig, invocation: Invocation) -> None:
                 _finish(run, config, settings, rule, solutions, {})
             return
         dialogues = read_dialogues(str(config.rows), settings.objective, config.max_rows)
-        parts = hold_out(dialogues, config.eval_fraction, config.seed)
+        parts = hold_out(
+            dialogues, config.eval_fraction, config.seed, lambda dialogue: dialogue[:-1], key="eval_fraction"
+        )
         prepared = prepare(config, settings, pair, rule, *parts)
         with Run.open(invocation, is_main=PartialState().is_main_process) as run:
             _identify(run, config)

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from reproalign.common.config import (
     LAYOUTS,
+    OVERLONG,
     SEPARATORS,
     BaseRunConfig,
+    DataConfig,
     LogprobsConfig,
+    PairTextConfig,
     ReferenceConfig,
     RewardModelConfig,
     RunConfig,
@@ -157,6 +160,7 @@ class DPOConfig(RunConfig):
     response_separator: str = option(
         "space", help='transcript, lmflow: between the last "Assistant:" and its text', choices=SEPARATORS
     )
+    text: PairTextConfig = section(PairTextConfig)
     beta: float = option(0.1, help="how strongly the policy is held to the reference", above=0)
     select_best: bool = option(
         True, help="keep the checkpoint with the lowest loss on held-out pairs; false: the last one"
@@ -166,24 +170,10 @@ class DPOConfig(RunConfig):
 
 
 @dataclass
-class PairsConfig:
-    """Preference pairs, whole dialogues."""
+class DialoguesTextConfig(TextConfig):
+    """How both dialogues of a pair become the token ids that the reward model reads."""
 
-    source: str = "preference"  # form of the rows: preference (those of `ama data`), hh, …: a source of the core
-    name: str | None = None  # Hub data set, where there is no path
-    config_name: str | None = None
-    revision: str | None = None
-    train_split: str | None = "train"
-    eval_split: str | None = None
-    path: str | None = None  # local training pairs (.json, .jsonl, .jsonl.gz, .parquet)
-    eval_path: str | None = None  # local held-out pairs
-    eval_fraction: float = 0.0  # or hold out this share of the training pairs, in [0, 1)
-    max_rows: int | None = None
-    max_eval_rows: int | None = None
-    overlong: str = "drop"  # a pair with a side beyond text.max_length: drop | truncate | error
-    on_error: str = "raise"  # a bad row: raise | skip
-    num_proc: int | None = None  # processes that tokenise
-    cache_dir: str | None = None  # of prepared rows; null: the user's cache folder
+    overlong: str = option("drop", help="what becomes of a pair with a side beyond max_length", choices=OVERLONG)
 
 
 @dataclass
@@ -191,5 +181,7 @@ class RewardConfig(BaseRunConfig):
     """``ama reward``: a Bradley-Terry reward model on preference pairs."""
 
     model: RewardModelConfig = section(RewardModelConfig, help="pooling null: the last token")
-    data: PairsConfig = section(PairsConfig)
-    text: TextConfig = section(TextConfig, help="null: lmflow, 512, right end lost, padded right, space")
+    data: DataConfig = section(DataConfig)
+    text: DialoguesTextConfig = section(
+        DialoguesTextConfig, help="null: lmflow, 512, right end lost, padded right, space"
+    )

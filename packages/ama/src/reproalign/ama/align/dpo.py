@@ -48,14 +48,15 @@ def dpo(config: DPOConfig, invocation: Invocation) -> None:
     set_seed(config.seed)  # before the model: adapters begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = asking_tokenizer(config.model, config.layout)
-        data = read_pairs(config.data, run)
+        data = read_pairs(config.data, config.seed, run)
         train = tokenized(data.train, tokenizer, config)
         held_out = None if data.evaluation is None else tokenized(data.evaluation, tokenizer, config)
         run.set("pairs", {"train": len(train), "evaluation": len(held_out) if held_out is not None else 0})
         used_rows(run, tokenizer, train)
         if config.select_best and held_out is None:
             raise UserError(
-                "select_best needs held-out pairs; set data.eval_path=FILE or data.eval_fraction, or select_best=false"
+                "select_best needs held-out pairs; set data.sets.NAME.eval_path=FILE or data.eval_fraction, or "
+                "select_best=false"
             )
         check_evaluation(arguments, held_out)
         assert isinstance(tokenizer.pad_token_id, int)  # asking_tokenizer has set it
@@ -88,11 +89,11 @@ def check_options(config: DPOConfig) -> None:
         UserError: naming the key.
     """
     check_separator(config.layout, config.response_separator)
-    check_lengths(config.data.max_length, config.data.max_prompt_length)
+    check_lengths(config.text.max_length, config.text.max_prompt_length)
     if not config.select_best and config.evaluations_per_epoch != DPOConfig.evaluations_per_epoch:
         raise UserError("evaluations_per_epoch is of select_best=true; remove it, or set trainer.eval_strategy")
-    if config.layout != "chat" and config.data.system_message not in (None, "auto"):
-        raise UserError(f"data.system_message is for layout=chat; layout={config.layout} has no system turns")
+    if config.layout != "chat" and config.text.system_message not in (None, "auto"):
+        raise UserError(f"text.system_message is for layout=chat; layout={config.layout} has no system turns")
     for key in OWN:
         if config.select_best and key in config.trainer:
             raise UserError(f"trainer.{key} is set by select_best; remove it, or set select_best=false")
@@ -101,7 +102,7 @@ def check_options(config: DPOConfig) -> None:
 def tokenized(records: Dataset, tokenizer: PreTrainedTokenizerBase, config: DPOConfig) -> Dataset:
     """Render pairs in the layout of ``config`` and tokenise them; pairs of plain text stay as they are."""
     if config.layout == "chat":
-        texts = render_pairs(records, tokenizer, config.data, generation=True)
+        texts = render_pairs(records, tokenizer, config.text, config.data, generation=True)
     else:
         separator = SEPARATORS[config.response_separator]
 
@@ -115,7 +116,7 @@ def tokenized(records: Dataset, tokenizer: PreTrainedTokenizerBase, config: DPOC
         columns = ("prompt", "chosen", "rejected")
         rows = [{**{k: v for k, v in record.items() if k not in columns}, **lay_out(record)} for record in records]
         texts = Dataset.from_list(rows)
-    return tokenize_pairs(texts, tokenizer, config.data)
+    return tokenize_pairs(texts, tokenizer, config.text, config.data)
 
 
 def _selection(config: DPOConfig) -> dict[str, Any]:

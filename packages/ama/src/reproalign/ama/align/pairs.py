@@ -19,17 +19,17 @@ from reproalign.common.training.pairs import ScoredPairsTrainer
 CURVES = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
 
 
-def read_pairs(config: DataConfig, run: Run) -> PreferenceData:
+def read_pairs(data: DataConfig, seed: int, run: Run) -> PreferenceData:
     """Read both splits, and record what they are.
 
     Raises:
         UserError: for anything wrong in the rows.
     """
-    data = load_preferences(config, rejects_dir=run.dir if run.is_main else None)
-    for split, facts in data.provenance.items():
+    found = load_preferences(data, seed=seed, rejects_dir=run.dir if run.is_main else None)
+    for split, facts in found.provenance.items():
         rest = {name: value for name, value in facts.items() if name != "sha256"}
         run.add_fingerprint("data", split, facts.get("sha256", ""), **rest)
-    return data
+    return found
 
 
 def check_evaluation(arguments: TrainingArguments, held_out: Dataset | None) -> None:
@@ -38,7 +38,7 @@ def check_evaluation(arguments: TrainingArguments, held_out: Dataset | None) -> 
     Raises:
         UserError: naming the key.
     """
-    check_held_out(arguments, held_out, "set data.eval_path=FILE or data.eval_fraction", rows="pairs")
+    check_held_out(arguments, held_out, "set data.sets.NAME.eval_path=FILE or data.eval_fraction", rows="pairs")
 
 
 def report(run: Run, trainer: ScoredPairsTrainer, held_out: Dataset | None) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproalign.common.data.reading import Row
-from reproalign.common.data.records import Message, RowError, column, make_record
+from reproalign.common.data.records import Message, Prompt, RowError, make_record
 from reproalign.common.data.sources import SOURCES
 from reproalign.common.data.sources.hh import parse_transcript
 from reproalign.common.errors import UserError
@@ -80,11 +80,8 @@ def read_examples(rows: Iterable[Row], on_error: str, reject: Callable[[str, str
 
 def _example(row: dict[str, Any]) -> tuple[Example, str]:
     """Return the row, and why it is no pair, if it is none."""
-    if isinstance(column(row, "chosen"), list):
-        record = SOURCES["preference"].to_record(row)
-        wholes = [[*record["prompt"], *record[side]] for side in ("chosen", "rejected")]  # type: ignore[literal-required]
-    else:
-        wholes = [_whole(row, side) for side in ("chosen", "rejected")]
+    found = SOURCES["preference"].read_one(row)
+    wholes = [_whole(found, place, side) for place, side in enumerate(("chosen", "rejected"))]
     (prompt, chosen), (other, rejected) = ((whole[:-1], whole[-1]["content"]) for whole in wholes)
     if not chosen.strip():
         raise RowError("the preferred answer is empty")
@@ -97,13 +94,15 @@ def _example(row: dict[str, Any]) -> tuple[Example, str]:
     return Example(prompt, chosen, rejected), ""
 
 
-def _whole(row: dict[str, Any], side: str) -> list[Message]:
-    answer, prompt = column(row, side), row.get("prompt")
-    if not isinstance(answer, str) or not isinstance(prompt, str | None):
-        raise RowError(f"'prompt' and '{side}' must both be text, or both messages")
-    turns = parse_transcript(answer if prompt is None else prompt + answer, side)
-    if len(turns) < 2:
-        raise RowError(f"'{side}' must be a transcript with a turn before the answer")
+def _whole(prompt: Prompt, place: int, side: str) -> list[Message]:
+    """Return the dialogue of a response; text is read as a transcript."""
+    response = prompt.responses[place]
+    if isinstance(response, str):
+        turns = parse_transcript(f"{prompt.messages}{response}", side)
+    else:
+        turns = [*prompt.turns(), *response]
+    if len(turns) < 2 or turns[-1]["role"] != "assistant":
+        raise RowError(f"'{side}' must end with an answer of the assistant to a turn before it")
     return turns
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from reproalign.ama.align.preference_rows import Example
 from reproalign.ama.align.raft_config import DataConfig
+from reproalign.common.data.holdout import hold_out
 from reproalign.common.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +43,8 @@ def divide(train: list[Example], test: list[Example], config: DataConfig) -> Spl
         UserError: if a part is left without rows.
     """
     if config.split == "fraction":
-        kept, held = _by_prompt([*train, *test], config.eval_fraction, config.seed)
+        rows = [*train, *test]
+        kept, held = hold_out(rows, config.eval_fraction, config.seed, lambda row: row.key, key="eval_fraction")
         return Split(kept, held, kept, held)
     if not test:
         raise UserError(f"split={config.split} needs test rows; set test=[FILE], or split=fraction")
@@ -66,12 +64,3 @@ def divide(train: list[Example], test: list[Example], config: DataConfig) -> Spl
             len(first),
         )
     return Split([*train, *first], last, train, first if config.variant == "released" else last)
-
-
-def _by_prompt(rows: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
-    keys = list(dict.fromkeys(row.key for row in rows))
-    count = math.ceil(fraction * len(keys))
-    if count >= len(keys):
-        raise UserError(f"eval_fraction={fraction} leaves none of {len(keys)} prompts to train on")
-    held = {keys[index] for index in np.random.default_rng(seed).permutation(len(keys))[:count]}
-    return [row for row in rows if row.key not in held], [row for row in rows if row.key in held]

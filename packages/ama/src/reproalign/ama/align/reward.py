@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
+from datasets import Dataset
 from transformers import set_seed
 
 from reproalign.ama.align.config import RewardConfig
 from reproalign.ama.align.objective import BradleyTerry
 from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
-from reproalign.common.config import DataConfig
 from reproalign.common.data.shown import used_rows
-from reproalign.common.errors import choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
@@ -38,11 +36,10 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
     set_seed(config.seed)  # before the model: the head begins at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_reward_tokenizer(config.model)
-        reader, pairs = Reader(tokenizer, rules), _data_config(config)
-        data = read_pairs(pairs, run)
+        reader = Reader(tokenizer, rules)
+        data = read_pairs(config.data, config.seed, run)
         train, held_out = (
-            None if split is None else tokenize_dialogues(render_dialogues(split, reader, pairs), reader, pairs)
-            for split in (data.train, data.evaluation)
+            None if split is None else tokenize_split(split, reader, config) for split in (data.train, data.evaluation)
         )
         assert train is not None  # there are rows to train on, or read_pairs has refused the file
         counts = {"train": len(train), "train_dropped": len(data.train) - len(train)}
@@ -78,7 +75,6 @@ def check_options(config: RewardConfig) -> RewardRules:
     Raises:
         UserError: naming the key.
     """
-    choose("data.overlong", config.data.overlong, ["drop", "truncate", "error"])
     told = {
         "pooling": "last_not_pad",
         "layout": "lmflow",
@@ -89,5 +85,7 @@ def check_options(config: RewardConfig) -> RewardRules:
     return RewardRules(**told)
 
 
-def _data_config(config: RewardConfig) -> DataConfig:
-    return DataConfig(**asdict(config.data))
+def tokenize_split(records: Dataset, reader: Reader, config: RewardConfig) -> Dataset:
+    """Return pairs as the reward model reads them; what is over-long goes as ``text.overlong`` says."""
+    rendered = render_dialogues(records, reader, config.data)
+    return tokenize_dialogues(rendered, reader, config.text.overlong, config.data)

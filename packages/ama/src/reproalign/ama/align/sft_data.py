@@ -15,6 +15,7 @@ from reproalign.ama.align.config import ReplayConfig, SFTConfig
 from reproalign.ama.align.packing import Text, blocks, effective_block_size, pack, to_dataset, tokenize_texts
 from reproalign.ama.align.rows import Entry, find_files, read_rows
 from reproalign.common.data.cache import fingerprint_dataset
+from reproalign.common.data.holdout import hold_out
 from reproalign.common.data.reading import read_local
 from reproalign.common.data.records import Message
 from reproalign.common.data.shown import used_rows
@@ -25,7 +26,6 @@ from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.prompts import prompt_text
 from reproalign.common.text.templates import SEPARATORS, TURN_MARKS, render, render_completion, transcript
 from reproalign.common.training.sft import tokenize_responses
-from reproalign.common.verbs.align import hold_out
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def load(config: SFTConfig, rules: TextRules, tokenizer: PreTrainedTokenizerBase
     entries, skipped = read_rows(config.rows, "rows")
     held_out, _ = read_rows(config.eval_rows, "eval_rows")
     if config.eval_fraction:
-        entries, held_out = hold_out(entries, config.eval_fraction, config.seed)
+        entries, held_out = hold_out(entries, config.eval_fraction, config.seed, _prompt, key="eval_fraction")
     for key, files in (("rows", config.rows), ("eval_rows", config.eval_rows), ("replay.rows", config.replay.rows)):
         for path in find_files(files, key):
             sha256 = fingerprint_dataset(Dataset.load_from_disk(str(path))) if path.is_dir() else sha256_file(path)
@@ -168,6 +168,11 @@ def replayed(
             f"{config.ratio} of {tokens} tokens needs {count}; give more texts, or a smaller ratio"
         )
     return found
+
+
+def _prompt(entry: Entry) -> Any:
+    """Return what entries of one prompt have in common: the turns or the text before the answer, or a whole text."""
+    return entry if isinstance(entry, str) else entry[:-1]
 
 
 def _text(entry: Entry, tokenizer: PreTrainedTokenizerBase, rules: TextRules) -> Text:

@@ -1,166 +1,176 @@
-"""From a :class:`DataConfig` to the records of both splits."""
+"""From ``data.*`` to the records of both splits, in any view."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from datasets import Dataset
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import DataConfig, ReadingConfig, SetConfig
 from reproalign.common.data.cache import fingerprint_dataset
+from reproalign.common.data.holdout import hold_out
 from reproalign.common.data.mixing import MixPart, mix_datasets
-from reproalign.common.data.records import Message, RowError, Text, messages
-from reproalign.common.data.sources import SOURCES, Source
-from reproalign.common.data.splits import read_split
-from reproalign.common.errors import UserError, choose
+from reproalign.common.data.splits import has_held_out, read_split
+from reproalign.common.data.views import DIALOGUES, PREFERENCES, View
+from reproalign.common.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+Part = TypeVar("Part")
+Record = TypeVar("Record")
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[Record]):
+    """The records of one data set, and where they came from.
+
+    Attributes:
+        train: to train on; none for an evaluation alone.
+        evaluation: held out; None if nothing is.
+        facts: by split, ``train`` and ``evaluation``.
+    """
+
+    train: list[Record]
+    evaluation: list[Record] | None
+    facts: dict[str, Facts]
 
 
 @dataclass
 class PreferenceData:
-    """Records of both splits, and where they came from."""
+    """Records of both splits of all data sets, and where they came from."""
 
     train: Dataset
     evaluation: Dataset | None
-    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    provenance: dict[str, Facts] = field(default_factory=dict)
 
 
-def load_preferences(config: DataConfig, *, rejects_dir: Path | None = None) -> PreferenceData:
-    """Read, check and select the records of both splits.
+def load_set(
+    label: str,
+    entry: SetConfig,
+    data: ReadingConfig,
+    view: View[Part, Record],
+    *,
+    seed: int,
+    train: bool = True,
+    rejects_dir: Path | None = None,
+) -> Loaded[Record]:
+    """Read one data set.
+
+    Held-out rows are those of ``eval_path``, or the held-out split on the Hub, or those of a share
+    ``data.eval_fraction`` of the prompts; else, for an evaluation alone, all rows. ``fraction`` and ``first`` choose of
+    the training rows that are left.
 
     Args:
-        config: what to read.
-        rejects_dir: where ``data.on_error=skip`` puts ``rejects-<split>.jsonl``.
+        label: its name in ``data.sets``.
+        entry: what stands there.
+        data: what is said of all data sets.
+        view: what is made of its prompts.
+        seed: of what is held out.
+        train: whether there is a training; otherwise only the held-out records are wanted.
+        rejects_dir: where skipped rows are listed.
 
     Raises:
-        UserError: for the first bad row (with file and line) under ``on_error=raise``, and for unusable settings.
+        UserError: for the first bad row under ``on_error=raise``, and if nothing is left.
     """
-    return _load(config, SOURCES[choose("data.source", config.source, SOURCES)], rejects_dir)
-
-
-def load_evaluation(config: DataConfig, *, rejects_dir: Path | None = None) -> tuple[Dataset, dict[str, Any]]:
-    """Read the records of the evaluation split alone (of ``data.path`` if there is no ``data.eval_path``)."""
-    source = SOURCES[choose("data.source", config.source, SOURCES)]
-    if config.path and not config.eval_path:
-        dataset, facts = _load_split(config, source, "train", rejects_dir)
-    else:
-        dataset, facts = _load_split(config, source, "evaluation", rejects_dir)
-    dataset = _head(dataset, config.max_eval_rows)
-    return dataset, {**facts, "rows_used": len(dataset), "sha256": fingerprint_dataset(dataset)}
-
-
-def load_messages(config: DataConfig, *, rejects_dir: Path | None = None) -> PreferenceData:
-    """Read dialogues for supervised fine-tuning: the ``messages`` column, else prompt and chosen of the pairs."""
-    if config.source != "messages":
-        data = load_preferences(config, rejects_dir=rejects_dir)
-        return PreferenceData(
-            _to_messages(data.train),
-            None if data.evaluation is None else _to_messages(data.evaluation),
-            data.provenance,
+    records: dict[bool, list[Record]] = {}
+    facts: dict[str, Facts] = {}
+    own = has_held_out(label, entry)
+    if not (train or own or entry.path or data.eval_fraction):
+        raise UserError(
+            f"data.sets.{label} has no held-out rows; set data.sets.{label}.eval_path=FILE, its eval_split or "
+            "data.eval_fraction"
         )
-    source = Source("messages", None, ("train", "test"), _message_record)  # type: ignore[arg-type]
-    return _load(config, source, rejects_dir)
+    options: dict[str, Any] = {"on_error": data.on_error, "rejects_dir": rejects_dir}
+    if train or not own:
+        records[True], facts["train"] = read_split(label, entry, view, train=True, training=train, **options)
+    if own:
+        records[False], facts["evaluation"] = read_split(label, entry, view, train=False, **options)
+    elif data.eval_fraction:
+        records[True], records[False] = hold_out(records[True], data.eval_fraction, seed, view.prompt_of)
+        facts["evaluation"] = {**facts["train"], "held_out_of": "train"}
+        if not train:
+            logger.warning(
+                "data.sets.%s: %d rows are measured, the share data.eval_fraction=%s that a training on it holds out; "
+                "data.sets.%s.eval_path=FILE measures a whole file",
+                *(label, len(records[False]), data.eval_fraction, label),
+            )
+    elif not train:
+        records[False], facts["evaluation"] = records[True], facts["train"]
+    evaluation = records[False][: entry.eval_first] if False in records else None
+    if not train:
+        return Loaded([], evaluation, {"evaluation": facts["evaluation"]})
+    kept = records[True][: int(entry.fraction * len(records[True]))] if entry.fraction < 1 else records[True]
+    kept = kept[: entry.first]
+    if not kept:
+        raise UserError(f"data.sets.{label}.fraction={entry.fraction} of {len(records[True])} rows leaves none")
+    return Loaded(kept, evaluation, facts)
 
 
-def _load(config: DataConfig, source: Source, rejects_dir: Path | None) -> PreferenceData:
-    choose("data.on_error", config.on_error, ["raise", "skip"])
-    if config.mix:
-        return _load_mixture(config, source, rejects_dir)
-    train, facts = _load_split(config, source, "train", rejects_dir)
-    provenance = {"train": facts}
-    train = _head(train, int(config.fraction * len(train)) if config.fraction < 1 else None)
-    evaluation: Dataset | None = None
-    if config.eval_path or (config.eval_split and not config.path):
-        evaluation, provenance["evaluation"] = _load_split(config, source, "evaluation", rejects_dir)
-    elif config.eval_fraction:
-        train, evaluation = _hold_out(train, config.eval_fraction)
-    train, evaluation = _head(train, config.max_rows), _head(evaluation, config.max_eval_rows)
-    for name, dataset in (("train", train), ("evaluation", evaluation)):
-        if dataset is not None:
-            provenance.setdefault(name, {"held_out_of": "train"})
-            provenance[name] |= {"rows_used": len(dataset), "sha256": fingerprint_dataset(dataset)}
-    return PreferenceData(train, evaluation, provenance)
+def check_sets(data: ReadingConfig) -> None:
+    """Refuse a run without data.
+
+    Raises:
+        UserError: saying how data is given.
+    """
+    if not data.sets:
+        raise UserError(
+            "no data set is given; set data.sets.NAME.path=FILE to read a file of your own, or choose one: data=NAME"
+        )
 
 
-def _load_mixture(config: DataConfig, source: Source, rejects_dir: Path | None) -> PreferenceData:
+def load_preferences(data: DataConfig, *, seed: int, rejects_dir: Path | None = None) -> PreferenceData:
+    """Read preference pairs; several data sets are concatenated and shuffled by ``seed``.
+
+    Args:
+        data: what to read.
+        seed: of what is held out and of the shuffle.
+        rejects_dir: where skipped rows are listed.
+
+    Raises:
+        UserError: as :func:`load_set` does, and for text and messages in one set.
+    """
+    return _load(data, PREFERENCES, seed, rejects_dir)
+
+
+def load_messages(data: DataConfig, *, seed: int, rejects_dir: Path | None = None) -> PreferenceData:
+    """Read dialogues for supervised fine-tuning: of pairs the prompt with the preferred response."""
+    return _load(data, DIALOGUES, seed, rejects_dir)
+
+
+def load_evaluation(data: DataConfig, *, seed: int, rejects_dir: Path | None = None) -> PreferenceData:
+    """Read the held-out pairs alone, as ``train`` of the result; all rows of a set that has no held-out ones."""
+    return _load(data, PREFERENCES, seed, rejects_dir, train=False)
+
+
+def _load(
+    data: DataConfig, view: View[Any, Any], seed: int, rejects_dir: Path | None, *, train: bool = True
+) -> PreferenceData:
+    check_sets(data)
     parts, provenance = [], {}
-    for number, (name, fraction) in enumerate((config.mix or {}).items(), start=1):
-        single = DataConfig(**{**config.__dict__, "mix": None, "name": name, "path": None, "eval_path": None})
-        splits = {}
-        for role, split in (("train", config.train_split), ("evaluation", config.eval_split)):
-            if split:
-                dataset, facts = _load_split(single, source, role, rejects_dir, f"-{number}")
-                splits["train" if role == "train" else "test"] = dataset
-                provenance[f"{role}:{name}"] = facts | {"sha256": fingerprint_dataset(dataset)}
-        parts.append(MixPart(name, fraction, splits))
-    mixed = mix_datasets(parts)
-    if not mixed.get("train"):
-        raise UserError("data.mix leaves no training rows; set data.train_split and larger shares")
-    train, evaluation = mixed["train"], mixed.get("test")
-    if evaluation is None and config.eval_fraction:
-        train, evaluation = _hold_out(train, config.eval_fraction)
-    return PreferenceData(_head(train, config.max_rows), _head(evaluation, config.max_eval_rows), provenance)
-
-
-def _load_split(
-    config: DataConfig, source: Source, role: str, rejects_dir: Path | None, part: str = ""
-) -> tuple[Dataset, dict[str, Any]]:
-    differing = 0
-    kind: type | None = None
-
-    def to_record(values: dict[str, Any]) -> Any:
-        nonlocal differing, kind
-        record: Any = source.to_record(values)
-        kind = kind or type(record.get("prompt"))
-        if type(record.get("prompt")) is not kind:
-            raise RowError("text and messages are mixed in one file; use one form")
-        differing += _prompts_differ(values)
-        return record
-
-    records, facts = read_split(config, source, role, to_record, rejects_dir, part=part)
-    if differing:
-        logger.warning(
-            "%d %s rows have different prompts before chosen and rejected; chosen's is used", differing, role
-        )
-    return Dataset.from_list(records), facts
-
-
-def _hold_out(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
-    if not 0 < fraction < 1:
-        raise UserError(f"data.eval_fraction={fraction} must be between 0 and 1")
-    held = math.ceil(fraction * len(dataset))
-    if held >= len(dataset):
-        raise UserError(f"data.eval_fraction={fraction} of {len(dataset)} rows leaves none to train on")
-    parts = dataset.train_test_split(test_size=held, seed=42)
-    return parts["train"], parts["test"]
-
-
-def _prompts_differ(values: dict[str, Any]) -> bool:
-    chosen, rejected = values.get("chosen"), values.get("rejected")
-    return isinstance(chosen, list) and isinstance(rejected, list) and chosen[:-1] != rejected[:-1]
-
-
-def _message_record(row: dict[str, Any]) -> dict[str, list[Message]]:
-    return {"messages": messages(row, "messages")}
-
-
-def _to_messages(dataset: Dataset) -> Dataset:
-    def build(record: Mapping[str, Any]) -> dict[str, Text]:
-        if isinstance(record["prompt"], str):
-            turns = [("user", record["prompt"]), ("assistant", str(record["chosen"]))]
-            return {"messages": [{"role": role, "content": content} for role, content in turns]}
-        return {"messages": [*record["prompt"], *record["chosen"]]}  # type: ignore[list-item]
-
-    return dataset.map(build, remove_columns=dataset.column_names)
+    alone = len(data.sets) == 1
+    for label, entry in data.sets.items():
+        loaded = load_set(label, entry, data, view, seed=seed, train=train, rejects_dir=rejects_dir)
+        splits = {"train": (loaded.train, data.max_rows), "test": (loaded.evaluation, data.max_eval_rows)}
+        tables = {
+            split: Dataset.from_list(records[: limit if alone else None])  # type: ignore[arg-type]
+            for split, (records, limit) in splits.items()
+            if records
+        }
+        parts.append(MixPart(label, 1.0, tables))
+        for role, facts in loaded.facts.items():
+            table = tables["train" if role == "train" else "test"]
+            used = {"rows_used": len(table), "sha256": fingerprint_dataset(table)}
+            provenance[role if alone else f"{role}:{label}"] = {**facts, **used}
+    mixed = mix_datasets(parts, seed=seed, shuffle=not alone)
+    evaluation = _head(mixed.get("test"), data.max_eval_rows)
+    if not train:
+        return PreferenceData(evaluation, None, provenance)
+    return PreferenceData(_head(mixed["train"], data.max_rows), evaluation, provenance)
 
 
 def _head(dataset: Any, rows: int | None) -> Any:
-    if rows is not None and rows < 1:
-        raise UserError("no rows are left; raise data.fraction, data.max_rows or data.max_eval_rows")
     return dataset if dataset is None or rows is None else dataset.select(range(min(rows, len(dataset))))

@@ -25,7 +25,7 @@ class Row:
     problem: str | None = None
 
 
-def local_path(path: str, split: str | None = None, *, key: str = "data.path") -> Path:
+def local_path(path: str, split: str | None = None, *, key: str = "path") -> Path:
     """Find the file that ``path`` stands for: a file, a folder with ``<split>*`` in it, or ``demo:NAME``.
 
     ``key`` is what the user typed it for.
@@ -87,12 +87,12 @@ def read_hub(
     revision: str | None,
     *,
     data_dir: str | None = None,
-    key: str = "data.path",
+    key: str = "path",
 ) -> tuple[Iterator[Row], str | None]:
     """Return the rows of a split on the Hub (or of its folder ``data_dir``), and the commit that ``revision`` stands
     for (None when offline).
 
-    ``key`` would take a file in its place.
+    key: what takes a file in its place, for the error.
 
     Raises:
         UserError: if the data set cannot be loaded.

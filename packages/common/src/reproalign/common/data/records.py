@@ -1,12 +1,59 @@
-"""Preference records: TRL's preference format with scores, and the checks every row passes."""
+"""The record of one prompt, which every data set is read as; and the checks that its parts pass."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 Message = dict[str, str]
 Text = str | list[Message]
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass
+class Prompt:
+    r"""What a data set says of one prompt: the responses to it, and which of them are better.
+
+    Attributes:
+        messages: the turns before the responses; or text.
+        responses: each its turns, mostly one of the assistant; or text.
+        scores: one a response, on the data set's own scale, higher is better; None: missing. Or none at all.
+        pairs: (i, j): response i is preferred to j, where the data set says so itself.
+        id: of the prompt, as the data set has it.
+        source: where the data set has the row from, as it says.
+        domain: likewise, the field that the row is of.
+        transcripts: in place of messages and responses: the whole dialogues as the data set writes them,
+            ``\n\nHuman: …\n\nAssistant: …``.
+        extras: what else of the row a paper's rule reads, by name.
+    """
+
+    messages: Text
+    responses: Sequence[Text]
+    scores: list[Any] = field(default_factory=list)
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+    id: Any = None
+    source: Any = None
+    domain: Any = None
+    transcripts: list[str] = field(default_factory=list)
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    def preferences(self) -> list[tuple[int, int]]:
+        """Return the pairs (better, worse): those given, otherwise those of responses with different scores."""
+        if self.pairs or not self.scores:
+            return self.pairs
+        known = [(number, score) for number, score in enumerate(self.scores) if score is not None]
+        return [(i, j) for i, better in known for j, worse in known if better > worse]
+
+    def turns(self) -> list[Message]:
+        """Return the messages; text stands for one turn of the user."""
+        return [user(self.messages)] if isinstance(self.messages, str) else self.messages
+
+    def answer(self, index: int) -> str:
+        """Return the text of a response: of its last turn."""
+        response = self.responses[index]
+        return response if isinstance(response, str) else response[-1]["content"]
 
 
 class PreferenceRecord(TypedDict):
@@ -49,11 +96,7 @@ def make_record(
         _check_completion(name, part)
     if chosen == rejected:
         raise RowError("chosen and rejected are the same; a pair needs two different responses")
-    scores = [
-        _score(name, value) for name, value in (("score_chosen", score_chosen), ("score_rejected", score_rejected))
-    ]
-    if (scores[0] is None) != (scores[1] is None):
-        raise RowError("only one of score_chosen and score_rejected is given; give both or neither")
+    scores = check_scores(score_chosen, score_rejected)
     return PreferenceRecord(
         prompt=prompt,
         chosen=chosen,
@@ -64,6 +107,53 @@ def make_record(
         source=None if source is None else str(source),
         domain=None if domain is None else str(domain),
     )
+
+
+def user(content: Any) -> Message:
+    """Return a user's turn."""
+    return {"role": "user", "content": content}
+
+
+def assistant(content: Any) -> Message:
+    """Return an assistant's turn."""
+    return {"role": "assistant", "content": content}
+
+
+def number(name: str, value: Any) -> float:
+    """Return a finite number.
+
+    Raises:
+        RowError: for anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RowError(f"{name}: {value!r} is not a finite number")
+    return float(value)
+
+
+def text_of(row: Any, name: str, prefix: str = "") -> str:
+    """Return a column that must be text; ``prefix`` says in the error what ``row`` is a part of, e.g. ``info.``.
+
+    Raises:
+        RowError: if it is not, or missing.
+    """
+    if not isinstance(row, dict):
+        raise RowError(f"'{prefix.rstrip('.')}' must be an object with '{name}'")
+    value = column(row, name)
+    if not isinstance(value, str):
+        raise RowError(f"'{prefix}{name}' must be text")
+    return value
+
+
+def list_of(row: dict[str, Any], name: str) -> list[Any]:
+    """Return a column that must be a list.
+
+    Raises:
+        RowError: if it is not, or missing.
+    """
+    value = column(row, name)
+    if not isinstance(value, list):
+        raise RowError(f"'{name}' must be a list")
+    return value
 
 
 def column(row: dict[str, Any], name: str) -> Any:
@@ -78,14 +168,36 @@ def column(row: dict[str, Any], name: str) -> Any:
 
 
 def messages(row: dict[str, Any], name: str) -> list[Message]:
-    """Return a column that must be a non-empty list of messages with string role and content."""
-    value = column(row, name)
+    """Return a column that must be a non-empty list of messages; see :func:`check_messages`."""
+    return check_messages(column(row, name), name)
+
+
+def check_messages(value: Any, name: str) -> list[Message]:
+    """Return a non-empty list of messages with one of :data:`ROLES` and text as content.
+
+    Raises:
+        RowError: for anything else.
+    """
     if not isinstance(value, list) or not value:
         raise RowError(f"column '{name}' must be a non-empty list of messages")
     for message in value:
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise RowError(f"column '{name}': every message needs 'role' and 'content' as text")
+        if message["role"] not in ROLES:
+            raise RowError(f"column '{name}': unknown role '{message['role']}'; there are {', '.join(ROLES)}")
     return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def check_scores(chosen: Any, rejected: Any) -> tuple[float | None, float | None]:
+    """Return both scores of a pair as numbers.
+
+    Raises:
+        RowError: for one of them alone, and what is no finite number.
+    """
+    scores = _score("score_chosen", chosen), _score("score_rejected", rejected)
+    if (scores[0] is None) != (scores[1] is None):
+        raise RowError("only one of score_chosen and score_rejected is given; give both or neither")
+    return scores
 
 
 def _check_completion(name: str, part: Text) -> None:

@@ -1,104 +1,195 @@
-"""The rows of one split, from a file or the Hub: a record of each, and a list of those that do not fit."""
+"""The rows of one split, from a file or the Hub, as records; those that do not fit are listed."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import RowsConfig, SetConfig
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
-from reproalign.common.data.records import RowError
-from reproalign.common.data.sources import Home
-from reproalign.common.errors import UserError
+from reproalign.common.data.records import Prompt, RowError
+from reproalign.common.data.sources import SOURCES, Source, recognise
+from reproalign.common.data.views import View
+from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_file, write_text
 
 logger = logging.getLogger(__name__)
 
+Part = TypeVar("Part")
 Record = TypeVar("Record")
+FOLDER_SPLITS = ("train", "test")  # begin names of files in folders, where the source has no such split
+
+
+def source_of(label: str, entry: RowsConfig) -> Source | None:
+    """Return the source that ``data.sets.LABEL.source`` names; None if it is to be recognised.
+
+    Raises:
+        UserError: for an unknown one, and where nothing says what is to be read.
+    """
+    key = f"data.sets.{label}"
+    if entry.source is None:
+        if not (entry.path or entry.name or getattr(entry, "eval_path", None)):
+            raise UserError(
+                f"{key} says nowhere what is to be read; set {key}.path=FILE, {key}.name=HUB_DATASET or {key}.source"
+            )
+        return None
+    return SOURCES[choose(f"{key}.source", entry.source, SOURCES)]
+
+
+def has_held_out(label: str, entry: SetConfig) -> bool:
+    """Say whether a data set has held-out rows of its own: a file, or a split on the Hub."""
+    source = source_of(label, entry)
+    own = source is not None and source.hub is not None and source.splits[1] != "" and entry.name is None
+    return bool(entry.eval_path) or (not entry.path and bool(entry.eval_split or own))
+
+
+def open_rows(label: str, entry: RowsConfig, *, train: bool = True) -> tuple[Iterator[Row], Source, dict[str, Any]]:
+    """Return the rows of a split, how they are read, and where they come from; ``rows_read`` grows while they are.
+
+    Args:
+        label: the data set's name in ``data.sets``.
+        entry: what stands there.
+        train: the training split, otherwise the held-out one.
+
+    Raises:
+        UserError: if they cannot be read, or the first row is of no known source.
+    """
+    source = source_of(label, entry)
+    path = entry.path if train else getattr(entry, "eval_path", None)
+    split = entry.split if train else getattr(entry, "eval_split", None)
+    own = (source.splits[0] if train else source.splits[1]) if source else ""
+    split = split or own or FOLDER_SPLITS[not train]
+    key = f"data.sets.{label}.{'path' if train else 'eval_path'}"
+    if path:
+        file = local_path(path, split, key=key)
+        rows = read_local(file)
+        # as asked for: `demo:…` is no path
+        facts: dict[str, Any] = {"path": path, "sha256": None if file.is_dir() else sha256_file(file)}
+    else:
+        name = entry.name or (source.hub if source else None)
+        if name is None:
+            raise UserError(
+                f"data.sets.{label}.source={entry.source} has no home on the Hub; set {key}=FILE or "
+                f"data.sets.{label}.name=HUB_DATASET"
+            )
+        at_home = source is not None and entry.name is None
+        revision = entry.revision or (source.revision if source and at_home else None)
+        folder = source.data_dir if source and at_home else None
+        rows, commit = read_hub(name, entry.config_name, split, revision, data_dir=folder, key=key)
+        facts = {"name": name, "split": split, "revision": revision, "commit": commit}
+    if source is None:
+        source, rows = _recognised(label, rows)
+    facts |= {"source": source.name, "rows_read": 0}
+    rows = _counted(rows, facts)
+    return (source.gather(rows) if source.gather else rows), source, facts
 
 
 def read_split(
-    config: DataConfig,
-    source: Home,
-    role: str,
-    to_record: Callable[[dict[str, Any]], Record],
-    rejects_dir: Path | None,
+    label: str,
+    entry: SetConfig,
+    view: View[Part, Record],
     *,
-    part: str = "",
-    key: str | None = None,
+    on_error: str,
+    train: bool = True,
+    training: bool | None = None,
+    rejects_dir: Path | None = None,
 ) -> tuple[list[Record], dict[str, Any]]:
-    """Read the rows of a split, from ``data.path`` or the Hub, and make a record of each.
+    """Read the rows of a split and make the records of ``view`` of them.
 
     Args:
-        config: where the rows are, and what becomes of bad ones.
-        source: its name, and its home on the Hub.
-        role: ``train`` or ``evaluation``.
-        to_record: raises :class:`~reproalign.common.data.records.RowError` for a row that does not fit.
-        rejects_dir: where ``data.on_error=skip`` puts ``rejects-<role><part>.jsonl``.
-        part: tells the splits of a mixture apart.
-        key: what a file is given by; None: ``data.path`` or ``data.eval_path``.
+        label: the data set's name in ``data.sets``.
+        entry: what stands there.
+        view: what is made of a row.
+        on_error: ``raise``, or ``skip`` rows that do not fit.
+        train: the training split, otherwise the held-out one.
+        training: whether its records are trained on; None: those of the training split are.
+        rejects_dir: where skipped rows are listed, in ``rejects-<train|evaluation>-<label>.jsonl``.
 
     Returns:
         The records, and facts: where they came from, rows read and rejected.
 
     Raises:
-        UserError: for the first bad row under ``on_error=raise``, and if no row is usable.
+        UserError: for the first bad row under ``raise``, and if no row is usable.
     """
-    local = config.path if role == "train" else config.eval_path
-    split = config.train_split if role == "train" else config.eval_split
-    split = split or (source.splits[0] if role == "train" else source.splits[1])
-    key = key or ("data.path" if role == "train" else "data.eval_path")
-    if local:
-        path = local_path(local, split, key=key)
-        rows: Iterable[Row] = read_local(path)
-        facts: dict[str, Any] = {
-            "path": local,
-            "sha256": None if path.is_dir() else sha256_file(path),
-        }  # as asked for: `demo:…` is no path
-    else:
-        name = config.name or source.hub
-        if name is None:
-            raise UserError(f"data.source={source.name} has no home on the Hub; set {key}=FILE or data.name=DATASET")
-        rows, commit = read_hub(name, config.config_name, split, config.revision, data_dir=source.data_dir, key=key)
-        facts = {"name": name, "split": split, "revision": config.revision, "commit": commit}
-    records, rejects = _to_records(rows, to_record, config.on_error, f"reading {role} rows")
-    if rejects:
-        _report_rejects(rejects, role, rejects_dir, part)
-    if not records:
-        raise UserError(f"{local or facts.get('name')}: none of its {len(rejects)} rows is usable")
-    facts |= {"source": source.name, "rows_read": len(records) + len(rejects), "rows_rejected": len(rejects)}
-    return records, facts
-
-
-def _to_records(
-    rows: Iterable[Row], to_record: Callable[[dict[str, Any]], Record], on_error: str, label: str
-) -> tuple[list[Record], list[dict[str, str]]]:
-    records: list[Record] = []
+    rows, source, facts = open_rows(label, entry, train=train)
+    training = train if training is None else training
+    role = "train" if training else "evaluation"
+    if source.evaluation_only and training:
+        raise UserError(f"{source.name} is for evaluation only; train on another data set")
+    parts: list[Part] = []
     rejects: list[dict[str, str]] = []
-    for row in track(rows, description=label, console=Console(stderr=True), transient=True):
+    differing = 0
+    forms: set[bool] = set()
+    for row in track(rows, f"reading {label}, {role}", console=Console(stderr=True), transient=True):
         try:
-            if row.problem:
-                raise RowError(row.problem)
-            records.append(to_record(row.values))
+            prompts = _prompts(row, source, forms)
+            parts += [part for prompt in prompts for part in view.parts(prompt, source)]
         except RowError as error:
             if on_error == "raise":
                 raise UserError(
                     f"{row.place}: {error}; fix the row, or set data.on_error=skip to skip such rows"
                 ) from error
             rejects.append({"place": row.place, "reason": str(error)})
-    return records, rejects
+            continue
+        differing += any(prompt.extras.get("prompts_differ", False) for prompt in prompts)
+    if rejects:
+        _report_rejects(rejects, f"{role}-{label}", rejects_dir)
+    if differing:
+        logger.warning(
+            "%d %s rows have different prompts before chosen and rejected; chosen's is used", differing, role
+        )
+    read = facts["rows_read"]
+    if not parts and len(rejects) == read:
+        raise UserError(f"{facts.get('path') or facts.get('name')}: none of its {read} rows is usable")
+    records = view.collect(parts, source, training)
+    if not records:
+        raise UserError(f"data.sets.{label}: its {read} {role} rows make nothing to use; give more rows")
+    return records, {**facts, "rows_rejected": len(rejects)}
 
 
-def _report_rejects(rejects: list[dict[str, str]], role: str, folder: Path | None, part: str) -> None:
+def _counted(rows: Iterable[Row], facts: dict[str, Any]) -> Iterator[Row]:
+    for row in rows:
+        facts["rows_read"] += 1
+        yield row
+
+
+def _prompts(row: Row, source: Source, forms: set[bool]) -> list[Prompt]:
+    """Return the prompts of a row, which have one of ``forms`` (text or not) if there is one already."""
+    if row.problem:
+        raise RowError(row.problem)
+    prompts = source.read(row.values)
+    forms.update([isinstance(prompts[0].messages, str)] if prompts and not forms else [])
+    if any(isinstance(prompt.messages, str) not in forms for prompt in prompts):
+        raise RowError("text and messages are mixed in one file; use one form")
+    return prompts
+
+
+def _recognised(label: str, rows: Iterable[Row]) -> tuple[Source, Iterator[Row]]:
+    rows, unreadable = iter(rows), []
+    for row in rows:
+        unreadable.append(row)
+        if row.problem is None:
+            found = recognise(row.values)
+            if found is None:
+                raise UserError(
+                    f"{row.place}: columns {', '.join(sorted(row.values)) or 'none'} are those of no known source; set "
+                    f"data.sets.{label}.source to one of {', '.join(SOURCES)}"
+                )
+            return found, chain(unreadable, rows)
+    raise UserError(f"data.sets.{label}: none of its {len(unreadable)} rows can be read ({unreadable[0].problem})")
+
+
+def _report_rejects(rejects: list[dict[str, str]], name: str, folder: Path | None) -> None:
     where = ""
     if folder is not None:
-        path = folder / f"rejects-{role}{part}.jsonl"
+        path = folder / f"rejects-{name}.jsonl"
         write_text(path, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
         where = f", listed in {path}"
-    logger.warning("%d bad %s rows were set aside%s; the first: %s", len(rejects), role, where, rejects[0])
+    logger.warning("%d bad rows of %s were skipped%s; the first: %s", len(rejects), name, where, rejects[0])

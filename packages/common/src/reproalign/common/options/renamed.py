@@ -8,6 +8,31 @@ from collections.abc import Mapping, Sequence
 # holds a blank is a sentence on where the key went. ``data=old`` stands for a choice of a group.
 Renamed = Mapping[str, str | Sequence[str]]
 RENAMED: Renamed = {
+    **{
+        f"data.{name}": f"data.sets.NAME.{name}"
+        for name in ("source", "name", "config_name", "revision", "path", "eval_path", "eval_split", "fraction")
+    },
+    "data.train_split": "data.sets.NAME.split",
+    **{
+        f"data.{old}": f"data.sets.NAME.{new} says it for each data set, e.g. data.sets.helpful.{new}={value}"
+        for old, new, value in (
+            ("paths", "path", "FILE"),
+            ("eval_paths", "eval_path", "FILE"),
+            ("sources", "source", "hh_helpful"),
+            ("first", "first", "1000"),
+            ("eval_first", "eval_first", "1000"),
+            ("revisions", "revision", "main"),
+        )
+    },
+    "datasets": "name each data set under data.sets, e.g. data.sets.hh.source=hh data.sets.shp.source=shp",
+    "data.mix": "name each data set under data.sets, e.g. data.sets.a.name=ORG/A data.sets.a.fraction=0.5",
+    **{
+        f"data.{name}": f"text.{name}"
+        for name in (
+            *("max_length", "max_prompt_length", "truncation", "overlong", "special_tokens", "boundary"),
+            *("system_message", "layout", "truncation_side", "padding_side", "response_separator"),
+        )
+    },
     "suite.title": "nothing read it; write it as a comment into the suite's file",
     "suite.source": "nothing read it; write it as a comment into the suite's file",
 }

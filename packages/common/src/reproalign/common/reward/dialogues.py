@@ -7,9 +7,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import ReadingConfig
 from reproalign.common.data.cache import fingerprint_dataset, map_cached
-from reproalign.common.errors import choose
 from reproalign.common.reward.reading import Reader
 from reproalign.common.text.pairs import text_columns, without_overlong
 from reproalign.common.text.render import text_features
@@ -17,13 +16,13 @@ from reproalign.common.text.render import text_features
 SIDES = ("chosen", "rejected")
 
 
-def render_dialogues(dataset: Dataset, reader: Reader, config: DataConfig) -> Dataset:
+def render_dialogues(dataset: Dataset, reader: Reader, data: ReadingConfig) -> Dataset:
     """Render records: ``chosen`` and ``rejected`` as whole dialogues, and the ``prompt``. Text stays as it is.
 
     Args:
         dataset: preference records (:class:`reproalign.common.data.records.PreferenceRecord`).
         reader: of the reward model.
-        config: processes and cache.
+        data: processes and cache.
     """
 
     def build(record: Mapping[str, Any]) -> dict[str, str]:
@@ -38,14 +37,14 @@ def render_dialogues(dataset: Dataset, reader: Reader, config: DataConfig) -> Da
         dataset,
         build,
         parts,
-        cache_dir=config.cache_dir,
-        num_proc=config.num_proc,
+        cache_dir=data.cache_dir,
+        num_proc=data.num_proc,
         desc="render dialogues",
         features=text_features(dataset),
     )
 
 
-def tokenize_dialogues(dataset: Dataset, reader: Reader, config: DataConfig) -> Dataset:
+def tokenize_dialogues(dataset: Dataset, reader: Reader, overlong: str, data: ReadingConfig) -> Dataset:
     """Tokenise rendered dialogues into ``chosen_input_ids``, ``rejected_input_ids`` and ``length`` (of the longer one).
 
     Numeric columns are kept.
@@ -53,32 +52,31 @@ def tokenize_dialogues(dataset: Dataset, reader: Reader, config: DataConfig) -> 
     Args:
         dataset: rendered pairs.
         reader: of the reward model; its rules hold the length.
-        config: processes, cache, and ``overlong``: what becomes of a pair with a longer side: drop (MMPO's release),
-            truncate, or error.
+        overlong: what becomes of a pair with a longer side: drop (MMPO's release), truncate, or error.
+        data: processes and cache.
 
     Raises:
         UserError: for ``overlong=error`` and such a pair, and if no pair is left.
     """
-    choose("data.overlong", config.overlong, ["truncate", "drop", "error"])
     limit = reader.rules.max_length
 
     def build(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         rows = {f"{side}_input_ids": reader.encode(batch[side]) for side in SIDES}
         lengths = [max(map(len, pair)) for pair in zip(*rows.values(), strict=True)]
-        if config.overlong == "truncate":
+        if overlong == "truncate":
             cut = {name: [reader.truncate(ids) for ids in column] for name, column in rows.items()}
             return {**cut, "length": [min(length, limit) for length in lengths]}
         return {**rows, "length": lengths, "overlong": [length > limit for length in lengths]}
 
-    parts = ["tokenize_dialogues", fingerprint_dataset(dataset), *reader.fingerprint(), config.overlong]
+    parts = ["tokenize_dialogues", fingerprint_dataset(dataset), *reader.fingerprint(), overlong]
     tokenized = map_cached(
         dataset,
         build,
         parts,
-        cache_dir=config.cache_dir,
-        num_proc=config.num_proc,
+        cache_dir=data.cache_dir,
+        num_proc=data.num_proc,
         desc="tokenize dialogues",
         batched=True,
         remove_columns=text_columns(dataset),
     )
-    return without_overlong(tokenized, config.overlong, limit)
+    return without_overlong(tokenized, overlong, limit)

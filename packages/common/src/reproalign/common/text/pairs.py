@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import PairTextConfig, ReadingConfig
 from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.errors import UserError, choose
 from reproalign.common.text.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
@@ -21,7 +21,8 @@ _NUMERIC = ("float64", "float32", "int64", "int32", "bool")
 def tokenize_pairs(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    config: DataConfig,
+    text: PairTextConfig,
+    data: ReadingConfig,
     *,
     sides: Sequence[tuple[str, ...]] = (("chosen", "rejected"),),
 ) -> Dataset:
@@ -29,31 +30,31 @@ def tokenize_pairs(
 
     Adds ``chosen_input_ids``, ``chosen_prompt_length``, the same for rejected, and ``length`` (the longest side).
     Sides in one tuple keep the same part of a long prompt; unpaired responses stand in tuples of their own. A column
-    ``truncation`` overrules ``data.truncation`` row by row. ``overlong`` says what becomes of rows that exceed
+    ``truncation`` overrules ``text.truncation`` row by row. ``overlong`` says what becomes of rows that exceed
     ``max_length``: truncate, drop, or error.
 
     Raises:
         UserError: for ``overlong=error`` and such a pair, or lengths that leave no room for a response.
     """
-    check_lengths(config.max_length, config.max_prompt_length)
-    choose("data.overlong", config.overlong, ["truncate", "drop", "error"])
+    check_lengths(text.max_length, text.max_prompt_length)
+    choose("text.overlong", text.overlong, ["truncate", "drop", "error"])
     every = {
         truncation: Rules(
             bos_id=tokenizer.bos_token_id,
             eos_id=tokenizer.eos_token_id,
-            max_length=config.max_length,
-            max_prompt_length=config.max_prompt_length,
+            max_length=text.max_length,
+            max_prompt_length=text.max_prompt_length,
             truncation=truncation,
-            boundary=config.boundary,
-            special_tokens=config.special_tokens,
+            boundary=text.boundary,
+            special_tokens=text.special_tokens,
             add_bos=begins_with_bos(tokenizer),
         )
-        for truncation in {config.truncation, *(dataset["truncation"][:] if "truncation" in dataset.features else ())}
+        for truncation in {text.truncation, *(dataset["truncation"][:] if "truncation" in dataset.features else ())}
     }
-    if config.special_tokens == "released" and tokenizer.bos_token_id is None:
+    if text.special_tokens == "released" and tokenizer.bos_token_id is None:
         raise UserError(
-            f"data.special_tokens=released puts BOS before every prompt, but the tokenizer of "
-            f"'{tokenizer.name_or_path}' has none; use data.special_tokens=dedupe"
+            f"text.special_tokens=released puts BOS before every prompt, but the tokenizer of "
+            f"'{tokenizer.name_or_path}' has none; use text.special_tokens=dedupe"
         )
     encoder = Encoder(tokenizer)
 
@@ -64,19 +65,19 @@ def tokenize_pairs(
             for group in sides
             for side in group
         }
-        truncations = batch.get("truncation", [config.truncation] * len(prompts))
+        truncations = batch.get("truncation", [text.truncation] * len(prompts))
         rows = []
         for index, (prompt, truncation) in enumerate(zip(prompts, truncations, strict=True)):
             join = partial(_join_groups, prompt, batch, wholes, index, sides, encoder)
             row = join(every[truncation])
-            if config.overlong != "truncate":
+            if text.overlong != "truncate":
                 whole = join(replace(every[truncation], max_length=2**31, max_prompt_length=2**31 - 1))
-                row["overlong"] = _longest(whole) > config.max_length
+                row["overlong"] = _longest(whole) > text.max_length
             rows.append(row)
         return _columns(rows)
 
-    tokenized = _tokenize(dataset, tokenizer, config, "tokenize_pairs", build, options=[*sides])
-    return without_overlong(tokenized, config.overlong, config.max_length)
+    tokenized = _tokenize(dataset, tokenizer, text, data, "tokenize_pairs", build, options=[*sides])
+    return without_overlong(tokenized, text.overlong, text.max_length)
 
 
 def _join_groups(
@@ -99,7 +100,8 @@ def _join_groups(
 def _tokenize(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    config: DataConfig,
+    text: PairTextConfig,
+    data: ReadingConfig,
     stage: str,
     build: Callable[[Mapping[str, list[Any]]], dict[str, list[Any]]],
     options: Sequence[Any] = (),
@@ -110,14 +112,14 @@ def _tokenize(
         *options,
         fingerprint_dataset(dataset),
         fingerprint_tokenizer(tokenizer),
-        [getattr(config, name) for name in settings],
+        [getattr(text, name) for name in settings],
     ]
     return map_cached(
         dataset,
         build,
         parts,
-        cache_dir=config.cache_dir,
-        num_proc=config.num_proc,
+        cache_dir=data.cache_dir,
+        num_proc=data.num_proc,
         desc=stage.replace("_", " "),
         batched=True,
         remove_columns=text_columns(dataset),
@@ -141,11 +143,11 @@ def without_overlong(dataset: Dataset, overlong: str, max_length: int) -> Datase
     kept = [index for index, mark in enumerate(marks) if not mark]
     if overlong == "error" and len(kept) < len(marks):
         raise UserError(
-            f"pair {marks.index(True) + 1} is longer than data.max_length={max_length} tokens "
-            f"({len(marks) - len(kept)} such pairs); raise the limit or set data.overlong=truncate or drop"
+            f"pair {marks.index(True) + 1} is longer than text.max_length={max_length} tokens "
+            f"({len(marks) - len(kept)} such pairs); raise the limit or set text.overlong=truncate or drop"
         )
     if not kept:
-        raise UserError(f"every pair is longer than data.max_length={max_length} tokens; raise the limit")
+        raise UserError(f"every pair is longer than text.max_length={max_length} tokens; raise the limit")
     return dataset.select(kept).remove_columns("overlong")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config import DialogueTextConfig, PairTextConfig, ReadingConfig
 from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.text.templates import render, render_completion, with_system
 
@@ -16,7 +16,8 @@ from reproalign.common.text.templates import render, render_completion, with_sys
 def render_pairs(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    config: DataConfig,
+    text: PairTextConfig,
+    data: ReadingConfig,
     *,
     sides: Sequence[str] = ("chosen", "rejected"),
     generation: bool = False,
@@ -28,12 +29,12 @@ def render_pairs(
     Under ``boundary=released`` responses are rendered on their own, as the release does; else as what the whole
     dialogue has beyond the prompt. Text records stay as they are.
     """
-    alone = config.boundary == "released"
+    alone = text.boundary == "released"
 
     def build(record: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(record["prompt"], str):
             return {name: record[name] for name in ("prompt", *sides)}
-        prompt = with_system(record["prompt"], config.system_message, str(tokenizer.chat_template))
+        prompt = with_system(record["prompt"], text.system_message, str(tokenizer.chat_template))
         return {
             "prompt": render(tokenizer, prompt, generation=generation),
             **{
@@ -43,20 +44,23 @@ def render_pairs(
         }
 
     features = text_features(dataset, sides)
-    return _map(dataset, tokenizer, config, "render_pairs", build, features, options=[*sides, generation])
+    options = [*sides, generation, text.system_message, text.boundary]
+    return _map(dataset, tokenizer, data, "render_pairs", build, features, options=options)
 
 
-def render_messages(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Dataset:
-    """Render whole dialogues (``messages``) as ``text`` with the chat template, after ``data.system_message``."""
+def render_messages(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, text: DialogueTextConfig, data: ReadingConfig
+) -> Dataset:
+    """Render whole dialogues (``messages``) as ``text`` with the chat template, after ``text.system_message``."""
 
     def build(record: Mapping[str, Any]) -> dict[str, str]:
-        dialogue = with_system(record["messages"], config.system_message, str(tokenizer.chat_template))
+        dialogue = with_system(record["messages"], text.system_message, str(tokenizer.chat_template))
         return {"text": render(tokenizer, dialogue)}
 
     features = Features({"text": Value("string")})
-    return _map(
-        dataset.select_columns("messages"), tokenizer, config, "render_messages", build, features, drop="messages"
-    )
+    rows = dataset.select_columns("messages")
+    options = [text.system_message]
+    return _map(rows, tokenizer, data, "render_messages", build, features, options=options, drop="messages")
 
 
 def text_features(dataset: Dataset, sides: Sequence[str] = ("chosen", "rejected")) -> Features:
@@ -68,7 +72,7 @@ def text_features(dataset: Dataset, sides: Sequence[str] = ("chosen", "rejected"
 def _map(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    config: DataConfig,
+    data: ReadingConfig,
     stage: str,
     build: Callable[[Any], dict[str, Any]],
     features: Features,
@@ -80,15 +84,13 @@ def _map(
         *options,
         fingerprint_dataset(dataset),
         fingerprint_tokenizer(tokenizer),
-        config.system_message,
-        config.boundary,
     ]
     return map_cached(
         dataset,
         build,
         parts,
-        cache_dir=config.cache_dir,
-        num_proc=config.num_proc,
+        cache_dir=data.cache_dir,
+        num_proc=data.num_proc,
         desc=stage.replace("_", " "),
         features=features,
         remove_columns=drop,

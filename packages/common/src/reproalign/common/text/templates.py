@@ -139,7 +139,7 @@ def render(tokenizer: PreTrainedTokenizerBase, dialogue: list[Message], *, gener
         roles = ", ".join(message["role"] for message in dialogue)
         raise UserError(
             f"the chat template of '{tokenizer.name_or_path}' refuses turns of {roles} ({error}); "
-            "set data.system_message=null or another model.chat_template"
+            "set text.system_message=null or another model.chat_template"
         ) from error
     return str(text)
 

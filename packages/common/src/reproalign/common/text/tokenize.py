@@ -21,7 +21,7 @@ Ids = list[int]
 
 @dataclass(frozen=True)
 class Rules:
-    """How pairs are tokenised; the fields of the same names in ``DataConfig``, with the special token ids."""
+    """How pairs are tokenised; the fields of the same names in ``PairTextConfig``, with the special token ids."""
 
     bos_id: int | None
     eos_id: int | None
@@ -33,9 +33,9 @@ class Rules:
     add_bos: bool = True  # dedupe: whether this tokenizer begins texts with BOS at all
 
     def __post_init__(self) -> None:
-        choose("data.truncation", self.truncation, ["keep_end", "keep_start"])
-        choose("data.boundary", self.boundary, ["exact", "released"])
-        choose("data.special_tokens", self.special_tokens, ["dedupe", "released"])
+        choose("text.truncation", self.truncation, ["keep_end", "keep_start"])
+        choose("text.boundary", self.boundary, ["exact", "released"])
+        choose("text.special_tokens", self.special_tokens, ["dedupe", "released"])
 
 
 class Encoder:
@@ -197,5 +197,5 @@ def check_lengths(max_length: int, max_prompt_length: int) -> None:
     """
     if not 0 < max_prompt_length < max_length:
         raise UserError(
-            f"data.max_prompt_length={max_prompt_length} must be above 0 and below data.max_length={max_length}"
+            f"text.max_prompt_length={max_prompt_length} must be above 0 and below text.max_length={max_length}"
         )

@@ -13,7 +13,7 @@ from reproalign.common.training.policy import PolicyTrainer, respond
 class CompletionTrainer(PolicyTrainer):
     """Trains a policy on rows of a prompt and a completion; :meth:`rewards` are (rows,), its targets 1.
 
-    Batches come from :class:`reproalign.common.data.collate.UnpairedCollator`. Logs have the log-probs of a completion
+    Batches come from :class:`reproalign.common.text.collate.UnpairedCollator`. Logs have the log-probs of a completion
     and of a token.
     """
 

@@ -44,7 +44,7 @@ class ScoredPairsTrainer(CollectingTrainer):
 class PairTrainer(PolicyTrainer, ScoredPairsTrainer):
     """Trains a policy on pairs, in one forward of chosen and rejected and one of the reference.
 
-    Batches come from :class:`reproalign.common.data.collate.PairCollator`: (2·pairs, seq), chosen rows first.
+    Batches come from :class:`reproalign.common.text.collate.PairCollator`: (2·pairs, seq), chosen rows first.
     """
 
     def score(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[PairScores, Responses]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
 from pathlib import Path
-from typing import TypeVar
 
 from accelerate import PartialState
 from rich.table import Table
@@ -13,7 +11,7 @@ from transformers import set_seed
 from trl import SFTConfig
 
 from reproalign.common.console import result_console, say
-from reproalign.common.errors import UserError
+from reproalign.common.data.holdout import hold_out
 from reproalign.common.evaluation.perplexity import perplexities
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.files import sha256_json
@@ -28,8 +26,6 @@ from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.sft import answer_losses, check_loss_mean, fine_tune, tokenize_responses
 from reproalign.common.verbs.config import AlignConfig
 
-Item = TypeVar("Item")
-
 
 def align(config: AlignConfig, invocation: Invocation) -> None:
     """Fine-tune with ``trl.SFTTrainer`` on ``selected``; the loss is on the responses alone.
@@ -38,7 +34,10 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
     """
     check_align(config)
     path = find(config.selected, SELECTED, "selected")
-    train, held_out = hold_out(read_selected(path), config.eval_fraction, config.seed)
+    dialogues = read_selected(path)
+    train, held_out = hold_out(
+        dialogues, config.eval_fraction, config.seed, lambda dialogue: dialogue[:-1], key="eval_fraction"
+    )
     arguments = training_arguments(
         config, Path(config.output_dir), SFTConfig, max_length=config.max_length, completion_only_loss=False
     )  # the labels say what the loss is on
@@ -85,19 +84,3 @@ def check_align(config: AlignConfig) -> None:
     """
     check_separator(config.layout, config.response_separator)
     check_loss_mean(config.loss_mean, config.trainer)
-
-
-def hold_out(dialogues: list[Item], fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """Hold out a random share of the dialogues, in [0, 1); both parts keep their order.
-
-    Raises:
-        UserError: if the share leaves nothing to train on.
-    """
-    count = math.ceil(fraction * len(dialogues))
-    if count == len(dialogues):
-        raise UserError(f"eval_fraction={fraction} leaves none of {len(dialogues)} rows to train on")
-    chosen = set(random.Random(seed).sample(range(len(dialogues)), count))
-    return (
-        [dialogue for index, dialogue in enumerate(dialogues) if index not in chosen],
-        [dialogue for index, dialogue in enumerate(dialogues) if index in chosen],
-    )

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from reproalign.common.config import LaunchConfig
+from reproalign.common.config import LaunchConfig, RowsConfig
 from reproalign.common.options import option, output_dir, section, seed, variant
 
 
 @dataclass
-class RowsConfig:
+class InstructionsConfig:
     """Which instruction rows, and what becomes of those that do not fit."""
 
-    sets: dict[str, Any] = field(
-        default_factory=dict
-    )  # name: FILE, or {path|name, source, split, revision, config_name, first}; {}: TÜLU-v2 mixture from the Hub
-    system: str = "drop"  # system text of a chat: drop | keep (before the instruction, a blank line between)
-    on_error: str | None = None  # a row that does not fit: skip (listed in rejects.jsonl) | raise; null: by the variant
-    eval_fraction: float = 0.0  # hold out the rows of this share of the distinct prompts, 0 to below 1
+    sets: dict[str, RowsConfig] = option({}, help="the data sets, each under a name; none: the TÜLU-v2 mixture")
+    system: str = option(
+        "drop",
+        help="system text of a chat",
+        choices={"drop": "left out", "keep": "before the instruction, a blank line between"},
+    )
+    on_error: str | None = option(
+        None,
+        help="what becomes of a row that does not fit",
+        choices={"raise": "the run stops", "skip": "listed in rejects.jsonl"},
+        null="raise if released, otherwise skip",
+    )
+    eval_fraction: float = option(0.0, help="hold out the rows of this share of the prompts", at_least=0, below=1)
 
 
 @dataclass
@@ -97,7 +103,7 @@ class DisperseConfig:
     labels: str | None = option(
         None, help="of method=labels: JSON array of one integer in 0..K-1 for each row", null="none, for other methods"
     )
-    data: RowsConfig = section(RowsConfig)
+    data: InstructionsConfig = section(InstructionsConfig)
     embedding: EmbeddingConfig = section(EmbeddingConfig)
     embeddings: str | None = option(
         None,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from reproalign.common.config import RowsConfig
 from reproalign.common.console import note_console
+from reproalign.common.data.holdout import held_out, prompt_key
 from reproalign.common.data.records import RowError
+from reproalign.common.data.splits import open_rows
 from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path
-from reproalign.dtm.disperse.sets import DataSet, open_set
-from reproalign.dtm.disperse.sources import InstructionRow, Rules
+from reproalign.dtm.disperse.first_turn import InstructionRow, Rules, instruction_row
 from reproalign.dtm.rows import HELD_OUT, ROWS
 
 REJECTS = "rejects.jsonl"
@@ -54,12 +53,18 @@ class Extracted:
 
 
 def extract(
-    sets: Sequence[DataSet], folder: Path, *, rules: Rules, on_error: str, eval_fraction: float = 0.0, seed: int = 42
+    sets: Mapping[str, RowsConfig],
+    folder: Path,
+    *,
+    rules: Rules,
+    on_error: str,
+    eval_fraction: float = 0.0,
+    seed: int = 42,
 ) -> Extracted:
     """Write the rows of all data sets, one after another, into ``folder``.
 
     Args:
-        sets: in order.
+        sets: label -> where its rows are, in order.
         folder: gets ``rows.jsonl``, ``rejects.jsonl`` and, with ``eval_fraction``, ``held_out.jsonl``.
         rules: how rows are made.
         on_error: ``raise`` or ``skip`` a row that does not fit.
@@ -78,8 +83,8 @@ def extract(
         rows_path.open("w", encoding="utf-8") as rows,
         rejects_path.open("w", encoding="utf-8") as rejects,
     ):
-        for data in sets:
-            for place, row, source, reason in _read(data, rules, result):
+        for label, entry in sets.items():
+            for place, row, source, reason in _read(label, entry, rules, result):
                 if reason:
                     if on_error == "raise":
                         raise UserError(f"{place}: {reason}; fix the row, or set data.on_error=skip to skip such rows")
@@ -88,14 +93,14 @@ def extract(
                     continue
                 rows.write(_line(row if rules.released else {**row, "source": source}))
                 codes.append(known.setdefault(source, len(known)))
-                prompts.append(prompt_key(row, seed))
+                prompts.append(prompt_key(seed, row.get("instruction"), row.get("input")))
                 fits.append(bool(row))
                 result.placeholders += not row
             ends.append(len(codes))
         if not codes:
-            names = ", ".join(data.label for data in sets)
             raise UserError(
-                f"data.sets ({names}): none of {result.rejected} rows is usable; data.on_error=raise names the first"
+                f"data.sets ({', '.join(sets)}): none of {result.rejected} rows is usable; data.on_error=raise names "
+                "the first"
             )
     kept = np.ones(len(codes), np.bool_)
     result.sources, result.source_of = list(known), np.asarray(codes, np.uint32)
@@ -108,23 +113,9 @@ def extract(
     result.rows, result.held_out = int(kept.sum()), int((~kept).sum())
     result.source_of = result.source_of[kept]
     result.set_sizes = {
-        data.label: int(kept[start:end].sum()) for data, (start, end) in zip(sets, pairwise(ends), strict=True)
+        label: int(kept[start:end].sum()) for label, (start, end) in zip(sets, pairwise(ends), strict=True)
     }
     return result
-
-
-def prompt_key(row: InstructionRow, seed: int) -> int:
-    """Return 64 bits of the SHA-256 of seed and prompt (instruction and input), which no order of rows changes."""
-    text = json.dumps([seed, row.get("instruction"), row.get("input")])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def held_out(keys: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
-    """Say which rows are held out: those of the ``ceil(fraction * distinct)`` prompts with the smallest keys."""
-    distinct = np.unique(keys)
-    share = Fraction(str(fraction))  # as it was typed: the float 0.07 times 100 is a little above 7
-    mask: NDArray[np.bool_] = keys <= distinct[math.ceil(share * len(distinct)) - 1]
-    return mask
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -133,24 +124,26 @@ def read_lines(path: Path) -> Iterator[str]:
         yield from stream
 
 
-def _read(data: DataSet, rules: Rules, result: Extracted) -> Iterator[tuple[str, InstructionRow, str, str | None]]:
+def _read(
+    label: str, entry: RowsConfig, rules: Rules, result: Extracted
+) -> Iterator[tuple[str, InstructionRow, str, str | None]]:
     """Yield place, row, source and reason of rejection of a data set's original rows."""
-    rows, source, facts = open_set(data)
+    rows, source, facts = open_rows(label, entry)
     read = 0
     console = note_console()
-    for original in track(rows, description=f"reading {data.label}", console=console, transient=True):
+    for original in track(islice(rows, entry.first), description=f"reading {label}", console=console, transient=True):
         read += 1
         try:
             if original.problem:
                 raise RowError(original.problem)
-            row = source.to_row(original.values, rules)
+            row = instruction_row(source.read(original.values), source, rules)
             if not rules.released:
                 _check(row)
         except RowError as error:
             yield original.place, {}, "", str(error)
             continue
-        yield original.place, row, _source_of(original.values, data.label), None
-    result.sets[data.label] = {**facts, "rows_read": read}
+        yield original.place, row, _source_of(original.values, label), None
+    result.sets[label] = {**facts, "rows_read": read}
 
 
 def _check(row: InstructionRow) -> None:

@@ -1,12 +1,55 @@
-"""The first turn of a chat as an instruction row."""
+"""The first turn of a chat as an instruction row: the rule by which every data set is read here."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.data.records import RowError
+from reproalign.common.data.records import Prompt, RowError, assistant
+from reproalign.common.data.sources import Source
+from reproalign.common.data.views import parsed
+
+InstructionRow = dict[str, Any]  # instruction, input, output; {} under released: what the release makes of a misfit
 
 PATTERNS = (("user", "assistant"), ("system", "user", "assistant"))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How rows are made.
+
+    Attributes:
+        released: make the release's row, unchecked.
+        system: ``drop`` or ``keep`` system text.
+    """
+
+    released: bool = False
+    system: str = "drop"
+
+
+def instruction_row(prompts: list[Prompt], source: Source, rules: Rules) -> InstructionRow:
+    """Return the first turn of a row's dialogue: of pairs with the preferred response, of a tree with the best reply.
+
+    Raises:
+        RowError: for a dialogue that does not fit, or none.
+    """
+    if not prompts or not (prompts[0].responses or prompts[0].transcripts):
+        raise RowError("the prompt has no reply")
+    prompt = parsed(prompts[0])  # of a tree: its root
+    best = 0
+    if prompt.pairs:
+        best = prompt.pairs[0][0]
+    elif prompt.scores:  # the first of the highest score; without one only if there is no other
+        known = [place for place, score in enumerate(prompt.scores) if score is not None]
+        best = max(known, key=lambda place: (prompt.scores[place], -place), default=0)
+    response = prompt.responses[best]
+    chat = [*prompt.turns(), *([assistant(response)] if isinstance(response, str) else response)]
+    row = first_turn(chat, system=rules.system)
+    if row is None:
+        if rules.released and source.name in ("messages", "tulu"):
+            return {}
+        raise RowError(describe(chat))
+    return {**row, "input": prompt.extras.get("input", "")}
 
 
 def first_turn(messages: Any, *, system: str = "drop") -> dict[str, Any] | None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.config import RowsConfig
+from reproalign.common.data.reading import local_path
+from reproalign.common.data.splits import source_of
+from reproalign.common.errors import UserError
 from reproalign.dtm.disperse.config import DisperseConfig, EmbeddingConfig, KMeansConfig
-from reproalign.dtm.disperse.sets import DataSet, parse_sets
 
 METHODS = ("random", "random_equal", "kmeans", "labels")
+PAPER = {"tulu": RowsConfig(source="tulu")}  # the paper's corpus, from its home on the Hub
 ALGORITHMS = ("released", "lloyd", "minibatch", "faiss", "balanced")
 
 
@@ -26,7 +30,7 @@ class Settings:
     """
 
     config: DisperseConfig
-    sets: list[DataSet]
+    sets: dict[str, RowsConfig]
     method: str
     on_error: str
 
@@ -55,9 +59,27 @@ def resolve(config: DisperseConfig) -> Settings:
     _check_labels(config, method)
     on_error = config.data.on_error or ("raise" if released else "skip")
     kmeans = _check_kmeans(config.kmeans, method, released)
-    made = Settings(replace(config, kmeans=kmeans), parse_sets(config.data.sets), method, on_error)
+    made = Settings(replace(config, kmeans=kmeans), check_sets(config.data.sets), method, on_error)
     _check_embedding(made)
     return made
+
+
+def check_sets(sets: Mapping[str, RowsConfig]) -> dict[str, RowsConfig]:
+    """Return the data sets that are read, the paper's if none are given; files have to be there.
+
+    Raises:
+        UserError: for an unknown source, a missing file, or a data set that nothing says where to find.
+    """
+    found = dict(sets or PAPER)
+    for label, entry in found.items():
+        source = source_of(label, entry)
+        if entry.path:
+            local_path(entry.path, entry.split or "train", key=f"data.sets.{label}.path")
+        elif not entry.name and not (source and source.hub):
+            raise UserError(f"data.sets.{label} has neither path nor name, and its source no home on the Hub; set one")
+        if source and source.evaluation_only:
+            raise UserError(f"data.sets.{label}: {source.name} is for evaluation only; train on another data set")
+    return found
 
 
 def _at_least(least: int, **values: int) -> None:
@@ -68,13 +90,8 @@ def _at_least(least: int, **values: int) -> None:
 
 def _check_data(config: DisperseConfig, released: bool) -> None:
     data = config.data
-    choose("data.system", data.system, ["drop", "keep"])
     if released and data.system == "keep":
         raise UserError("data.system=keep: the release drops system texts; set variant=paper to keep them")
-    if data.on_error is not None:
-        choose("data.on_error", data.on_error, ["skip", "raise"])
-    if not 0 <= data.eval_fraction < 1:
-        raise UserError(f"data.eval_fraction={data.eval_fraction} must be at least 0 and below 1")
 
 
 def _check_labels(config: DisperseConfig, method: str) -> None:

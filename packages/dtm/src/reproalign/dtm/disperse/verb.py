@@ -24,13 +24,13 @@ from reproalign.dtm.disperse.config import DisperseConfig
 from reproalign.dtm.disperse.embedder import check_embedder
 from reproalign.dtm.disperse.embeddings import Embeddings
 from reproalign.dtm.disperse.extract import REJECTS, Extracted, extract
+from reproalign.dtm.disperse.first_turn import Rules
 from reproalign.dtm.disperse.labels import check_used, given_labels, write_labels
 from reproalign.dtm.disperse.plots import draw_clusters, draw_sources
 from reproalign.dtm.disperse.random_split import equal_labels, random_labels
 from reproalign.dtm.disperse.released_files import write_released_labels
 from reproalign.dtm.disperse.report import write_report
 from reproalign.dtm.disperse.settings import Settings, resolve
-from reproalign.dtm.disperse.sources import Rules
 from reproalign.dtm.disperse.stored import embeddings_of, manifest_of
 from reproalign.dtm.disperse.summary import nearest_rows, summarise
 from reproalign.dtm.rows import DISPERSAL, LABELS, ROWS

@@ -5,19 +5,28 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from reproalign.common.data.records import Message, PreferenceRecord, RowError, column, make_record
+from reproalign.common.data.records import Message, Prompt, RowError, text_of
 from reproalign.common.data.sources.registry import source
 
 
-@source("hh", hub="Anthropic/hh-rlhf", splits=("train", "test"))
-def hh(row: dict[str, Any]) -> PreferenceRecord:
+@source("hh", hub="Anthropic/hh-rlhf")
+def hh(row: dict[str, Any]) -> Prompt:
     r"""Anthropic's helpful and harmless dialogues. Columns: chosen and rejected, transcripts of ``\n\nHuman: …`` and
-    ``\n\nAssistant: …`` turns. The turns both share are the prompt; the last turn of each is the response. No scores.
+    ``\n\nAssistant: …`` turns.
     """
-    chosen, rejected = (transcript(column(row, name), name) for name in ("chosen", "rejected"))
-    if len(chosen) < 2 or len(rejected) < 2:
-        raise RowError("a transcript needs a turn before the response")
-    return make_record(chosen[:-1], chosen[-1:], rejected[-1:])
+    return Prompt([], [], pairs=[(0, 1)], transcripts=[text_of(row, name) for name in ("chosen", "rejected")])
+
+
+@source("hh_helpful", hub="Anthropic/hh-rlhf", data_dir="helpful-base")
+def hh_helpful(row: dict[str, Any]) -> Prompt:
+    """The folder helpful-base of :func:`hh`."""
+    return hh(row)
+
+
+@source("hh_harmless", hub="Anthropic/hh-rlhf", data_dir="harmless-base")
+def hh_harmless(row: dict[str, Any]) -> Prompt:
+    """The folder harmless-base of :func:`hh`."""
+    return hh(row)
 
 
 def transcript(text: Any, name: str) -> list[Message]:

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from reproalign.common.data.records import PreferenceRecord, RowError, Text, column, make_record, messages
+from reproalign.common.data.records import Prompt, RowError, Text, column, messages
 from reproalign.common.data.sources.registry import source
 
 
-@source("preference")
-def preference(row: dict[str, Any]) -> PreferenceRecord:
+@source("preference", "chosen", "rejected")
+def preference(row: dict[str, Any]) -> Prompt:
     """TRL's preference format. Columns: chosen and rejected, with prompt (explicit) or with it inside (implicit), as
     text or as messages; optional score_chosen and score_rejected, prompt_id, source, domain.
     """
+    differ = False
     if isinstance(column(row, "chosen"), str):
         prompt, chosen, rejected = _standard(row)
     else:
         prompt, chosen, rejected = _conversational(row)
-    extras = {name: row.get(name) for name in ("score_chosen", "score_rejected", "prompt_id", "source", "domain")}
-    return make_record(prompt, chosen, rejected, **extras)
+        differ = row["chosen"][:-1] != row["rejected"][:-1]
+    scores = [row.get(f"score_{side}") for side in ("chosen", "rejected")]
+    return Prompt(
+        prompt,
+        [chosen, rejected],
+        scores=[] if scores == [None, None] else scores,
+        pairs=[(0, 1)],
+        id=row.get("prompt_id"),
+        source=row.get("source"),
+        domain=row.get("domain"),
+        extras={"prompts_differ": differ},
+    )
 
 
 def _standard(row: dict[str, Any]) -> tuple[Text, Text, Text]:
@@ -41,8 +52,8 @@ def _standard(row: dict[str, Any]) -> tuple[Text, Text, Text]:
 
 def _conversational(row: dict[str, Any]) -> tuple[Text, Text, Text]:
     chosen, rejected = messages(row, "chosen"), messages(row, "rejected")
-    if row.get("prompt") is not None:
+    if isinstance(row.get("prompt"), list):
         return messages(row, "prompt"), chosen, rejected
     if len(chosen) < 2:
-        raise RowError("'chosen' has no turn before the response, and there is no 'prompt'")
+        raise RowError("'chosen' has no turn before the response, and there is no 'prompt' of messages")
     return chosen[:-1], chosen[-1:], rejected[-1:]

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from reproalign.common.data.records import PreferenceRecord, RowError, column, make_record
+from reproalign.common.data.records import Prompt, RowError, assistant, column, user
 from reproalign.common.data.sources.registry import source
 
 
-@source("shp", hub="stanfordnlp/SHP", splits=("train", "test"))
-def shp(row: dict[str, Any]) -> PreferenceRecord:
-    """Stanford Human Preferences, raw or filtered. Columns: history, human_ref_A and _B (text), score_A and _B (votes).
+@source("shp", "history", "human_ref_A", "human_ref_B", hub="stanfordnlp/SHP", splits=("train", "test"))
+def shp(row: dict[str, Any]) -> Prompt:
+    """Stanford Human Preferences, raw or filtered. Columns: history, human_ref_A and _B (text), score_A and _B (votes);
+    optional post_id, domain, labels (1: A is preferred).
 
-    The answer with more votes is chosen, B on equal votes; ``labels`` is not read (MMPO ERRATA Q15).
+    The answer with more votes is preferred, B on equal votes (MMPO ERRATA Q15).
     """
-    history, best, other, votes = order_answers(row)
-    return make_record(
-        [{"role": "user", "content": history}],
-        [{"role": "assistant", "content": best}],
-        [{"role": "assistant", "content": other}],
-        score_chosen=votes[0],
-        score_rejected=votes[1],
-        prompt_id=row.get("post_id"),
+    history, *_ = order_answers(row)
+    answers, votes = ([row[f"{name}_{side}"] for side in "AB"] for name in ("human_ref", "score"))
+    return Prompt(
+        [user(history)],
+        [[assistant(answer)] for answer in answers],
+        scores=[float(vote) for vote in votes],
+        pairs=[(0, 1) if votes[0] > votes[1] else (1, 0)],
+        id=row.get("post_id"),
         domain=row.get("domain"),
+        extras={"labels": row.get("labels")},
     )
 
 

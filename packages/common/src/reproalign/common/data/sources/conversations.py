@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from reproalign.common.data.records import RowError
-from reproalign.dtm.disperse.first_turn import describe, first_turn
-from reproalign.dtm.disperse.sources.registry import InstructionRow, Rules, source
+from reproalign.common.data.records import Prompt, RowError
+from reproalign.common.data.sources.registry import source
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+ROLES = {"human": "user", "user": "user", "system": "system"}
+ROLES |= dict.fromkeys(("gpt", "chatgpt", "assistant", "bing", "bard"), "assistant")
 
 
-@source("conversations", ["conversations"], hub="WizardLMTeam/WizardLM_evol_instruct_V2_196k")
-def conversations(values: dict[str, Any], rules: Rules) -> InstructionRow:
-    """Chats, of which the first turn is taken. Columns: conversations, a list of {from, value} or of plain texts."""
-    turns = values.get("conversations")
+@source("conversations", "conversations", hub="WizardLMTeam/WizardLM_evol_instruct_V2_196k")
+def conversations(row: dict[str, Any]) -> Prompt:
+    """Chats. Column: conversations, a list of {from, value} or of plain texts; the last one is the response."""
+    turns = row.get("conversations")
     if not isinstance(turns, list):
         raise RowError("'conversations' must be a list")
     if all(isinstance(turn, str) for turn in turns):
@@ -24,7 +24,4 @@ def conversations(values: dict[str, Any], rules: Rules) -> InstructionRow:
                 for turn in turns]  # fmt: skip
     else:
         raise RowError("'conversations' must hold {from, value} objects, or texts")
-    row = first_turn(chat, system=rules.system)
-    if row is None:
-        raise RowError(describe(chat))
-    return row
+    return Prompt(chat[:-1], [chat[-1:]])
