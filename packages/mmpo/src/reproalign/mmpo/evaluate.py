@@ -161,6 +161,7 @@ def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, reader:
             data_collator=PairCollator(tokenizer.pad_token_id),
             **common,
         )
+    assert config.beta is not None  # filled in by _as_trained
     return PairTrainer(
         model=load_causal_lm(plain),
         objective=MMPO(beta=config.beta),

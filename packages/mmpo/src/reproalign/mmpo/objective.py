@@ -175,12 +175,14 @@ class Likelihood(Objective):
         """Return the scores as rewards, and the cross-entropy per token of chosen as the loss."""
         from reproalign.common.evaluation.rewardbench import response_scores
 
-        scores = []
-        for side in (batch.chosen, batch.rejected):
+        def score(side: Responses) -> torch.Tensor:
             assert side.per_token is not None  # no statistics are asked for
             assert side.tokens is not None
-            scores.append(response_scores(side.per_token, side.tokens.long(), self.normalisation))
-        return PairScores(-batch.chosen.logps / batch.chosen.tokens, *scores)
+            return response_scores(side.per_token, side.tokens.long(), self.normalisation)
+
+        chosen = batch.chosen
+        assert chosen.tokens is not None
+        return PairScores(-chosen.logps / chosen.tokens, score(chosen), score(batch.rejected))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 import sys
 from functools import cache
 
-from huggingface_hub.utils import enable_progress_bars
+from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]  # a lazy export
 from transformers.utils import logging as transformers_logging
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")

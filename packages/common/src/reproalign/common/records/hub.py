@@ -32,7 +32,7 @@ def check_push(repo: str, key: str = "hub.push") -> None:
     """
     from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # a lazy export
 
     try:
         validate_repo_id(repo)

@@ -32,7 +32,7 @@ from reproalign.common.training.reference import AdapterDisabledReference, Cache
 from reproalign.common.training.watch import announce, show_progress
 
 FINAL = "model"
-REFERENCES = {
+REFERENCES: dict[Any, str] = {
     FrozenReference: "a frozen second model",
     AdapterDisabledReference: "the policy without its adapters",
     CachedReference: "log-probs computed beforehand",
@@ -116,7 +116,7 @@ def _about_to(trainer: Trainer, config: BaseRunConfig, checkpoint: Path | None) 
         "precision": f"{names(trained)} weights, {f'{autocast} autocast' if autocast else 'no autocast'}",
         **training_plan(arguments, trainer.train_dataset, trainer.eval_dataset).lines(),
     }
-    reference = getattr(trainer, "reference", None)
+    reference: Any = getattr(trainer, "reference", None)
     if reference is not None:
         name = getattr(config, "reference", None)
         lines["reference"] = REFERENCES.get(type(reference), "")

@@ -34,7 +34,8 @@ class PolicyTrainer(CollectingTrainer):
         logprobs: LogprobsConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        self.objective, self.reference, self.logprobs = objective, reference, logprobs or LogprobsConfig()
+        self.objective: Objective = objective
+        self.reference, self.logprobs = reference, logprobs or LogprobsConfig()
         install = install_completion_values if has_value_head(kwargs["model"]) else install_completion_logps
         install(kwargs["model"], self.logprobs)
         super().__init__(**kwargs)

@@ -74,7 +74,7 @@ def _memory(model: ModelConfig, arguments: TrainingArguments, launch: LaunchConf
         return f"not known ({type(error).__name__}: the model's configuration cannot be read without its weights)"
     everything = sum(parameter.numel() for parameter in empty.parameters())
     trained = sum(parameter.numel() for parameter in empty.parameters() if parameter.requires_grad)
-    held = DTYPES[model.dtype] if model.dtype != "auto" else described.dtype
+    held: Any = DTYPES[model.dtype] if model.dtype != "auto" else described.dtype
     wide = arguments.bf16 or arguments.fp16 or not isinstance(held, torch.dtype)  # masters beside autocast
     shares = tuple(launch.processes if divided else 1 for divided in SHARDED.get(launch.strategy, (False,) * 3))
     taken = memory_bytes(

@@ -48,7 +48,8 @@ class PairedRewardTrainer(ScoredPairsTrainer):
     def __init__(
         self, *, objective: Callable[[RewardPairs], Tensor], rules: RewardRules | None = None, **kwargs: Any
     ) -> None:
-        self.objective, self.rules = objective, rules
+        self.objective: Callable[[RewardPairs], Tensor] = objective
+        self.rules = rules
         super().__init__(**kwargs)
 
     def save_state(self, checkpoint: Path) -> None:

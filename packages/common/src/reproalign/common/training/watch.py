@@ -59,7 +59,7 @@ class WatchCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Advance an evaluation by a batch."""
-        loader = kwargs.get("eval_dataloader")
+        loader: Any = kwargs.get("eval_dataloader")
         if state.is_world_process_zero and hasattr(loader, "__len__"):
             bars = self._open()
             if self.evaluating is None:
