@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.common.data.shown import SHOW, describe, lines, parts, used_rows
 from reproalign.common.errors import PreviewedError
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records import Run
+from reproalign.common.text.shown import SHOW, describe, lines, parts, used_rows
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig, PairTextConfig, RewardTextConfig
 from reproalign.common.data.load import load_preferences
-from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError, choose
 from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
@@ -17,6 +16,7 @@ from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules
 from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.render import render_pairs
+from reproalign.common.text.shown import used_rows
 from reproalign.mmpo.config import PairRulesConfig, PreferenceConfig, RewardConfig, TargetConfig
 from reproalign.mmpo.data import apply_pair_rules, build_targets
 

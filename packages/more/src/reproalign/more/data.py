@@ -18,10 +18,10 @@ from rich.table import Table
 from reproalign.common.console import result_console
 from reproalign.common.data.cache import fingerprint_dataset, map_cached
 from reproalign.common.data.load import check_sets, load_set
-from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError, choose
 from reproalign.common.records import Run
 from reproalign.common.reward.reading import Reader
+from reproalign.common.text.shown import used_rows
 from reproalign.more.config import DomainsConfig
 from reproalign.more.groups import Groups, Mixture, all_rows, resample
 from reproalign.more.items import Item, best_is_first, count_ties, has_pair, items_view, prepare

@@ -10,9 +10,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from reproalign.common.data.cache import fingerprint_dataset
-from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError
 from reproalign.common.records import Run
+from reproalign.common.text.shown import used_rows
 from reproalign.common.training.collecting import Factor
 from reproalign.radpo.config import TrainConfig
 from reproalign.radpo.data import load_examples, prepare_held_out, prepare_rows

@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from reproalign.ama.align.config import DPOConfig
 from reproalign.ama.align.objective import DPO
 from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
-from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError
 from reproalign.common.generation.asking import asking_tokenizer
 from reproalign.common.invocation import Invocation
@@ -24,6 +23,7 @@ from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.prompts import prompt_text
 from reproalign.common.text.render import render_pairs
+from reproalign.common.text.shown import used_rows
 from reproalign.common.text.templates import SEPARATORS, check_separator
 from reproalign.common.text.tokenize import check_lengths
 from reproalign.common.training.arguments import training_arguments

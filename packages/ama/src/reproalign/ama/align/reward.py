@@ -10,7 +10,6 @@ from transformers import set_seed
 from reproalign.ama.align.config import RewardConfig
 from reproalign.ama.align.objective import BradleyTerry
 from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
-from reproalign.common.data.shown import used_rows
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
@@ -19,6 +18,7 @@ from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE, RewardRules, told_rules
 from reproalign.common.text.collate import PairCollator
+from reproalign.common.text.shown import used_rows
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview

@@ -18,12 +18,12 @@ from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.data.holdout import hold_out
 from reproalign.common.data.reading import read_local
 from reproalign.common.data.records import Message
-from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
 from reproalign.common.records import Run
 from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.prompts import prompt_text
+from reproalign.common.text.shown import used_rows
 from reproalign.common.text.templates import SEPARATORS, TURN_MARKS, render, render_completion, transcript
 from reproalign.common.training.sft import tokenize_responses
 

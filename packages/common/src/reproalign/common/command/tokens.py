@@ -19,7 +19,7 @@ def show_tokens(invocation: Invocation, rows: int = ROWS) -> None:
     Raises:
         UserError: for a verb that trains on no rows of its own.
     """
-    from reproalign.common.data.shown import SHOW
+    from reproalign.common.text.shown import SHOW
 
     config: dict[str, Any] = invocation.config
     if "launch" not in config or "at_once" in config:

@@ -12,11 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 
 from reproalign.common.config import BaseRunConfig, LaunchConfig, ModelConfig
 from reproalign.common.console import say
-from reproalign.common.data.shown import SHOW
 from reproalign.common.errors import PreviewedError
 from reproalign.common.models.adapters import make_trainable
 from reproalign.common.models.load import DTYPES, model_path
 from reproalign.common.records import Run
+from reproalign.common.text.shown import SHOW
 from reproalign.common.training.plan import memory_bytes, training_plan
 
 # Strategy -> which of weights, gradients and moments are divided among the processes.

@@ -15,12 +15,12 @@ from trl import SFTTrainer
 
 from reproalign.common.config import BaseRunConfig
 from reproalign.common.data.records import Message
-from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError, choose
 from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
 from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.prompts import encode_prompt, prompt_text
+from reproalign.common.text.shown import used_rows
 from reproalign.common.text.templates import SEPARATORS, render_completion
 from reproalign.common.text.tokenize import Encoder, Rules, add_special_tokens, split
 from reproalign.common.training.checkpoints import ManifestCallback

@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.data.reading import local_path
-from reproalign.common.data.shown import used_rows
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
 from reproalign.common.records import Run
+from reproalign.common.text.shown import used_rows
 from reproalign.dtm.rows import (
     DISPERSAL,
     HELD_OUT,
