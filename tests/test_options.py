@@ -20,7 +20,6 @@ from reproalign.common.options.keys import Field, keys
 from reproalign.common.options.words import as_word
 
 ROOT = Path(__file__).parents[1]
-UNDECLARED = ("data.", "scoring.text.", "text.", "tokens.")  # sections of rows and texts, whose turn is next
 PACKAGES = ("ama", "common", "dtm", "mmpo", "more", "radpo")
 VERBS = [
     pytest.param(f"reproalign.{package}", verb, id=f"{package}-{verb.name}{'-' if verb.when else ''}{verb.when}")
@@ -42,8 +41,6 @@ def declared(package: str, verb: Verb) -> list[tuple[str, Field]]:
 @pytest.mark.parametrize("package, verb", VERBS)
 def test_every_key_says_what_it_means_what_null_is_and_has_a_default_that_is_allowed(package, verb):
     for key, field in declared(package, verb):
-        if field.option is None and (key.startswith(UNDECLARED) or verb.name == "data"):
-            continue
         assert field.option is not None, f"{key} is not declared with option()"
         null = field.option.null
         assert bool(null) == field.optional or field.option.types, f"{key}: null is {'' if null else 'not '}said"

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.config import DataConfig
+from reproalign.common.errors import UserError
+from reproalign.common.options import like, option
 from reproalign.dtm.prompt import alpaca
 
 if TYPE_CHECKING:
@@ -26,41 +28,44 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 SHAPING = ("max_length", "append_eos", "boundary", "separator")  # the fields that ids and labels depend on
-VARIANTS = ("paper", "released")
-PADDING_SIDES = ("right", "left")
+PADDING = ("right", "left")
 
 
 @dataclass
 class TokensConfig:
     """How rows become token ids, and ids batches; null: as the variant has it."""
 
-    max_length: int | None = 1024  # tokens of prompt and response (released: block_size); null: the tokenizer's longest
-    append_eos: bool | None = None  # end the response with EOS, so that the model learns to stop; null: under paper
-    boundary: str | None = None  # between prompt and response: exact | released (see docs); null: by the variant
-    separator: str = ""  # put between '### Response:' and the response, part of the prompt; the release has none
-    drop_unsupervised: bool | None = None  # leave out rows without a token to train on; null: under paper
-    padding_side: str = "right"  # right | left (released: for Mistral)
-    num_proc: int | None = None  # processes that tokenise
-    cache_dir: str | None = None  # of prepared rows; null: the user's cache folder
+    max_length: int | None = option(
+        1024,
+        help="of prompt and response (released: block_size)",
+        unit="tokens",
+        at_least=1,
+        null="the tokenizer's longest",
+    )
+    append_eos: bool | None = option(
+        None, help="end the response with EOS, so that the model learns to stop", null="under paper"
+    )
+    boundary: str | None = option(
+        None,
+        help="between prompt and response",
+        choices={"exact": "no token holds text of both", "released": "prompt and whole are tokenised apart"},
+        null="by the variant",
+    )
+    separator: str = option(
+        "", help="put between '### Response:' and the response, part of the prompt; the release has none"
+    )
+    drop_unsupervised: bool | None = option(None, help="leave out rows without a token to train on", null="under paper")
+    padding_side: str = option("right", help="where batches are padded (released: left for Mistral)", choices=PADDING)
+    num_proc: int | None = like(DataConfig, "num_proc", None)
+    cache_dir: str | None = like(DataConfig, "cache_dir", None)
 
 
 def resolved(config: TokensConfig, variant: str) -> TokensConfig:
-    """Return ``config`` with what the variant decides filled in.
-
-    Raises:
-        UserError: for a value out of its choices or range.
-    """
-    choose("variant", variant, VARIANTS)
-    choose("tokens.padding_side", config.padding_side, PADDING_SIDES)
-    if config.max_length is not None and config.max_length < 1:
-        raise UserError(f"tokens.max_length={config.max_length} must be at least 1")
-    if config.num_proc is not None and config.num_proc < 1:
-        raise UserError(f"tokens.num_proc={config.num_proc} must be at least 1")
+    """Return ``config`` with what the variant decides filled in."""
     paper = variant == "paper"
-    boundary = choose("tokens.boundary", config.boundary or ("exact" if paper else "released"), ["exact", "released"])
     return replace(
         config,
-        boundary=boundary,
+        boundary=config.boundary or ("exact" if paper else "released"),
         append_eos=paper if config.append_eos is None else config.append_eos,
         drop_unsupervised=paper if config.drop_unsupervised is None else config.drop_unsupervised,
     )

@@ -16,9 +16,8 @@ from reproalign.ama.align.raft_config import DataConfig
 from reproalign.common.config import ModelConfig
 from reproalign.common.console import note_console, result_console, say
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
-from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file, sha256_json
-from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.generation.samples import write_rows
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
@@ -73,18 +72,8 @@ def check_data(config: DataConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    choose("variant", config.variant, ["paper", "released"])
-    choose("split", config.split, SPLITS)
-    choose("on_error", config.on_error, ["skip", "raise"])
-    choose("layout", config.layout, LAYOUTS)
-    check_seed(seed=config.seed)
     if config.variant == "released" and config.split != "published":
         raise UserError(f"variant=released is the published division; set split=published, not split={config.split}")
-    for name in ("test_first", "test_last"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name}={getattr(config, name)} must be at least 1; split=test holds all test rows out")
-    if not 0 < config.eval_fraction < 1:
-        raise UserError(f"eval_fraction={config.eval_fraction} must be between 0 and 1")
     for split, names in OWN.items():
         for name in names:
             if config.split != split and getattr(config, name) != getattr(DataConfig, name):
@@ -104,8 +93,6 @@ def _check_measuring(config: DataConfig) -> None:
             if getattr(config, name) != getattr(DataConfig, name):
                 raise UserError(f"{name} measures prompts, and max_prompt_length=null needs no measure; remove {name}")
         return
-    if config.max_prompt_length < 1:
-        raise UserError(f"max_prompt_length={config.max_prompt_length} must be at least 1, or null")
     if not config.tokenizer:
         raise UserError(
             "tokenizer is not set; name the policy, whose tokenizer measures prompts, or set max_prompt_length=null"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-from omegaconf import MISSING
 
 from reproalign.common.config import LAYOUTS, ModelConfig
 from reproalign.common.options import option, output_dir, section, seed, variant
@@ -21,29 +19,54 @@ FILTERS: dict[str, Any] = {
 class DataConfig:
     """``ama data``: preference rows as prompts, dialogues and pairs, divided as the paper's are."""
 
-    output_dir: str = MISSING
-    seed: int = 42  # of split=fraction
-    variant: str = "paper"  # paper | released: which part of the test rows the evaluation prompts are of
-    train: list[str] = field(default_factory=list)  # files of training rows, read one after the other; none: the Hub
-    test: list[str] = field(default_factory=list)  # files of test rows, likewise
-    name: str = "Anthropic/hh-rlhf"  # data set on the Hub, where no files are given
-    folders: list[str] = field(default_factory=list)  # folders in it, e.g. [helpful-base,harmless-base]; none: its own
-    revision: str | None = None
-    train_split: str = "train"
-    test_split: str | None = "test"
-    split: str = "published"  # published (6275 test rows join the training) | test (all are held out) | fraction
-    test_first: int = 6275  # split=published: so many test rows, from the first on, join the training
-    test_last: int = 6226  # split=published: so many, from the last back, are held out
-    eval_fraction: float = 0.05  # split=fraction: hold out the rows of this share of the prompts, in (0, 1)
-    on_error: str = "skip"  # skip (rows go to rejects.jsonl) | raise
-    tokenizer: str | None = None  # the policy's (its name or folder), which measures prompts
-    chat_template: str | None = (
-        None  # layout=chat: null: the tokenizer's own; or a name in common.text.templates; a file
+    output_dir: str = output_dir()
+    seed: int = seed(help="of split=fraction")
+    variant: str = variant(help="which part of the test rows the evaluation prompts are of")
+    train: list[str] = option([], help="files of training rows, read one after the other; none: the Hub")
+    test: list[str] = option([], help="files of test rows, likewise")
+    name: str = option("Anthropic/hh-rlhf", help="data set on the Hub, where no files are given")
+    folders: list[str] = option([], help="folders in it, e.g. [helpful-base,harmless-base]; none: its own")
+    revision: str | None = option(None, help="branch, tag or commit of the data set", null="its default branch")
+    train_split: str = option("train", help="split on the Hub that is trained on")
+    test_split: str | None = option("test", help="split on the Hub that is tested on", null="none")
+    split: str = option(
+        "published",
+        help="how rows are divided",
+        choices={
+            "published": "6275 test rows join the training",
+            "test": "all test rows are held out",
+            "fraction": "eval_fraction of the prompts is held out",
+        },
     )
-    layout: str = "lmflow"  # in which form they are measured: lmflow (###Human: …) | transcript | chat (template)
-    max_prompt_length: int | None = 256  # tokens of a prompt, special ones counted; longer ones are left out; null: any
-    dedup_prompts: bool = False  # keep the first of equal prompts
-    decontaminate: bool = False  # leave evaluation prompts out that the training part has too
+    test_first: int = option(
+        6275, help="split=published: so many test rows, from the first on, join the training", at_least=1
+    )
+    test_last: int = option(6226, help="split=published: so many, from the last back, are held out", at_least=1)
+    eval_fraction: float = option(
+        0.05, help="split=fraction: hold out the rows of this share of the prompts", above=0, below=1
+    )
+    on_error: str = option(
+        "skip", help="a row that does not fit", choices={"skip": "listed in rejects.jsonl", "raise": "ends the run"}
+    )
+    tokenizer: str | None = option(
+        None, help="the policy's (name or folder), which measures prompts", null="none, with max_prompt_length=null"
+    )
+    chat_template: str | None = option(
+        None,
+        help="layout=chat: how a dialogue is written",
+        also="a name in reproalign.common.text.templates, or a file",
+        null="the tokenizer's own",
+    )
+    layout: str = option("lmflow", help="in which form prompts are measured", choices=LAYOUTS)
+    max_prompt_length: int | None = option(
+        256,
+        help="of a prompt, special tokens counted; longer ones are left out",
+        unit="tokens",
+        at_least=1,
+        null="any length",
+    )
+    dedup_prompts: bool = option(False, help="keep the first of equal prompts")
+    decontaminate: bool = option(False, help="leave evaluation prompts out that the training part has too")
 
 
 @dataclass
