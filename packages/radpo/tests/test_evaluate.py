@@ -244,18 +244,19 @@ def test_window_means_are_of_the_second_half():
 def swept(folder: Path, *rows: dict[str, Any], seed: int = 1, **loss: Any) -> Path:
     made_up(folder, *rows, seed=seed)
     made = record(folder)
-    made["config"] |= {"loss": {"name": "ra-dpo", "second_form": True, **loss}, "variant": "released"}
+    made["config"] |= {"loss": {"name": "ra-dpo", **loss}, "variant": "released"}
     (folder / "run.json").write_text(json.dumps(made))
     return folder
 
 
 def test_a_metric_is_drawn_against_alpha(tmp_path, capsys, fails):
     rows = evaluated(0, 0.0), evaluated(2, 0.4), evaluated(4, 0.6)
+    tail = {"name": "released_tail", "level": 0.97, "split": True, "replace_logps": False}
     runs = [
-        swept(tmp_path / "a", *rows, alpha=0.3, confidence_level=0.97),
-        swept(tmp_path / "b", *rows, alpha=0.5, confidence_level=0.97),
-        swept(tmp_path / "c", evaluated(2, 0.7), evaluated(4, 0.7), alpha=0.5, confidence_level=0.97, seed=5),
-        swept(tmp_path / "d", *rows, alpha=0.3, measure="entropic", coefficient=5.0),
+        swept(tmp_path / "a", *rows, alpha=0.3, risk=tail),
+        swept(tmp_path / "b", *rows, alpha=0.5, risk=tail),
+        swept(tmp_path / "c", evaluated(2, 0.7), evaluated(4, 0.7), alpha=0.5, risk=tail, seed=5),
+        swept(tmp_path / "d", *rows, alpha=0.3, risk={"name": "entropic", "mu": 5.0}),
         swept(tmp_path / "e", *rows, alpha=0.3, name="tdpo"),
     ]
     words = ["plot", *map(str, runs), "--output", str(tmp_path / "figure.png"), "--against", "alpha"]
@@ -272,10 +273,10 @@ def test_a_metric_is_drawn_against_alpha(tmp_path, capsys, fails):
         "Ra-DPO2, released_tail 0.97, published": 0.732,
         "Ra-DPO2, entropic 5, published": 0.543,
     }
-    first = swept(tmp_path / "f", *rows, second_form=False)
+    first = swept(tmp_path / "f", *rows, alpha=None)
     message = fails("plot", str(first), "--against", "alpha", "--output", str(tmp_path / "figure.png"))
-    assert "without its second form has no alpha" in message
-    short = swept(tmp_path / "g", evaluated(4, 0.1))
+    assert "loss=ra-dpo has no alpha" in message
+    short = swept(tmp_path / "g", evaluated(4, 0.1), alpha=0.5, risk=tail)
     assert "one evaluation in the second half" in fails(
         "plot", str(short), "--against", "alpha", "--output", str(tmp_path / "figure.png")
     )
@@ -316,10 +317,10 @@ def test_a_leaderboard_is_read_beside_table_1(tmp_path, capsys, fails):
 
 
 def test_alpacaeval_is_sampled_as_released():
-    config = composed(APP, "output_dir=x", "model=tiny", verb="sample")
+    config = composed(APP, "output_dir=x", "model=tiny", "data=alpacaeval", verb="sample")
     keys = ("temperature", "top_p", "max_new_tokens", "seed", "max_prompt_length")
     assert [config[key] for key in keys] == [0.7, 0.95, 2048, 0, 256]
-    assert config["data"]["source"] == "alpacaeval"
+    assert list(config["data"]["sets"]) == ["alpacaeval"]
 
 
 @pytest.mark.parametrize(
@@ -391,8 +392,8 @@ def test_responses_to_other_prompts_are_not_taken_over(tmp_path, fails):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["temperature=-1"], "temperature=-1.0 must not be negative"),
-        (["top_p=0"], "top_p=0.0 must be in (0, 1]"),
+        (["temperature=-1"], "temperature=-1.0 must be at least 0"),
+        (["top_p=0"], "top_p=0.0 must be above 0"),
         (["batch_size=0"], "batch_size=0 must be at least 1"),
         (["backend=vllmm"], "did you mean 'vllm'?"),
         (["model.name=/nowhere"], "no such folder"),
