@@ -49,7 +49,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["experiment=smoke", "loss.beta=[1"], "[1"),
         (["experiment=smoke", "loss=simpo"], "unknown loss 'simpo'"),
         (["experiment=smoke", "loss.label_smoothing=0.5"], "loss.label_smoothing=0.5 must be at least 0 and below 0.5"),
-        (["experiment=smoke", "target.gamma=-1"], "target.gamma=-1.0 must be above 0"),
+        (["experiment=smoke", "target.gamma=-1"], "target.gamma=-1.0 must be at least 0"),
         (["experiment=smoke", "variant=both"], "unknown variant 'both'"),
         (["experiment=smoke", "trainer.learning_rat=1"], "unknown key 'trainer.learning_rat' (did you mean 'trainer.learning_rate'?)"),
         (["experiment=smoke", "trainer.seed=1"], "trainer.seed is set through seed"),

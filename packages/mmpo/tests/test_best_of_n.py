@@ -178,7 +178,7 @@ def test_the_released_policy_is_asked_by_the_authors_template_and_stops_at_its_e
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["n=0"], "n=0 must be a whole number"),
+        (["n=0"], "n=0 must be at least 1"),
         (["n=[2,x]"], "must be a whole number"),
         (["n=[2,9]"], "question 81 has 6 candidates, and n asks for 9"),
         (["rendering=paper"], "rendering 'paper'"),

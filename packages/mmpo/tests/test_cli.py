@@ -295,7 +295,7 @@ def test_translate_explains_itself(prints, capsys):
 @given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.lists(st.text())))
 def test_any_plain_value_can_be_written_as_a_word(value):
     word = as_word("trainer.x", value)
-    words = [word, "model=tiny", "output_dir=a"]
+    words = [word, "model=tiny", "output_dir=a", "target.gamma=null"]
     found = compose("reproalign.mmpo", "train", "reproalign.mmpo.config:PreferenceConfig", words, foreign=False)
     assert found.config["trainer"]["x"] == value
 
@@ -304,6 +304,6 @@ def test_any_plain_value_can_be_written_as_a_word(value):
     "path", ["données dir/mes paires.jsonl", "données.jsonl", "a b.jsonl", "it's.jsonl", "(1).jsonl", "x,y.jsonl"]
 )
 def test_a_path_needs_no_second_quotes(path):
-    words = [f"data.sets.own.path={path}", "model.name=tiny:llama", "output_dir=a b"]
+    words = [f"data.sets.own.path={path}", "model.name=tiny:llama", "target.gamma=null", "output_dir=a b"]
     found = compose("reproalign.mmpo", "train", "reproalign.mmpo.config:PreferenceConfig", words)
     assert (found.config["data"]["sets"]["own"]["path"], found.config["output_dir"]) == (path, "a b")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +19,7 @@ from reproalign.common.options.load import load_object
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import composed
 from reproalign.mmpo.cli import APP
+from reproalign.mmpo.objective import OBJECTIVES
 
 ROOT = Path(__file__).parents[3]
 ERRATA = (ROOT / "packages" / "mmpo" / "ERRATA.md").read_text(encoding="utf-8")
@@ -214,6 +216,7 @@ def test_the_errata_have_every_row():
 
 def test_options_named_in_the_errata_exist():
     keys = {key for verb in APP.verbs for key in known_keys(load_object(verb.schema))}
+    keys |= {f"loss.{field.name}" for objective in OBJECTIVES.values() for field in fields(objective)}
     sections = {key.partition(".")[0] for key in keys}
     named = re.findall(r"`([a-z_]+(?:\.[a-z_]+)+\*?|[a-z_]+\.[a-z_.]+\*)[`:]", ERRATA)
     options = [name for name in named if name.partition(".")[0] in sections - {"trainer"}]

@@ -54,11 +54,11 @@ def test_published_hyper_parameters(name):
     trainer = config["trainer"]
     assert (config["target"]["gamma"], trainer["learning_rate"], trainer["num_train_epochs"]) == (gamma, rate, epochs)
     assert (config["launch"]["processes"], effective_batch(config, processes)) == (processes, batch)
-    assert (config["variant"], config["seed"], config["data"]["max_length"]) == ("released", 42, 1024)
+    assert (config["variant"], config["seed"], config["text"]["max_length"]) == ("released", 42, 1024)
     assert trainer["bf16"] is (config["model"]["dtype"] == "float32")
     assert trainer["gradient_checkpointing"] is True
     if HEADERS[name]["verb"] == "train":
-        assert (config["loss"]["beta"], config["loss"]["name"], config["data"]["max_prompt_length"]) == (
+        assert (config["loss"]["beta"], config["loss"]["name"], config["text"]["max_prompt_length"]) == (
             0.01,
             "sigmoid",
             512,
@@ -66,7 +66,7 @@ def test_published_hyper_parameters(name):
         assert (trainer["lr_scheduler_type"], trainer["warmup_steps"]) == ("cosine", 0.3)
         assert config["pairs"]["cap_per_prompt"] == (5 if "shp" in name else None)
     else:
-        assert (trainer["lr_scheduler_type"], config["data"]["overlong"]) == ("linear", "drop")
+        assert (trainer["lr_scheduler_type"], config["text"]["overlong"]) == ("linear", "drop")
 
 
 def test_mt_bench_and_best_of_n_are_asked_as_the_authors_asked():

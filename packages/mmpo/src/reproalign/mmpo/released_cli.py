@@ -167,6 +167,7 @@ def translate(recipe: Path, argv: Sequence[str]) -> tuple[list[str], list[str]]:
         raise UserError(f"{recipe}: a mapping of keys to values is needed")
     others = {flag.partition("=")[0].lstrip("-"): "str" for flag in argv}
     values = apply_overrides(values, argv, {**others, **released_kinds()})
+    values.setdefault("bt_beta", None)  # hard labels, which the key here has no default for
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
     words, unknown = ["variant=released", "text.special_tokens=released"], []
     mixer = values.pop("dataset_mixer", None) or {}

@@ -7,14 +7,24 @@ import os
 import signal
 import sys
 import threading
+from functools import cache
 
 _left = False
 
 
 def end_on_terminate() -> None:
-    """Let SIGTERM, by which SLURM and others end a job, end a run as Ctrl-C does: its record says "interrupted"."""
+    """Let SIGTERM, by which SLURM and others end a job, end a run as Ctrl-C does: its record says "interrupted".
+
+    Processes forked from this one die of it as ever: a pool of workers is ended by it, and waited for.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _spare_forks()
+
+
+@cache
+def _spare_forks() -> None:
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def end_after_leaving() -> None:
