@@ -46,7 +46,7 @@ class SampleConfig:
     )
     temperature: float = option(1.0, help="sampling temperature; 0 takes the likeliest token", at_least=0)
     top_p: float = option(
-        1.0, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0
+        1.0, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0, at_most=1
     )
     top_k: int = option(0, help="so many of the likeliest tokens are drawn from; 0: all", at_least=0)
     clean: str = option(
@@ -109,8 +109,8 @@ class AlignConfig(BaseRunConfig):
     """``align``: fine-tune a language model on the selected responses (rejection-sampling alignment)."""
 
     selected: str = option(help="file or folder of the verb `select`, or rows with `chosen` (a transcript)")
-    eval_fraction: float = option(0.0, help="hold out this share for the loss and the perplexity", at_least=0)
-    max_length: int = option(768, help="tokens of prompt and response", unit="tokens", at_least=1)
+    eval_fraction: float = option(0.0, help="hold out this share for the loss and the perplexity", at_least=0, below=1)
+    max_length: int = option(768, help="of prompt and response", unit="tokens", at_least=2)
     layout: str = option("chat", help="how prompt and response are written", choices=LAYOUTS)
     response_separator: str = option(
         "space", help='transcript, lmflow: between "Assistant:" and the response', choices=SEPARATORS
