@@ -233,7 +233,7 @@ class BestOfNConfig:
     temperature: float | None = option(None, help="of prompts", above=0, null="1")
     temperatures: dict[str, float] = option({}, help="of questions, by category; others: FastChat's", at_least=0)
     top_p: float = option(
-        1.0, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0
+        1.0, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0, at_most=1
     )
     top_k: int = option(
         0, help="so many of the likeliest tokens are drawn from; 0: all (FastChat's own runs: 50)", at_least=0

@@ -160,7 +160,7 @@ class PairsConfig:
     temperature: float = option(1.0, help="sampling temperature; 0 takes the likeliest token", at_least=0)
     top_k: int = option(50, help="so many of the likeliest tokens are drawn from; 0: all", at_least=0)
     top_p: float = option(
-        0.95, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0
+        0.95, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0, at_most=1
     )
     batch_size: int = option(20, help="continuations at once", at_least=1)
     backend: str = option("auto", help="what generates", choices=BACKENDS)
@@ -186,7 +186,7 @@ class SampleConfig:
     max_new_tokens: int = option(2048, help="longest response", unit="tokens", at_least=1)
     temperature: float = option(0.7, help="sampling temperature; 0 takes the likeliest token", at_least=0)
     top_p: float = option(
-        0.95, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0
+        0.95, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0, at_most=1
     )
     stop: list[str] | None = option(
         None, help="strings that end a response", null="what the chat template puts after one"

@@ -54,7 +54,7 @@ class MTBenchConfig:
     )
     temperatures: dict[str, float] = option({}, help="by category, in place of FastChat's; 0: greedy", at_least=0)
     top_p: float = option(
-        1.0, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0
+        1.0, help="nucleus sampling: the likeliest tokens of this joint probability are drawn from", above=0, at_most=1
     )
     top_k: int = option(50, help="what transformers drew from when FastChat named none; 0: all tokens", at_least=0)
     max_new_tokens: int = option(1024, help="of each turn", unit="tokens", at_least=1)
