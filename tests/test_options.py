@@ -51,12 +51,13 @@ def test_every_key_says_what_it_means_what_null_is_and_has_a_default_that_is_all
 def smallest(package: str, verb: Verb) -> list[str]:
     """Words that set every key which has no default."""
     composed = by_default(package, verb.config_name, verb.schema)
-    lists = {key: [{float: 1.0}.get(field.entry, "x")] for key, field in keys(composed.schema) if field.kind is list}
+    values: dict[str, Any] = {key: 1.0 for key, field in keys(composed.schema) if field.kind is float}
+    values |= {key: [{float: 1.0}.get(field.entry, "x")] for key, field in keys(composed.schema) if field.kind is list}
     missing = [key for key, value in flatten(composed.config).items() if value == "???"]
     chosen = (
         [f"{verb.when}={options(package, verb.when)[0]}"] if verb.when in verb_groups(package, verb.config_name) else []
     )
-    return [*chosen, *(as_word(key, lists.get(key, "x")) for key in missing)]
+    return [*chosen, *(as_word(key, values.get(key, "x")) for key in missing)]
 
 
 @pytest.mark.parametrize("package, verb", VERBS)

@@ -219,12 +219,18 @@ class ReadingConfig:
         help="what becomes of a row that does not fit",
         choices={"raise": "the run stops", "skip": "listed in rejects-*.jsonl"},
     )
+
+
+@dataclass
+class PreparingConfig(ReadingConfig):
+    """Likewise, of rows that are prepared once and kept."""
+
     num_proc: int | None = option(None, help="processes that prepare rows", at_least=1, null="one")
     cache_dir: str | None = option(None, help="folder of prepared rows", null="the user's cache folder")
 
 
 @dataclass
-class DataConfig(ReadingConfig):
+class DataConfig(PreparingConfig):
     """The data sets of a run; several are mixed."""
 
     max_rows: int | None = option(None, help="training rows in all", at_least=1, null="all")

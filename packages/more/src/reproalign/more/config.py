@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config import BaseRunConfig, ReadingConfig, RewardModelConfig, TextConfig
+from reproalign.common.config import BaseRunConfig, PreparingConfig, RewardModelConfig, TextConfig
 from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.endpoint import EndpointConfig
 from reproalign.common.options import like, option, output_dir, section, seed, variant
@@ -15,7 +15,7 @@ TIES = {"wrong": "nothing", "half": "1/2"}
 
 
 @dataclass
-class DomainsConfig(ReadingConfig):
+class DomainsConfig(PreparingConfig):
     """The preference data sets, called domains (released: tasks), and what becomes of their items."""
 
     domains: list[str] | None = option(None, help="names in data.sets, in order", null="all of data.sets")

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from reproalign.common.config import ReadingConfig
+from reproalign.common.config import PreparingConfig
 from reproalign.common.data.cache import fingerprint_dataset, map_cached
 from reproalign.common.reward.reading import Reader
 from reproalign.common.text.pairs import text_columns, without_overlong
@@ -16,7 +16,7 @@ from reproalign.common.text.render import text_features
 SIDES = ("chosen", "rejected")
 
 
-def render_dialogues(dataset: Dataset, reader: Reader, data: ReadingConfig) -> Dataset:
+def render_dialogues(dataset: Dataset, reader: Reader, data: PreparingConfig) -> Dataset:
     """Render records: ``chosen`` and ``rejected`` as whole dialogues, and the ``prompt``. Text stays as it is.
 
     Args:
@@ -44,7 +44,7 @@ def render_dialogues(dataset: Dataset, reader: Reader, data: ReadingConfig) -> D
     )
 
 
-def tokenize_dialogues(dataset: Dataset, reader: Reader, overlong: str, data: ReadingConfig) -> Dataset:
+def tokenize_dialogues(dataset: Dataset, reader: Reader, overlong: str, data: PreparingConfig) -> Dataset:
     """Tokenise rendered dialogues into ``chosen_input_ids``, ``rejected_input_ids`` and ``length`` (of the longer one).
 
     Numeric columns are kept.

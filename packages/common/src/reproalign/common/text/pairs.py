@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import PairTextConfig, ReadingConfig
+from reproalign.common.config import PairTextConfig, PreparingConfig
 from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.errors import UserError, choose
 from reproalign.common.text.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
@@ -22,7 +22,7 @@ def tokenize_pairs(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     text: PairTextConfig,
-    data: ReadingConfig,
+    data: PreparingConfig,
     *,
     sides: Sequence[tuple[str, ...]] = (("chosen", "rejected"),),
 ) -> Dataset:
@@ -101,7 +101,7 @@ def _tokenize(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     text: PairTextConfig,
-    data: ReadingConfig,
+    data: PreparingConfig,
     stage: str,
     build: Callable[[Mapping[str, list[Any]]], dict[str, list[Any]]],
     options: Sequence[Any] = (),

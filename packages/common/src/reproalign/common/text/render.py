@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DialogueTextConfig, PairTextConfig, ReadingConfig
+from reproalign.common.config import DialogueTextConfig, PairTextConfig, PreparingConfig
 from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.text.templates import render, render_completion, with_system
 
@@ -17,7 +17,7 @@ def render_pairs(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     text: PairTextConfig,
-    data: ReadingConfig,
+    data: PreparingConfig,
     *,
     sides: Sequence[str] = ("chosen", "rejected"),
     generation: bool = False,
@@ -49,7 +49,7 @@ def render_pairs(
 
 
 def render_messages(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, text: DialogueTextConfig, data: ReadingConfig
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, text: DialogueTextConfig, data: PreparingConfig
 ) -> Dataset:
     """Render whole dialogues (``messages``) as ``text`` with the chat template, after ``text.system_message``."""
 
@@ -72,7 +72,7 @@ def text_features(dataset: Dataset, sides: Sequence[str] = ("chosen", "rejected"
 def _map(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    data: ReadingConfig,
+    data: PreparingConfig,
     stage: str,
     build: Callable[[Any], dict[str, Any]],
     features: Features,
