@@ -64,7 +64,7 @@ def rewritten(source: Path, folder: Path, change) -> Path:
         (["method=ties"], "base is not set"),
         (["method=task_arithmetic"], "scale is not set"),
         (["method=slerp"], "t is not set"),
-        (["method=slerp", "t=1.5"], "t=1.5 must be at most 1"),
+        (["method=slerp", "t=1.5"], "t=1.5 must be from 0 to 1"),
         (["t=0.5"], "t has no meaning for method=linear"),
         (["density=0.5"], "density has no meaning for method=linear"),
         (["rank=4"], "rank is for space=delta"),

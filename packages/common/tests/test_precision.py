@@ -40,7 +40,14 @@ def test_sixteen_bit_weights_beside_autocast_are_refused_with_both_choices(dtype
 
 
 def test_it_is_refused_as_the_configuration_is_composed_and_leaves_nothing_behind(tmp_path, capsys):
-    words = ["model=tiny", "data=demo", "model.dtype=bfloat16", "trainer.bf16=true", f"output_dir={tmp_path / 'run'}"]
+    words = [
+        "model=tiny",
+        "data=demo",
+        "target.gamma=1",
+        "model.dtype=bfloat16",
+        "trainer.bf16=true",
+        f"output_dir={tmp_path / 'run'}",
+    ]
     assert main(["train", *words, "--dry-run"]) == 2
     assert main(["train", *words]) == 2
     assert "model.dtype=bfloat16 with trainer.bf16=true" in capsys.readouterr().err
@@ -48,7 +55,7 @@ def test_it_is_refused_as_the_configuration_is_composed_and_leaves_nothing_behin
 
 
 def test_auto_beside_autocast_is_recorded_as_float32():
-    words = ["model.name=a/b", "data=demo", "output_dir=x"]
+    words = ["model.name=a/b", "data=demo", "target.gamma=1", "output_dir=x"]
     assert composed(MMPO, *words, "trainer.bf16=true", verb="train")["model"]["dtype"] == "float32"
     assert composed(MMPO, *words, verb="train")["model"]["dtype"] == "auto"
     assert composed(DTM, "experiment=llama-2-7b-vanilla")["model"]["dtype"] == "float16"  # adapters on a frozen base
