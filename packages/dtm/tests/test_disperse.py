@@ -273,7 +273,7 @@ def test_labels_that_do_not_fit(refused, rows, tmp_path, labels, message):
         ("", "the file has no rows"),
         ('{"instruction": "q", "output": "  "}\n', "none of 1 rows is usable"),
         ("{\n{\n", "none of its 2 rows can be read"),
-        ('{"text": "q"}\n', "columns text are those of no known source"),
+        ('{"words": "q"}\n', "columns words are those of no known source"),
     ],
 )
 def test_files_without_a_usable_row(refused, tmp_path, content, message):

@@ -111,17 +111,3 @@ def test_what_a_tokenizer_must_have():
         collator(tokenizer)
     with pytest.raises(UserError, match=r"tokens\.append_eos=false"):
         encoder(tokenizer, resolved(FULL, "paper"))
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (TokensConfig(max_length=0), "tokens.max_length=0"),
-        (TokensConfig(boundary="inexact"), "unknown tokens.boundary"),
-        (TokensConfig(padding_side="middle"), "unknown tokens.padding_side"),
-        (TokensConfig(num_proc=0), "tokens.num_proc=0"),
-    ],
-)
-def test_options_are_checked(config, message):
-    with pytest.raises(UserError, match=message):
-        resolved(config, "paper")
