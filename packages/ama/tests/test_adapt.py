@@ -181,8 +181,8 @@ def test_an_interrupted_run_ends_at_the_same_bits(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["alpha=0"], "alpha=0.0 must lie strictly between 0 and 1"),
-        (["alpha=1.5"], "alpha=1.5 must lie strictly between"),
+        (["alpha=0"], "alpha=0.0 must be above 0 and below 1"),
+        (["alpha=1.5"], "alpha=1.5 must be above 0 and below 1"),
         (["parts=bloc3"], "unknown parts 'bloc3'"),
         (["parts=block9"], "block9"),
         (["epsilon=-0.1"], "epsilon=-0.1"),

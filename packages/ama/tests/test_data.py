@@ -167,7 +167,7 @@ def test_repeated_and_leaked_prompts_can_be_left_out(tmp_path, files):
         ([], "split=published: none of 5 test rows is left to hold out after the first test_first=6275"),
         (["split=test", "variant=released"], "variant=released is the published division"),
         (["split=half"], "unknown split 'half'"),
-        (["split=fraction", "eval_fraction=1"], "eval_fraction=1.0 must be between 0 and 1"),
+        (["split=fraction", "eval_fraction=1"], "eval_fraction=1.0 must be above 0 and below 1"),
         (["test_last=0"], "test_last=0 must be at least 1"),
         (["split=test", "test_first=2"], "test_first is of split=published, not of split=test"),
         (["eval_fraction=0.5"], "eval_fraction is of split=fraction, not of split=published"),
