@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from reproalign.common.errors import UserError
 from reproalign.common.invocation import Verb
 from reproalign.common.mappings import flatten
 from reproalign.common.options.check import check_option
@@ -46,6 +47,41 @@ def test_every_key_says_what_it_means_what_null_is_and_has_a_default_that_is_all
         assert bool(null) == field.optional or field.option.types, f"{key}: null is {'' if null else 'not '}said"
         if field.default not in (None, "???"):
             check_option(field.option, key, field.default)
+
+
+@pytest.mark.parametrize(
+    "verb, key, value, message",
+    [
+        ("common judge", "pairrm.dtype", "float31", "unknown pairrm.dtype 'float31' (did you mean 'float32'?)"),
+        ("common judge", "pairrm.orders", "three", "unknown pairrm.orders 'three'"),
+        ("common judge", "pairrm.batch_size", 0, "pairrm.batch_size=0 must be at least 1"),
+        ("common judge", "max_instructions", 0, "max_instructions=0 must be at least 1"),
+        ("common judge", "confidence", 1.0, "confidence=1.0 must be above 0 and below 1"),
+        ("common mt-bench", "confidence", 0.0, "confidence=0.0 must be above 0 and below 1"),
+        ("common mt-bench", "resamples", 99, "resamples=99 must be at least 100"),
+        ("more evaluate", "confidence", 1.0, "confidence=1.0 must be above 0 and below 1"),
+        ("ama average", "variant", "release", "unknown variant 'release' (did you mean 'released'?)"),
+        ("ama average", "method", "mean", "unknown method 'mean'"),
+        ("ama average", "decay", 1.0, "decay=1.0 must be "),
+        ("ama average", "reset_every", 0, "reset_every=0 must be at least 1"),
+        ("ama adapt", "eval_fraction", 1.0, "eval_fraction=1.0 must be at least 0 and below 1"),
+        ("dtm train", "tokens.max_length", 0, "tokens.max_length=0 must be at least 1"),
+        ("dtm train", "tokens.boundary", "inexact", "unknown tokens.boundary 'inexact'"),
+        ("dtm train", "tokens.padding_side", "middle", "unknown tokens.padding_side 'middle'"),
+        ("dtm train", "tokens.num_proc", 0, "tokens.num_proc=0 must be at least 1"),
+        ("mmpo train", "text.max_length", 0, "text.max_length=0 must be at least 2"),
+        ("mmpo best-of-n", "max_prompts", 0, "max_prompts=0 must be at least 1"),
+        ("radpo train", "warmup_steps", -1, "warmup_steps=-1 must be at least 0"),
+        ("radpo pairs", "classifier.batch_size", 0, "classifier.batch_size=0 must be at least 1"),
+    ],
+)
+def test_what_a_key_does_not_take_is_refused(verb, key, value, message):
+    package, name = verb.split()
+    found = next(one for one in VERBS if one.values[0] == f"reproalign.{package}" and one.values[1].name == name)
+    field = dict(declared(*found.values))[key]
+    with pytest.raises(UserError) as error:
+        check_option(field.option, key, value)
+    assert str(error.value).startswith(message)
 
 
 def smallest(package: str, verb: Verb) -> list[str]:

@@ -13,7 +13,7 @@ from reproalign.common.options import like, option, output_dir, section, seed, v
 from reproalign.common.options.check import check
 from reproalign.common.options.compose import compose
 from reproalign.common.options.keys import known_keys
-from reproalign.common.options.renamed import new_name
+from reproalign.common.options.renamed import new_choice, new_name
 
 
 @dataclass
@@ -71,7 +71,7 @@ def composed(*words: str) -> dict[str, Any]:
         (["variant=papr"], "unknown variant 'papr' (did you mean 'paper'?); choose one of: paper, released"),
         (["sets.hh.share=0"], "sets.hh.share=0.0 must be above 0 and at most 1"),
         (["sets.hh.shore=1"], "unknown key 'sets.hh.shore'"),
-        (["sets.hh=3"], "sets.hh"),
+        (["sets.hh=3"], "sets.hh is a section; write sets.hh.KEY=3, where KEY is one of: path, share"),
         (["shares.hh=-1"], "shares.hh=-1.0 must be at least 0"),
         (["shares.hh.a=1"], "shares.hh must be a number, not a mapping"),
         (["orders=[a,c]"], "unknown orders[1] 'c'; choose one of: a, b"),
@@ -133,7 +133,11 @@ def test_an_option_without_a_meaning_is_no_option():
         ("path", "x.jsonl", "path is now called sets.NAME.path; write sets.NAME.path=x.jsonl"),
         ("gas", "1", "gas is gone: this oven is electric"),
         ("other", "1", None),
-        ("elsewhere", "1", None),
+        (
+            *("elsewhere", "1"),
+            "elsewhere is now called key.of.another.verb, which this command has not with what else is chosen; "
+            "leave it out",
+        ),
     ],
 )
 def test_an_old_name_is_understood(key, value, sentence):
@@ -145,3 +149,8 @@ def test_an_old_name_is_understood(key, value, sentence):
         "elsewhere": "key.of.another.verb",
     }
     assert new_name(key, value, known_keys(BakeConfig), renamed) == sentence
+
+
+def test_a_choice_that_changed_its_name_is_understood():
+    assert new_choice("data", "messages", {}) == "data=messages is now called data=own; write data=own"
+    assert new_choice("data", "something", {}) is None

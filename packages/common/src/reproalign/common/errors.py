@@ -36,17 +36,6 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
-def check_seed(**seeds: int) -> None:
-    """Refuse seeds that a random generator cannot take: they are from 0 to 2³² - 1.
-
-    Raises:
-        UserError: naming the key.
-    """
-    for key, seed in seeds.items():
-        if not 0 <= seed < 2**32:
-            raise UserError(f"{key}={seed} must be from 0 to {2**32 - 1}")
-
-
 def choose(kind: str, word: str, choices: Iterable[str]) -> str:
     """Return ``word`` if it is one of ``choices``.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from reproalign.common.console import result_console
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.best_of_n import best_of_n, sizes
 from reproalign.common.generation.prompt_files import read_prompts
@@ -27,7 +27,6 @@ from reproalign.mmpo.best_of_n_dialogues import judge_dialogues
 from reproalign.mmpo.best_of_n_rules import (
     GOLD,
     PROXY,
-    RENDERINGS,
     Judged,
     Pool,
     policy_rules,
@@ -129,7 +128,6 @@ def _counts(config: BestOfNConfig) -> list[int]:
 
 
 def _check(config: BestOfNConfig) -> None:
-    choose("rendering", config.rendering, RENDERINGS)
     if (config.prompts is None) == (config.questions is None):
         what = "neither is" if config.prompts is None else "both are"
         raise UserError(f"prompts (one turn) or questions (MT-Bench's, two turns) is needed, and {what} given")
@@ -141,8 +139,6 @@ def _check(config: BestOfNConfig) -> None:
         raise UserError(
             f"temperature={config.temperature} must be positive; candidates of one prompt would be the same"
         )
-    if config.max_prompts is not None and config.max_prompts < 1:
-        raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
     if config.candidates and config.policy.name:
         raise UserError("candidates is given and so is policy.name, which would not be asked; leave one of them out")
     if not config.candidates and not config.policy.name:

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from reproalign.common.errors import UserError, check_seed, choose
+from reproalign.common.errors import UserError, choose
 from reproalign.mmpo.config import PairRulesConfig, RowRulesConfig, TargetConfig
 from reproalign.mmpo.decontaminate import filter_strings, keep_mask, load_problems
 from reproalign.mmpo.target import read_soft_labels, target_probabilities, transform_margins
@@ -86,13 +86,9 @@ def apply_pair_rules(dataset: Dataset, rules: PairRulesConfig, *, split: str, se
 def shuffle_rows(dataset: Dataset, rules: RowRulesConfig) -> Dataset:
     """Return the rows permuted by ``shuffle_seed`` (numpy's default_rng, in ``datasets``), as the alignment-handbook
     does with 42 for a single data set too; in their order if it is null.
-
-    Raises:
-        UserError: for a negative seed.
     """
     if rules.shuffle_seed is None:
         return dataset
-    check_seed(shuffle_seed=rules.shuffle_seed)
     return dataset.shuffle(seed=rules.shuffle_seed)
 
 

@@ -31,7 +31,6 @@ from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import gemma_of_variant, model_kind
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
-from reproalign.common.options.shared import VARIANTS
 from reproalign.common.records import Run
 from reproalign.common.records.lineage import training_config
 from reproalign.common.reward.dialogues import tokenize_dialogues
@@ -59,7 +58,6 @@ DEFAULT_BETA = 0.01
 
 def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Measure accuracy, margins and calibration on the data, and RewardBench's sections if a file is given."""
-    choose("variant", config.variant, VARIANTS)
     config = _as_trained(config)
     check_gamma(config.target.gamma)
     config = replace(config, model=gemma_of_variant(config.model, config.variant))

@@ -13,12 +13,10 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config import RunConfig
 from reproalign.common.console import say
-from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import gemma_of_variant
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
-from reproalign.common.options.shared import VARIANTS
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward
 from reproalign.common.reward.reading import Reader
@@ -115,7 +113,6 @@ def check_options(config: PreferenceConfig | RewardConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    choose("variant", config.variant, VARIANTS)
     check_gamma(config.target.gamma)
 
 
@@ -178,9 +175,7 @@ def _common(
     pairs: Pairs,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
-    if config.pad_to_multiple_of is not None and config.pad_to_multiple_of < 1:
-        raise UserError(f"pad_to_multiple_of={config.pad_to_multiple_of} must be at least 1")
-    remedy = "set data.eval_path, data.eval_split or data.eval_fraction"
+    remedy = "set data.sets.NAME.eval_path=FILE, data.sets.NAME.eval_split or data.eval_fraction"
     check_held_out(arguments, pairs.evaluation, remedy, rows="pairs")
     return {
         "model": model,

@@ -143,8 +143,6 @@ def _check(config: EvaluateConfig) -> str | None:
     """Check the settings; return the judge's template if one is to be asked."""
     if len(config.responses or []) < 2:
         raise UserError("responses needs two or more files of `more-rm sample`, as in responses=[A,B]")
-    if config.batch_size < 1:
-        raise UserError(f"batch_size={config.batch_size} must be at least 1")
     check_confidence(config.confidence)
     check_endpoint(config.judge, "judge")
     check_pairrm(config.pairrm)

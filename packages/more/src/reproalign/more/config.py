@@ -135,7 +135,7 @@ class EvaluateConfig:
     attempts: int | None = option(
         None, help="requests for a readable verdict, with variant=released", at_least=1, null="10"
     )
-    confidence: float = option(0.95, help="of a win rate's interval", above=0)
+    confidence: float = option(0.95, help="of a win rate's interval", above=0, below=1)
     trainer: dict[str, Any] = like(BaseRunConfig, "trainer", {})
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.config import ReadingConfig
 from reproalign.common.console import say
 from reproalign.common.data.cache import fingerprint_dataset
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
@@ -34,9 +34,6 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Measure reward accuracy, margins, sequential KL and, with ``loss=ra-dpo``, the sequential risk ratio."""
     if not config.reference.model:
         raise UserError("rewards and KL are relative; set reference.model to the model that training started from")
-    choose("variant", config.variant, ["paper", "released"])
-    if config.batch_size < 1:
-        raise UserError(f"batch_size={config.batch_size} must be at least 1")
     with Run.open(invocation) as run:
         tokenizer = load_tokenizer(config.model)
         check_tokenizer(tokenizer, chat_template=with_template(config.model, config.variant).chat_template)

@@ -95,17 +95,12 @@ def best_and_worst(one: Sampled) -> dict[str, Any] | None:
 
 
 def _rules(config: PairsConfig) -> SamplingRules:
-    for key in ("prompt_tokens", "max_length"):
-        if getattr(config, key) < 1:
-            raise UserError(f"{key}={getattr(config, key)} must be at least 1")
     if config.max_length <= config.prompt_tokens:
         raise UserError(f"max_length={config.max_length} must be more than prompt_tokens={config.prompt_tokens}")
     if config.n < 2:
         raise UserError(f"n={config.n}: a pair needs two continuations at least")
     if not config.temperature:
         raise UserError("temperature=0 would make all continuations the same; raise it")
-    if config.classifier.batch_size < 1:
-        raise UserError(f"classifier.batch_size={config.classifier.batch_size} must be at least 1")
     rules = SamplingRules(
         n=config.n,
         max_new_tokens=config.max_length - config.prompt_tokens,

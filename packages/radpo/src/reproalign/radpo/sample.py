@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from reproalign.common.console import say
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError
 from reproalign.common.evaluation.alpacaeval import instruction_text, write_outputs
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.prompt_files import read_prompts
@@ -38,8 +37,6 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         response_prefix=config.response_prefix,
     )
     rules.check()
-    if config.max_prompts is not None and config.max_prompts < 1:
-        raise UserError(f"max_prompts={config.max_prompts} must be at least 1")
     state, backend = start_sampling(config.backend, config.launch, config.model)
     with Run.open(invocation, is_main=state.is_main_process) as run:
         with state.main_process_first():

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config import ModelConfig
 from reproalign.common.console import say
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Dropout, Model
 from reproalign.common.models.identify import identify_weights
@@ -119,7 +119,6 @@ def check_options(config: TrainConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    choose("variant", config.variant, ["paper", "released"])
     _check_schedule(config)
     _check_released(config)
     if config.loss.needs.value_head is not None and config.model.lora.enabled and config.model.lora.merge:
@@ -130,8 +129,6 @@ def check_options(config: TrainConfig) -> None:
 
 
 def _check_schedule(config: TrainConfig) -> None:
-    if config.warmup_steps < 0:
-        raise UserError(f"warmup_steps={config.warmup_steps} must not be negative")
     for key in ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "train_sampling_strategy"):
         if key in config.trainer:
             raise UserError(

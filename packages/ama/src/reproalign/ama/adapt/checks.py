@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from reproalign.ama.adapt.config import AdaptConfig
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 
 
 def check_models(config: AdaptConfig) -> None:
@@ -21,9 +21,6 @@ def check_models(config: AdaptConfig) -> None:
         raise UserError("model.name has no meaning here: the models are pre and post; remove it")
     if config.model.quantization or config.model.lora.enabled:
         raise UserError("model.quantization and model.lora have no meaning here: weights are merged; remove them")
-    choose("resume", config.resume, ("auto", "never"))
-    if config.logprobs_chunk is not None and config.logprobs_chunk < 1:
-        raise UserError(f"logprobs_chunk={config.logprobs_chunk} must be at least 1")
     if config.launch.strategy.startswith("zero"):
         raise UserError(f"launch.strategy={config.launch.strategy} is not for merged weights; use launch=ddp or fsdp")
 
@@ -80,10 +77,6 @@ def check_rows(config: AdaptConfig, objective: str) -> None:
     elif config.rows is None:
         hint = "rows of prompt and response" if objective == "labelled" else "a run of `ama collect`, or its file"
         raise UserError(f"rows is not set; give {hint}")
-    if config.max_rows is not None and config.max_rows < 1:
-        raise UserError(f"max_rows={config.max_rows} must be at least 1")
-    if not 0 <= config.eval_fraction < 1:
-        raise UserError(f"eval_fraction={config.eval_fraction} must be at least 0 and below 1")
     if objective == "reward" and config.eval_fraction:
         raise UserError("eval_fraction has no meaning for objective=reward, which has no rows; remove it")
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from reproalign.ama.adapt.candidates import Quality, candidates, draw_best, prompt_key
 from reproalign.ama.adapt.collect_config import CollectConfig
 from reproalign.common.console import result_console, say
-from reproalign.common.errors import UserError, check_seed
+from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.prompt_files import read_prompts
 from reproalign.common.generation.samples import SCORED, find, read_sampled, write_rows
@@ -118,10 +118,6 @@ def check_collect(config: CollectConfig) -> Quality:
     Raises:
         UserError: naming the key.
     """
-    check_seed(seed=config.seed)
-    for name in ("n", "top", "draw", "min_length"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name}={getattr(config, name)} must be at least 1")
     if config.draw > config.top:
         raise UserError(f"draw={config.draw} must not be above top={config.top}")
     excluded: set[str] = set()

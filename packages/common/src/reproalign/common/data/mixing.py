@@ -23,7 +23,7 @@ def mix_datasets(parts: list[MixPart], *, seed: int = 42, shuffle: bool = True) 
 
     Splits with "train" in their name are training splits, with "test" test splits. A share keeps ``int(share * rows)``
     rows from the front. Shares are paired with training splits in load order, one of each data set: of several, as
-    ``data.mix`` never has them, the release pairs the wrong ones (MMPO ERRATA Q25).
+    ``data.sets`` never has them, the release pairs the wrong ones (MMPO ERRATA Q25).
 
     Args:
         parts: the data sets.
@@ -46,11 +46,11 @@ def mix_datasets(parts: list[MixPart], *, seed: int = 42, shuffle: bool = True) 
                 test.append(dataset)
             else:
                 raise UserError(
-                    f"data.mix: split '{split}' of '{part.name}' has neither 'train' nor 'test' in its name"
+                    f"data.sets: split '{split}' of '{part.name}' has neither 'train' nor 'test' in its name"
                 )
     for part in parts:
         if not 0 <= part.fraction <= 1:
-            raise UserError(f"data.mix: the share of '{part.name}' is {part.fraction}; it must be between 0 and 1")
+            raise UserError(f"data.sets: the share of '{part.name}' is {part.fraction}; it must be between 0 and 1")
     mixed = {}
     if train:
         shares = zip([part.fraction for part in parts], train, strict=False)

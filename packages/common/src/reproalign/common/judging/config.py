@@ -51,7 +51,7 @@ class JudgeConfig:
         None, help="a text file with {instruction}, {answer_a}, {answer_b}", null="the package's own"
     )
     max_instructions: int | None = option(None, help="the first so many instructions", at_least=1, null="all")
-    confidence: float = option(0.95, help="of the win rate's interval", above=0)
+    confidence: float = option(0.95, help="of the win rate's interval", above=0, below=1)
 
 
 def check_pairrm(config: PairRMConfig) -> None:

@@ -23,9 +23,9 @@ from reproalign.common.options.check import check
 from reproalign.common.options.choices import chosen_sections, named, opened, specialised
 from reproalign.common.options.file import KEY, check_keys, given_file, is_whole, put_file, read_file
 from reproalign.common.options.foreign import check_foreign
-from reproalign.common.options.keys import is_section, known_keys, locate
+from reproalign.common.options.keys import fields, is_section, known_keys, locate
 from reproalign.common.options.load import load_object
-from reproalign.common.options.renamed import Renamed, new_name
+from reproalign.common.options.renamed import Renamed, new_choice, new_name
 from reproalign.common.options.variants import leave_out_other_variants
 from reproalign.common.options.words import as_word
 
@@ -105,11 +105,14 @@ def _compose(
 ) -> tuple[Any, str | None, type]:
     node = load_object(schema)
     file = given_file(overrides)
-    chosen, words, recipe = [], {}, None
+    chosen, words, recipe, known_groups = [], {}, None, groups(package)
     for word in overrides:
         key, value = _split(word)
-        if key in groups(package):
-            choose("recipe" if key == "experiment" else f"{key} configuration", value, options(package, key))
+        if key in known_groups:
+            known = options(package, key)
+            if value not in known and (sentence := new_choice(key, value, renamed)):
+                raise UserError(sentence)
+            choose("recipe" if key == "experiment" else f"{key} configuration", value, known)
             recipe = value if key == "experiment" else recipe
             chosen.append(word)
         elif key != KEY or file is None:
@@ -177,8 +180,8 @@ def groups(package: str) -> list[str]:
 
 def verb_groups(package: str, config_name: str) -> list[str]:
     """List the groups that a verb's words may choose from: those that its primary configuration names."""
-    names = [name for name, _ in _defaults(package, config_name)]
-    return [name for name in names if name in groups(package) and options(package, name)]
+    known = groups(package)
+    return [name for name, _ in _defaults(package, config_name) if name in known and options(package, name)]
 
 
 def _any_choice(package: str, config_name: str, words: Sequence[str]) -> list[str]:
@@ -231,11 +234,15 @@ def _check_key(word: str, key: str, schema: type, renamed: Renamed) -> str:
     field, mapping = found
     if is_section(field.kind) and locate(schema, f"{key}.name"):
         return ""  # it names the section's class, which the schema already has
+    value = word.partition("=")[2]
+    if mapping and is_section(field.entry) and key.count(".") == mapping.count(".") + 1 and value[:1] not in ("{", ""):
+        entries = ", ".join(entry.name for entry in fields(field.entry))
+        raise UserError(f"{key} is a section; write {key}.KEY={value}, where KEY is one of: {entries}")
     if mapping and not _is_understood(f"{key}=1"):
-        inner, value = key.removeprefix(f"{mapping}."), word.partition("=")[2]
+        inner = key.removeprefix(f"{mapping}.")
         raise UserError(f"'{key}' cannot be a key by itself; write it in braces: '{mapping}={{{inner}: {value}}}'")
     if field.kind in (str, Any) and not _is_understood(word):
-        return as_word(key, word.partition("=")[2])  # a path beyond Hydra's grammar, or a list like 1,1,1
+        return as_word(key, value)  # a path beyond Hydra's grammar, or a list like 1,1,1
     return word.lstrip("+")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 # Old key or section -> new, or several of which the verb has one. NAME in a new key is for the user to choose. What
-# holds a blank is a sentence on where the key went. ``data=old`` stands for a choice of a group.
+# holds a blank is a sentence on where the key went. ``data=old`` -> the new choice of that group.
 Renamed = Mapping[str, str | Sequence[str]]
 RENAMED: Renamed = {
     **{
@@ -33,6 +33,9 @@ RENAMED: Renamed = {
             *("system_message", "layout", "truncation_side", "padding_side", "response_separator"),
         )
     },
+    "data=preference": "own",
+    "data=messages": "own",
+    "data=imdb_characters": "imdb",
     "suite.title": "nothing read it; write it as a comment into the suite's file",
     "suite.source": "nothing read it; write it as a comment into the suite's file",
 }
@@ -59,4 +62,11 @@ def new_name(key: str, value: str, known: Sequence[str], renamed: Renamed) -> st
         new = f"{candidate}{key.removeprefix(old)}"
         if any(new == name or new.startswith(f"{name}.") or name.startswith(f"{new}.") for name in known):
             return f"{key} is now called {new}; write {new}={value or 'VALUE'}"
-    return None
+    news = " or ".join(f"{candidate}{key.removeprefix(old)}" for candidate in candidates)
+    return f"{key} is now called {news}, which this command has not with what else is chosen; leave it out"
+
+
+def new_choice(group: str, name: str, renamed: Renamed) -> str | None:
+    """Return the sentence on a choice of a group that changed its name, or None for one that never was."""
+    new = {**RENAMED, **renamed}.get(f"{group}={name}")
+    return f"{group}={name} is now called {group}={new}; write {group}={new}" if new else None

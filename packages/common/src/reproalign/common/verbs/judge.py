@@ -133,8 +133,6 @@ def _check(config: JudgeConfig) -> None:
     if config.pairrm.model and config.template:
         raise UserError("template is for a judge that reads questions, and PairRM reads none; leave template out")
     check_confidence(config.confidence)
-    if config.max_instructions is not None and config.max_instructions < 1:
-        raise UserError(f"max_instructions={config.max_instructions} must be at least 1")
     check_endpoint(config.endpoint)
     check_pairrm(config.pairrm)
 

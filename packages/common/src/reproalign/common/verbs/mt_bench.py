@@ -93,10 +93,6 @@ def _check(config: MTBenchConfig) -> None:
     check_one_judge({"judgments": config.judgments, "answers": config.answers})
     check_endpoint(config.endpoint)
     check_confidence(config.confidence)
-    if config.resamples < 100:
-        raise UserError(f"resamples={config.resamples} must be at least 100")
-    if config.max_questions is not None and config.max_questions < 1:
-        raise UserError(f"max_questions={config.max_questions} must be at least 1")
     if not config.questions and not config.judgments:
         raise UserError("questions is not set; give FastChat's question file (question_id, category, turns)")
     given = "answers" if config.answers else "judgments" if config.judgments else None

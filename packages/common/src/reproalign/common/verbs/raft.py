@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 
 from reproalign.common.console import say
-from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.prompt_files import read_prompts
 from reproalign.common.invocation import Invocation
@@ -76,10 +75,6 @@ def show_plan(config: RaftConfig, invocation: Invocation) -> None:
 
 
 def _plan(config: RaftConfig, invocation: Invocation) -> list[dict[str, Child]]:
-    for name in ("iterations", "prompts_per_iteration"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name}={value} must be at least 1")
     return list(plan_iterations(ITERATIONS, invocation, config))
 
 
