@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from reproalign.common.command.app import App, find_verb
@@ -11,6 +13,11 @@ from reproalign.common.options.compose import compose
 
 def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:
     """Return the configuration that ``words`` come to; of a recipe (``experiment=NAME``) its header names the verb."""
+    return deepcopy(_composed(app, words, verb))
+
+
+@cache
+def _composed(app: App, words: tuple[str, ...], verb: str | None) -> dict[str, Any]:
     name = verb or next(
         read_headers(app.package)[value]["verb"]
         for key, _, value in (word.partition("=") for word in words)
