@@ -44,6 +44,14 @@ def test_a_recipe_is_accepted_under_both_variants(paper):
         assert accept(paper.APP, name, f"variant={other}")["variant"] == other
 
 
+def test_a_recipe_leaves_to_its_family_what_no_table_row_is_about():
+    headers = read_headers(radpo.APP.package)
+    assert "_run" not in headers
+    of_family, own = headers["hh-pythia-1.4b-dpo"], headers["hh-pythia-1.4b-ppo"]
+    assert (of_family["verb"], of_family["processes"], of_family["global_batch"]) == ("train", "4", "16")
+    assert (own["verb"], own["processes"], own["global_batch"]) == ("train", "1", "4")
+
+
 def test_what_one_variant_alone_reads_is_left_out_of_a_recipe_under_the_other():
     name = "hh-pythia-1.4b-dpo"
     assert composed(radpo.APP, f"experiment={name}")["released"] == {"processes": 4, "accumulation": 4}
