@@ -6,9 +6,7 @@ from typing import Any
 
 from reproalign.common.command.app import App, find_verb
 from reproalign.common.command.recipes import read_headers
-from reproalign.common.options.compose import Bases, compose
-
-_BASES: Bases = {}  # what recipes come to before a test's own words; files do not change while tests run
+from reproalign.common.options.compose import compose
 
 
 def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:
@@ -19,7 +17,7 @@ def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:
         if key == "experiment"
     )
     found = find_verb(app, name, words)
-    return compose(app.package, found.config_name, found.schema, words, _BASES).config
+    return compose(app.package, found.config_name, found.schema, words).config
 
 
 def effective_batch(config: dict[str, Any], processes: int) -> int:
