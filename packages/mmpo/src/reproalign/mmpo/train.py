@@ -15,7 +15,7 @@ from reproalign.common.config import RunConfig
 from reproalign.common.console import say
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
-from reproalign.common.models.kind import gemma_of_variant
+from reproalign.common.models.kind import with_gemma_numerics
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward
@@ -35,6 +35,7 @@ from reproalign.mmpo.objective import MMPOReward
 from reproalign.mmpo.prepare import Pairs, load_pairs, reading_rules
 from reproalign.mmpo.released import lay_out_epochs
 from reproalign.mmpo.report import Rewards, draw, print_metrics
+from reproalign.mmpo.rules import MmpoRules, rules_of
 from reproalign.mmpo.target import check_gamma
 
 logger = logging.getLogger(__name__)
@@ -50,10 +51,11 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
             stacklevel=2,
         )
     check_options(config)
-    config = replace(config, model=gemma_of_variant(config.model, config.variant))
-    objective = config.loss.released() if config.variant == "released" else config.loss
+    variant = rules_of(config.variant)
+    config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
+    objective = config.loss if variant.smooths_targets else config.loss.without_smoothing()
     mode = reference_mode(config, config.reference)
-    arguments = training_arguments(config, Path(config.output_dir), **_name(config))
+    arguments = training_arguments(config, Path(config.output_dir), **_name(config, variant))
     set_seed(config.seed)  # before the model: adapters and reward heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
@@ -72,9 +74,9 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
                 mode, config, config.reference, pairs.train, pairs.evaluation, _pad_id(tokenizer)
             )
             pairs = Pairs(*columns)
-        pairs = _in_order(pairs, arguments, config, run)
-        # TRL 0.7.7, which the release ran, turns off the adapters' dropout as well (ERRATA Q34a).
-        model = load_causal_lm(config.model, dropout="adapters" if config.variant == "paper" else "none")
+        if variant.release_epochs:
+            pairs = _in_order(pairs, arguments, run)
+        model = load_causal_lm(config.model, dropout=variant.dropout)
         used_weights(run, "policy", config.model)
         trainer = PairTrainer(
             objective=objective,
@@ -82,29 +84,31 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
             logprobs=config.logprobs,
             **_common(config, model, arguments, pairs, tokenizer),
         )
-        _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before)
+        _run(trainer, run, config, variant, tokenizer, pairs)
 
 
 def reward(config: RewardConfig, invocation: Invocation) -> None:
     """Train a reward model: load, prepare, fit, evaluate, draw, record."""
     check_reward_options(config)
-    config = replace(config, model=gemma_of_variant(config.model, config.variant))
+    variant = rules_of(config.variant)
+    config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
     rules = reading_rules(config.text, config.pool)
-    arguments = training_arguments(config, Path(config.output_dir), **_name(config))
+    arguments = training_arguments(config, Path(config.output_dir), **_name(config, variant))
     set_seed(config.seed)  # before the model: adapters and reward heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = _tokenizer(config)
-        pairs = _in_order(load_pairs(config, tokenizer, run, Reader(tokenizer, rules)), arguments, config, run)
+        pairs = load_pairs(config, tokenizer, run, Reader(tokenizer, rules))
+        if variant.release_epochs:
+            pairs = _in_order(pairs, arguments, run)
         preview(run, config, arguments, pairs.train, pairs.evaluation)
         model = load_reward(config.model, tokenizer, rules, _pad_id(tokenizer))
         used_weights(run, "start", config.model)
         trainer = PairedRewardTrainer(
-            objective=MMPOReward(batch_targets=config.variant == "released"),
+            objective=MMPOReward(batch_targets=variant.batch_targets),
             rules=rules,
             **_common(config, model, arguments, pairs, tokenizer),
         )
-        notes = {NOTE: rules.note()}
-        _run(trainer, run, config, tokenizer, pairs, evaluate_before=config.evaluate_before, notes=notes)
+        _run(trainer, run, config, variant, tokenizer, pairs, notes={NOTE: rules.note()})
 
 
 def check_options(config: PreferenceConfig | RewardConfig) -> None:
@@ -130,23 +134,22 @@ def _run(
     trainer: ScoredPairsTrainer,
     run: Run,
     config: PreferenceConfig | RewardConfig,
+    variant: MmpoRules,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Pairs,
-    *,
-    evaluate_before: bool,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
     evaluations = {}
-    if config.launch.strategy.startswith("zero") and evaluate_before:
+    if config.launch.strategy.startswith("zero") and config.evaluate_before:
         logger.warning("evaluate_before is skipped: DeepSpeed cannot evaluate before training has set up its engine")
-    elif evaluate_before and pairs.evaluation:
+    elif config.evaluate_before and pairs.evaluation:
         evaluations["before"] = Rewards(*trainer.rewards(pairs.evaluation))
     fit(trainer, run, config, tokenizer, notes=notes)
     if pairs.evaluation:
         evaluations["after"] = Rewards(*trainer.rewards(pairs.evaluation))
     if not run.is_main:
         return
-    metrics = {name: rewards.metrics(config.variant) for name, rewards in evaluations.items()}
+    metrics = {name: rewards.metrics(rounded_ties=variant.rounded_ties) for name, rewards in evaluations.items()}
     run.set_metrics(metrics)
     if pairs.evaluation:
         print_metrics(metrics, len(pairs.evaluation))
@@ -154,15 +157,13 @@ def _run(
     say(f"model, record and plots: {run.dir}")
 
 
-def _name(config: PreferenceConfig | RewardConfig) -> dict[str, Any]:
+def _name(config: PreferenceConfig | RewardConfig, variant: MmpoRules) -> dict[str, Any]:
     """The release's name of the run, for whatever logs it."""
-    return {"run_name": released_name(config)} if config.variant == "released" else {}
+    return {"run_name": released_name(config)} if variant.release_names else {}
 
 
-def _in_order(pairs: Pairs, arguments: TrainingArguments, config: PreferenceConfig | RewardConfig, run: Run) -> Pairs:
-    """Lay the training pairs out as the release goes through them, if the variant says so."""
-    if config.variant == "paper":
-        return pairs
+def _in_order(pairs: Pairs, arguments: TrainingArguments, run: Run) -> Pairs:
+    """Lay the training pairs out as the release goes through them."""
     train, steps = lay_out_epochs(pairs.train, arguments)
     run.set("steps", {"per_epoch": steps.per_epoch, "total": steps.total})
     return Pairs(train, pairs.evaluation)
