@@ -6,6 +6,7 @@ import dataclasses
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
@@ -24,7 +25,7 @@ class Field:
         kind: its type, without None: a scalar, ``list``, ``dict``, ``Any``, or the configuration class of a section.
         entry: the type of a list's or mapping's entries, or None.
         optional: may be null.
-        default: the class's, a list, mapping or section built anew; ``???`` if the user has to give one.
+        default: the class's, ``???`` if the user has to give one.
         option: its declaration; None for a section.
     """
 
@@ -41,9 +42,10 @@ def is_section(kind: Any) -> bool:
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
-def fields(schema: type) -> Iterator[Field]:
-    """Yield the fields of a configuration class, in the order in which they are declared, inherited ones first."""
-    hints = get_type_hints(schema)
+@lru_cache(maxsize=1024)
+def fields(schema: type) -> tuple[Field, ...]:
+    """Return the fields of a configuration class, in the order in which they are declared, inherited ones first."""
+    found, hints = [], get_type_hints(schema)
     for field in dataclasses.fields(schema):
         kinds = [hints[field.name]]
         if get_origin(kinds[0]) in (Union, types.UnionType):
@@ -54,14 +56,17 @@ def fields(schema: type) -> Iterator[Field]:
         default = field.default
         if default is dataclasses.MISSING:
             default = MISSING if field.default_factory is dataclasses.MISSING else field.default_factory()
-        yield Field(
-            name=field.name,
-            kind=get_origin(kind) or kind,
-            entry=entries[-1] if entries else None,
-            optional=len(given) < len(kinds) or kind is Any,
-            default=default,
-            option=field.metadata.get(METADATA),
+        found.append(
+            Field(
+                name=field.name,
+                kind=get_origin(kind) or kind,
+                entry=entries[-1] if entries else None,
+                optional=len(given) < len(kinds) or kind is Any,
+                default=default,
+                option=field.metadata.get(METADATA),
+            )
         )
+    return tuple(found)
 
 
 def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Field]]:

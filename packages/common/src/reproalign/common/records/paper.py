@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 
+@cache
 def load_paper(package: str) -> dict[str, Any]:
     """Read ``paper.yaml``: inside an installed package, or two folders above its sources in a checkout.
+
+    It is read once per process, so nobody may change it.
 
     Raises:
         FileNotFoundError: if there is none.
