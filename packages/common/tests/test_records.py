@@ -164,7 +164,7 @@ def test_comparison_sets_timing_aside_and_misses_nothing():
     right = {"metrics": {"accuracy": 0.5, "extra": 1.0}, "fingerprints": {"weights": {"model": {"sha256": "b"}}}}
     exact = compare(left, right)
     assert exact.agreed == ["metrics.accuracy"]
-    assert exact.set_aside == ["metrics.train_runtime"]
+    assert exact.ignored == ["metrics.train_runtime"]
     assert exact.differing == [("metrics.extra", "missing", 1.0), ("weights.model", "a", "b")]
     assert [key for key, _, _ in compare(left, right, tolerance=1e-6).differing] == ["metrics.extra"]
     assert not compare(left, right, tolerance=1e-6, ignore=("extra",)).differing

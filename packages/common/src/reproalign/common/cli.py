@@ -141,8 +141,8 @@ def _report(left: dict[str, Any], right: dict[str, Any], tolerance: float, ignor
 
     result = compare(left, right, tolerance=tolerance, ignore=ignore)
     console = result_console()
-    if result.set_aside:
-        console.print(f"set aside: {', '.join(result.set_aside)}", style="dim")
+    if result.ignored:
+        console.print(f"ignored: {', '.join(result.ignored)}", style="dim")
     if result.differing:
         table = Table(*(Column(name, overflow="fold") for name in ("differs", "left", "right")), header_style="bold")
         for key, first, second in result.differing:

@@ -20,7 +20,7 @@ class Comparison:
 
     agreed: list[str] = field(default_factory=list)
     differing: list[tuple[str, Any, Any]] = field(default_factory=list)
-    set_aside: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
 
 def compare(
@@ -29,14 +29,14 @@ def compare(
     """Compare the final metrics number by number, and the fingerprints exactly.
 
     Two numbers agree when |a - b| <= tolerance * max(1, |a|, |b|); NaN agrees with NaN. With a positive tolerance the
-    fingerprints of weights are set aside, since close weights have unrelated fingerprints. A metric that one record
+    fingerprints of weights are ignored, since close weights have unrelated fingerprints. A metric that one record
     lacks is a difference.
 
     Args:
         left: a record.
         right: another.
         tolerance: relative, absolute below 1.
-        ignore: metric names (or ``weights``, ``data``) to set aside.
+        ignore: metric names (or ``weights``, ``data``) to ignore.
     """
     result = Comparison()
     first, second = flatten(left.get("metrics", {}), "metrics"), flatten(right.get("metrics", {}), "metrics")
@@ -50,7 +50,7 @@ def compare(
         timing = key.startswith("metrics.") and any(word in key for word in TIMING)
         inexact = tolerance > 0 and key.startswith("weights.")
         if timing or inexact or any(word in (key, key.removeprefix("metrics."), key.split(".")[0]) for word in ignore):
-            result.set_aside.append(key)
+            result.ignored.append(key)
         elif key in first and key in second and agrees(first[key], second[key], tolerance):
             result.agreed.append(key)
         else:
