@@ -94,9 +94,9 @@ def test_each_process_computes_its_share_of_the_cached_log_probs(tmp_path, singl
 @pytest.mark.distributed
 def test_a_mistake_found_by_a_worker_is_one_line_and_leaves_nothing(tmp_path):
     file, folder = tmp_path / "pairs.jsonl", tmp_path / "runs" / "bad"
-    file.write_text('{"prompt": \n')
+    file.write_text('{"prompt": "Count. ", "chosen": "One.", "rejected": "No."}\n{"prompt": \n')
     words = ["data=own", f"data.sets.own.path={file}", "launch=ddp", *TWO, f"output_dir={folder}"]
     done = run_command([sys.executable, "-c", CODE, "train", "experiment=smoke", *words])
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"toy: error: {file} line 1: not valid JSON")
+    assert done.stderr.splitlines()[-1].startswith(f"toy: error: {file} line 2: not valid JSON")
     assert not folder.parent.exists()

@@ -1,4 +1,4 @@
-"""The exponential loss on preference pairs, of GPO (arXiv 2402.05749, table 1)."""
+"""The exponential loss on preference pairs, of GPO (arXiv 2402.05749)."""
 
 from __future__ import annotations
 
