@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import pytest
+import yaml
 
 from reproalign.ama import cli as ama
 from reproalign.common.command.app import find_verb
-from reproalign.common.command.recipes import read_headers
+from reproalign.common.command.recipes import OF_FAMILY, parse_header, read_headers
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import structured
 from reproalign.common.options.load import load_object
@@ -15,6 +18,8 @@ from reproalign.dtm import cli as dtm
 from reproalign.mmpo import cli as mmpo
 from reproalign.more import cli as more
 from reproalign.radpo import cli as radpo
+
+PAPERS = pytest.mark.parametrize("paper", [mmpo, more, radpo, dtm, ama], ids=lambda paper: paper.APP.command)
 
 # Not the recipe's launch but its method is the other variant's: no released run has it.
 OF_THE_PAPER = {"open-llama-3b-adamerging": "variant=released is the release's optimiser, not solver=exact"}
@@ -30,7 +35,7 @@ def accept(app, name, *words):
     return config
 
 
-@pytest.mark.parametrize("paper", [mmpo, more, radpo, dtm, ama], ids=lambda paper: paper.APP.command)
+@PAPERS
 def test_a_recipe_is_accepted_under_both_variants(paper):
     for name in read_headers(paper.APP.package):
         own = accept(paper.APP, name).get("variant")
@@ -42,6 +47,40 @@ def test_a_recipe_is_accepted_under_both_variants(paper):
                 accept(paper.APP, name, f"variant={other}")
             continue
         assert accept(paper.APP, name, f"variant={other}")["variant"] == other
+
+
+def test_a_recipe_leaves_to_its_family_what_no_table_row_is_about():
+    headers = read_headers(radpo.APP.package)
+    assert "_run" not in headers
+    of_family, own = headers["hh-pythia-1.4b-dpo"], headers["hh-pythia-1.4b-ppo"]
+    assert (of_family["verb"], of_family["processes"], of_family["global_batch"]) == ("train", "4", "16")
+    assert (own["verb"], own["processes"], own["global_batch"]) == ("train", "1", "4")
+
+
+def stated(package, name):
+    """What a file of recipes states itself, and what the files that it builds on state."""
+    text = files(f"{package}.configs").joinpath("experiment", f"{name}.yaml").read_text(encoding="utf-8")
+    content, header = yaml.safe_load(text), parse_header(text)
+    own = {("#", key): header[key] for key in OF_FAMILY if key in header}
+    given = {}
+    for base in content.pop("defaults", []):
+        if isinstance(base, str) and "@" not in base:
+            given |= {key: value for part in stated(package, base) for key, value in part.items()}
+        elif isinstance(base, dict):
+            own |= {("defaults", *key): value for key, value in leaves(base)}
+    return given, own | dict(leaves(content))
+
+
+def leaves(node, *path):
+    for key, value in node.items():
+        yield from leaves(value, *path, key) if isinstance(value, dict) and value else [((*path, key), value)]
+
+
+@PAPERS
+def test_a_recipe_says_nothing_again_that_its_family_says(paper):
+    for name in read_headers(paper.APP.package):
+        given, own = stated(paper.APP.package, name)
+        assert not [key for key in own.keys() & given.keys() if own[key] == given[key]], name
 
 
 def test_what_one_variant_alone_reads_is_left_out_of_a_recipe_under_the_other():

@@ -26,7 +26,6 @@ from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, check_launches, given_words, naming, plan_child
 from reproalign.common.launch.plan import Hardware
 from reproalign.common.launch.together import GPUS, slots
-from reproalign.common.options.compose import Bases
 from reproalign.common.options.words import as_word, section_words
 from reproalign.common.verbs import EVALUATE_SUITE, JUDGE
 from reproalign.common.verbs.evaluate import check_options as check_suite
@@ -130,7 +129,6 @@ class _Planner:
         self.config = config
         self.invocation = invocation
         self.folder = Path(config.output_dir)
-        self.bases: Bases = {}
         self.common = [as_word("seed", config.seed), as_word("variant", config.variant)]
 
     def plan(self) -> Plan:
@@ -226,7 +224,7 @@ class _Planner:
         owned: str = "",
     ) -> Child:
         more = given_words(section, given, OWNED[owned or section], by="frontier")
-        child = plan_child(self.invocation, name, verb, [*words, *more], self.bases)
+        child = plan_child(self.invocation, name, verb, [*words, *more])
         with naming(child.name):
             if check is not None:
                 check(structured(child.invocation.schema, child.invocation.config))

@@ -26,7 +26,7 @@ from reproalign.common.options.load import load_object
 SWEPT = ("seeds=", "sweep.")  # words that ask for several runs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class App:
     """One paper's command.
 

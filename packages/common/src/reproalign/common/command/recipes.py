@@ -13,6 +13,9 @@ after the ``#`` continues the value before it. Keys:
     processes       number of processes the batch size is meant for
     global_batch    pairs (or sequences) per optimiser step, checked against the configuration
     not_established what could not be found out (optional)
+
+A file ``_family.yaml`` holds what the members of a family have in common, and is no recipe; members name it in their
+``defaults``. Its header may state verb, processes, global_batch and not_established for those members that do not.
 """
 
 from __future__ import annotations
@@ -30,27 +33,47 @@ from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, choose
 
 REQUIRED = ("title", "verb", "paper", "command", "hardware", "expected", "processes", "global_batch")
+OF_FAMILY = ("verb", "processes", "global_batch", "not_established")  # what a member may leave to its family
 ANYWHERE = "for any machine"
 WIDE = 90  # columns behind name and verb from which what is expected is shown too
 
 
 def read_headers(package: str) -> dict[str, dict[str, str]]:
     """Read the header of every recipe of ``package``: {name: {key: value}}; ``_family.yaml`` is none."""
-    folder = files(f"{package}.configs").joinpath("experiment")
-    if not folder.is_dir():
-        return {}
-    recipes = {entry.name.removesuffix(".yaml"): entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
-    names = sorted(name for name in recipes if not name.startswith("_"))
-    return {name: parse_header(recipes[name].read_text(encoding="utf-8")) for name in names}
+    texts = _read(package)
+    headers = {name: parse_header(text) for name, text in sorted(texts.items()) if not name.startswith("_")}
+    for name, header in headers.items():
+        for base in _chain(name, texts)[1:]:
+            for key, value in parse_header(texts[base]).items():
+                if key in OF_FAMILY:
+                    header.setdefault(key, value)
+    return headers
 
 
 def recipe_keys(package: str, words: Sequence[str]) -> set[str]:
-    """Return the keys that the recipe among ``words`` sets itself; none if there is no such recipe."""
+    """Return the keys that the recipe among ``words`` and its family set; none if there is no such recipe."""
     import yaml
 
     names = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
-    recipes = [files(f"{package}.configs").joinpath("experiment", f"{name}.yaml") for name in names]
-    return {str(key) for file in recipes if file.is_file() for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
+    texts = _read(package) if names else {}
+    return {str(key) for name in names for file in _chain(name, texts) for key in yaml.safe_load(texts[file])}
+
+
+def _read(package: str) -> dict[str, str]:
+    folder = files(f"{package}.configs").joinpath("experiment")
+    if not folder.is_dir():
+        return {}
+    entries = [entry for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in entries}
+
+
+def _chain(name: str, texts: dict[str, str]) -> list[str]:
+    """List a recipe and the files of its folder that it builds on, the nearest first; none for an unknown name."""
+    if name not in texts:
+        return []
+    found = re.search(r"^defaults:(.*?)(?=^\w|\Z)", texts[name], re.MULTILINE | re.DOTALL)
+    bases = re.findall(r"^ +(?:- |\[)([\w.-]+)\]?$", found[1], re.MULTILINE) if found else []
+    return [name, *(file for base in reversed(bases) for file in _chain(base, texts))]
 
 
 def parse_header(text: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from reproalign.common.invocation import Invocation, Verb
 from reproalign.common.launch.plan import Hardware, check
 from reproalign.common.launch.start import wait_for
 from reproalign.common.mappings import flatten
-from reproalign.common.options.compose import Bases, compose
+from reproalign.common.options.compose import compose
 from reproalign.common.options.words import as_word
 from reproalign.common.records.lineage import RECORD
 from reproalign.common.records.run import Run, check_folder, read_record, same_run
@@ -36,7 +36,7 @@ class Child:
     invocation: Invocation
 
 
-def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str], bases: Bases | None = None) -> Child:
+def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str]) -> Child:
     """Compose a child of ``parent``: the verb ``verb`` of the same command, with ``words`` as a user would type them.
 
     Args:
@@ -44,7 +44,6 @@ def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str], 
         name: of the child.
         verb: what the child does.
         words: ``key=value``.
-        bases: of the parent's children, see :func:`~reproalign.common.options.compose.compose`; for many of one verb.
 
     Raises:
         UserError: for anything wrong in the words, naming the child.
@@ -52,7 +51,7 @@ def plan_child(parent: Invocation, name: str, verb: Verb, words: Sequence[str], 
     folder = Path(parent.config["output_dir"]) / name
     words = [*words, as_word("output_dir", str(folder))]
     with naming(name):
-        composed = compose(parent.package, verb.config_name, verb.schema, words, bases)
+        composed = compose(parent.package, verb.config_name, verb.schema, words)
     invocation = Invocation(
         command=[parent.command[0], *verb.name.split(), *words],
         package=parent.package,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -44,15 +45,11 @@ class Composed:
     schema: type
 
 
-Bases = dict[tuple[str, ...], Any]
-
-
 def compose(
     package: str,
     config_name: str,
     schema: str,
     overrides: Sequence[str],
-    bases: Bases | None = None,
     renamed: Renamed | None = None,
     *,
     foreign: bool = True,
@@ -67,15 +64,13 @@ def compose(
         config_name: the verb's primary configuration (see :func:`primary_module`).
         schema: ``module:class`` of the structured configuration, available to Hydra as ``schema: <config_name>``.
         overrides: words in Hydra's override syntax; ``experiment=NAME`` picks a recipe.
-        bases: what was composed of the files before, kept for the next call: for many calls that choose the same files,
-            while these do not change.
         renamed: keys of the package that changed their names, see :class:`~reproalign.common.command.app.App`.
         foreign: also check what takes an import of transformers: keys that are another library's.
 
     Raises:
         UserError: for anything wrong in the words or the values.
     """
-    composed, recipe, node = _compose(package, config_name, schema, overrides, bases, renamed or {})
+    composed, recipe, node = _compose(package, config_name, schema, overrides, renamed or {})
     resolved = _resolve(composed, node)
     check(node, resolved)
     if foreign:
@@ -95,13 +90,13 @@ def in_force(package: str, config_name: str, schema: str, overrides: Sequence[st
     if _any_choice(package, config_name, overrides):
         node = load_object(schema)
         return Composed(OmegaConf.to_container(OmegaConf.structured(node)), None, node)  # type: ignore[arg-type]
-    composed, recipe, node = _compose(package, config_name, schema, overrides, None, {})
+    composed, recipe, node = _compose(package, config_name, schema, overrides, {})
     container: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     return Composed(container, recipe, node)
 
 
 def _compose(
-    package: str, config_name: str, schema: str, overrides: Sequence[str], bases: Bases | None, renamed: Renamed
+    package: str, config_name: str, schema: str, overrides: Sequence[str], renamed: Renamed
 ) -> tuple[Any, str | None, type]:
     node = load_object(schema)
     file = given_file(overrides)
@@ -117,16 +112,14 @@ def _compose(
             chosen.append(word)
         elif key != KEY or file is None:
             words[word] = key
-    choice, given = (package, config_name, schema, *chosen), [word.partition("=") for word in chosen]
+    given = [word.partition("=")[0] for word in chosen]
     try:
         content = read_file(file) if file is not None else {}
         if file is not None and is_whole(opened(node), content):
             chosen = [*chosen, *_any_choice(package, config_name, chosen)]  # of which nothing is used
-        composed = (bases or {}).get(choice) or _compose_files(package, config_name, opened(node), chosen)
-        if bases is not None:
-            composed = deepcopy(bases.setdefault(choice, composed))
+        composed = deepcopy(_compose_files(package, config_name, opened(node), tuple(chosen)))
         if file is not None:
-            composed = put_file(composed, opened(node), file, content, [name for name, _, _ in given], renamed)
+            composed = put_file(composed, opened(node), file, content, given, renamed)
         if chosen_sections(node):
             config: Any = OmegaConf.to_container(composed, resolve=False)
             named(node, config, {key: _value(word) for word, key in words.items()})
@@ -141,7 +134,9 @@ def _compose(
     return composed, recipe, node
 
 
-def _compose_files(package: str, config_name: str, schema: type, chosen: Sequence[str]) -> Any:
+@cache
+def _compose_files(package: str, config_name: str, schema: type, chosen: tuple[str, ...]) -> Any:
+    """Compose files by Hydra, once per process: the children of a run, its sweep or its recipe choose the same."""
     ConfigStore.instance().store(group="schema", name=config_name, node=schema, package="_global_")
     GlobalHydra.instance().clear()
     with initialize_config_module(config_module=primary_module(package, config_name), version_base="1.3"):

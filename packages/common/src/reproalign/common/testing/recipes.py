@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from reproalign.common.command.app import App, find_verb
 from reproalign.common.command.recipes import read_headers
-from reproalign.common.options.compose import Bases, compose
-
-_BASES: Bases = {}  # what recipes come to before a test's own words; files do not change while tests run
+from reproalign.common.options.compose import compose
 
 
 def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:
     """Return the configuration that ``words`` come to; of a recipe (``experiment=NAME``) its header names the verb."""
+    return deepcopy(_composed(app, words, verb))
+
+
+@cache
+def _composed(app: App, words: tuple[str, ...], verb: str | None) -> dict[str, Any]:
     name = verb or next(
         read_headers(app.package)[value]["verb"]
         for key, _, value in (word.partition("=") for word in words)
         if key == "experiment"
     )
     found = find_verb(app, name, words)
-    return compose(app.package, found.config_name, found.schema, words, _BASES).config
+    return compose(app.package, found.config_name, found.schema, words).config
 
 
 def effective_batch(config: dict[str, Any], processes: int) -> int:

@@ -20,7 +20,6 @@ from reproalign.common.generation.select import SelectionRules
 from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, given_words, naming, plan_child
 from reproalign.common.models.kind import check_language_model, check_reward_model
-from reproalign.common.options.compose import Bases
 from reproalign.common.options.words import as_word, section_words
 from reproalign.common.verbs import REJECTION_SAMPLING
 from reproalign.common.verbs.sample import sampling_rules
@@ -119,7 +118,6 @@ def plan_iterations(
         step.name: given_words(step.name, getattr(config, step.name), step.owned, by=iterations.by) for step in steps
     }
     folder, model = Path(invocation.config[OUTPUT]), config.model
-    bases: Bases = {}
     for number in range(1, config.iterations + 1):
         at = {step.name: folder / f"{number}-{step.name}" for step in steps}
         common = [as_word("seed", config.seed + (number - 1) * seed_step)]
@@ -140,7 +138,6 @@ def plan_iterations(
                 at[step.name].name,
                 step.verb,
                 [*own[step.name], *(words or {}).get(step.name, ()), *users[step.name]],
-                bases,
             )
             for step in steps
         }

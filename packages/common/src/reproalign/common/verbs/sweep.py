@@ -18,7 +18,6 @@ from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, check_launches, naming, plan_child
 from reproalign.common.launch.together import run_children
 from reproalign.common.options import option, output_dir
-from reproalign.common.options.compose import Bases
 from reproalign.common.options.load import load_object
 from reproalign.common.options.words import as_word
 from reproalign.common.records import Run
@@ -92,12 +91,12 @@ def plan_sweep(config: SweepConfig, invocation: Invocation) -> list[Planned]:
     settings = [dict(zip(config.sweep, values, strict=True)) for values in itertools.product(*config.sweep.values())]
     seeds: list[int | None] = list(config.seeds) if config.seeds is not None else [None]
     names = _setting_names(settings)
-    planned, bases = [], Bases()
+    planned = []
     for (setting, label), seed in itertools.product(zip(settings, names, strict=True), seeds):
         name = "-".join(filter(None, [label, "" if seed is None else f"seed-{seed}"]))
         words = [*config.words, *(as_word(key, value) for key, value in setting.items())]
         words += [] if seed is None else [as_word("seed", seed)]
-        child = plan_child(invocation, name, verb, words, bases)
+        child = plan_child(invocation, name, verb, words)
         with naming(name):
             if verb.check:
                 load_object(verb.check)(structured(child.invocation.schema, child.invocation.config))
