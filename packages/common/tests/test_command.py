@@ -21,13 +21,11 @@ from reproalign.common.options.load import load_object
 from reproalign.common.options.words import as_word
 from reproalign.common.testing import composed
 
-BASES = {}
-
 
 def plain(*words: str) -> dict:
     """Compose words without a recipe."""
     words = ("model.name=tiny:llama", "output_dir=a b", *words)
-    return compose("toy", "train", TRAIN.schema, words, BASES, foreign=False).config
+    return compose("toy", "train", TRAIN.schema, words, foreign=False).config
 
 
 @pytest.fixture
