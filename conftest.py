@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import settings
 
@@ -14,6 +16,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden", metavar="DIR", help="folder of golden vectors (default: the one beside the repository)"
     )
+
+
+def pytest_collection_finish() -> None:
+    """Leave all modules out of garbage collections: a training asks for one at its end, and they are a million."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -32,11 +32,12 @@ nox.needs_version = ">=2024.4.15"
 
 
 def prepare(session: nox.Session) -> None:
-    """Let uv look where pip is told to look, and keep torch to one thread per test worker."""
+    """Let uv look where pip is told to look, keep torch to one thread per test worker, and compile modules once."""
     if "PIP_FIND_LINKS" in os.environ:
         session.env.setdefault("UV_FIND_LINKS", ",".join(os.environ["PIP_FIND_LINKS"].split()))
     session.env.setdefault("OMP_NUM_THREADS", "1")
     session.env.setdefault("TOKENIZERS_PARALLELISM", "false")
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""  # where it is set, each process compiles torch and transformers anew
 
 
 def install_packages(session: nox.Session, *extra: str) -> None:

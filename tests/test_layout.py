@@ -97,6 +97,13 @@ def test_a_package_is_complete(package):
 
 
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.name)
+def test_what_a_variant_means_is_said_by_a_papers_table_of_rules_alone(paper):
+    asks = re.compile(r"\bvariant\b[^\n]*( ==| !=| in) [^\n]*[\"'](paper|released)[\"']")
+    found = [file.relative_to(ROOT) for file in paper.glob("src/**/*.py") if asks.search(file.read_text("utf-8"))]
+    assert found == []
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.name)
 def test_a_paper_is_complete(paper):
     for name in ("ERRATA.md", "paper.yaml", "tests/test_golden.py"):
         assert (paper / name).is_file(), name

@@ -106,7 +106,7 @@ def merge_learned(inputs: Case, params: Case) -> Any:
     blocks = untied_blocks(params["architecture"], params["num_layers"])
     head = "post" if "final0" in inputs["alphas_path"] else "base"
     parts = make_parts(params["mask_level"], blocks, released=True)
-    rule = tensor_rule("linear_head_pre", head, parts, blocks, released=True)
+    rule = tensor_rule("linear_head_pre", head, parts, blocks)
     merged, kept = {}, []
     for key, before in inputs["pre"].items():
         tensors = [torch.tensor(values, dtype=dtype) for values in (before, inputs["post"][key])]
@@ -265,10 +265,11 @@ def _forgetting_penalties(inputs: Case, params: Case) -> Any:
     from reproalign.ama.align.distillation import distance
     from reproalign.ama.align.sft_options import check_penalty
     from reproalign.ama.align.weight_penalty import penalise
+    from reproalign.ama.rules import RELEASED
     from reproalign.common.logprobs.statistics import HeadStates, chunked_token_statistics
 
     options = PenaltyConfig(name=params["approach"], weight=params["alpha"])
-    weights, distances = check_penalty(options, released=True, strategy="single")
+    weights, distances = check_penalty(options, RELEASED.penalty, strategy="single")
     if weights is not None:
         pairs = [
             (Parameter(tensor(inputs["params"][name])), tensor(inputs["teacher"][name])) for name in inputs["trainable"]

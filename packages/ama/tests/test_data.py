@@ -80,7 +80,7 @@ def test_the_published_division_holds_out_what_training_has_not_seen(train, test
     assert split.held_out == split.eval_prompts == rows[max(train + first, train + test - last) :]
     assert split.prompts == rows[:train]
     assert not {row.key for row in split.train} & {row.key for row in split.held_out}
-    released = divide(rows[:train], rows[train:], DataConfig(variant="released", test_first=first, test_last=last))
+    released = divide(rows[:train], rows[train:], config, trained_prompts=True)
     assert released.eval_prompts == rows[train : train + first]  # as published: the reward model knows them
     assert released.held_out == split.held_out
 

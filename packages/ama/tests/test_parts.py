@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from reproalign.ama.levels import HEAD, released_layer_groups
 from reproalign.ama.parts import Parts, linear_modules, make_parts, parts_of_layers
-from reproalign.ama.tensors import BASE, POST, PRE, RULES, default_tensors, tensor_rule
+from reproalign.ama.tensors import BASE, POST, PRE, RULES, tensor_rule
 from reproalign.common.errors import UserError
 from reproalign.common.merging.blocks import Blocks
 from reproalign.common.testing.checkpoints import ARCHITECTURES, random_config
@@ -180,7 +180,7 @@ def test_the_head_has_the_base_ratio_its_own_or_none():
     assert placed("llama", "linear_head_pre", "lblock3", "base")["lm_head.weight"] == BASE
     assert placed("llama", "released_ma", "even2", "post")["lm_head.weight"] == POST
     blocks = blocks_of("llama")
-    rule = tensor_rule("linear_head_pre", None, make_parts("lblock3", blocks), blocks, released=True)
+    rule = tensor_rule("linear_head_pre", None, make_parts("lblock3", blocks), blocks, learned_head=False)
     assert rule.place("lm_head.weight") == BASE  # the release's merge ignores what was learned
     assert rule.ratio("lm_head.weight", {}, 0.2) == 0.2
 
@@ -192,12 +192,6 @@ def test_rules_that_do_not_fit_are_refused():
         placed("llama", "released_ma", "linearwise")
     with pytest.raises(UserError, match="did you mean 'released_ma'"):
         placed("llama", "released_mah")
-
-
-def test_defaults_by_variant():
-    assert default_tensors("paper", learned=False) == default_tensors("paper", learned=True) == "linear_head_post"
-    assert default_tensors("released", learned=False) == "released_ma"
-    assert default_tensors("released", learned=True) == "linear_head_pre"
 
 
 def test_parts_of_a_level_are_values():

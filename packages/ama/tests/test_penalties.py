@@ -18,6 +18,7 @@ from reproalign.ama.align.config import PenaltyConfig
 from reproalign.ama.align.distillation import all_positions, distance, squared_distance
 from reproalign.ama.align.sft_options import check_penalty
 from reproalign.ama.align.weight_penalty import Start, WeightPenalty, penalise
+from reproalign.ama.rules import PAPER, RELEASED
 from reproalign.common.errors import UserError
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.statistics import HeadStates, chunked_token_statistics
@@ -154,8 +155,8 @@ def test_every_position_of_every_row_counts_the_last_one_too() -> None:
 )
 def test_what_a_variant_means(options: dict[str, object], paper: object, released: object) -> None:
     config = PenaltyConfig(**options, weight=0.5)
-    assert check_penalty(config, released=False, strategy="single") == paper
-    assert check_penalty(config, released=True, strategy="fsdp") == released
+    assert check_penalty(config, PAPER.penalty, strategy="single") == paper
+    assert check_penalty(config, RELEASED.penalty, strategy="fsdp") == released
 
 
 @pytest.mark.parametrize(
@@ -169,9 +170,9 @@ def test_what_a_variant_means(options: dict[str, object], paper: object, release
 )
 def test_penalties_that_cannot_be(options: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        check_penalty(PenaltyConfig(**options), released=False, strategy="single")
+        check_penalty(PenaltyConfig(**options), PAPER.penalty, strategy="single")
 
 
 def test_deepspeed_keeps_its_gradients() -> None:
     with pytest.raises(UserError, match=r"use launch=single, ddp or fsdp, not launch\.strategy=zero2"):
-        check_penalty(PenaltyConfig(name="l2", weight=1.0), released=False, strategy="zero2")
+        check_penalty(PenaltyConfig(name="l2", weight=1.0), PAPER.penalty, strategy="zero2")

@@ -35,6 +35,7 @@ from reproalign.dtm.disperse.settings import resolve
 from reproalign.dtm.disperse.verb import assign, extract_rows
 from reproalign.dtm.merge import released
 from reproalign.dtm.merge.settings import read_weights
+from reproalign.dtm.rules import RELEASED
 from reproalign.dtm.study import metrics
 
 Case = dict[str, Any]
@@ -67,7 +68,7 @@ def preprocess_function(inputs: Case, params: Case) -> Any:
     name = params["tokenizer"]
     kwargs = tuple(params["tokenizer_kwargs"][name].items())
     tokenizer = golden_tokenizer(params["folder"] / f"tokenizer_{name}.json", kwargs)
-    config = tokens.resolved(tokens.TokensConfig(max_length=params["block_size"]), "released")
+    config = tokens.resolved(tokens.TokensConfig(max_length=params["block_size"]), RELEASED.tokens)
     (row,) = tokens.tokenize(Dataset.from_list([inputs["example"]]), tokenizer, config)
     batch = tokens.collator(tokenizer)([row])
     ids, labels = row["input_ids"], row["labels"]

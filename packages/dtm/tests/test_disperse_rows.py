@@ -22,7 +22,7 @@ from reproalign.dtm.disperse.first_turn import Rules, first_turn, instruction_ro
 from reproalign.dtm.disperse.settings import check_sets
 from reproalign.dtm.rows import HELD_OUT, ROWS
 
-PAPER, RELEASED = Rules(), Rules(released=True)
+PAPER, RELEASED = Rules(), Rules(unchecked=True)
 
 
 def chat(*roles: str) -> list[dict[str, str]]:

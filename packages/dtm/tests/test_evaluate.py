@@ -21,6 +21,7 @@ from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.testing import run_command
 from reproalign.dtm.cli import main
 from reproalign.dtm.rows import read_rows
+from reproalign.dtm.rules import rules_of
 from reproalign.dtm.study.metrics import (
     bootstrap_token_mean,
     masked_accuracy,
@@ -71,7 +72,9 @@ def plain_losses(rows: Path, variant: str = "paper") -> list[tuple[list[int], li
     config = ModelConfig(name="tiny:llama", dtype="float32")
     model, tokenizer = load_causal_lm(config, trainable=False).double(), load_tokenizer(config)
     found = []
-    for row in tokenize(read_rows([rows]), tokenizer, resolved(TokensConfig(max_length=LENGTH), variant)):
+    for row in tokenize(
+        read_rows([rows]), tokenizer, resolved(TokensConfig(max_length=LENGTH), rules_of(variant).tokens)
+    ):
         labels = torch.tensor(row["labels"])[1:]
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]

@@ -13,6 +13,7 @@ from reproalign.common.models.tiny_tokenizers import TINY_TOKENIZERS, tiny_token
 from reproalign.common.text.collate import RowCollator
 from reproalign.common.text.tokenize import Encoder
 from reproalign.dtm.prompt import alpaca
+from reproalign.dtm.rules import PAPER, rules_of
 from reproalign.dtm.tokens import (
     IGNORED,
     TokensConfig,
@@ -30,7 +31,9 @@ ROW = {"instruction": "Name a moon.", "input": None, "output": "Europa and two d
 
 
 def encode(tokenizer, row, variant="paper", config=FULL) -> tuple[list[int], list[int], int]:
-    made = encoder(tokenizer, resolved(config, variant))({name: [value] for name, value in row.items()})
+    made = encoder(tokenizer, resolved(config, rules_of(variant).tokens))(
+        {name: [value] for name, value in row.items()}
+    )
     return made["input_ids"][0], made["labels"][0], made["supervised"][0]
 
 
@@ -86,7 +89,7 @@ def test_a_separator_is_part_of_the_prompt():
 
 def test_rows_without_a_supervised_token_are_kept_counted_and_can_be_left_out():
     rows = Dataset.from_list([{**ROW, "source": "a"}, {**ROW, "instruction": "long " * 50, "source": "b"}])
-    made = tokenize(rows, tiny_tokenizer(), resolved(TokensConfig(max_length=120), "paper"))
+    made = tokenize(rows, tiny_tokenizer(), resolved(TokensConfig(max_length=120), PAPER.tokens))
     assert made["source"] == ["a", "b"]
     assert made["supervised"][1] == 0
     assert supervised_only(made)["source"] == ["a"]
@@ -110,4 +113,4 @@ def test_what_a_tokenizer_must_have():
     with pytest.raises(UserError, match="neither a pad token nor EOS"):
         collator(tokenizer)
     with pytest.raises(UserError, match=r"tokens\.append_eos=false"):
-        encoder(tokenizer, resolved(FULL, "paper"))
+        encoder(tokenizer, resolved(FULL, PAPER.tokens))

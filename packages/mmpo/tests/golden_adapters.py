@@ -121,7 +121,7 @@ def objective_of(params: Case, targets: torch.Tensor | None) -> MarginObjective:
     """What a released run has; without targets it smoothes the labels."""
     given = {name: params[name] for name in ("label_smoothing", "reference_free") if name in params}
     objective = OBJECTIVES[choose("loss", params["loss_type"], OBJECTIVES)](**given)
-    objective = objective if targets is None else objective.released()
+    objective = objective if targets is None else objective.without_smoothing()
     object.__setattr__(objective, "beta", params["beta"])  # not as an option, which refuses a temperature of 0
     return objective
 

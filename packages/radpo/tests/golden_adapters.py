@@ -29,6 +29,7 @@ from reproalign.radpo.objectives import OBJECTIVES
 from reproalign.radpo.released import Conversations, loss_scale
 from reproalign.radpo.risk import ReleasedTail
 from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
+from reproalign.radpo.rules import RELEASED
 from reproalign.radpo.training_rows import row_rules, schedule
 
 Case = dict[str, Any]
@@ -290,7 +291,7 @@ def names(batches: list[list[Case]], loader: str) -> list[str]:
 @adapter
 def heldout_selection(inputs: Case, params: Case) -> Any:
     kind = {"sft": "completions"}.get(params["loader"], params["loader"])
-    rules = RowRules(kind=kind, variant="released", seed=params["seed"], batch_size=params["batch_size"])
+    rules = RowRules(kind=kind, variant=RELEASED, seed=params["seed"], batch_size=params["batch_size"])
     evaluated = held_out_batches(
         prompts(inputs["evaluation_prompts"]),
         replace(rules, batch_size=params["eval_batch_size"]),
@@ -322,10 +323,10 @@ def learning_rate_schedule(inputs: Case, params: Case) -> Any:
     examples = prompts([[str(number), pairs] for number, pairs in enumerate(counts)])
     config = launch(params, "dpo", num_train_epochs=params["n_epochs"])
     accumulation = params["gradient_accumulation_steps"]
-    rules = row_rules(config, batch_size=params["batch_size"], accumulation=accumulation, processes=1)
+    rules = row_rules(config, RELEASED, batch_size=params["batch_size"], accumulation=accumulation, processes=1)
     batches, _ = lay_out(build_rows(examples, rules), rules, params["n_examples"])
     length = released_length(examples, rules)
-    rate = schedule(config, length)(0)
+    rate = schedule(config, RELEASED, length)(0)
     return {
         "num_training_steps": length,
         "optimizer_steps": len(batches) // accumulation,
@@ -336,9 +337,9 @@ def learning_rate_schedule(inputs: Case, params: Case) -> Any:
 @adapter
 def ppo_learning_rate(inputs: Case, params: Case) -> Any:
     config = launch(params, "ppo")
-    rules = row_rules(config, batch_size=params["batch_size"], accumulation=1, processes=1)
+    rules = row_rules(config, RELEASED, batch_size=params["batch_size"], accumulation=1, processes=1)
     batches, _ = lay_out([{} for _ in range(inputs["micro_batches"] * params["batch_size"])], rules)
-    rate = schedule(config, float(len(batches)))(0)
+    rate = schedule(config, RELEASED, float(len(batches)))(0)
     return {
         "optimizer_steps": len(batches),
         "learning_rate": [params["lr"] * rate(step) for step in params["steps"]],

@@ -42,6 +42,7 @@ from reproalign.radpo.rows import (
     shuffle_prompts,
     unpaired_rows,
 )
+from reproalign.radpo.rules import PAPER, RELEASED
 
 SLICES = Path(__file__).parents[4] / "shared" / "data"
 
@@ -318,7 +319,7 @@ def test_split_names_are_the_data_sets_own(monkeypatch):
     for name in ("ultrabin", "oasst1", "hh_harmless", "ultrachat"):
         for train in (True, False):
             with pytest.raises(UserError, match="none of its 0 rows"):
-                load_set(name, SetConfig(source=name), RowDataConfig(), examples_view("paper"), seed=0, train=train)
+                load_set(name, SetConfig(source=name), RowDataConfig(), examples_view(), seed=0, train=train)
     assert asked == [
         ("HuggingFaceH4/ultrafeedback_binarized", "train_prefs", None),
         ("HuggingFaceH4/ultrafeedback_binarized", "test_prefs", None),
@@ -467,7 +468,7 @@ def test_each_source_loses_its_own_end_of_a_long_prompt():
     assert start.startswith("<|im_start|>user\n")
 
 
-@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("variant", [PAPER, RELEASED], ids=["paper", "released"])
 def test_rows_for_kto(variant):
     tokenizer = tiny_tokenizer()
     tokenized, facts = prepare(examples(4), kind="mismatched", variant=variant, batch_size=4)
@@ -498,7 +499,7 @@ def test_a_mismatched_response_does_not_shorten_its_rows_own_prompt():
         assert alone[name][:] == with_kl[name][:]
 
 
-@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("variant", [PAPER, RELEASED], ids=["paper", "released"])
 @pytest.mark.parametrize("kind", ["completions", "controlled", "paired", "unpaired"])
 def test_rows_of_every_kind(kind, variant):
     tokenized, facts = prepare(examples(5), kind=kind, variant=variant, batch_size=3)
@@ -512,7 +513,7 @@ def test_rows_of_every_kind(kind, variant):
 def test_a_tokenizer_may_have_the_releases_template():
     tokenizer = tiny_tokenizer()
     check_tokenizer(tokenizer, chat_template="halos")
-    tokenized, _ = prepare(examples(1), tokenizer=tokenizer, variant="released", batch_size=1)
+    tokenized, _ = prepare(examples(1), tokenizer=tokenizer, variant=RELEASED, batch_size=1)
     ids, cut = tokenized[0]["chosen_input_ids"], tokenized[0]["chosen_prompt_length"]
     assert tokenizer.decode(ids[:cut]) == "\n<|im_start|>user\nCount to 0<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(ids[cut:]) == "good 0<|im_end|>"
@@ -522,11 +523,10 @@ def test_a_tokenizer_may_have_the_releases_template():
     "changes, reason",
     [
         ({"kind": "tripled"}, "unknown kind 'tripled'"),
-        ({"variant": "mine"}, "unknown variant 'mine'"),
         ({"incomplete": "pad"}, "unknown incomplete 'pad'"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"kind": "mismatched", "frac_unique_desirable": 0.0}, "of one class"),
-        ({"variant": "released", "limits": {"overlong": "drop"}}, "text.overlong is not read by variant=released"),
+        ({"variant": RELEASED, "limits": {"overlong": "drop"}}, "text.overlong is not read by variant=released"),
         ({"limits": {"max_prompt_length": 64}}, "must be above 0 and below"),
     ],
 )
@@ -604,10 +604,10 @@ def test_released_rows_meet_the_conversations_that_earlier_rows_left():
     data = {"p0": example(0, prompt=dialogue("X" * 12, "YY", "ZZ"), generations=["good", "bad"])}
     tokenizer = conversations(10).encode.tokenizer
     limits = {"max_length": 40, "max_prompt_length": 10}
-    rows, _ = prepare(data, tokenizer=tokenizer, limits=limits, variant="released", batch_size=1, epochs=2)
+    rows, _ = prepare(data, tokenizer=tokenizer, limits=limits, variant=RELEASED, batch_size=1, epochs=2)
     texts = [[tokenizer.decode(row[f"{side}_input_ids"]) for side in ("chosen", "rejected")] for row in rows]
     assert texts == [["QXXXXXXXXQgood", "QXXXXXXXXQQbad"], ["QXXXXXXXXQQgood", "QXXXXXXXXQQbad"]]
-    rules = RowRules(variant="released", batch_size=1)
+    rules = RowRules(variant=RELEASED, batch_size=1)
     held_out, size = prepare_held_out(data, tokenizer, RowTextConfig(**limits), RowDataConfig(max_eval_rows=1), rules)
     assert (len(held_out), size) == (2, 1)  # the first evaluation, and those after it
     assert [tokenizer.decode(ids) for ids in held_out["chosen_input_ids"]] == ["QXXXXXXXXQgood", "QXXXXXXXXQQgood"]
@@ -620,9 +620,7 @@ def test_released_mismatched_responses_are_cut_for_both_prompts():
     }
     limits = {"max_length": 20, "max_prompt_length": 10}
     tokenizer = conversations(10).encode.tokenizer
-    tokenized, _ = prepare(
-        data, tokenizer=tokenizer, limits=limits, kind="mismatched", variant="released", batch_size=4
-    )
+    tokenized, _ = prepare(data, tokenizer=tokenizer, limits=limits, kind="mismatched", variant=RELEASED, batch_size=4)
     for row in tokenized:
         prompt = tokenizer.decode(row["input_ids"][: row["prompt_length"]])
         own, other = (row[f"{name}input_ids"][row["prompt_length"] :] for name in ("", "KL_"))
@@ -633,7 +631,7 @@ def test_released_mismatched_responses_are_cut_for_both_prompts():
 
 
 def test_released_rows_are_limited_in_the_order_of_training_and_fill_whole_steps():
-    rules = {"variant": "released", "batch_size": 2}
+    rules = {"variant": RELEASED, "batch_size": 2}
     rows = build_rows(examples(7), RowRules())
     whole, dropped = lay_out(rows, RowRules(**rules))
     assert (len(whole), dropped) == (3, 1)
@@ -650,7 +648,7 @@ def test_released_rows_are_limited_in_the_order_of_training_and_fill_whole_steps
 def test_released_sft_is_on_other_targets():
     data = {"p": example(0, generations=["a", "b", "c"], sft_index=1, released_sft_index=-1)}
     assert texts(sft_rows(data, 1)) == ["b"]
-    assert texts(sft_rows(data, 1, "released")) == ["c"]
+    assert texts(sft_rows(data, 1, RELEASED.sft_target)) == ["c"]
 
 
 @pytest.mark.parametrize("rejected", ["", "yes"])
@@ -659,7 +657,7 @@ def test_released_trains_on_pairs_without_a_preference(tmp_path, rejected):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")
     data = RowDataConfig(sets={"hh": SetConfig(source="hh", path=str(path))})
-    found = load_examples(data, variant="released")
+    found = load_examples(data, any_pair=True)
     assert [one.generations for one in found.train.values()] == [["yes", rejected]]
     assert found.provenance["train:hh"]["rows_rejected"] == 0
     with pytest.raises(UserError, match=r"empty|the same"):

@@ -717,7 +717,7 @@ def test_mistakes_in_the_files_of_a_judge(tmp_path, files, fails):
     (tmp_path / "template.txt").write_text("{instruction} {answer_a}")
     assert "no place {answer_b}" in fails(*words, f"template={tmp_path / 'template.txt'}")
     assert "template=/nowhere: cannot be read" in fails(*words, "template=/nowhere")
-    assert "confidence=1.0 must be between 0 and 1" in fails(*words, "confidence=1")
+    assert "confidence=1.0 must be above 0 and below 1" in fails(*words, "confidence=1")
     assert not folder.exists()
 
 

@@ -19,6 +19,7 @@ from reproalign.radpo.data import held_out_batches
 from reproalign.radpo.examples import Example
 from reproalign.radpo.released import loss_scale
 from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
+from reproalign.radpo.rules import rules_of
 from reproalign.radpo.train import dropout_of, with_template
 from reproalign.radpo.training_rows import row_rules, schedule
 
@@ -69,20 +70,20 @@ def batches_of(rules: RowRules, rows: int, limit: int | None) -> int:
 def derived(name: str) -> dict[str, Any]:
     pairs = 25000 if family(name) == "imdb" else 160800
     config = recipe_config(APP, f"experiment={name}")
-    launch, kind = launch_facts(config), config.loss.kind
+    launch, kind, variant = launch_facts(config), config.loss.kind, rules_of(config.variant)
     cut = {"batch_size": launch["rows_per_process"], "accumulation": launch["accumulation"]}
-    rules = row_rules(config, processes=launch["processes"], **cut)
+    rules = row_rules(config, variant, processes=launch["processes"], **cut)
     found: dict[str, Any] = {
         "distinct_per_step": launch["rows_per_step"],
         "release_processes": config.released.processes,
         "ticks_per_step": config.released.processes,
         "gradient": gradient(config, launch),
-        "dropout": dropout_of(config),
+        "dropout": dropout_of(config, variant),
         "order": list(islice(order(replace(rules, epochs=2, kind="paired")), 16)),
         "steps_between_evaluations": config.trainer["eval_steps"],
         "max_lengths": [config.text.max_length, config.text.max_prompt_length],
         "clean_up_spaces": rules.clean_up_spaces,
-        "template": with_template(config.model, config.variant).chat_template,
+        "template": with_template(config.model, variant.halos).chat_template,
         "kl_rows": launch["rows_per_process"],
         **{name: launch[name] for name in ("weights", "compute", "max_grad_norm", "weight_decay")},
     }
@@ -90,7 +91,7 @@ def derived(name: str) -> dict[str, Any]:
         rows = pairs * PER_PAIR[kind]
         steps = batches_of(rules, rows, config.data.max_rows) // (launch["processes"] * launch["accumulation"])
         length = released_length(one_prompt(pairs), rules)
-        rate = schedule(config, length)(steps)
+        rate = schedule(config, variant, length)(steps)
         stated = FACTS[family(name)]["rates"].value
         held_out = held_out_batches(one_prompt(400), replace(rules, kind="paired"), config.data.max_eval_rows)
         found |= {

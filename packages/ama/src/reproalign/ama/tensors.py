@@ -103,24 +103,23 @@ class TensorRule:
 
 
 def tensor_rule(
-    name: str, head: str | None, parts: Parts, blocks: Blocks, *, released: bool = False, untied: bool = False
+    name: str, head: str | None, parts: Parts, blocks: Blocks, *, learned_head: bool = True, untied: bool = False
 ) -> TensorRule:
     """Return a rule whose settings fit together.
 
     Args:
         name: one of :data:`RULES`.
-        head: one of :data:`HEADS`; None: the head's own group if the parts have one (the release's merge ignores what
-            it learned for it), otherwise the base ratio.
+        head: one of :data:`HEADS`; None: the head's own group if the parts have one, otherwise the base ratio.
         parts: of the model.
         blocks: of the model.
-        released: whether the release's default counts.
+        learned_head: whether None may mean the head's own group (the release's merge ignores what it learned for it).
         untied: a tied head becomes a tensor of its own.
 
     Raises:
         UserError: for an unknown name, a learned head without a group, or norms without a part (``linearwise``).
     """
     choose("tensors", name, RULES)
-    chosen = choose("head", head or ("learned" if parts.has_head and not released else "base"), HEADS)
+    chosen = choose("head", head or ("learned" if parts.has_head and learned_head else "base"), HEADS)
     if chosen == "learned" and not parts.has_head:
         raise UserError(f"head=learned: parts={parts.level} learn no ratio for the head; take parts=lblock3")
     if name == "released_ma" and parts.modules:
@@ -129,15 +128,3 @@ def tensor_rule(
             "linear_head_post"
         )
     return TensorRule(name, chosen, parts, blocks, tied=blocks.tied and not untied)
-
-
-def default_tensors(variant: str, *, learned: bool) -> str:
-    """Return the rule that a variant means if none is given.
-
-    Args:
-        variant: ``paper`` or ``released``.
-        learned: for learned ratios (HMA), whose merge is another script of the release.
-    """
-    if variant == "paper":
-        return "linear_head_post"
-    return "linear_head_pre" if learned else "released_ma"

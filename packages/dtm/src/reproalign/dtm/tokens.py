@@ -60,15 +60,9 @@ class TokensConfig:
     cache_dir: str | None = like(DataConfig, "cache_dir", None)
 
 
-def resolved(config: TokensConfig, variant: str) -> TokensConfig:
-    """Return ``config`` with what the variant decides filled in."""
-    paper = variant == "paper"
-    return replace(
-        config,
-        boundary=config.boundary or ("exact" if paper else "released"),
-        append_eos=paper if config.append_eos is None else config.append_eos,
-        drop_unsupervised=paper if config.drop_unsupervised is None else config.drop_unsupervised,
-    )
+def resolved(config: TokensConfig, defaults: Mapping[str, Any]) -> TokensConfig:
+    """Return ``config`` with ``defaults``, those of :class:`reproalign.dtm.rules.DtmRules`, where it has null."""
+    return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
 
 
 def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: TokensConfig) -> Dataset:

@@ -29,7 +29,7 @@ from reproalign.common.evaluation.rewardbench import (
 )
 from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.kind import gemma_of_variant, model_kind
+from reproalign.common.models.kind import model_kind, with_gemma_numerics
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.records.lineage import training_config
@@ -48,6 +48,7 @@ from reproalign.mmpo.config import EvaluateConfig, PairRulesConfig
 from reproalign.mmpo.objective import MMPO, Likelihood, MMPOReward
 from reproalign.mmpo.prepare import PairOptions, prepare_split, reading_rules
 from reproalign.mmpo.report import Rewards, draw, print_metrics
+from reproalign.mmpo.rules import MmpoRules, rules_of
 from reproalign.mmpo.target import check_gamma
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Measure accuracy, margins and calibration on the data, and RewardBench's sections if a file is given."""
     config = _as_trained(config)
     check_gamma(config.target.gamma)
-    config = replace(config, model=gemma_of_variant(config.model, config.variant))
+    variant = rules_of(config.variant)
+    config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
     kind = _kind(config)
     rules = _rules(config) if kind == "reward" else None
     _check_reference(config, kind)
@@ -70,14 +72,14 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
             check_tokenizer(tokenizer, chat_template=config.model.chat_template)
         reader = Reader(tokenizer, rules) if rules else None
         run.set("in_force", {"beta": config.beta, "target": asdict(config.target)})
-        trainer = _trainer(config, tokenizer, reader)
+        trainer = _trainer(config, variant, tokenizer, reader)
         held_out = load_evaluation(config.data, seed=config.seed, rejects_dir=run.dir)
         for split, facts in held_out.provenance.items():
             run.used_data(split, facts)
         options = PairOptions(config.data, config.text, config.target, PairRulesConfig(), config.seed)
         pairs = prepare_split(held_out.train, tokenizer, options, "evaluation", reader)
         rewards = Rewards(*trainer.rewards(pairs))
-        metrics = rewards.metrics(config.variant, config.n_bins)
+        metrics = rewards.metrics(config.n_bins, rounded_ties=variant.rounded_ties)
         run.set_metrics(metrics)
         print_metrics({Path(config.model.name).name or config.model.name: metrics}, len(pairs))
         draw(run.dir, {kind: rewards}, n_bins=config.n_bins, binning=config.binning)
@@ -139,7 +141,9 @@ def _rules(config: EvaluateConfig) -> RewardRules:
     return trained
 
 
-def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, reader: Reader | None) -> ScoredPairsTrainer:
+def _trainer(
+    config: EvaluateConfig, variant: MmpoRules, tokenizer: PreTrainedTokenizerBase, reader: Reader | None
+) -> ScoredPairsTrainer:
     common: dict[str, Any] = {
         "args": evaluation_arguments(config),
         "processing_class": tokenizer,
@@ -148,7 +152,7 @@ def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, reader:
         pad, side = reader.special.pad, reader.rules.padding_side
         model = load_reward(config.model, tokenizer, reader.rules, pad)
         collator = PairCollator(pad, padding_side=side)
-        objective = MMPOReward(batch_targets=config.variant == "released")
+        objective = MMPOReward(batch_targets=variant.batch_targets)
         return PairedRewardTrainer(model=model, data_collator=collator, objective=objective, **common)
     plain = replace(config.model, lora=replace(config.model.lora, enabled=False))
     if config.reference_free:

@@ -60,8 +60,8 @@ class MarginObjective(Objective):
         q = batch.p_chosen.to(like.dtype)
         return (1 - epsilon) * q + epsilon * (1 - q) if epsilon else q
 
-    def released(self) -> MarginObjective:
-        """Return what the release makes of it: targets that are given are not smoothed (ERRATA Q8)."""
+    def without_smoothing(self) -> MarginObjective:
+        """Return it with targets as they are given, as the release has them (ERRATA Q8)."""
         return replace(self, label_smoothing=0.0)
 
     def _log_ratios(self, side: Responses) -> Float[torch.Tensor, " pairs"]:

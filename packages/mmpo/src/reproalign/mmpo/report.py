@@ -42,15 +42,15 @@ class Rewards:
         """Reward of chosen minus rejected, (pairs,)."""
         return self.columns[:, 0] - self.columns[:, 1]
 
-    def metrics(self, variant: str, n_bins: int = 10) -> dict[str, float]:
+    def metrics(self, n_bins: int = 10, *, rounded_ties: bool = False) -> dict[str, float]:
         """Return the measures of :func:`preference_metrics`; for a policy also ``likelihood_accuracy``.
 
         That is the share of pairs whose chosen response has the higher mean log-probability per token. It needs no
-        reference, so it says something of a policy that still equals its reference. The accuracy of ``released`` is
-        :func:`released_accuracy`.
+        reference, so it says something of a policy that still equals its reference. With ``rounded_ties`` the accuracy
+        is :func:`released_accuracy`.
         """
         metrics = preference_metrics(self.columns[:, 0], self.columns[:, 1], self.targets, n_bins=n_bins)
-        if variant == "released":
+        if rounded_ties:
             metrics["accuracy"] = released_accuracy(self.margins)
         if self.columns.shape[1] == 4:
             metrics["likelihood_accuracy"] = float(np.mean(self.columns[:, 2] > self.columns[:, 3]))

@@ -12,7 +12,7 @@ from reproalign.common.config import DataConfig, DialogueTextConfig
 from reproalign.common.console import say
 from reproalign.common.data.load import load_messages
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.kind import gemma_of_variant
+from reproalign.common.models.kind import with_gemma_numerics
 from reproalign.common.models.load import load_tokenizer
 from reproalign.common.text.render import render_messages
 from reproalign.common.text.templates import check_tokenizer
@@ -23,11 +23,13 @@ from reproalign.mmpo.config import RowRulesConfig, SFTRunConfig
 from reproalign.mmpo.data import shuffle_rows, without_contamination
 from reproalign.mmpo.released import lay_out_epochs
 from reproalign.mmpo.report import draw
+from reproalign.mmpo.rules import rules_of
 
 
 def sft(config: SFTRunConfig, invocation: Invocation) -> None:
     """Fine-tune with ``trl.SFTTrainer`` on the ``messages`` of the data; every token of a dialogue is trained on."""
-    config = replace(config, model=gemma_of_variant(config.model, config.variant))
+    variant = rules_of(config.variant)
+    config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
     with open_training(config, invocation, SFTConfig, max_length=config.text.max_length) as (run, arguments):
         assert isinstance(arguments, SFTConfig)
         tokenizer = load_tokenizer(config.model)
@@ -42,7 +44,7 @@ def sft(config: SFTRunConfig, invocation: Invocation) -> None:
         ]
         if arguments.packing and arguments.packing_strategy == "wrapped":
             arguments.packing = arguments.eval_packing = False  # done, before the epochs are laid out
-        if config.variant == "released":
+        if variant.release_epochs:
             train, steps = lay_out_epochs(train, arguments)
             run.set("steps", {"per_epoch": steps.per_epoch, "total": steps.total})
         fine_tune(config, run, arguments, tokenizer, train, held_out[0] if held_out else None)

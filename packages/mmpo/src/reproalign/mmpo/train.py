@@ -15,7 +15,7 @@ from reproalign.common.config import RunConfig
 from reproalign.common.console import say
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
-from reproalign.common.models.kind import gemma_of_variant
+from reproalign.common.models.kind import with_gemma_numerics
 from reproalign.common.models.load import load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward
@@ -36,6 +36,7 @@ from reproalign.mmpo.objective import MMPOReward
 from reproalign.mmpo.prepare import load_pairs, reading_rules
 from reproalign.mmpo.released import lay_out_epochs
 from reproalign.mmpo.report import Rewards, draw, print_metrics
+from reproalign.mmpo.rules import MmpoRules, rules_of
 from reproalign.mmpo.target import check_gamma
 
 logger = logging.getLogger(__name__)
@@ -51,38 +52,39 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
             stacklevel=2,
         )
     check_options(config)
-    config = replace(config, model=gemma_of_variant(config.model, config.variant))
-    objective = config.loss.released() if config.variant == "released" else config.loss
-    with open_training(config, invocation, **_name(config)) as (run, arguments):
+    variant = rules_of(config.variant)
+    config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
+    objective = config.loss if variant.smooths_targets else config.loss.without_smoothing()
+    with open_training(config, invocation, **_name(config, variant)) as (run, arguments):
         tokenizer = _tokenizer(config)
         pairs = load_pairs(config, tokenizer, run)
         trainer = pair_trainer(
             *(objective, config, config.reference, run, arguments, tokenizer, pairs.train, pairs.evaluation),
-            # TRL 0.7.7, which the release ran, turns off the adapters' dropout as well (ERRATA Q34a).
-            dropout="adapters" if config.variant == "paper" else "none",
-            lay_out=lambda rows: _in_order(rows, arguments, config, run),
+            dropout=variant.dropout,
+            lay_out=lambda rows: _in_order(rows, arguments, run) if variant.release_epochs else rows,
             pad_to_multiple_of=config.pad_to_multiple_of,
         )
-        _run(trainer, run, config, tokenizer, evaluate_before=config.evaluate_before)
+        _run(trainer, run, config, variant, tokenizer)
 
 
 def reward(config: RewardConfig, invocation: Invocation) -> None:
     """Train a reward model: load, prepare, fit, evaluate, draw, record."""
     check_reward_options(config)
-    config = replace(config, model=gemma_of_variant(config.model, config.variant))
+    variant = rules_of(config.variant)
+    config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
     rules = reading_rules(config.text, config.pool)
-    with open_training(config, invocation, **_name(config)) as (run, arguments):
+    with open_training(config, invocation, **_name(config, variant)) as (run, arguments):
         tokenizer = _tokenizer(config)
         pairs = load_pairs(config, tokenizer, run, Reader(tokenizer, rules))
-        train_rows = _in_order(pairs.train, arguments, config, run)
+        train_rows = _in_order(pairs.train, arguments, run) if variant.release_epochs else pairs.train
         preview(run, config, arguments, train_rows, pairs.evaluation)
+        check_held_out(arguments, pairs.evaluation, HELD_OUT, rows="pairs")
         pad_id = tokenizer.pad_token_id
         assert isinstance(pad_id, int)  # check_tokenizer has set it
         model = load_reward(config.model, tokenizer, rules, pad_id)
         used_weights(run, "start", config.model)
-        check_held_out(arguments, pairs.evaluation, HELD_OUT, rows="pairs")
         trainer = PairedRewardTrainer(
-            objective=MMPOReward(batch_targets=config.variant == "released"),
+            objective=MMPOReward(batch_targets=variant.batch_targets),
             rules=rules,
             model=model,
             args=arguments,
@@ -91,8 +93,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
             data_collator=PairCollator(pad_id, pad_to_multiple_of=config.pad_to_multiple_of),
             processing_class=tokenizer,
         )
-        notes = {NOTE: rules.note()}
-        _run(trainer, run, config, tokenizer, evaluate_before=config.evaluate_before, notes=notes)
+        _run(trainer, run, config, variant, tokenizer, notes={NOTE: rules.note()})
 
 
 def check_options(config: PreferenceConfig) -> None:
@@ -119,23 +120,22 @@ def _run(
     trainer: ScoredPairsTrainer,
     run: Run,
     config: PreferenceConfig | RewardConfig,
+    variant: MmpoRules,
     tokenizer: PreTrainedTokenizerBase,
-    *,
-    evaluate_before: bool,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
     evaluations, held_out = {}, trainer.eval_dataset
     assert held_out is None or isinstance(held_out, Dataset)
-    if config.launch.strategy.startswith("zero") and evaluate_before:
+    if config.launch.strategy.startswith("zero") and config.evaluate_before:
         logger.warning("evaluate_before is skipped: DeepSpeed cannot evaluate before training has set up its engine")
-    elif evaluate_before and held_out:
+    elif config.evaluate_before and held_out:
         evaluations["before"] = Rewards(*trainer.rewards(held_out))
     fit(trainer, run, config, tokenizer, notes=notes)
     if held_out:
         evaluations["after"] = Rewards(*trainer.rewards(held_out))
     if not run.is_main:
         return
-    metrics = {name: rewards.metrics(config.variant) for name, rewards in evaluations.items()}
+    metrics = {name: rewards.metrics(rounded_ties=variant.rounded_ties) for name, rewards in evaluations.items()}
     run.set_metrics(metrics)
     if held_out:
         print_metrics(metrics, len(held_out))
@@ -143,17 +143,13 @@ def _run(
     say(f"model, record and plots: {run.dir}")
 
 
-def _name(config: PreferenceConfig | RewardConfig) -> dict[str, Any]:
+def _name(config: PreferenceConfig | RewardConfig, variant: MmpoRules) -> dict[str, Any]:
     """The release's name of the run, for whatever logs it."""
-    return {"run_name": released_name(config)} if config.variant == "released" else {}
+    return {"run_name": released_name(config)} if variant.release_names else {}
 
 
-def _in_order(
-    rows: Dataset, arguments: TrainingArguments, config: PreferenceConfig | RewardConfig, run: Run
-) -> Dataset:
-    """Lay the training pairs out as the release goes through them, if the variant says so."""
-    if config.variant == "paper":
-        return rows
+def _in_order(rows: Dataset, arguments: TrainingArguments, run: Run) -> Dataset:
+    """Lay the training pairs out as the release goes through them."""
     laid_out, steps = lay_out_epochs(rows, arguments)
     run.set("steps", {"per_epoch": steps.per_epoch, "total": steps.total})
     return laid_out

@@ -39,6 +39,7 @@ from reproalign.common.judging.pairwise import PairwiseJudge, mean_logit_metrics
 from reproalign.common.judging.verdict import WinRate, check_template, make_template
 from reproalign.common.records import Run
 from reproalign.more.config import EvaluateConfig
+from reproalign.more.released import rules_of
 from reproalign.more.released_judge import (
     BAD,
     ERROR,
@@ -94,7 +95,7 @@ def judge_template(config: EvaluateConfig) -> str | None:
     Raises:
         UserError: for a file that cannot be read or has no such entry, or keys that have no effect.
     """
-    name, released = config.template or "union", config.variant == "released"
+    name, released = config.template or "union", rules_of(config.variant or "paper").release_judge
     if config.attempts is not None and (not released or config.attempts < 1):
         raise UserError(f"attempts={config.attempts} is for the judge of variant=released, and at least 1")
     if config.judge.model is None and config.prompts is not None:
@@ -134,7 +135,7 @@ def judge_pairs(
         name, suffix, bouts = f"{labels[i]} against {labels[j]}", f"{i}-{j}", _bouts(entries[i], entries[j])
         if pairrm:
             yield name, _compare_pairwise(config, pairrm, bouts, run.dir, suffix, name)
-        elif template and config.variant == "released":
+        elif template and rules_of(config.variant or "paper").release_judge:
             yield name, _ask_as_released(config, template, bouts, run.dir, suffix, name)
         elif template:
             yield name, _ask(config, template, bouts, run.dir, suffix, name)

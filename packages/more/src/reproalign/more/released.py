@@ -150,6 +150,7 @@ PAPER = MoreRules(
     comparable=ranked,
     resample=resample_copies,
     ties="wrong",
+    release_judge=False,
 )
 RELEASED = MoreRules(
     weights={"normalize": "l2", "alpha": 0.99, "solver": "frank-wolfe"},  # the README's command, which calls α momentum
@@ -162,6 +163,7 @@ RELEASED = MoreRules(
     comparable=prepare_released,
     resample=resample_released,
     ties="half",
+    release_judge=True,
 )
 
 

@@ -29,6 +29,7 @@ class MoreRules:
         comparable: (responses, scores) -> what the loss reads of an item; None leaves it out (Q8, Q17).
         resample: (sizes, size, generator, names) -> the items of each domain brought to one size (Q4).
         ties: how pairs of equal rewards count in the accuracy: ``wrong`` or ``half``.
+        release_judge: a judge is asked and read as in the release (:mod:`reproalign.more.released_judge`).
     """
 
     weights: Mapping[str, Any]
@@ -41,3 +42,4 @@ class MoreRules:
     comparable: Callable[..., Any]
     resample: Callable[..., Any]
     ties: str
+    release_judge: bool

@@ -44,7 +44,7 @@ class LoadedExamples:
 def load_examples(
     data: ReadingConfig,
     *,
-    variant: str = "paper",
+    any_pair: bool = False,
     seed: int = 1,
     train: bool = True,
     rejects_dir: Path | None = None,
@@ -53,7 +53,7 @@ def load_examples(
 
     Args:
         data: which.
-        variant: ``released`` keeps pairs with an empty response and of two equal ones (ERRATA Q22).
+        any_pair: keep pairs with an empty response and of two equal ones (ERRATA Q22).
         seed: of what is held out.
         train: whether there is a training; otherwise the held-out examples alone are wanted, of a set without them all.
         rejects_dir: where ``data.on_error=skip`` lists bad rows.
@@ -62,7 +62,7 @@ def load_examples(
         UserError: for a bad row under ``on_error=raise``, and for unusable settings.
     """
     check_sets(data)
-    view = examples_view(variant)
+    view = examples_view(any_pair=any_pair)
     found = LoadedExamples({}, None)
     for label, entry in data.sets.items():
         loaded = load_set(label, entry, data, view, seed=seed, train=train, rejects_dir=rejects_dir)
@@ -117,9 +117,8 @@ def prepare_held_out(
 ) -> tuple[Dataset, int]:
     """Turn the held-out examples into ``data.max_eval_rows`` tokenised rows, in the order of their evaluation.
 
-    Under ``released`` an evaluation changes the conversations that the next one meets (ERRATA Q7), so the rows of as
-    many passes follow one another as differ; evaluations after them see those of the last one. A limit beyond the split
-    goes on with its next epochs; without a limit a pass is one epoch (ERRATA Q21).
+    Conversations that are cut in place are changed by an evaluation for the next one (ERRATA Q7), so the rows of as
+    many passes follow one another as differ; evaluations after them see those of the last one.
 
     Returns:
         The rows of all passes, as :func:`prepare_rows` has them, and the number of rows of a pass.
@@ -127,7 +126,7 @@ def prepare_held_out(
     _check(text, rules)
     batches = held_out_batches(examples, rules, data.max_eval_rows)
     size = sum(map(len, batches))
-    if rules.variant != "released":
+    if not rules.variant.cut_in_place:
         return _tokenize(batches, tokenizer, text, data, rules), size
     for passes in (2, 4, 8):
         rows = _tokenize(batches * passes, tokenizer, text, data, rules)
@@ -142,27 +141,26 @@ def prepare_held_out(
 def held_out_batches(examples: Examples, rules: RowRules, limit: int | None) -> list[list[Row]]:
     """Return the batches of one evaluation, in their order.
 
-    Under ``released`` a limit takes rows in the order of training, goes on with the next epochs of a split that is
+    With ``across_epochs`` a limit takes rows in the order of training, goes on with the next epochs of a split that is
     shorter, and is rounded up to whole batches; without one an evaluation is the whole batches of an epoch (ERRATA
     Q21).
 
     Args:
         examples: the held-out split.
-        rules: kind, seed and batch size; the rest is of training.
+        rules: kind, seed, batch size and variant; the rest is of training.
         limit: rows at most; null: all.
     """
     once = replace(rules, epochs=1, processes=1, accumulation=1, repeats=1, incomplete="keep")
-    if rules.variant == "released":
+    if rules.variant.across_epochs:
         once = replace(once, epochs=None if limit else 1, incomplete="drop")
     return lay_out(build_rows(examples, once), once, limit)[0]
 
 
 def _check(text: RowTextConfig, rules: RowRules) -> None:
     choose("kind", rules.kind, KINDS)
-    choose("variant", rules.variant, ["paper", "released"])
     check_lengths(text.max_length, text.max_prompt_length)
     for name in ("overlong", "special_tokens", "system_message"):
-        if rules.variant == "released" and getattr(text, name) != getattr(RowTextConfig, name):
+        if rules.variant.cut_in_place and getattr(text, name) != getattr(RowTextConfig, name):
             raise UserError(f"text.{name} is not read by variant=released, which has a rule of its own; leave it out")
 
 
@@ -175,13 +173,13 @@ def _tokenize(
 ) -> Dataset:
     if rules.kind == "mismatched":
         check_mismatch(batches)
-    tokenize = _tokenize_released if rules.variant == "released" else _tokenize_paper
+    tokenize = _tokenize_in_place if rules.variant.cut_in_place else _tokenize_apart
     tokenized = tokenize(batches, tokenizer, text, data, rules)
     names = {"completion_input_ids": "input_ids", "completion_prompt_length": "prompt_length"}
     return tokenized.rename_columns({old: new for old, new in names.items() if old in tokenized.column_names})
 
 
-def _tokenize_paper(
+def _tokenize_apart(
     batches: list[list[Row]],
     tokenizer: PreTrainedTokenizerBase,
     text: RowTextConfig,
@@ -197,7 +195,7 @@ def _tokenize_paper(
     return tokenize_pairs(rendered, tokenizer, options, data, sides=sides)
 
 
-def _tokenize_released(
+def _tokenize_in_place(
     batches: list[list[Row]],
     tokenizer: PreTrainedTokenizerBase,
     text: RowTextConfig,

@@ -27,6 +27,7 @@ from reproalign.radpo.evaluation import PairEvaluation
 from reproalign.radpo.examples import Examples
 from reproalign.radpo.report import model_label, print_metrics
 from reproalign.radpo.rows import RowRules
+from reproalign.radpo.rules import RadpoRules, rules_of
 from reproalign.radpo.train import with_template
 
 
@@ -36,8 +37,9 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         raise UserError("rewards and KL are relative; set reference.model to the model that training started from")
     with Run.open(invocation) as run:
         tokenizer = load_tokenizer(config.model)
-        check_tokenizer(tokenizer, chat_template=with_template(config.model, config.variant).chat_template)
-        pairs = _pairs(config, tokenizer, run)
+        variant = rules_of(config.variant)
+        check_tokenizer(tokenizer, chat_template=with_template(config.model, variant.halos).chat_template)
+        pairs = _pairs(config, variant, tokenizer, run)
         trainer = _trainer(config, tokenizer)
         metrics = PairEvaluation(config.loss, pairs, None, tokenizer.pad_token_id).measure(trainer)
         policy = (config.model.name, config.model.revision)
@@ -49,20 +51,20 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         say(f"record: {run.dir}")
 
 
-def read_held_out(data: ReadingConfig, run: Run, *, seed: int, variant: str = "paper") -> Examples:
+def read_held_out(data: ReadingConfig, run: Run, *, seed: int, any_pair: bool = False) -> Examples:
     """Read the held-out examples of the data sets, of a set without them all, and record where they came from."""
     rejects = run.dir if run.is_main else None
-    found = load_examples(data, variant=variant, seed=seed, train=False, rejects_dir=rejects)
+    found = load_examples(data, any_pair=any_pair, seed=seed, train=False, rejects_dir=rejects)
     for label, facts in found.provenance.items():
         run.used_data(label, facts)
     assert found.evaluation is not None  # there are rows, or load_set has refused the file
     return found.evaluation
 
 
-def _pairs(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
-    examples = read_held_out(config.data, run, seed=config.seed, variant=config.variant)
+def _pairs(config: EvaluateConfig, variant: RadpoRules, tokenizer: PreTrainedTokenizerBase, run: Run) -> Dataset:
+    examples = read_held_out(config.data, run, seed=config.seed, any_pair=variant.any_pair)
     rules = RowRules(
-        variant=config.variant,
+        variant=variant,
         seed=config.seed,
         batch_size=config.batch_size,
         clean_up_spaces=config.clean_up_spaces is not False,

@@ -56,13 +56,18 @@ class Example:
 Examples = dict[str, Example]
 
 
-def examples_view(variant: str) -> View[Example, Example]:
-    """Return the view of prompts as examples; ``released`` keeps pairs that hold no preference (ERRATA Q22)."""
-    return View(partial(examples_of, variant=variant), lambda example: example.key, collect)
+def examples_view(*, any_pair: bool = False) -> View[Example, Example]:
+    """Return the view of prompts as examples; see :func:`examples_of`."""
+    return View(partial(examples_of, any_pair=any_pair), lambda example: example.key, collect)
 
 
-def examples_of(prompt: Prompt, source: Source, *, variant: str = "paper") -> list[Example]:
+def examples_of(prompt: Prompt, source: Source, *, any_pair: bool = False) -> list[Example]:
     """Return the example of a prompt; of a tree's prompt one for each pair of its replies.
+
+    Args:
+        prompt: of the data set.
+        source: says its rule.
+        any_pair: keep pairs that hold no preference (ERRATA Q22).
 
     Raises:
         RowError: if the rule of its data set has no use for it.
@@ -70,7 +75,7 @@ def examples_of(prompt: Prompt, source: Source, *, variant: str = "paper") -> li
     if source.gather:
         return _linked(prompt)
     example = RULES.get(source.name, _paired)(prompt, source.name)
-    if variant != "released" and source.name != "imdb":
+    if not any_pair and source.name != "imdb":
         for pair in example.pairs:
             make_record(example.prompt, *([assistant(example.generations[index])] for index in pair))
     return [example]

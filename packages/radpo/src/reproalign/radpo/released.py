@@ -16,9 +16,6 @@ from reproalign.common.text.templates import render
 from reproalign.common.text.tokenize import Encoder, Ids
 from reproalign.radpo.objectives.base import RadpoObjective
 
-# The release's own template asks for an answer with one more line break than it puts before one (ERRATA Q19).
-TEMPLATES = {"halos": "halos_released"}
-
 
 class Element(NamedTuple):
     """One response to a prompt, tokenised.

@@ -13,6 +13,7 @@ from typing import Any
 
 from reproalign.common.errors import UserError, choose
 from reproalign.radpo.examples import Example, Examples
+from reproalign.radpo.rules import PAPER, RadpoRules
 
 KINDS = {  # sides of a row; those in one tuple keep the same part of a long prompt
     "completions": (("completion",),),
@@ -32,7 +33,7 @@ class RowRules:
     kind: str = (
         "paired"  # of KINDS; controlled: behind control tokens; mismatched: unpaired, with other prompts' responses
     )
-    variant: str = "paper"  # paper | released: truncation (ERRATA Q7), order of limited rows (Q21), SFT targets (Q22)
+    variant: RadpoRules = PAPER
     seed: int = 1  # of the order
     epochs: int | None = 1  # whose orders follow one another in the rows; released: null: as many as a limit takes
     batch_size: int = 4  # rows per process and step; mismatched pairs stay within a batch
@@ -60,13 +61,12 @@ def build_rows(examples: Examples, rules: RowRules) -> list[Row]:
     return rows
 
 
-def sft_rows(examples: Examples, seed: int, variant: str = "paper") -> list[Row]:
-    """Return one row a prompt, on the generation that ``sft_index`` names (``released``: ``released_sft_index``)."""
-
-    def target(example: Example) -> str:
-        return example.generations[example.released_sft_index if variant == "released" else example.sft_index]
-
-    return [_row(example, completion=target(example)) for example in shuffle_prompts(examples, seed)]
+def sft_rows(examples: Examples, seed: int, target: str = "sft_index") -> list[Row]:
+    """Return one row a prompt, on the generation whose index the field ``target`` holds."""
+    return [
+        _row(example, completion=example.generations[getattr(example, target)])
+        for example in shuffle_prompts(examples, seed)
+    ]
 
 
 def csft_rows(examples: Examples, seed: int, good: str = "<|good|>", bad: str = "<|bad|>") -> list[Row]:
@@ -147,13 +147,14 @@ def shuffle_prompts(examples: Examples, seed: int) -> list[Example]:
 def lay_out(rows: list[Row], rules: RowRules, limit: int | None = None) -> tuple[list[list[Row]], int]:
     """Put rows into batches, in the order in which ``rules.epochs`` epochs go through them.
 
-    Each epoch shuffles the order of the one before with ``Random(seed + epoch)``. A limit counts rows: under ``paper``
-    those of an epoch, from the front of ``rows``; under ``released`` those of the whole run, in its order and rounded
-    up to whole batches, as the release's loaders count (ERRATA Q21).
+    Each epoch shuffles the order of the one before with ``Random(seed + epoch)``. A limit counts rows of an epoch, from
+    the front of ``rows``; with ``across_epochs`` those of the whole run, in its order and rounded up to whole batches,
+    as the release's loaders count (ERRATA Q21).
 
     Args:
         rows: of one epoch.
-        rules: ``seed``, ``epochs``, ``batch_size``, ``processes``, ``accumulation``, ``repeats`` and ``incomplete``.
+        rules: ``seed``, ``epochs``, ``batch_size``, ``processes``, ``accumulation``, ``repeats``, ``incomplete`` and
+            ``variant.across_epochs``.
         limit: rows at most; null: all.
 
     Returns:
@@ -167,9 +168,9 @@ def lay_out(rows: list[Row], rules: RowRules, limit: int | None = None) -> tuple
         raise UserError(f"batch_size={rules.batch_size} must be at least 1")
     if limit is not None and limit < 1:
         raise UserError(f"data.max_rows and data.max_eval_rows must be at least 1, not {limit}")
-    released = rules.variant == "released"
-    order = list(rows if released else rows[:limit])
-    together = rules.batch_size * (1 if released else rules.processes)
+    across = rules.variant.across_epochs
+    order = list(rows if across else rows[:limit])
+    together = rules.batch_size * (1 if across else rules.processes)
     if len(order) < (together if rules.incomplete == "drop" else 1):
         raise UserError(
             f"{len(order)} rows fill no batch of {rules.batch_size} for each of {together // rules.batch_size} "
@@ -183,10 +184,10 @@ def lay_out(rows: list[Row], rules: RowRules, limit: int | None = None) -> tuple
         whole = order[: len(order) - over]
         batches += [whole[start : start + rules.batch_size] for start in range(0, len(whole), rules.batch_size)]
         dropped += over
-        if released and limit is not None and len(batches) * rules.batch_size >= limit:
+        if across and limit is not None and len(batches) * rules.batch_size >= limit:
             batches = batches[: -(-limit // rules.batch_size)]
             break
-    return _whole_steps(batches, rules, dropped) if released else (batches, dropped)
+    return _whole_steps(batches, rules, dropped) if across else (batches, dropped)
 
 
 def _whole_steps(batches: list[list[Row]], rules: RowRules, dropped: int) -> tuple[list[list[Row]], int]:
@@ -241,7 +242,7 @@ def check_mismatch(batches: list[list[Row]]) -> None:
 
 def _of_kind(examples: Examples, rules: RowRules) -> list[Row]:
     if rules.kind == "completions":
-        return sft_rows(examples, rules.seed, rules.variant)
+        return sft_rows(examples, rules.seed, rules.variant.sft_target)
     if rules.kind == "controlled":
         return csft_rows(examples, rules.seed, rules.good, rules.bad)
     if rules.kind == "paired":

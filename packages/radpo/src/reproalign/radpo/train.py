@@ -30,9 +30,10 @@ from reproalign.common.training.trainers import TRAINERS
 from reproalign.common.training.value_head import clip_value_head_separately
 from reproalign.radpo.config import PolicyConfig, TrainConfig
 from reproalign.radpo.evaluation import MeasureBefore, PairEvaluation
-from reproalign.radpo.released import TEMPLATES, loss_scale
+from reproalign.radpo.released import loss_scale
 from reproalign.radpo.report import draw, measured_before, print_metrics, second_half
 from reproalign.radpo.report import evaluations as logged_evaluations
+from reproalign.radpo.rules import RadpoRules, rules_of
 from reproalign.radpo.training_rows import epochs, read_rows, schedule
 
 VALUE_HEAD_DROPOUT = 0.1  # the release's, while a policy is in training mode
@@ -41,9 +42,9 @@ VALUE_HEAD_DROPOUT = 0.1  # the release's, while a policy is in training mode
 def train(config: TrainConfig, invocation: Invocation) -> None:
     """Load, prepare, fit, evaluate, draw, record."""
     objective = config.loss
-    needs = objective.needs
+    needs, variant = objective.needs, rules_of(config.variant)
     check_options(config)
-    start = with_template(starting_weights(config.model), config.variant)
+    start = with_template(starting_weights(config.model), variant.halos)
     mode = "none" if needs.reference == "none" else reference_mode(config, config.reference)
     if mode == "cached" and needs.reference == "distribution":
         raise UserError(
@@ -56,7 +57,8 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         Path(config.output_dir),
         train_sampling_strategy="sequential",
     )
-    _check_own_loop(config, arguments)
+    if variant.ppo_loop and not objective.accumulates:
+        _check_own_loop(config, arguments)
     set_seed(config.seed)  # before the model: adapters and value heads begin at random
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_tokenizer(start)
@@ -64,7 +66,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         if objective.control_tokens:
             tokenizer.add_special_tokens({"additional_special_tokens": [*objective.control_tokens]})
         with PartialState().main_process_first():
-            found = read_rows(config, arguments, tokenizer, run)
+            found = read_rows(config, variant, arguments, tokenizer, run)
         rows, pairs = found.rows, found.held_out
         preview(run, config, arguments, rows, pairs, reference=mode)
         pad = tokenizer.pad_token_id
@@ -72,7 +74,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         reference = None
         if mode != "none":
             reference, rows, pairs = hold_reference(mode, config, config.reference, rows, pairs, pad, start=start)
-        model = _policy(config, start, tokenizer)
+        model = _policy(config, variant, start, tokenizer)
         if run.is_main:
             roles = {"policy": (start.name, start.revision)}
             if mode in ("copy", "cached"):
@@ -91,26 +93,21 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             evaluation=evaluation,
             data_collator=PairCollator(pad) if needs.rows == "pairs" else UnpairedCollator(pad),
             processing_class=tokenizer,
-            schedule=schedule(config, found.length),
-            **_released_options(config, arguments),
+            schedule=schedule(config, variant, found.length),
+            **_steps(config, variant, arguments),
         )
         if needs.value_head is not None:
             clip_value_head_separately(trainer, needs.value_head)
         _run(trainer, evaluation, run, config, tokenizer)
 
 
-def _released_options(config: TrainConfig, arguments: TrainingArguments) -> dict[str, Any]:
-    """Return what a trainer does otherwise under ``released``: sums of losses (ERRATA Q4), decay of all parameters
-    (Q23), and KTO's KL of every process's own micro-batch.
-    """
-    if config.variant != "released":
-        return {}
-    here = arguments.world_size * arguments.gradient_accumulation_steps
-    options: dict[str, Any] = {
-        "loss_scale": lambda rows: loss_scale(config.loss, rows, here, config.released.accumulation),
-        "decay_all": True,
-    }
-    return options | ({"kl_batch": "process"} if config.loss.needs.mismatched else {})
+def _steps(config: TrainConfig, variant: RadpoRules, arguments: TrainingArguments) -> dict[str, Any]:
+    """Return a trainer's options of how losses become steps."""
+    options: dict[str, Any] = {"decay_all": variant.decay_all}
+    if variant.sum_losses:
+        here = arguments.world_size * arguments.gradient_accumulation_steps
+        options["loss_scale"] = lambda rows: loss_scale(config.loss, rows, here, config.released.accumulation)
+    return options | ({"kl_batch": variant.kl_batch} if config.loss.needs.mismatched else {})
 
 
 def check_options(config: TrainConfig) -> None:
@@ -120,7 +117,8 @@ def check_options(config: TrainConfig) -> None:
         UserError: naming the key.
     """
     _check_schedule(config)
-    _check_released(config)
+    if rules_of(config.variant).across_epochs and config.rows.incomplete == "keep":
+        raise UserError("rows.incomplete=keep: the release drops incomplete batches; set variant=paper")
     if config.loss.needs.value_head is not None and config.model.lora.enabled and config.model.lora.merge:
         raise UserError(
             "model.lora.merge=true would lose PPO's value head, which is saved with the adapter; leave it out"
@@ -136,14 +134,7 @@ def _check_schedule(config: TrainConfig) -> None:
             )
 
 
-def _check_released(config: TrainConfig) -> None:
-    if config.variant == "released" and config.rows.incomplete == "keep":
-        raise UserError("rows.incomplete=keep: the release drops incomplete batches; set variant=paper")
-
-
 def _check_own_loop(config: TrainConfig, arguments: TrainingArguments) -> None:
-    if config.loss.accumulates or config.variant != "released":
-        return
     cut = (arguments.world_size, arguments.gradient_accumulation_steps)
     if cut != (1, 1):
         raise UserError(
@@ -158,11 +149,9 @@ def _check_own_loop(config: TrainConfig, arguments: TrainingArguments) -> None:
         )
 
 
-def with_template(model: ModelConfig, variant: str) -> ModelConfig:
-    """Return ``model`` with the chat template that ``variant`` renders in place of the one it names (ERRATA Q19)."""
-    if variant != "released" or model.chat_template not in TEMPLATES:
-        return model
-    return replace(model, chat_template=TEMPLATES[model.chat_template])
+def with_template(model: ModelConfig, halos: str) -> ModelConfig:
+    """Return ``model`` with the chat template ``halos`` where it names the one of that name (ERRATA Q19)."""
+    return replace(model, chat_template=halos) if model.chat_template == "halos" else model
 
 
 def starting_weights(model: PolicyConfig) -> ModelConfig:
@@ -183,26 +172,26 @@ def starting_weights(model: PolicyConfig) -> ModelConfig:
     return replace(model, name=name, revision=None)
 
 
-def _policy(config: TrainConfig, start: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
-    dropout = dropout_of(config)
+def _policy(config: TrainConfig, variant: RadpoRules, start: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
+    dropout = dropout_of(config, variant)
     model = load_causal_lm(start, dropout=dropout)
     if config.loss.control_tokens and len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer))
     if config.loss.needs.value_head is not None:
-        rate = 0.0 if dropout == "none" and config.variant == "released" else VALUE_HEAD_DROPOUT
+        rate = 0.0 if dropout == "none" and variant.ppo_loop else VALUE_HEAD_DROPOUT
         attach_value_head(model, head=partial(DetachedValueHead, dropout=rate))
     return model
 
 
-def dropout_of(config: TrainConfig) -> Dropout:
+def dropout_of(config: TrainConfig, variant: RadpoRules) -> Dropout:
     """Return which dropout acts in training where ``model.dropout`` is null.
 
     The release imports a function that turns dropout off, and never calls it; but its PPO's policy is left in
     evaluation mode by the first evaluation (ERRATA Q18, Q24). SFT keeps its dropout in both variants.
     """
-    if config.variant == "released":
-        return "none" if not config.loss.accumulates and config.evaluate_before else "all"
-    return "all" if config.loss.keeps_dropout else "none"
+    if variant.ppo_loop and not config.loss.accumulates and config.evaluate_before:
+        return "none"
+    return "all" if variant.all_dropout or config.loss.keeps_dropout else "none"
 
 
 def _run(

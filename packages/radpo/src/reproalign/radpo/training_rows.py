@@ -17,6 +17,7 @@ from reproalign.common.training.collecting import Factor
 from reproalign.radpo.config import TrainConfig
 from reproalign.radpo.data import load_examples, prepare_held_out, prepare_rows
 from reproalign.radpo.rows import RowRules, released_length
+from reproalign.radpo.rules import RadpoRules
 from reproalign.radpo.schedule import released_cosine, released_ppo, warmup_cosine
 
 
@@ -38,12 +39,14 @@ class TrainingRows:
     pairs_per_pass: int | None
 
 
-def row_rules(config: TrainConfig, *, batch_size: int, accumulation: int, processes: int) -> RowRules:
+def row_rules(
+    config: TrainConfig, variant: RadpoRules, *, batch_size: int, accumulation: int, processes: int
+) -> RowRules:
     """Return how the examples of a run become rows, with batches of ``batch_size`` for each of ``processes``."""
     good, bad = config.loss.control_tokens or (RowRules.good, RowRules.bad)
     return RowRules(
         kind=config.loss.kind,
-        variant=config.variant,
+        variant=variant,
         seed=config.seed,
         epochs=epochs(config),
         batch_size=batch_size,
@@ -60,14 +63,15 @@ def row_rules(config: TrainConfig, *, batch_size: int, accumulation: int, proces
     )
 
 
-def schedule(config: TrainConfig, length: float) -> Callable[[int], Factor]:
-    """Return how the learning rate goes, from the run's number of steps, which counts under ``paper`` alone.
+def schedule(config: TrainConfig, variant: RadpoRules, length: float) -> Callable[[int], Factor]:
+    """Return how the learning rate goes, from the run's number of steps, which the release's does not read.
 
     Args:
-        config: ``variant``, ``loss``, ``warmup_steps`` and ``released.processes`` are read.
+        config: ``loss``, ``warmup_steps`` and ``released.processes`` are read.
+        variant: of the run.
         length: from :func:`~reproalign.radpo.rows.released_length`.
     """
-    if config.variant != "released":
+    if not variant.release_schedule:
         return partial(warmup_cosine, config.warmup_steps)
     if config.loss.accumulates:
         factor = released_cosine(config.warmup_steps, length, config.released.processes)
@@ -97,6 +101,7 @@ def epochs(config: TrainConfig) -> int:
 
 def read_rows(
     config: TrainConfig,
+    variant: RadpoRules,
     arguments: TrainingArguments,
     tokenizer: PreTrainedTokenizerBase,
     run: Run,
@@ -106,20 +111,16 @@ def read_rows(
     Raises:
         UserError: for data or settings that cannot be used.
     """
-    examples = load_examples(
-        config.data,
-        variant=config.variant,
-        seed=config.seed,
-        rejects_dir=run.dir,
-    )
-    for label, facts in examples.provenance.items():
-        run.used_data(label, facts)
     rules = row_rules(
         config,
+        variant,
         batch_size=arguments.per_device_train_batch_size,
         accumulation=arguments.gradient_accumulation_steps,
         processes=arguments.world_size,
     )
+    examples = load_examples(config.data, any_pair=variant.any_pair, seed=config.seed, rejects_dir=run.dir)
+    for label, facts in examples.provenance.items():
+        run.used_data(label, facts)
     rows, counts = prepare_rows(
         examples.train, tokenizer, config.text, config.data, rules, max_rows=config.data.max_rows
     )

@@ -70,7 +70,7 @@ def prepare(
     with state.main_process_first():
         parts = [make_rows(dialogues, tokenizer, settings.form) for dialogues in (train, held_out)]
     model = _model(config, settings, pair, rule)
-    likelihood = Likelihood(model, int(tokenizer.pad_token_id or 0), autocast=settings.released)
+    likelihood = Likelihood(model, int(tokenizer.pad_token_id or 0), autocast=settings.variant.release_loop)
     layers = _linear_layers(model, pair)[: len(rule.parts.names)]
     pull = None
     if settings.penalty is not None:
@@ -103,7 +103,8 @@ def _tokenizer(config: AdaptConfig) -> PreTrainedTokenizerBase:
 def _model(config: AdaptConfig, settings: Settings, pair: Pair, rule: TensorRule) -> RatioModel:
     state = PartialState()
     sharded = config.launch.strategy == "fsdp"
-    dtype = "float32" if settings.released and config.model.dtype == "auto" else config.model.dtype
+    release_loop = settings.variant.release_loop
+    dtype = "float32" if release_loop and config.model.dtype == "auto" else config.model.dtype
     held = replace(config.model, dtype=dtype)
 
     def load(number: int) -> PreTrainedModel:
@@ -117,19 +118,19 @@ def _model(config: AdaptConfig, settings: Settings, pair: Pair, rule: TensorRule
         pair.check_kept(missing)
         pair.keep(load(0), missing)
         pair.keep(network, missing)
-    if settings.released:
+    if release_loop:
         _to_bfloat16(network, pair, rule)
     if not sharded:
         network.to(state.device)  # type: ignore[arg-type]
-    with mixed_precision(network.device, settings.released):  # the log-probs are tried out
+    with mixed_precision(network.device, release_loop):  # the log-probs are tried out
         model = RatioModel(
             network,
             pair,
             rule,
             dict.fromkeys(rule.parts.names, settings.base),
             base=settings.base,
-            with_base=settings.released and not rule.parts.has_head,
-            merge=merge_released if settings.released else merge,
+            with_base=release_loop and not rule.parts.has_head,
+            merge=merge_released if release_loop else merge,
             held=PAIR if settings.solver == "published" else MERGED,
             chunk_size=config.logprobs_chunk,
         )

@@ -45,8 +45,8 @@ def solve_published(problem: Problem, epsilon: float, folder: Path, log: Log) ->
     optimizer = RawOptimizer(
         parametrisation.start,
         weight_decay=steps.weight_decay,
-        multiplicity=problem.multiplicity if settings.released else None,
-        clear=not settings.released,
+        multiplicity=problem.multiplicity if settings.variant.release_loop else None,
+        clear=not settings.variant.release_loop,
     )
     batches = list(_batches(problem.rows, steps, problem.seed))
     rates = learning_rates(steps, len(batches))
@@ -90,7 +90,7 @@ def learning_rates(steps: Steps, count: int) -> list[float]:
 
 def _parametrisation(problem: Problem, epsilon: float) -> Parametrisation:
     settings = problem.settings
-    if settings.released:
+    if settings.variant.release_loop:
         count = len(problem.names)
         with_base = len(problem.likelihood.model.names) > count
         return Stale(settings.base, epsilon, count, problem.pull, with_base)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import SchedulerType
 
@@ -15,20 +17,18 @@ from reproalign.ama.ratios import (
     initial_raw,
     regularizer_from_code,
 )
-from reproalign.ama.tensors import default_tensors
+from reproalign.ama.rules import AmaRules, rules_of
 from reproalign.common.errors import UserError, choose
 from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.text.templates import check_separator
 
 OBJECTIVES = ("likelihood", "labelled", "reward")
 SOLVERS = {"likelihood": ("published", "exact"), "labelled": ("published", "exact"), "reward": ("search",)}
-VARIANTS = ("paper", "released")
 SCHEDULES = {
     "cosine": SchedulerType.COSINE,
     "linear": SchedulerType.LINEAR,
     "constant": SchedulerType.CONSTANT_WITH_WARMUP,
 }
-RELEASED_CODE, RELEASED_WEIGHT = "0.2", 1e-4
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Settings:
     """What ``ama adapt`` does; the fields are AdaptConfig's of the same names unless said.
 
     Attributes:
+        variant: its rules.
         base: α on pre.
         epsilons: of the parametrisation, one or several to choose from.
         bounded: ratios stay in [0, 1].
@@ -72,7 +73,7 @@ class Settings:
         penalty: None if its weight is 0.
     """
 
-    released: bool
+    variant: AmaRules
     base: float
     parts: str
     tensors: str
@@ -99,24 +100,24 @@ def check_options(config: AdaptConfig) -> Settings:
     Raises:
         UserError: naming the key that is wrong, missing, or without meaning beside the others.
     """
-    released = config.variant == "released"
+    variant = rules_of(config.variant)
     objective = config.objective
     solver = choose("solver", config.solver or SOLVERS[objective][0], SOLVERS[objective])
     check_models(config)
     base = config.alpha if config.alpha_on == "pre" else 1 - config.alpha
     if not 0 < config.alpha < 1:
         initial_raw(config.alpha)
-    if released:
+    if variant.release_loop:
         check_released(config, solver)
     check_level(config.parts)
     epsilons = check_epsilons(config.epsilon)
     check_rows(config, objective)
     check_reward(config, objective, several=len(epsilons) > 1)
     return Settings(
-        released=released,
+        variant=variant,
         base=base,
         parts=config.parts,
-        tensors=config.tensors or default_tensors(config.variant, learned=True),
+        tensors=config.tensors or variant.learned_tensors,
         head=config.head,
         constraint=config.constraint,
         normalisation=_normalisation(config, solver),
@@ -124,9 +125,9 @@ def check_options(config: AdaptConfig) -> Settings:
         epsilons=epsilons,
         objective=objective,
         solver=solver,
-        form=_form(config, solver, released=released),
-        steps=_steps(config, released=released),
-        penalty=_penalty(config, objective, released=released),
+        form=_form(config, solver, variant.loss_on),
+        steps=_steps(config, variant.published),
+        penalty=_penalty(config, objective, variant),
     )
 
 
@@ -138,7 +139,7 @@ def _normalisation(config: AdaptConfig, solver: str) -> str:
     return config.normalisation
 
 
-def _form(config: AdaptConfig, solver: str, *, released: bool) -> Form:
+def _form(config: AdaptConfig, solver: str, loss_on: str) -> Form:
     layouts = (*LAYOUTS, PLAIN) if config.objective == "labelled" else LAYOUTS
     layout = choose("layout", config.layout, layouts)
     if layout != PLAIN:
@@ -147,43 +148,23 @@ def _form(config: AdaptConfig, solver: str, *, released: bool) -> Form:
     return Form(
         layout=layout,
         response_separator=config.response_separator,
-        loss_on=config.loss_on or ("all" if released else "response"),
+        loss_on=config.loss_on or loss_on,
         packing=packing,
         block_size=config.block_size,
         max_length=config.max_length,
     )
 
 
-def _steps(config: AdaptConfig, *, released: bool) -> Steps:
-    given, exact, search = config.published, config.exact, config.search
-    positive: dict[str, float] = {
-        "published.learning_rate": 2e-5 if given.learning_rate is None else given.learning_rate,
-        "published.epochs": given.epochs,
-        "published.processes": given.processes,
-        "published.batch_size": given.batch_size or (2 if released else 1),
-        "published.save_steps": given.save_steps,
-        "exact.batch_size": exact.batch_size,
-        "exact.tolerance": exact.tolerance,
-        "search.radius": search.radius,
-        "search.tolerance": search.tolerance,
-    }
-    warmup = (0.0 if released else 0.03) if given.warmup_ratio is None else given.warmup_ratio
-    decay = (0.01 if released else 0.0) if given.weight_decay is None else given.weight_decay
-    return Steps(
-        learning_rate=positive["published.learning_rate"],
-        schedule=SCHEDULES[given.schedule or ("linear" if released else "cosine")],
-        warmup_ratio=warmup,
-        epochs=given.epochs,
-        batch_size=int(positive["published.batch_size"]),
-        weight_decay=decay,
-        processes=given.processes,
-        save_steps=given.save_steps,
-    )
+def _steps(config: AdaptConfig, defaults: Mapping[str, Any]) -> Steps:
+    """Return the options of the published solver, with ``published`` of the variant's rules where they are null."""
+    given = {name: value for name, value in vars(config.published).items() if value is not None}
+    chosen = {"learning_rate": 2e-5, **defaults, **given}
+    return Steps(**{**chosen, "schedule": SCHEDULES[chosen["schedule"]]})
 
 
-def _penalty(config: AdaptConfig, objective: str, *, released: bool) -> Penalty | None:
-    kind = config.regularizer if config.regularizer is not None else (RELEASED_CODE if released else None)
-    weight = config.reg_alpha if config.reg_alpha is not None else (RELEASED_WEIGHT if released else 0.0)
+def _penalty(config: AdaptConfig, objective: str, variant: AmaRules) -> Penalty | None:
+    kind = variant.regularizer if config.regularizer is None else config.regularizer
+    weight = variant.reg_alpha if config.reg_alpha is None else config.reg_alpha
     if objective == "reward" and (kind is not None or weight):
         raise UserError("regularizer and reg_alpha have no meaning for objective=reward; remove them")
     if kind is None:
@@ -196,7 +177,5 @@ def _penalty(config: AdaptConfig, objective: str, *, released: bool) -> Penalty 
         regularizer = regularizer_from_code(kind)
     else:
         regularizer = Regularizer(kind, config.reg_weighting or "none", config.reg_center)
-    reduction = choose(
-        "reg_reduction", config.reg_reduction or ("linear" if released else "group"), ("group", "linear")
-    )
+    reduction = choose("reg_reduction", config.reg_reduction or variant.reg_reduction, ("group", "linear"))
     return Penalty(regularizer, weight, reduction) if weight else None

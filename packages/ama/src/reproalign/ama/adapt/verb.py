@@ -87,10 +87,11 @@ def dry_run(config: AdaptConfig, invocation: Invocation) -> None:
 
 
 def _rule(settings: Settings, pair: Pair) -> TensorRule:
-    parts = make_parts(settings.parts, pair.blocks, released=settings.released)
+    variant = settings.variant
+    parts = make_parts(settings.parts, pair.blocks, released=variant.release_parts)
     if not parts.names:
         raise UserError(f"parts={settings.parts} groups no layer in variant=released; take block3")
-    return tensor_rule(settings.tensors, settings.head, parts, pair.blocks, released=settings.released)
+    return tensor_rule(settings.tensors, settings.head, parts, pair.blocks, learned_head=variant.learned_head)
 
 
 def _identify(run: Run, config: AdaptConfig) -> None:

@@ -13,6 +13,7 @@ from reproalign.ama.align.preference_rows import Example, read_examples
 from reproalign.ama.align.preference_split import Split, divide
 from reproalign.ama.align.prompt_length import short_prompts
 from reproalign.ama.align.raft_config import DataConfig
+from reproalign.ama.rules import rules_of
 from reproalign.common.config import ModelConfig
 from reproalign.common.console import note_console, result_console, say
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
@@ -38,6 +39,7 @@ def data(config: DataConfig, invocation: Invocation) -> None:
         UserError: for a mistake in the options, rows that cannot be read, or a part without rows.
     """
     check_data(config)
+    variant = rules_of(config.variant)
     files = {role: [local_path(path, key=role) for path in getattr(config, role)] for role in ("train", "test")}
     with Run.open(invocation) as run:
         rejects: list[dict[str, str]] = []
@@ -53,7 +55,7 @@ def data(config: DataConfig, invocation: Invocation) -> None:
             parts[role] = read_examples(rows, config.on_error, reject)
         if not parts["train"]:
             raise UserError(f"train: none of the {len(rejects)} rows is usable; the first: {rejects[0]}")
-        split = divide(parts["train"], parts["test"], config)
+        split = divide(parts["train"], parts["test"], config, trained_prompts=variant.trained_prompts)
         facts = {f"{role}_rows": len(rows) for role, rows in parts.items()}
         facts |= {f"rejected_{what}s": sum(row["skipped"] == what for row in rejects) for what in ("row", "pair")}
         write_rows(run.dir / REJECTS, rejects)
@@ -72,7 +74,7 @@ def check_data(config: DataConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    if config.variant == "released" and config.split != "published":
+    if rules_of(config.variant).trained_prompts and config.split != "published":
         raise UserError(f"variant=released is the published division; set split=published, not split={config.split}")
     for split, names in OWN.items():
         for name in names:

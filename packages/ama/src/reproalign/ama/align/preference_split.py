@@ -30,13 +30,13 @@ class Split:
     eval_prompts: list[Example]
 
 
-def divide(train: list[Example], test: list[Example], config: DataConfig) -> Split:
+def divide(train: list[Example], test: list[Example], config: DataConfig, *, trained_prompts: bool = False) -> Split:
     """Divide rows by ``config.split``.
 
     ``published`` (model card of the reward model, LMFlow's documentation): the first ``test_first`` test rows join the
     training of SFT and reward model, of which the last ``test_last`` know nothing; prompts are those of the training
     rows alone. A test set with fewer rows than both parts gives the later part what the first one leaves. Evaluation
-    prompts are those of the last part, with ``variant=released`` of the first one, as published: training data.
+    prompts are those of the last part, with ``trained_prompts`` of the first one, as published: training data.
     ``test``: all test rows are held out. ``fraction``: a seeded share of the prompts, with all their rows.
 
     Raises:
@@ -57,10 +57,10 @@ def divide(train: list[Example], test: list[Example], config: DataConfig) -> Spl
             f"split=published: none of {len(test)} test rows is left to hold out after the first "
             f"test_first={config.test_first}; lower test_first, or set split=test"
         )
-    if config.variant == "released":
+    if trained_prompts:
         logger.warning(
             "variant=released: evaluation prompts are those of the first %d test rows, which SFT and reward model are "
             "trained on",
             len(first),
         )
-    return Split([*train, *first], last, train, first if config.variant == "released" else last)
+    return Split([*train, *first], last, train, first if trained_prompts else last)

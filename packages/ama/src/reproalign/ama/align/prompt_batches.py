@@ -33,13 +33,20 @@ def released_batch(count: int, size: int, iteration: int, seed: int, *, rank: in
     return [rank * shard + int(index) for index in order[iteration * share : (iteration + 1) * share]]
 
 
-def iteration_prompts(count: int, size: int, iteration: int, seed: int, *, variant: str, ranks: int) -> list[list[int]]:
-    """Return a rejection sampling iteration's prompts by process: of ``variant=paper`` as one's, each at most once.
+def iteration_prompts(count: int, size: int, iteration: int, seed: int, *, ranks: int | None) -> list[list[int]]:
+    """Return a rejection sampling iteration's prompts by process.
+
+    Args:
+        count: of the prompts.
+        size: of a batch.
+        iteration: from 0 on.
+        seed: of the shuffles.
+        ranks: processes of the release; None: all are one's, each at most once.
 
     Raises:
         UserError: if the release's slices leave none.
     """
-    if variant == "paper":
+    if ranks is None:
         return [next_batch(count, min(size, count), iteration, seed)]
     parts = [released_batch(count, size, iteration, seed, rank=rank, ranks=ranks) for rank in range(ranks)]
     if not any(parts):

@@ -128,8 +128,7 @@ def make_plan(config: RaftConfig, invocation: Invocation) -> Plan:
             config.prompts_per_iteration,
             number,
             config.prompt_seed,
-            variant=config.variant,
-            ranks=config.ranks,
+            ranks=rules.ranks,
         )
         for number in range(config.iterations)
     ]

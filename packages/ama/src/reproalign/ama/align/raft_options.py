@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reproalign.ama.align.raft_config import RaftConfig
-from reproalign.ama.align.reward_record import RELEASED_RULES
 from reproalign.ama.cli import SFT
+from reproalign.ama.rules import rules_of
 from reproalign.common.errors import UserError
 from reproalign.common.generation.select import SelectionRules
 from reproalign.common.options.words import as_word
 from reproalign.common.verbs.iterations import Iterations, Step
 
 FILTERS = ("auto", "lmflow", "none")
-PAPER_LENGTH = 196  # Table 2's test sampling; of the training's the paper says nothing
-RELEASED_LENGTHS = (64, 128)  # half open
 ITERATIONS = Iterations(
     by="align raft",
     train=Step("train", SFT, ("rows", "model", "seed", "output_dir", "variant", "layout", "response_separator")),
@@ -49,6 +47,7 @@ class Rules:
         selection: what is kept.
         record: whose reward column A of the record is of.
         seed_step: between the seeds of iterations.
+        ranks: processes that the release would have dealt the prompts to; None: they are shuffled together.
     """
 
     lengths: tuple[int | None, int]
@@ -57,6 +56,7 @@ class Rules:
     selection: SelectionRules
     record: str
     seed_step: int
+    ranks: int | None
 
 
 def resolve(config: RaftConfig) -> Rules:
@@ -65,21 +65,22 @@ def resolve(config: RaftConfig) -> Rules:
     Raises:
         UserError: naming the key.
     """
-    released = config.variant == "released"
+    variant = rules_of(config.variant)
     filtered = config.filters == "lmflow" or (config.filters == "auto" and config.layout == "lmflow")
-    if config.ranks > 1 and not released:
+    if config.ranks > 1 and not variant.dealt:
         raise UserError(f"ranks={config.ranks} is of variant=released; variant=paper shuffles all prompts together")
-    floor = RELEASED_RULES["live"].selection.min_reward if released else None
+    shortest, longest = variant.raft_lengths if config.max_new_tokens is None else (None, config.max_new_tokens)
     return Rules(
-        _lengths(config, released=released),
+        (shortest if config.min_new_tokens is None else config.min_new_tokens, longest),
         filtered,
-        "none" if released and config.layout != "chat" else "space",
+        "none" if variant.unseparated and config.layout != "chat" else "space",
         SelectionRules(
             discard="lmflow" if filtered else "none",
-            min_reward=floor if config.min_reward is None else config.min_reward,
+            min_reward=variant.min_reward if config.min_reward is None else config.min_reward,
         ),
         config.record,
-        0 if released else 1,
+        variant.seed_step,
+        config.ranks if variant.dealt else None,
     )
 
 
@@ -104,12 +105,3 @@ def child_words(config: RaftConfig, rules: Rules) -> dict[str, Sequence[str]]:
         ],
         "train": [as_word("variant", config.variant), as_word("layout", config.layout), *separator],
     }
-
-
-def _lengths(config: RaftConfig, *, released: bool) -> tuple[int | None, int]:
-    shortest, limit = config.min_new_tokens, config.max_new_tokens
-    if limit is None:
-        limit = RELEASED_LENGTHS[1] if released else PAPER_LENGTH
-        if released and shortest is None:
-            shortest = RELEASED_LENGTHS[0]
-    return shortest, limit

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from reproalign.ama.align.averaging import check_averaging
 from reproalign.ama.align.config import PenaltyConfig, SFTConfig
 from reproalign.ama.align.packing import GROUP
 from reproalign.ama.align.sft_data import TextRules
 from reproalign.ama.align.weight_penalty import WeightPenalty
+from reproalign.ama.rules import rules_of
 from reproalign.common.errors import UserError
 from reproalign.common.text.templates import check_separator
 
 PENALTIES = ("none", "l1", "l2", "kd", "kl")
-SCALES = {"l1": 1e5, "l2": 1e9}  # of the release
 
 
 @dataclass(frozen=True)
@@ -39,25 +41,29 @@ def check_options(config: SFTConfig) -> Checked:
         raise UserError("rows: at least one file of rows is needed, e.g. rows=[sft.jsonl]")
     if config.eval_rows and config.eval_fraction:
         raise UserError("eval_rows and eval_fraction both say what is held out; give one")
-    released = config.variant == "released"
-    default = "micro_batch_mean" if released else "token_mean"
-    normalisation = config.normalisation or default
+    variant = rules_of(config.variant)
+    normalisation = config.normalisation or variant.normalisation
     check_averaging(config.averaging)
     _check_replay(config)
     _check_stopping(config)
-    weights, distance = check_penalty(config.penalty, released=released, strategy=config.launch.strategy)
+    weights, distance = check_penalty(config.penalty, variant.penalty, strategy=config.launch.strategy)
     if config.model.dtype == "float16" and not config.model.lora.enabled:
         raise UserError(
             "model.dtype=float16 cannot be trained itself (its gradients cannot be unscaled); set model.dtype=float32 "
             "or bfloat16, or model.lora.enabled=true, whose adapters are float32"
         )
-    return Checked(_text_rules(config, released=released), normalisation, weights, distance)
+    return Checked(_text_rules(config, blocks=variant.blocks), normalisation, weights, distance)
 
 
 def check_penalty(
-    config: PenaltyConfig, *, released: bool, strategy: str
+    config: PenaltyConfig, defaults: Mapping[str, Any], *, strategy: str
 ) -> tuple[WeightPenalty | None, tuple[str, str] | None]:
     """Return the penalty on weights, and statistic and reduction of that on distributions; at most one of them.
+
+    Args:
+        config: of the penalty.
+        defaults: ``penalty`` of :class:`reproalign.ama.rules.AmaRules`.
+        strategy: of the launch.
 
     Raises:
         UserError: for a key that the named penalty has not got, or a value out of its range.
@@ -72,28 +78,27 @@ def check_penalty(
         return None, None
     if config.weight is None:
         raise UserError(f"penalty.name={name} needs penalty.weight, its λ; 0 is the control without force")
-    if name in SCALES:
+    if name in ("l1", "l2"):
         if strategy.startswith("zero"):
             raise UserError(
                 f"penalty.name={name} is added to the gradients, which DeepSpeed keeps to itself; use "
                 f"launch=single, ddp or fsdp, not launch.strategy={strategy}"
             )
-        scale = (SCALES[name] if released else 1.0) if config.scale is None else config.scale
-        mean = released if config.mean is None else config.mean
-        squared = released if config.squared is None else config.squared
+        scale = defaults["scale"][name] if config.scale is None else config.scale
+        mean = defaults["mean"] if config.mean is None else config.mean
+        squared = defaults["squared"] if config.squared is None else config.squared
         order = int(name[1])
         return WeightPenalty(order, config.weight * scale, mean=mean, root=order == 2 and not squared), None
-    reduction = config.reduction or ("row" if released else "token")
+    reduction = config.reduction or defaults["reduction"]
     if name == "kl":
         return None, ("reverse_kl", reduction)
-    distance = config.distance or ("kl" if released else "mse")
+    distance = config.distance or defaults["distance"]
     return None, ({"kl": "forward_kl", "mse": "risk"}[distance], reduction)
 
 
-def _text_rules(config: SFTConfig, *, released: bool) -> TextRules:
+def _text_rules(config: SFTConfig, *, blocks: bool) -> TextRules:
     check_separator(config.layout, config.response_separator)
-    blocks = released or config.block_size is not None
-    packing = config.packing or ("blocks" if blocks else "none")
+    packing = config.packing or ("blocks" if blocks or config.block_size is not None else "none")
     default = "all" if packing == "blocks" else "response"
     loss_on = config.loss_on or default
     if packing == "none":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reproalign.ama.average.config import AverageConfig
+from reproalign.ama.rules import rules_of
 from reproalign.common.errors import UserError
 from reproalign.common.merging.checks import check_number
 from reproalign.common.merging.config import MergeConfig
@@ -18,16 +19,16 @@ def core_config(config: AverageConfig) -> MergeConfig:
     Raises:
         UserError: for a key of the method that is missing or wrong.
     """
-    released = config.variant == "released"
-    if released and config.accumulate is not None:
+    variant = rules_of(config.variant)
+    if variant.rounds_steps and config.accumulate is not None:
         raise UserError("accumulate has no meaning for variant=released, which rounds every step; remove it")
     keys = ("output_dir", "embeddings", "tied", "files_from", "shard_size", "threads", "verify", "resume")
     allow = [entry for entry in config.allow or () if entry != "extrapolation"]
     made: dict[str, Any] = {key: getattr(config, key) for key in keys}
     made |= {
         "output": "model",
-        "dtype": config.dtype or ("bfloat16" if released else None),
-        "accumulate": "output" if released else config.accumulate,
+        "dtype": config.dtype or variant.dtype,
+        "accumulate": "output" if variant.rounds_steps else config.accumulate,
     }
     if config.method == "sma":
         return MergeConfig(**made, method="linear", normalize=False, allow=allow, **_moving_average(config))
@@ -36,7 +37,7 @@ def core_config(config: AverageConfig) -> MergeConfig:
     if config.method == "graft":
         if config.fraction is None:
             raise UserError("fraction is not set; method=graft needs the share of all entries that are post's")
-        if released:
+        if not variant.graft:
             raise UserError("variant=released holds no method=graft; remove one of the two")
         fraction = check_number("fraction", config.fraction, None, above=0.0, most=1.0)
         graft: dict[str, Any] = {"base": config.pre, "models": [config.post], "density": fraction}

@@ -13,7 +13,8 @@ from reproalign.ama.average.names import LegacyName, alpha_of_name, read_name, r
 from reproalign.ama.levels import check_level, pivots_of
 from reproalign.ama.parts import Parts
 from reproalign.ama.ratios_file import Ratios, read_ratios
-from reproalign.ama.tensors import RULES, default_tensors
+from reproalign.ama.rules import AmaRules, rules_of
+from reproalign.ama.tensors import RULES
 from reproalign.common.errors import UserError, choose
 from reproalign.common.merging.checks import check_number
 from reproalign.common.merging.resolving import resolve as resolve_core
@@ -33,6 +34,7 @@ class Plan:
 
     Attributes:
         config: as given.
+        variant: its rules.
         base: α: the ratio of what no part holds.
         level: of the parts, see :mod:`reproalign.ama.levels`.
         tensors: rule of which tensors are averaged.
@@ -44,6 +46,7 @@ class Plan:
     """
 
     config: AverageConfig
+    variant: AmaRules
     base: float
     level: str
     tensors: str
@@ -101,29 +104,29 @@ def resolve(config: AverageConfig) -> Plan | None:
 
 
 def _averaged(config: AverageConfig) -> Plan:
+    variant = rules_of(config.variant)
     given = [key for key in SAYS_RATIOS if getattr(config, key) is not None]
     if len(given) > 1:
         raise UserError(f"{given[0]} and {given[1]} both say the ratios; remove one")
     if isinstance(config.ratios, str):
-        plan = _from_file(config)
+        plan = _from_file(config, variant)
     elif config.name is not None:
-        plan = _from_name(config)
+        plan = _from_name(config, variant)
     else:
-        plan = _from_numbers(config)
+        plan = _from_numbers(config, variant)
     _check_range(config, plan)
-    if plan.file is None and (plan.name is None or config.variant == "paper"):
+    if plan.file is None and plan.name is None:
         check_level(plan.level)
         _check_count(plan)
     return plan
 
 
-def _from_numbers(config: AverageConfig) -> Plan:
+def _from_numbers(config: AverageConfig, variant: AmaRules) -> Plan:
     on_pre = _converter(config.alpha_on)
     alpha = None if config.alpha is None else check_number("alpha", config.alpha, None)
     base = ALPHA if alpha is None else on_pre(alpha)
-    tensors = config.tensors or default_tensors(config.variant, learned=False)
-    cut = config.parts or ("paper3" if config.variant == "paper" else "block3")
-    plan = Plan(config, base, cut, tensors, config.head, base)
+    cut, tensors = config.parts or variant.parts, config.tensors or variant.tensors
+    plan = Plan(config, variant, base, cut, tensors, config.head, base)
     if config.only is not None:
         # What is not averaged is θ, the head and the last norm too, unless the head is asked for.
         return replace(plan, base=base if config.head == "base" else 0.0, only=config.only)
@@ -137,36 +140,35 @@ def _from_numbers(config: AverageConfig) -> Plan:
     return replace(plan, level=config.parts or "block1")
 
 
-def _from_file(config: AverageConfig) -> Plan:
+def _from_file(config: AverageConfig, variant: AmaRules) -> Plan:
     for key in ("alpha", "parts"):
         if getattr(config, key) is not None:
             raise UserError(f"{key} has no meaning beside a file of ratios, which says it; remove {key}")
     if config.alpha_on != "pre":
         raise UserError("alpha_on=post has no meaning beside a file of ratios, which multiply pre; remove it")
     found = read_ratios(config.ratios, allow_bin="bin" in (config.allow or ()))
-    tensors = config.tensors or found.tensors or default_tensors(config.variant, learned=True)
+    tensors = config.tensors or found.tensors or variant.learned_tensors
     choose("tensors", tensors, RULES)
-    return Plan(config, found.base, found.level, tensors, config.head or found.head, 0.0, file=found)
+    return Plan(config, variant, found.base, found.level, tensors, config.head or found.head, 0.0, file=found)
 
 
-def _from_name(config: AverageConfig) -> Plan:
+def _from_name(config: AverageConfig, variant: AmaRules) -> Plan:
     assert config.name is not None
     for key in ("parts", "tensors", "head"):
         if getattr(config, key) is not None:
             raise UserError(f"{key} has no meaning beside name, which says it; remove {key}")
     if config.alpha_on != "pre":
         raise UserError("alpha_on=post has no meaning beside name, whose ratios multiply pre; remove it")
-    released = config.variant == "released"
-    name = read_released_name(config.name) if released else read_name(config.name)
+    name = read_released_name(config.name) if variant.release_names else read_name(config.name)
     inside = alpha_of_name(config.name)
     if config.alpha is None and inside is None:
         raise UserError(f"alpha is not set, and name={config.name} does not begin with ma_ALPHA_ or pma_ALPHA_")
-    if not released and None not in (config.alpha, inside) and config.alpha != inside:
+    if not variant.release_names and None not in (config.alpha, inside) and config.alpha != inside:
         raise UserError(f"alpha={config.alpha} is not that of name={config.name}; remove one")
     alpha = check_number("alpha", config.alpha if config.alpha is not None else inside, None)
     head = "post" if name.head_post else "base"
-    plan = Plan(config, alpha, name.level or "block1", "released_ma", head, name.ratios or alpha)
-    return replace(plan, name=name) if released else plan
+    plan = Plan(config, variant, alpha, name.level or "block1", "released_ma", head, name.ratios or alpha)
+    return replace(plan, name=name) if variant.release_names else plan
 
 
 def _check_range(config: AverageConfig, plan: Plan) -> None:

@@ -49,7 +49,7 @@ class Averaged:
     @property
     def weights(self) -> tuple[PerTensor, PerTensor]:
         """Weights of pre and post for the core's merge."""
-        learned = self.plan.file is not None and self.plan.config.variant == "released"
+        learned = self.plan.file is not None and self.plan.variant.rounds_steps
 
         def pair(tensor: str) -> tuple[float, float]:
             ratio = self.ratio(tensor)
@@ -142,7 +142,8 @@ def averaged(plan: Plan, model: Model) -> Averaged:
     ratios = plan.group_ratios(parts) if name is None else named_ratios(name, plan.base, parts)
     head = "post" if plan.only is not None and plan.head is None else plan.head
     untied = config.tied == "untie"
-    rule = tensor_rule(plan.tensors, head, parts, blocks, released=config.variant == "released", untied=untied)
+    learned = plan.variant.learned_head
+    rule = tensor_rule(plan.tensors, head, parts, blocks, learned_head=learned, untied=untied)
 
     def ratio(tensor: str) -> float:
         if name is None:

@@ -14,6 +14,7 @@ from reproalign.ama.frontier.evaluated import WORK, write_results
 from reproalign.ama.frontier.measures import log_ratios
 from reproalign.ama.frontier.respond import Answered, respond, reward_model, reward_rules, sampling_rules, score
 from reproalign.ama.frontier.texts import Text, TokenRows, read_texts, response_rows, text_rows
+from reproalign.ama.rules import AmaRules, rules_of
 from reproalign.common.config import ModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
@@ -60,6 +61,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         UserError: for a mistake in the options, rows or models, before a model is loaded where that is possible.
     """
     check_options(config)
+    variant = rules_of(config.variant)
     state, backend = start_sampling(config.backend, config.launch, config.model)
     given = check_inputs(config)
     full = f"output_dir={config.output_dir}"
@@ -68,9 +70,9 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
             _fingerprint(config, given, run)
             (run.dir / WORK).mkdir(exist_ok=True)
         state.wait_for_everyone()  # the folders are there
-        rows = _answer(config, given.prompts, backend, run.dir)
+        rows = _answer(config, variant, given.prompts, backend, run.dir)
         texts = _measure_texts(config, given.texts, run.dir)
-        ratios = _measure_ratios(config, rows, run.dir)
+        ratios = _measure_ratios(config, variant, rows, run.dir)
         if state.is_main_process:
             write_results(config, run, rows, texts, ratios)
 
@@ -81,7 +83,8 @@ def check_options(config: EvaluateConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    rules = sampling_rules(config)
+    variant = rules_of(config.variant)
+    rules = sampling_rules(config, variant)
     if config.launch.strategy not in ("single", "ddp"):
         raise UserError(
             f"launch.strategy={config.launch.strategy} splits a model that is trained; evaluation shares the prompts "
@@ -90,7 +93,7 @@ def check_options(config: EvaluateConfig) -> None:
     if config.model.lora.enabled:
         raise UserError("model.lora.enabled: evaluation trains nothing; give an adapter's folder as model.name")
     _check_combination(config)
-    if config.variant == "released" and rules.layout != "lmflow":
+    if variant.cleaned and rules.layout != "lmflow":
         raise UserError(
             f"variant=released cuts and cleans responses at '###Human', which layout={rules.layout} has not; set "
             "layout=lmflow or variant=paper"
@@ -125,7 +128,7 @@ def check_inputs(config: EvaluateConfig) -> Given:
         asking_tokenizer(config.model, config.layout)
     if config.reward is not None:
         check_reward_model(reward_model(config), "reward")
-        reward_rules(config)
+        reward_rules(config, rules_of(config.variant))
     if config.reference is not None:
         check_language_model(_reference(config), "reference")
     return Given(prompts, texts)
@@ -151,17 +154,18 @@ def _fingerprint(config: EvaluateConfig, given: Given, run: Run) -> None:
         run.add_fingerprint("data", "texts", sha256_json(contents), files=list(config.texts), rows=len(contents))
 
 
-def _answer(config: EvaluateConfig, prompts: list[list[Message]], backend: str, folder: Path) -> list[Answered]:
+def _answer(
+    config: EvaluateConfig, variant: AmaRules, prompts: list[list[Message]], backend: str, folder: Path
+) -> list[Answered]:
     """Return the prompts with responses, and rewards on the first process."""
     if not prompts:
         return []
-    drawn = respond(config, sampling_rules(config), backend, prompts, folder)
-    scored = score(config, reward_rules(config), drawn, folder) if config.reward is not None else []
-    return [_answered(row, config.variant) for row in scored or drawn]
+    drawn = respond(config, sampling_rules(config, variant), backend, prompts, folder)
+    scored = score(config, reward_rules(config, variant), drawn, folder) if config.reward is not None else []
+    return [_answered(row, "lmflow" if variant.cleaned else "none") for row in scored or drawn]
 
 
-def _answered(row: Sampled, variant: str) -> Answered:
-    rule = "lmflow" if variant == "released" else "none"
+def _answered(row: Sampled, rule: str) -> Answered:
     return Answered(row.id, row.prompt, row.responses, row.scores, [is_discarded(text, rule) for text in row.responses])
 
 
@@ -173,13 +177,13 @@ def _measure_texts(config: EvaluateConfig, texts: list[Text], folder: Path) -> t
 
 
 def _measure_ratios(
-    config: EvaluateConfig, rows: list[Answered], folder: Path
+    config: EvaluateConfig, variant: AmaRules, rows: list[Answered], folder: Path
 ) -> tuple[TokenRows, list[float], list[int]] | None:
     """Return log π - log π_0 and the tokens of every response, on the first process."""
     if config.reference is None:
         return None
-    separator = "none" if config.variant == "released" else "space"
-    tokens = response_rows(rows, load_tokenizer(config.model), sampling_rules(config), separator=separator)
+    rules, separator = sampling_rules(config, variant), "none" if variant.unseparated else "space"
+    tokens = response_rows(rows, load_tokenizer(config.model), rules, separator=separator)
     own = _losses(config, config.model, tokens, folder / WORK / "model")
     other = _losses(config, _reference(config), tokens, folder / WORK / "reference")
     return tokens, log_ratios(own, other), [loss.tokens for loss in own]

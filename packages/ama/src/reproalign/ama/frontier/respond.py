@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from reproalign.ama.frontier.config import EvaluateConfig
+from reproalign.ama.rules import AmaRules
 from reproalign.common.config import RewardModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
@@ -20,8 +21,6 @@ from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rule
 from reproalign.common.text.templates import TURN_MARKS
 from reproalign.common.verbs.score import CHUNK, score_responses
 
-PAPER_LENGTH = 196  # new tokens in the paper's evaluation (its Tables 2 and 3)
-RELEASED_LENGTHS = (127, 129)  # the release draws from [127, 129)
 VLLM_CHUNK = 128  # prompts that vLLM gets at once
 PARTS = ".rewards-{}.jsonl"  # of a process
 
@@ -33,9 +32,9 @@ class Answered:
     Attributes:
         id: of the prompt: its place among the prompts.
         prompt: its turns.
-        responses: as they are scored: under ``variant=released`` cleaned.
+        responses: as they are scored: cleaned, if the variant does.
         rewards: of each response, None if none were asked for.
-        discarded: whether the released rule would discard each response; all False under ``variant=paper``.
+        discarded: whether the released rule would discard each response; all False where the variant cleans none.
     """
 
     id: int | str
@@ -51,26 +50,24 @@ class Answered:
         return sum(self.rewards) / len(self.rewards)
 
 
-def sampling_rules(config: EvaluateConfig) -> SamplingRules:
+def sampling_rules(config: EvaluateConfig, variant: AmaRules) -> SamplingRules:
     """Return how responses are drawn: 196 new tokens, or as released 127 or 128, at temperature 1.
 
     Raises:
         UserError: for options that nothing can be sampled with.
     """
-    released = config.variant == "released"
-    drawn = released and config.max_new_tokens is None
-    default = RELEASED_LENGTHS[1] if released else PAPER_LENGTH
+    shortest, longest = variant.eval_lengths if config.max_new_tokens is None else (None, config.max_new_tokens)
     rules = SamplingRules(
         n=config.n,
-        max_new_tokens=default if config.max_new_tokens is None else config.max_new_tokens,
+        max_new_tokens=longest,
         temperature=config.temperature,
         top_p=config.top_p,
         batch_size=config.batch_size,
         max_prompt_length=config.max_prompt_length,
         stop=None,
         layout=config.layout,
-        clean="lmflow" if released else "stop",
-        min_new_tokens=RELEASED_LENGTHS[0] if drawn else None,
+        clean="lmflow" if variant.cleaned else "stop",
+        min_new_tokens=shortest,
         own_noise=config.temperature > 0,
     )
     rules.check()
@@ -85,7 +82,7 @@ def reward_model(config: EvaluateConfig) -> RewardModelConfig:
     return RewardModelConfig(name=str(config.reward), revision=options.revision, dtype=options.dtype)
 
 
-def reward_rules(config: EvaluateConfig) -> RewardRules:
+def reward_rules(config: EvaluateConfig, variant: AmaRules) -> RewardRules:
     """Return how the reward model reads a text; as released a transcript's response follows its header directly.
 
     Raises:
@@ -93,7 +90,7 @@ def reward_rules(config: EvaluateConfig) -> RewardRules:
     """
     model = reward_model(config)
     rules = scoring_rules(model, told_rules(model, config.scoring.text, None), "reward")
-    if config.variant == "released" and config.scoring.text.response_separator is None and rules.layout in TURN_MARKS:
+    if variant.unseparated and config.scoring.text.response_separator is None and rules.layout in TURN_MARKS:
         return replace(rules, response_separator="none")
     return rules
 

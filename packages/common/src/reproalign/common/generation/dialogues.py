@@ -30,7 +30,7 @@ from reproalign.common.files import recover_lines
 from reproalign.common.generation.noise import stream_seed
 from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.sampling import Engine, Sampler
-from reproalign.common.models.kind import gemma_of_variant
+from reproalign.common.models.kind import with_gemma_numerics
 
 # FastChat's, by category; 0 takes the likeliest token.
 TEMPERATURES = {
@@ -88,7 +88,7 @@ def ask_by(template: str, model: ModelConfig, system_message: str | None) -> tup
     ``chat`` is the model's own (or ``chat_template``), with ``system_message``. ``gemma-custom`` is the one with which
     the authors of MMPO asked: the header of a system turn that is not closed, and the tokenizer's own BOS before the
     template's. A Gemma 1 then computes as in the transformers that they trained it with, unless ``model`` says
-    otherwise (:func:`reproalign.common.models.kind.gemma_of_variant`).
+    otherwise (:func:`reproalign.common.models.kind.with_gemma_numerics`).
 
     Raises:
         UserError: for an unknown template, or options that it leaves no place for.
@@ -98,7 +98,7 @@ def ask_by(template: str, model: ModelConfig, system_message: str | None) -> tup
     given = "chat_template" if model.chat_template else "system_message" if system_message is not None else None
     if given:
         raise UserError(f"template={template} has a chat template and a system turn of its own; leave {given} out")
-    asked = replace(gemma_of_variant(model, "released"), chat_template="gemma_custom")
+    asked = replace(with_gemma_numerics(model, "transformers-4.38"), chat_template="gemma_custom")
     return asked, {"system_message": None, "special_tokens": "own"}
 
 

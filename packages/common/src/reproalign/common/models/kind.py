@@ -43,17 +43,16 @@ def model_kind(config: ModelConfig, key: str = "model.name") -> tuple[str, int]:
     return ("language" if "CausalLM" in names[0] or "LMHead" in names[0] else names[0] or "unknown"), 0
 
 
-def gemma_of_variant(config: ModelConfig, variant: str) -> ModelConfig:
-    """Return ``config`` with ``gemma_numerics`` decided: where it is null, Gemma 1 computes under ``released`` as in
-    transformers 4.38, which the releases ran.
+def with_gemma_numerics(config: ModelConfig, default: str | None) -> ModelConfig:
+    """Return ``config`` of a Gemma 1 with ``default`` for its ``gemma_numerics`` if that is null.
 
     Args:
         config: of the model, or of an adapter of it.
-        variant: ``paper`` or ``released``.
+        default: as the option; None: leave it.
     """
-    if config.gemma_numerics is not None or variant != "released" or not _is_gemma(config):
+    if config.gemma_numerics is not None or default is None or not _is_gemma(config):
         return config
-    return replace(config, gemma_numerics="transformers-4.38")
+    return replace(config, gemma_numerics=default)
 
 
 def _is_gemma(config: ModelConfig) -> bool:

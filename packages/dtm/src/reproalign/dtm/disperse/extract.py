@@ -91,7 +91,7 @@ def extract(
                     rejects.write(_line({"place": place, "reason": reason}))
                     result.rejected += 1
                     continue
-                rows.write(_line(row if rules.released else {**row, "source": source}))
+                rows.write(_line(row if rules.unchecked else {**row, "source": source}))
                 codes.append(known.setdefault(source, len(known)))
                 prompts.append(prompt_key(seed, row.get("instruction"), row.get("input")))
                 fits.append(bool(row))
@@ -109,7 +109,7 @@ def extract(
         kept[usable] = ~held_out(np.asarray(prompts, np.uint64)[usable], eval_fraction)
         if not kept[usable].any():
             raise UserError(f"data.eval_fraction={eval_fraction:g} of {len(kept)} rows leaves none to train on")
-        _split(folder, kept, [result.sources[code] for code in result.source_of] if rules.released else None)
+        _split(folder, kept, [result.sources[code] for code in result.source_of] if rules.unchecked else None)
     result.rows, result.held_out = int(kept.sum()), int((~kept).sum())
     result.source_of = result.source_of[kept]
     result.set_sizes = {
@@ -137,7 +137,7 @@ def _read(
             if original.problem:
                 raise RowError(original.problem)
             row = instruction_row(source.read(original.values), source, rules)
-            if not rules.released:
+            if not rules.unchecked:
                 _check(row)
         except RowError as error:
             yield original.place, {}, "", str(error)

@@ -9,7 +9,7 @@ from reproalign.common.data.records import Prompt, RowError, assistant
 from reproalign.common.data.sources import Source
 from reproalign.common.data.views import parsed
 
-InstructionRow = dict[str, Any]  # instruction, input, output; {} under released: what the release makes of a misfit
+InstructionRow = dict[str, Any]  # instruction, input, output; {} if unchecked: what the release makes of a misfit
 
 PATTERNS = (("user", "assistant"), ("system", "user", "assistant"))
 
@@ -19,11 +19,11 @@ class Rules:
     """How rows are made.
 
     Attributes:
-        released: make the release's row, unchecked.
+        unchecked: make the release's row, as it is.
         system: ``drop`` or ``keep`` system text.
     """
 
-    released: bool = False
+    unchecked: bool = False
     system: str = "drop"
 
 
@@ -46,7 +46,7 @@ def instruction_row(prompts: list[Prompt], source: Source, rules: Rules) -> Inst
     chat = [*prompt.turns(), *([assistant(response)] if isinstance(response, str) else response)]
     row = first_turn(chat, system=rules.system)
     if row is None:
-        if rules.released and source.name in ("messages", "tulu"):
+        if rules.unchecked and source.name in ("messages", "tulu"):
             return {}
         raise RowError(describe(chat))
     return {**row, "input": prompt.extras.get("input", "")}

@@ -12,6 +12,7 @@ from reproalign.common.data.reading import local_path
 from reproalign.common.data.splits import source_of
 from reproalign.common.errors import UserError
 from reproalign.dtm.disperse.config import DisperseConfig, EmbeddingConfig, KMeansConfig
+from reproalign.dtm.rules import DtmRules, rules_of
 
 METHODS = ("random", "random_equal", "kmeans", "labels")
 PAPER = {"tulu": RowsConfig(source="tulu")}  # the paper's corpus, from its home on the Hub
@@ -27,17 +28,14 @@ class Settings:
         sets: what is read.
         method: one of METHODS.
         on_error: ``skip`` or ``raise``.
+        rules: of the variant.
     """
 
     config: DisperseConfig
     sets: dict[str, RowsConfig]
     method: str
     on_error: str
-
-    @property
-    def released(self) -> bool:
-        """Whether the released scripts are followed."""
-        return self.config.variant == "released"
+    rules: DtmRules
 
     @property
     def embeds(self) -> bool:
@@ -51,15 +49,16 @@ def resolve(config: DisperseConfig) -> Settings:
     Raises:
         UserError: naming the key, its value and what is allowed.
     """
-    released = config.variant == "released"
-    method = config.method or ("random" if released else "random_equal")
+    rules = rules_of(config.variant)
+    method = config.method or rules.method
     if config.launch.strategy not in ("single", "auto", "ddp"):
         raise UserError(f"launch.strategy={config.launch.strategy} is for training; disperse with launch=single or ddp")
-    _check_data(config, released)
+    if rules.unchecked and config.data.system == "keep":
+        raise UserError("data.system=keep: the release drops system texts; set variant=paper to keep them")
     _check_labels(config, method)
-    on_error = config.data.on_error or ("raise" if released else "skip")
-    kmeans = _check_kmeans(config.kmeans, method, released)
-    made = Settings(replace(config, kmeans=kmeans), check_sets(config.data.sets), method, on_error)
+    on_error = config.data.on_error or rules.on_error
+    kmeans = _check_kmeans(config.kmeans, method, rules.algorithm)
+    made = Settings(replace(config, kmeans=kmeans), check_sets(config.data.sets), method, on_error, rules)
     _check_embedding(made)
     return made
 
@@ -88,12 +87,6 @@ def _at_least(least: int, **values: int) -> None:
             raise UserError(f"{name.replace('__', '.')}={value} must be at least {least}")
 
 
-def _check_data(config: DisperseConfig, released: bool) -> None:
-    data = config.data
-    if released and data.system == "keep":
-        raise UserError("data.system=keep: the release drops system texts; set variant=paper to keep them")
-
-
 def _check_labels(config: DisperseConfig, method: str) -> None:
     if (method == "labels") != (config.labels is not None):
         raise UserError("method=labels and labels=FILE go together; give both or neither")
@@ -101,12 +94,12 @@ def _check_labels(config: DisperseConfig, method: str) -> None:
         raise UserError(f"labels={config.labels}: no such file; check the path")
 
 
-def _check_kmeans(options: KMeansConfig, method: str, released: bool) -> KMeansConfig:
+def _check_kmeans(options: KMeansConfig, method: str, default: str) -> KMeansConfig:
     if method != "kmeans":
         if options != KMeansConfig():
             raise UserError(f"kmeans.*: method={method} clusters nothing; set method=kmeans, or leave these keys out")
         return options
-    algorithm = options.algorithm or ("released" if released else "lloyd")
+    algorithm = options.algorithm or default
     _at_least(1, kmeans__restarts=options.restarts)
     if options.iterations is not None:
         _at_least(1, kmeans__iterations=options.iterations)

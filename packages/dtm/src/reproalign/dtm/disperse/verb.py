@@ -90,7 +90,7 @@ def extract_rows(settings: Settings, folder: Path) -> Extracted:
     extracted = extract(
         settings.sets,
         folder,
-        rules=Rules(released=settings.released, system=data.system),
+        rules=Rules(unchecked=settings.rules.unchecked, system=data.system),
         on_error=settings.on_error,
         eval_fraction=data.eval_fraction,
         seed=settings.config.seed,
@@ -133,7 +133,7 @@ def _finish(settings: Settings, run: Run, extracted: Extracted, embeddings: Embe
             raise ReportedError(f"{error}; the embeddings are kept, for runs with embeddings={run.dir}") from error
         raise
     write_labels(run.dir / LABELS, labels)
-    if settings.released and settings.method == "kmeans":
+    if settings.rules.label_files and settings.method == "kmeans":
         write_released_labels(run.dir, config.embedding.model, labels, extracted.set_sizes, config.clusters)
     facts = _facts(settings, extracted, labels, run.dir)
     nearest: list[list[tuple[int, float]]] = []

@@ -49,36 +49,42 @@ class MergeConfig:
     )
     base: str | None = option(None, help="θ_0: folder or Hub id", null="what the adapters name")
     initial: str | None = option(
-        None, help="released task_arithmetic, ties, dare: θ_0 of the factors, the adapter at step 0", null="0"
+        None,
+        help="task_arithmetic, ties, dare: θ_0 of the factors, the adapter at step 0",
+        null="0",
+        variant="released",
     )
     aggregation: str | None = option(
         None,
-        help="released; average: weighted, mean, sum, median or magnitude; ties: these, dis-mean, dis-sum or dis-max",
+        help="average: weighted, mean, sum, median or magnitude; ties: these, dis-mean, dis-sum or dis-max",
         null="average: weighted, ties: dis-mean",
+        variant="released",
     )
-    #                                 (null) | dis-sum | dis-max | mean | sum | median | magnitude | weighted
     scale: float | None = option(None, help="λ of task vectors; task_arithmetic: must be set", null="ties, dare: 1")
     density: float | None = option(
         None, help="ties: share of each task vector that is kept", above=0, at_most=1, null="0.2"
     )
     norm_fraction: float | None = option(
         None,
-        help="released ties, instead of density: keep this share of the squared norm",
+        help="ties, instead of density: keep this share of the squared norm",
         above=0,
         at_most=1,
         null="density",
+        variant="released",
     )
     zero_signs: str | None = option(
         None,
-        help="released ties: which sign entries whose sum is 0 take",
+        help="ties: which sign entries whose sum is 0 take",
         choices=("majority", "minority"),
         null="majority",
+        variant="released",
     )
     trim_scope: str | None = option(
         None,
-        help="paper ties: largest entries of what are kept",
+        help="ties: largest entries of what are kept",
         choices={"model": "the whole model", "tensor": "each tensor"},
         null="model",
+        variant="paper",
     )
     drop: float | None = option(
         None, help="dare: p, probability that an entry is dropped", at_least=0, below=1, null="0.9"

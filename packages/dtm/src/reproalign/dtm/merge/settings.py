@@ -13,6 +13,7 @@ from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.load import model_path
 from reproalign.dtm.merge.config import MergeConfig
 from reproalign.dtm.merge.sub_models import sub_models
+from reproalign.dtm.rules import DtmRules, rules_of
 
 # Keys that not every method reads -> the methods that do.
 READERS = {
@@ -40,11 +41,7 @@ CORE = {
     "regmean": "regmean",
     "ensemble": "ensemble",
 }
-RELEASED = ("average", "task_arithmetic", "ties", "dare")
-ONE_VARIANT = {
-    **dict.fromkeys(("aggregation", "norm_fraction", "zero_signs", "initial"), "released"),
-    "trim_scope": "paper",
-}
+FACTORS = ("average", "task_arithmetic", "ties", "dare")  # methods that can be of factors
 STAY_ADAPTERS = ("average", "task_arithmetic")  # methods whose delta-space result is an adapter
 AUTO = "auto"
 
@@ -55,6 +52,7 @@ class Plan:
 
     Attributes:
         config: as given.
+        rules: of the variant.
         models: folders of the sub-models.
         weights: one for each, or None.
         space: factor, delta or full.
@@ -63,6 +61,7 @@ class Plan:
     """
 
     config: MergeConfig
+    rules: DtmRules
     models: tuple[str, ...]
     weights: tuple[float, ...] | None
     space: str
@@ -76,7 +75,7 @@ def resolve(config: MergeConfig) -> Plan:
     Raises:
         UserError: for a sub-model that is missing, or a key that is wrong or has no meaning here.
     """
-    _check_applicable(config)
+    _check_applicable(config, rules_of(config.variant))
     models = sub_models(config.models)
     return planned(config, models, [_is_adapter(model) for model in models])
 
@@ -92,12 +91,14 @@ def planned(config: MergeConfig, models: Sequence[str], adapters: Sequence[bool]
     Raises:
         UserError: for a key that is wrong or has no meaning here.
     """
-    _check_applicable(config)
-    space = _space(config, models, adapters)
+    rules = rules_of(config.variant)
+    _check_applicable(config, rules)
+    space = _space(config, rules, models, adapters)
     weights = None if config.weights is None else read_weights(config.weights, len(models))
     _check_weights(config, weights)
     return Plan(
         config=config,
+        rules=rules,
         models=tuple(models),
         weights=None if weights is None else tuple(weights),
         space=space,
@@ -129,19 +130,15 @@ def _is_adapter(model: str) -> bool:
     return adapter_folder(path) is not None
 
 
-def _check_applicable(config: MergeConfig) -> None:
-    if config.variant == "released" and config.method not in RELEASED:
-        raise UserError(
-            f"method={config.method} is none of the authors' scripts ({', '.join(RELEASED)}); set variant=paper"
-        )
+def _check_applicable(config: MergeConfig, rules: DtmRules) -> None:
+    if rules.merge_methods and config.method not in rules.merge_methods:
+        listed = ", ".join(rules.merge_methods)
+        raise UserError(f"method={config.method} is none of the authors' scripts ({listed}); set variant=paper")
     for key, readers in READERS.items():
         if getattr(config, key) is not None and config.method not in readers:
             raise UserError(
                 f"{key} has no meaning for method={config.method} (only for {', '.join(readers)}); remove it"
             )
-    for key, variant in ONE_VARIANT.items():
-        if getattr(config, key) is not None and config.variant != variant:
-            raise UserError(f"{key} is of variant={variant} alone; set that, or remove {key}")
     if config.method == "dare" and config.normalize is False and config.scale is None:
         raise UserError("scale is not set; method=dare normalize=false needs the factor λ of its task vectors")
     if config.method == "task_arithmetic" and config.scale is None:
@@ -163,24 +160,22 @@ def _check_weights(config: MergeConfig, weights: Sequence[float] | None) -> None
         raise UserError(f"weights={config.weights} sum to 0 and cannot be shares")
 
 
-def _space(config: MergeConfig, models: Sequence[str], adapters: Sequence[bool]) -> str:
+def _space(config: MergeConfig, rules: DtmRules, models: Sequence[str], adapters: Sequence[bool]) -> str:
     if not all(adapters):
         if any(adapters):
             pair = [models[adapters.index(kind)] for kind in (True, False)]
             raise UserError(f"models: '{pair[0]}' is an adapter and '{pair[1]}' a full model; give one kind")
-        if config.variant == "released":
+        if rules.flat_factors:
             raise UserError(f"variant=released merges adapters, and '{models[0]}' is a full model; set variant=paper")
         if config.space not in (None, "full"):
             raise UserError(f"space={config.space} is for adapters, and '{models[0]}' is a full model; remove it")
         return "full"
-    space = choose(
-        "space", config.space or ("factor" if config.variant == "released" else "delta"), ["factor", "delta", "full"]
-    )
-    if config.variant == "released" and space != "factor":
+    space = choose("space", config.space or ("factor" if rules.flat_factors else "delta"), ["factor", "delta", "full"])
+    if rules.flat_factors and space != "factor":
         raise UserError(f"space={space}: the authors' scripts merge factors; set variant=paper, or remove space")
-    if space == "factor" and config.method not in ("average", *RELEASED):
+    if space == "factor" and config.method not in FACTORS:
         raise UserError(f"space=factor has no meaning for method={config.method}; remove it")
-    if space == "factor" and config.method != "average" and config.variant == "paper":
+    if space == "factor" and config.method != "average" and not rules.flat_factors:
         raise UserError(f"space=factor with method={config.method} is variant=released; set that, or space=delta")
     return space
 

@@ -30,6 +30,7 @@ from reproalign.common.training.model_statistics import (
 from reproalign.dtm.cli import STATISTICS
 from reproalign.dtm.merge.config import StatisticsConfig
 from reproalign.dtm.merge.sub_models import run_of
+from reproalign.dtm.rules import rules_of
 from reproalign.dtm.tokens import TokensConfig, resolved, supervised_only, tokenize
 from reproalign.dtm.train.config import TrainConfig
 from reproalign.dtm.train.data import Sources, find_sources, select
@@ -106,7 +107,7 @@ def _check(config: StatisticsConfig) -> tuple[Sources, TokensConfig, Request]:
         raise UserError(
             "model.lora.enabled and model.quantization have no meaning here: nothing is trained; remove them"
         )
-    tokens = resolved(config.tokens, config.variant)
+    tokens = resolved(config.tokens, rules_of(config.variant).tokens)
     request = Request(config.kind, config.targets, parse_size(config.memory, "memory"))
     model_path(config.model.name)
     check_language_model(config.model)

@@ -32,7 +32,7 @@ def merge(config: MergeConfig, invocation: Invocation) -> None:
         UserError: for settings or sub-models that cannot be merged; nothing is left behind then.
     """
     plan = resolve(config)
-    if config.variant == "released":
+    if plan.rules.flat_factors:
         _merge_released(plan, invocation)
     elif plan.space == "factor" and plan.output == "model":
         with Run.open(invocation) as run:
@@ -64,7 +64,7 @@ def check_options(config: MergeConfig, models: Sequence[str], *, adapters: bool)
 def dry_run(config: MergeConfig, invocation: Invocation) -> None:
     """Check everything that :func:`merge` checks before it writes, and print what it would do."""
     plan = resolve(config)
-    if config.variant == "released":
+    if plan.rules.flat_factors:
         settings = _core_settings(plan)
         with open_inputs(settings) as inputs:
             merged = merge_flat(plan, inputs)
@@ -94,7 +94,7 @@ def _core_settings(plan: Plan) -> Settings:
     Raises:
         UserError: for a value that the core, or the release, does not take.
     """
-    if plan.config.variant == "released":
+    if plan.rules.flat_factors:
         check_released(plan)
         return resolve_core(linear_config(plan))
     if plan.statistics == AUTO:  # the sub-models stand for the statistics that are not measured yet

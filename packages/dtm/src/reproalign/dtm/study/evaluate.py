@@ -28,6 +28,7 @@ from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
 from reproalign.common.records import Run
 from reproalign.dtm.rows import is_placeholder, read_rows
+from reproalign.dtm.rules import DtmRules, rules_of
 from reproalign.dtm.study.config import EvaluateConfig
 from reproalign.dtm.study.plots import intervals
 from reproalign.dtm.study.results import RESULTS, ROWS, TOKENS
@@ -62,7 +63,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     Raises:
         UserError: for a mistake in the options, rows or model, before a model is loaded where that is possible.
     """
-    tokens = check_options(config)
+    tokens, rules = check_options(config), rules_of(config.variant)
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_in_force(config.launch.strategy, state.distributed_type.value)
     model_path(config.model.name)
@@ -85,10 +86,10 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
             run.add_fingerprint("data", "rows", held_out.facts["sha256"], files=list(config.rows))
         state.wait_for_everyone()  # the folder is there
         # Sorting by length pads less; the release's accuracy depends on which rows share a batch.
-        sort = config.variant == "paper"
+        sort = not rules.batch_measures
         losses = measure(held_out.tokens, run.dir, load, batch_size=config.batch_size, sort=sort, state=state)
         if state.is_main_process:
-            _report(config, tokens, held_out, losses, run)
+            _report(config, rules, tokens, held_out, losses, run)
 
 
 def prepare(config: EvaluateConfig, tokens: TokensConfig, tokenizer: PreTrainedTokenizerBase) -> HeldOut:
@@ -142,10 +143,17 @@ def check_options(config: EvaluateConfig) -> TokensConfig:
         raise UserError("model.chat_template: the rows are put in the Alpaca prompt; leave it out")
     if config.tokens.drop_unsupervised is not None:
         raise UserError("tokens.drop_unsupervised is for training; a row without a supervised token has no loss anyway")
-    return resolved(config.tokens, config.variant)
+    return resolved(config.tokens, rules_of(config.variant).tokens)
 
 
-def _report(config: EvaluateConfig, tokens: TokensConfig, held_out: HeldOut, losses: list[RowLoss], run: Run) -> None:
+def _report(
+    config: EvaluateConfig,
+    rules: DtmRules,
+    tokens: TokensConfig,
+    held_out: HeldOut,
+    losses: list[RowLoss],
+    run: Run,
+) -> None:
     bad = next(
         (index for index, loss in zip(held_out.indices, losses, strict=True) if not math.isfinite(loss.nll)), None
     )
@@ -161,7 +169,7 @@ def _report(config: EvaluateConfig, tokens: TokensConfig, held_out: HeldOut, los
         confidence=config.confidence,
         resamples=config.resamples,
         seed=config.seed,
-        released=config.variant == "released",
+        released=rules.batch_measures,
     )
     write_rows(run, held_out.indices, list(sources), losses)
     if config.per_token:

@@ -35,7 +35,7 @@ class SupervisedTrainer(TokenAverageTrainer):
     Args:
         normalisation: of :mod:`reproalign.common.training.token_average`.
         regularizer: added to the loss of every step, or None.
-        variant: ``released`` evaluations have the release's accuracy and loss (ERRATA Q11).
+        batch_measures: evaluations have the release's accuracy and loss (ERRATA Q11).
         logprobs: how log-probabilities are computed.
         **kwargs: passed on to ``transformers.Trainer``.
     """
@@ -45,13 +45,13 @@ class SupervisedTrainer(TokenAverageTrainer):
         *,
         normalisation: str,
         regularizer: Regularizer | None,
-        variant: str,
+        batch_measures: bool,
         logprobs: LogprobsConfig,
         **kwargs: Any,
     ) -> None:
         install_completion_logps(kwargs["model"], logprobs)
         super().__init__(normalisation=normalisation, **kwargs)
-        self.regularizer, self.variant = regularizer, variant
+        self.regularizer, self.batch_measures = regularizer, batch_measures
         self.chunk_size = logprobs.chunk_size
 
     def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
@@ -83,12 +83,12 @@ class SupervisedTrainer(TokenAverageTrainer):
     def measure(self, rows: Dataset) -> dict[str, float]:
         """Return loss (nats), perplexity and token accuracy of ``rows``; all processes take part.
 
-        ``paper``: means over supervised tokens. ``released``: the loss is the mean over rows of their batches' means,
+        Means over supervised tokens; with ``batch_measures`` the loss is the mean over rows of their batches' means,
         and the accuracy counts prompt and padding positions (ERRATA Q11).
         """
         values, _ = self.rewards(rows)
         sums, tokens, correct, widths, means = values.T
-        if self.variant == "released":
+        if self.batch_measures:
             mean = float(np.mean(means))
             accuracy = released_accuracy(int(correct.sum()), widths.astype(int).tolist())
         else:

@@ -29,6 +29,7 @@ from reproalign.common.text.collate import pad_id
 from reproalign.common.training.arguments import check_held_out, training_arguments
 from reproalign.common.training.fit import fit, metric_rows
 from reproalign.common.training.preview import preview
+from reproalign.dtm.rules import rules_of
 from reproalign.dtm.tokens import TokensConfig, collator, resolved
 from reproalign.dtm.train.config import TrainConfig
 from reproalign.dtm.train.data import Sources, find_sources, load
@@ -67,8 +68,9 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     """
     checked = check_train(config)
     config = usable_precision(config)
-    released_order = config.variant == "released" and SAMPLING not in config.trainer
-    defaults: dict[str, Any] = {SAMPLING: "sequential"} if released_order else {}
+    rules = rules_of(config.variant)
+    unseeded = rules.unseeded_order and SAMPLING not in config.trainer
+    defaults: dict[str, Any] = {SAMPLING: "sequential"} if unseeded else {}
     arguments = training_arguments(config, Path(config.output_dir), **defaults)
     with Run.open(invocation, is_main=arguments.process_index == 0) as run:
         tokenizer = load_tokenizer(config.model)
@@ -88,11 +90,11 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         trainer = SupervisedTrainer(
             normalisation=checked.normalisation,
             regularizer=make_regularizer(config.regularizer, model),
-            variant=config.variant,
+            batch_measures=rules.batch_measures,
             logprobs=config.logprobs,
             model=model,
             args=arguments,
-            train_dataset=ReleasedOrder(data.train) if released_order else data.train,
+            train_dataset=ReleasedOrder(data.train) if unseeded else data.train,
             eval_dataset=data.held_out,
             data_collator=collator(tokenizer, checked.tokens.padding_side),
             processing_class=tokenizer,
@@ -123,9 +125,8 @@ def check_options(config: TrainConfig) -> tuple[TokensConfig, str]:
     Raises:
         UserError: naming the key.
     """
-    tokens = resolved(config.tokens, config.variant)
-    default = "micro_batch_mean" if config.variant == "released" else "token_mean"
-    normalisation = config.normalisation or default
+    rules = rules_of(config.variant)
+    tokens, normalisation = resolved(config.tokens, rules.tokens), config.normalisation or rules.normalisation
     check_regularizer(config.regularizer, config.launch.strategy)
     check_mixture(config.replay, config.filter)
     if config.model.dtype == "float16" and not config.model.lora.enabled:
