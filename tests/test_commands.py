@@ -41,13 +41,6 @@ def test_help_is_light(module, words):
     assert json.loads(out.splitlines()[-1]) == []
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], ["train", "--help"], ["train", "-h"]], ids=" ".join)
-def test_help_is_found_in_every_usual_way(words):
-    code, out, err = run("reproalign.mmpo.cli", *words)
-    assert code == 0, err
-    assert "Usage: mmpo" in out
-
-
 def test_a_mistake_is_one_line_and_exit_code_2():
     code, _, err = run("reproalign.mmpo.cli", "trian")
     assert code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,16 @@ def test_every_session_is_named_in_the_documents():
     assert len(sessions) >= 8
     for name in sessions:
         assert f"./run {name}" in text, name
+
+
+TOY = ROOT / "packages" / "common" / "tests" / "toy"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [file for kind in ("py", "yaml") for file in TOY.rglob(f"*.{kind}") if file.stem not in ("__init__", "paper")],
+    ids=lambda file: str(file.relative_to(TOY)),
+)
+def test_the_worked_example_is_the_toy_paper_that_the_tests_run(file):
+    shown = textwrap.indent(file.read_text(encoding="utf-8"), "    ")
+    assert f"\n\n{shown}\n" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

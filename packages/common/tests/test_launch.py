@@ -236,8 +236,8 @@ def test_awkward_words_reach_the_nodes_unchanged(tmp_path):
 
 def invocation(folder: Path, config: LaunchConfig) -> Invocation:
     return Invocation(
-        command=["mmpo", "train"],
-        package="reproalign.mmpo",
+        command=["toy", "train"],
+        package="toy",
         verb="train",
         schema="module:Schema",
         target="module:function",

@@ -22,13 +22,13 @@ from reproalign.common.models.tiny import tiny_model
 from reproalign.common.testing import run_command
 from reproalign.common.training.mixed_precision import fsdp_policy, names, optimizer_states, updated_weights
 
-CODE = "import sys; from reproalign.mmpo.cli import main; sys.exit(main())"
+CODE = "import sys; from toy.cli import main; sys.exit(main())"
 RECIPES = {
     "masters": (["model.dtype=float32", "trainer.bf16=true"], {"weights": "float32", "activations": "float32"}),
     "pure": (["model.dtype=bfloat16", "trainer.bf16=false"], {"weights": "bfloat16", "activations": "bfloat16"}),
 }
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
-TWO = ["launch.processes=2", "launch.main_port=0", "trainer.gradient_accumulation_steps=2"]
+TWO = ["launch.processes=2", "launch.main_port=0", "trainer.per_device_train_batch_size=1"]
 
 
 def expected(recipe: str) -> dict[str, str]:
@@ -38,7 +38,7 @@ def expected(recipe: str) -> dict[str, str]:
 
 
 def run(folder: Path, recipe: str, *words: str) -> dict[str, Any]:
-    small = ["evaluate_before=false", "trainer.max_steps=2", "trainer.save_steps=1", *RECIPES[recipe][0]]
+    small = ["trainer.max_steps=2", "trainer.save_steps=1", *RECIPES[recipe][0]]
     done = run_command(
         [sys.executable, "-c", CODE, "train", "experiment=smoke", f"output_dir={folder}", *small, *words]
     )

@@ -68,18 +68,3 @@ def test_the_published_step_may_be_shared_by_processes_or_accumulated(tmp_path, 
     both = run(tmp_path / "both", *words, *shared)
     for time in ("before", "after"):
         assert both["metrics"][time] == pytest.approx(alone["metrics"][time], rel=1e-4, abs=1e-4)
-
-
-@pytest.mark.distributed
-def test_each_process_computes_its_share_of_the_cached_log_probs(tmp_path):
-    def cached(name: str, *more: str) -> dict[str, bytes]:
-        folder = tmp_path / f"{name}-cache"
-        words = ["loss=dpo", "reference.mode=cached", f"data.cache_dir={folder}", "trainer.max_steps=1"]
-        run(tmp_path / name, *words, *more)
-        found = (folder / "reference-logps").rglob("*.safetensors")
-        return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(found)}
-
-    alone = cached("alone", *ONE)
-    assert len(alone) > 2
-    assert cached("both", "launch=ddp", *TWO) == alone
-    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), abs=1e-5)

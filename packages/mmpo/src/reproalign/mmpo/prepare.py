@@ -8,7 +8,6 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config import DataConfig, PairTextConfig, RewardTextConfig
-from reproalign.common.data.load import load_preferences
 from reproalign.common.errors import UserError, choose
 from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
@@ -16,7 +15,7 @@ from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules
 from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.render import render_pairs
-from reproalign.common.text.shown import used_rows
+from reproalign.common.training.stages import read_pairs
 from reproalign.mmpo.config import PairRulesConfig, PreferenceConfig, RewardConfig, TargetConfig
 from reproalign.mmpo.data import apply_pair_rules, build_targets
 
@@ -85,17 +84,15 @@ def load_pairs(
     Raises:
         UserError: for anything wrong in the rows or the rules.
     """
-    data = load_preferences(config.data, seed=config.seed, rejects_dir=run.dir if run.is_main else None)
-    for split, facts in data.provenance.items():
-        run.used_data(split, facts)
     margin = isinstance(config, RewardConfig) and config.additive_margin
     options = PairOptions(config.data, config.text, config.target, config.pairs, config.seed, margin)
-    train = prepare_split(data.train, tokenizer, options, "train", reader)
-    evaluation = data.evaluation and prepare_split(data.evaluation, tokenizer, options, "evaluation", reader)
+
+    def prepare(records: Dataset, split: str) -> Dataset:
+        return prepare_split(records, tokenizer, options, split, reader)
+
+    train, evaluation = read_pairs(config, run, tokenizer, prepare)
     if not len(train):
         raise UserError("no training pair is left after the rules of data.*, target.* and pairs.*; loosen them")
-    run.set("pairs", {"train": len(train), "evaluation": len(evaluation) if evaluation else 0})
-    used_rows(run, tokenizer, train)
     return Pairs(train, evaluation)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, pack_dataset
 
 from reproalign.common.config import DataConfig, DialogueTextConfig
@@ -15,12 +14,11 @@ from reproalign.common.data.load import load_messages
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import with_gemma_numerics
 from reproalign.common.models.load import load_tokenizer
-from reproalign.common.records import Run
 from reproalign.common.text.render import render_messages
 from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.text.tokenize import Encoder
-from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.sft import fine_tune
+from reproalign.common.training.stages import open_training
 from reproalign.mmpo.config import RowRulesConfig, SFTRunConfig
 from reproalign.mmpo.data import shuffle_rows, without_contamination
 from reproalign.mmpo.released import lay_out_epochs
@@ -32,10 +30,8 @@ def sft(config: SFTRunConfig, invocation: Invocation) -> None:
     """Fine-tune with ``trl.SFTTrainer`` on the ``messages`` of the data; every token of a dialogue is trained on."""
     variant = rules_of(config.variant)
     config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
-    arguments = training_arguments(config, Path(config.output_dir), SFTConfig, max_length=config.text.max_length)
-    assert isinstance(arguments, SFTConfig)
-    set_seed(config.seed)  # before the model: adapters begin at random
-    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+    with open_training(config, invocation, SFTConfig, max_length=config.text.max_length) as (run, arguments):
+        assert isinstance(arguments, SFTConfig)
         tokenizer = load_tokenizer(config.model)
         check_tokenizer(tokenizer, chat_template=config.model.chat_template)
         data = load_messages(config.data, seed=config.seed, rejects_dir=run.dir if run.is_main else None)

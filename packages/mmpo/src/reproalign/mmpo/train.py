@@ -6,33 +6,34 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from reproalign.common.config import RunConfig
 from reproalign.common.console import say
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import with_gemma_numerics
-from reproalign.common.models.load import load_causal_lm, load_tokenizer
+from reproalign.common.models.load import load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE
 from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.templates import check_tokenizer
-from reproalign.common.training.arguments import check_held_out, training_arguments
+from reproalign.common.training.arguments import check_held_out
 from reproalign.common.training.fit import fit
-from reproalign.common.training.pairs import PairTrainer, ScoredPairsTrainer
+from reproalign.common.training.pairs import ScoredPairsTrainer
 from reproalign.common.training.preview import preview
-from reproalign.common.training.reference import hold_reference, reference_mode
+from reproalign.common.training.reference import reference_mode
 from reproalign.common.training.reward import PairedRewardTrainer
+from reproalign.common.training.stages import HELD_OUT, open_training, pair_trainer
 from reproalign.mmpo.config import PreferenceConfig, RewardConfig
 from reproalign.mmpo.naming import released_name
 from reproalign.mmpo.objective import MMPOReward
-from reproalign.mmpo.prepare import Pairs, load_pairs, reading_rules
+from reproalign.mmpo.prepare import load_pairs, reading_rules
 from reproalign.mmpo.released import lay_out_epochs
 from reproalign.mmpo.report import Rewards, draw, print_metrics
 from reproalign.mmpo.rules import MmpoRules, rules_of
@@ -54,37 +55,16 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
     variant = rules_of(config.variant)
     config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
     objective = config.loss if variant.smooths_targets else config.loss.without_smoothing()
-    mode = reference_mode(config, config.reference)
-    arguments = training_arguments(config, Path(config.output_dir), **_name(config, variant))
-    set_seed(config.seed)  # before the model: adapters and reward heads begin at random
-    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+    with open_training(config, invocation, **_name(config, variant)) as (run, arguments):
         tokenizer = _tokenizer(config)
         pairs = load_pairs(config, tokenizer, run)
-        preview(
-            run,
-            config,
-            arguments,
-            pairs.train,
-            pairs.evaluation,
-            reference=mode if objective.needs.reference != "none" else "none",
+        trainer = pair_trainer(
+            *(objective, config, config.reference, run, arguments, tokenizer, pairs.train, pairs.evaluation),
+            dropout=variant.dropout,
+            lay_out=lambda rows: _in_order(rows, arguments, run) if variant.release_epochs else rows,
+            pad_to_multiple_of=config.pad_to_multiple_of,
         )
-        reference = None
-        if objective.needs.reference != "none":
-            reference, *columns = hold_reference(
-                mode, config, config.reference, pairs.train, pairs.evaluation, _pad_id(tokenizer)
-            )
-            pairs = Pairs(*columns)
-        if variant.release_epochs:
-            pairs = _in_order(pairs, arguments, run)
-        model = load_causal_lm(config.model, dropout=variant.dropout)
-        used_weights(run, "policy", config.model)
-        trainer = PairTrainer(
-            objective=objective,
-            reference=reference,
-            logprobs=config.logprobs,
-            **_common(config, model, arguments, pairs, tokenizer),
-        )
-        _run(trainer, run, config, variant, tokenizer, pairs)
+        _run(trainer, run, config, variant, tokenizer)
 
 
 def reward(config: RewardConfig, invocation: Invocation) -> None:
@@ -93,31 +73,37 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
     variant = rules_of(config.variant)
     config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
     rules = reading_rules(config.text, config.pool)
-    arguments = training_arguments(config, Path(config.output_dir), **_name(config, variant))
-    set_seed(config.seed)  # before the model: adapters and reward heads begin at random
-    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+    with open_training(config, invocation, **_name(config, variant)) as (run, arguments):
         tokenizer = _tokenizer(config)
         pairs = load_pairs(config, tokenizer, run, Reader(tokenizer, rules))
-        if variant.release_epochs:
-            pairs = _in_order(pairs, arguments, run)
-        preview(run, config, arguments, pairs.train, pairs.evaluation)
-        model = load_reward(config.model, tokenizer, rules, _pad_id(tokenizer))
+        train_rows = _in_order(pairs.train, arguments, run) if variant.release_epochs else pairs.train
+        preview(run, config, arguments, train_rows, pairs.evaluation)
+        check_held_out(arguments, pairs.evaluation, HELD_OUT, rows="pairs")
+        pad_id = tokenizer.pad_token_id
+        assert isinstance(pad_id, int)  # check_tokenizer has set it
+        model = load_reward(config.model, tokenizer, rules, pad_id)
         used_weights(run, "start", config.model)
         trainer = PairedRewardTrainer(
             objective=MMPOReward(batch_targets=variant.batch_targets),
             rules=rules,
-            **_common(config, model, arguments, pairs, tokenizer),
+            model=model,
+            args=arguments,
+            train_dataset=train_rows,
+            eval_dataset=pairs.evaluation,
+            data_collator=PairCollator(pad_id, pad_to_multiple_of=config.pad_to_multiple_of),
+            processing_class=tokenizer,
         )
-        _run(trainer, run, config, variant, tokenizer, pairs, notes={NOTE: rules.note()})
+        _run(trainer, run, config, variant, tokenizer, notes={NOTE: rules.note()})
 
 
-def check_options(config: PreferenceConfig | RewardConfig) -> None:
-    """Check what can be checked without rows and model.
+def check_options(config: PreferenceConfig) -> None:
+    """Check what can be checked of ``mmpo train`` without rows and model.
 
     Raises:
         UserError: naming the key.
     """
     check_gamma(config.target.gamma)
+    reference_mode(config, config.reference)
 
 
 def check_reward_options(config: RewardConfig) -> None:
@@ -126,7 +112,7 @@ def check_reward_options(config: RewardConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    check_options(config)
+    check_gamma(config.target.gamma)
     reading_rules(config.text, config.pool)
 
 
@@ -136,23 +122,23 @@ def _run(
     config: PreferenceConfig | RewardConfig,
     variant: MmpoRules,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Pairs,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    evaluations = {}
+    evaluations, held_out = {}, trainer.eval_dataset
+    assert held_out is None or isinstance(held_out, Dataset)
     if config.launch.strategy.startswith("zero") and config.evaluate_before:
         logger.warning("evaluate_before is skipped: DeepSpeed cannot evaluate before training has set up its engine")
-    elif config.evaluate_before and pairs.evaluation:
-        evaluations["before"] = Rewards(*trainer.rewards(pairs.evaluation))
+    elif config.evaluate_before and held_out:
+        evaluations["before"] = Rewards(*trainer.rewards(held_out))
     fit(trainer, run, config, tokenizer, notes=notes)
-    if pairs.evaluation:
-        evaluations["after"] = Rewards(*trainer.rewards(pairs.evaluation))
+    if held_out:
+        evaluations["after"] = Rewards(*trainer.rewards(held_out))
     if not run.is_main:
         return
     metrics = {name: rewards.metrics(rounded_ties=variant.rounded_ties) for name, rewards in evaluations.items()}
     run.set_metrics(metrics)
-    if pairs.evaluation:
-        print_metrics(metrics, len(pairs.evaluation))
+    if held_out:
+        print_metrics(metrics, len(held_out))
     draw(run.dir, evaluations)
     say(f"model, record and plots: {run.dir}")
 
@@ -162,38 +148,14 @@ def _name(config: PreferenceConfig | RewardConfig, variant: MmpoRules) -> dict[s
     return {"run_name": released_name(config)} if variant.release_names else {}
 
 
-def _in_order(pairs: Pairs, arguments: TrainingArguments, run: Run) -> Pairs:
+def _in_order(rows: Dataset, arguments: TrainingArguments, run: Run) -> Dataset:
     """Lay the training pairs out as the release goes through them."""
-    train, steps = lay_out_epochs(pairs.train, arguments)
+    laid_out, steps = lay_out_epochs(rows, arguments)
     run.set("steps", {"per_epoch": steps.per_epoch, "total": steps.total})
-    return Pairs(train, pairs.evaluation)
-
-
-def _common(
-    config: PreferenceConfig | RewardConfig,
-    model: Any,
-    arguments: TrainingArguments,
-    pairs: Pairs,
-    tokenizer: PreTrainedTokenizerBase,
-) -> dict[str, Any]:
-    remedy = "set data.sets.NAME.eval_path=FILE, data.sets.NAME.eval_split or data.eval_fraction"
-    check_held_out(arguments, pairs.evaluation, remedy, rows="pairs")
-    return {
-        "model": model,
-        "args": arguments,
-        "train_dataset": pairs.train,
-        "eval_dataset": pairs.evaluation,
-        "data_collator": PairCollator(_pad_id(tokenizer), pad_to_multiple_of=config.pad_to_multiple_of),
-        "processing_class": tokenizer,
-    }
+    return laid_out
 
 
 def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
     tokenizer = load_tokenizer(config.model)
     check_tokenizer(tokenizer, chat_template=config.model.chat_template)
     return tokenizer
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    assert isinstance(tokenizer.pad_token_id, int)  # check_tokenizer has set it
-    return tokenizer.pad_token_id

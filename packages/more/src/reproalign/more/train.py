@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
-
-from transformers import set_seed
 
 from reproalign.common.console import say
 from reproalign.common.errors import choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
-from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE, RewardRules, told_rules, training_rules
-from reproalign.common.training.arguments import check_held_out, training_arguments
+from reproalign.common.training.arguments import check_held_out
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
+from reproalign.common.training.stages import open_training
 from reproalign.more.balance import settle_weights
 from reproalign.more.balanced import MoreTrainer
 from reproalign.more.config import TrainConfig, WeightsConfig
@@ -54,10 +51,8 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     """Train a reward model: load, tabulate, fit, measure every domain, draw, record."""
     trained, weights, ties = check_options(config)
     variant, grouped = rules_of(config.variant), config.method == "more" and config.data.resampling
-    arguments = training_arguments(config, Path(config.output_dir))  # first: it makes the processes known to each other
-    rules = training_rules(config.model, told_rules(config.model, config.text, config.variant))
-    set_seed(config.seed)  # before the model: the head begins at random
-    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+    with open_training(config, invocation) as (run, arguments):
+        rules = training_rules(config.model, told_rules(config.model, config.text, config.variant))
         tokenizer = load_reward_tokenizer(config.model)
         domains = load_domains(
             config.data,

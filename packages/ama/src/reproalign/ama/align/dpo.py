@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase
 
 from reproalign.ama.align.config import DPOConfig
 from reproalign.ama.align.objective import DPO
-from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
+from reproalign.ama.align.pairs import report
 from reproalign.common.errors import UserError
 from reproalign.common.generation.asking import asking_tokenizer
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
-from reproalign.common.models.load import load_causal_lm
-from reproalign.common.records import Run
-from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.prompts import prompt_text
 from reproalign.common.text.render import render_pairs
-from reproalign.common.text.shown import used_rows
 from reproalign.common.text.templates import SEPARATORS, check_separator
 from reproalign.common.text.tokenize import check_lengths
-from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.pairs import PairTrainer
-from reproalign.common.training.preview import preview
-from reproalign.common.training.reference import hold_reference, reference_mode
+from reproalign.common.training.reference import reference_mode
+from reproalign.common.training.stages import open_training, pair_trainer, read_pairs
 
 OWN = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")  # of trainer.*: what select_best sets
 
@@ -42,44 +35,25 @@ def dpo(config: DPOConfig, invocation: Invocation) -> None:
         UserError: for a mistake in the options or the rows.
     """
     check_options(config)
-    mode = reference_mode(config, config.reference)
     check_language_model(config.model)
-    arguments = training_arguments(config, Path(config.output_dir), **_selection(config))
-    set_seed(config.seed)  # before the model: adapters begin at random
-    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+    with open_training(config, invocation, **_selection(config)) as (run, arguments):
         tokenizer = asking_tokenizer(config.model, config.layout)
-        data = read_pairs(config.data, config.seed, run)
-        train = tokenized(data.train, tokenizer, config)
-        held_out = None if data.evaluation is None else tokenized(data.evaluation, tokenizer, config)
-        run.set("pairs", {"train": len(train), "evaluation": len(held_out) if held_out is not None else 0})
-        used_rows(run, tokenizer, train)
+        train, held_out = read_pairs(config, run, tokenizer, lambda rows, split: tokenized(rows, tokenizer, config))
         if config.select_best and held_out is None:
             raise UserError(
                 "select_best needs held-out pairs; set data.sets.NAME.eval_path=FILE or data.eval_fraction, or "
                 "select_best=false"
             )
-        check_evaluation(arguments, held_out)
-        assert isinstance(tokenizer.pad_token_id, int)  # asking_tokenizer has set it
-        pad_id = tokenizer.pad_token_id
-        preview(run, config, arguments, train, held_out, reference=mode)
-        reference, train, held_out = hold_reference(mode, config, config.reference, train, held_out, pad_id)
-        model = load_causal_lm(config.model, dropout="adapters")
-        used_weights(run, "start", config.model)
-        trainer = PairTrainer(
-            objective=DPO(beta=config.beta),
-            reference=reference,
-            logprobs=config.logprobs,
-            model=model,
-            args=arguments,
-            train_dataset=train,
-            eval_dataset=held_out,
-            data_collator=PairCollator(pad_id),
-            processing_class=tokenizer,
+        trainer = pair_trainer(
+            *(DPO(beta=config.beta), config, config.reference, run, arguments, tokenizer, train, held_out),
+            dropout="adapters",
+            weights="start",
         )
         fit(trainer, run, config, tokenizer)
         if run.is_main and config.select_best:
             run.set("selected", _selected(trainer))
-        report(run, trainer, held_out)
+        assert held_out is None or isinstance(trainer.eval_dataset, Dataset)
+        report(run, trainer, trainer.eval_dataset)  # with what was cached of the reference
 
 
 def check_options(config: DPOConfig) -> None:
@@ -90,6 +64,7 @@ def check_options(config: DPOConfig) -> None:
     """
     check_separator(config.layout, config.response_separator)
     check_lengths(config.text.max_length, config.text.max_prompt_length)
+    reference_mode(config, config.reference)
     if not config.select_best and config.evaluations_per_epoch != DPOConfig.evaluations_per_epoch:
         raise UserError("evaluations_per_epoch is of select_best=true; remove it, or set trainer.eval_strategy")
     if config.layout != "chat" and config.text.system_message not in (None, "auto"):

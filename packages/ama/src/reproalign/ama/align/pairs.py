@@ -27,8 +27,7 @@ def read_pairs(data: DataConfig, seed: int, run: Run) -> PreferenceData:
     """
     found = load_preferences(data, seed=seed, rejects_dir=run.dir if run.is_main else None)
     for split, facts in found.provenance.items():
-        rest = {name: value for name, value in facts.items() if name != "sha256"}
-        run.add_fingerprint("data", split, facts.get("sha256", ""), **rest)
+        run.used_data(split, facts)
     return found
 
 

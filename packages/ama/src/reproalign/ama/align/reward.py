@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from datasets import Dataset
-from transformers import set_seed
 
 from reproalign.ama.align.config import RewardConfig
 from reproalign.ama.align.objective import BradleyTerry
 from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
-from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE, RewardRules, told_rules
 from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.shown import used_rows
-from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
 from reproalign.common.training.reward import PairedRewardTrainer
+from reproalign.common.training.stages import open_training
 
 
 def reward(config: RewardConfig, invocation: Invocation) -> None:
@@ -32,9 +28,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         UserError: for a mistake in the options or the rows.
     """
     rules = check_options(config)
-    arguments = training_arguments(config, Path(config.output_dir))
-    set_seed(config.seed)  # before the model: the head begins at random
-    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+    with open_training(config, invocation) as (run, arguments):
         tokenizer = load_reward_tokenizer(config.model)
         reader = Reader(tokenizer, rules)
         data = read_pairs(config.data, config.seed, run)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from accelerate import PartialState
 from rich.table import Table
-from transformers import set_seed
 from trl import SFTConfig
 
 from reproalign.common.console import result_console, say
@@ -19,11 +17,10 @@ from reproalign.common.generation.asking import asking_tokenizer
 from reproalign.common.generation.samples import SELECTED, find, read_selected
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import check_language_model
-from reproalign.common.records import Run
 from reproalign.common.text.templates import check_separator
-from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.sft import answer_losses, check_loss_mean, fine_tune, tokenize_responses
+from reproalign.common.training.stages import open_training
 from reproalign.common.verbs.config import AlignConfig
 
 
@@ -38,12 +35,9 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
     train, held_out = hold_out(
         dialogues, config.eval_fraction, config.seed, lambda dialogue: dialogue[:-1], key="eval_fraction"
     )
-    arguments = training_arguments(
-        config, Path(config.output_dir), SFTConfig, max_length=config.max_length, completion_only_loss=False
-    )  # the labels say what the loss is on
     check_language_model(config.model)
-    set_seed(config.seed)  # before the model: adapters begin at random
-    with Run.open(invocation, is_main=arguments.process_index == 0) as run:
+    labelled = {"max_length": config.max_length, "completion_only_loss": False}  # the labels say what the loss is on
+    with open_training(config, invocation, SFTConfig, **labelled) as (run, arguments):
         tokenizer = asking_tokenizer(config.model, config.layout)
         for name, part in (("train", train), ("evaluation", held_out)):
             if part:

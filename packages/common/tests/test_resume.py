@@ -11,18 +11,20 @@ import time
 from pathlib import Path
 
 import pytest
+from toy.cli import main
 
+from reproalign.common.cli import main as reproalign
 from reproalign.common.errors import UserError
 from reproalign.common.records import fingerprint_folder
 from reproalign.common.training.checkpoints import damage, list_checkpoints, resume_from, write_manifest
-from reproalign.mmpo.cli import main
+from reproalign.common.training.pairs import PairTrainer
 
-STEPS = 12
-WORDS = ["train", "experiment=smoke", f"trainer.max_steps={STEPS}", "trainer.save_steps=2", "evaluate_before=false"]
+STEPS = 10
+WORDS = ["train", "experiment=smoke", f"trainer.max_steps={STEPS}"]
 
 
 def command(folder: Path) -> list[str]:
-    code = "import sys; from reproalign.mmpo.cli import main; sys.exit(main())"
+    code = "import sys; from toy.cli import main; sys.exit(main())"
     return [sys.executable, "-c", code, *WORDS, f"output_dir={folder}"]
 
 
@@ -31,11 +33,15 @@ def logged_steps(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+def record(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> str:
+def uninterrupted(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
     assert main([*WORDS, f"output_dir={folder}"]) == 0
-    return fingerprint_folder(folder / "model")
+    return folder
 
 
 @pytest.mark.slow
@@ -52,20 +58,17 @@ def test_killed_at_random_steps_and_resumed(tmp_path, uninterrupted, seed):
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
-            assert json.loads((folder / "run.json").read_text())["status"] == "running"
+            assert record(folder)["status"] == "running"
     subprocess.run(command(folder), check=False, capture_output=True)
-    record = json.loads((folder / "run.json").read_text())
     assert kills >= 1, "the runs were too quick to be killed"
-    assert record["status"] == "finished"
-    assert record["resumptions"] >= 1
-    assert fingerprint_folder(folder / "model") == uninterrupted
+    assert record(folder)["status"] == "finished"
+    assert record(folder)["resumptions"] >= 1
+    assert fingerprint_folder(folder / "model") == fingerprint_folder(uninterrupted / "model")
 
 
 def test_stopped_in_the_middle_and_resumed(tmp_path, uninterrupted, monkeypatch):
     """The same in one process: the first attempt dies at step 7, after the checkpoint of step 6."""
     folder = tmp_path / "stopped"
-    from reproalign.common.training.pairs import PairTrainer
-
     original = PairTrainer.training_step
 
     def dying(self, *args, **kwargs):
@@ -76,24 +79,24 @@ def test_stopped_in_the_middle_and_resumed(tmp_path, uninterrupted, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(PairTrainer, "training_step", dying)
         assert main([*WORDS, f"output_dir={folder}"]) == 130
-    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    assert record(folder)["status"] == "interrupted"
     assert main([*WORDS, f"output_dir={folder}"]) == 0
-    record = json.loads((folder / "run.json").read_text())
-    assert record["resumed_from"] == "checkpoint-6"
-    assert fingerprint_folder(folder / "model") == uninterrupted
+    assert record(folder)["resumed_from"] == "checkpoint-6"
+    assert fingerprint_folder(folder / "model") == fingerprint_folder(uninterrupted / "model")
+    assert reproalign(["verify", str(folder), str(uninterrupted)]) == 0
 
 
-def test_a_repeated_run_has_the_same_bits(tmp_path, uninterrupted):
-    assert main([*WORDS, f"output_dir={tmp_path / 'again'}"]) == 0
-    assert fingerprint_folder(tmp_path / "again" / "model") == uninterrupted
+def test_a_replayed_run_has_the_same_bits_and_agrees_with_its_record(tmp_path, uninterrupted):
+    folder = tmp_path / "again"
+    assert reproalign(["replay", str(uninterrupted), "--output-dir", str(folder)]) == 0
+    assert fingerprint_folder(folder / "model") == fingerprint_folder(uninterrupted / "model")
 
 
-def test_random_starts_follow_the_seed(tmp_path):
-    """Reward heads and adapters begin at random: the same seed must give the same ones, another seed others."""
+def test_adapters_begin_at_random_by_the_seed(tmp_path):
     prints = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        words = ["reward", "experiment=smoke-reward", "trainer.max_steps=1", "evaluate_before=false", f"seed={seed}"]
-        assert main([*words, "model.lora.enabled=true", f"output_dir={tmp_path / name}"]) == 0
+        words = ["trainer.max_steps=1", "trainer.save_strategy=no", "model.lora.enabled=true", f"seed={seed}"]
+        assert main(["train", "experiment=smoke", *words, f"output_dir={tmp_path / name}"]) == 0
         prints.append(fingerprint_folder(tmp_path / name / "model"))
     assert prints[0] == prints[1] != prints[2]
 
@@ -141,7 +144,7 @@ def test_the_newest_checkpoint_is_taken(checkpoints):
     [(truncate, "truncated"), (alter, "altered"), (remove, "is missing"), (unseal, "is incomplete")],
     ids=["truncated", "altered", "file-missing", "unsealed"],
 )
-def test_a_damaged_checkpoint_is_named_and_passed_over_or_stops_the_run(checkpoints, capsys, harm, words):
+def test_a_damaged_checkpoint_is_named_and_skipped_or_stops_the_run(checkpoints, capsys, harm, words):
     newest = checkpoints / "checkpoint-10"
     harm(newest)
     assert words in str(damage(newest))
