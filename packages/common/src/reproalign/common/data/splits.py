@@ -183,7 +183,8 @@ def _recognised(label: str, rows: Iterable[Row]) -> tuple[Source, Iterator[Row]]
                     f"data.sets.{label}.source to one of {', '.join(SOURCES)}"
                 )
             return found, chain(unreadable, rows)
-    raise UserError(f"data.sets.{label}: none of its {len(unreadable)} rows can be read ({unreadable[0].problem})")
+    first = unreadable[0]
+    raise UserError(f"{first.place}: {first.problem}; none of the {len(unreadable)} rows of data.sets.{label} can be read")
 
 
 def _report_rejects(rejects: list[dict[str, str]], name: str, folder: Path | None) -> None:

@@ -147,7 +147,8 @@ def _summary(record: Mapping[str, Any], kind: _Kind, paper: Mapping[str, Any], b
     text = f"{kind}, made by `{record['command'].split()[0]} {record['verb']}` of reproalign"
     text += f", from [{base}](https://huggingface.co/{base})" if base else ""
     if paper:
-        text += f". Method: *{paper['title']}* ([arXiv {paper['arxiv']}](https://arxiv.org/abs/{paper['arxiv']}))"
+        text += f". Method: *{paper['title']}*"
+        text += f" ([arXiv {paper['arxiv']}](https://arxiv.org/abs/{paper['arxiv']}))" if "arxiv" in paper else ""
     return f"{text}."
 
 
