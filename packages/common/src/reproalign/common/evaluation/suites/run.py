@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -129,6 +130,8 @@ def _evaluate(
     from lm_eval.tasks import TaskManager
 
     state, started = PartialState(), time.perf_counter()
+    # Forks of a process with threads and a model on its device may hang; the draws of lm-eval's bootstrap are the same.
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
     share_examples(evaluation.task, state.process_index, state.num_processes)
     output = simple_evaluate(
         model=backend,
