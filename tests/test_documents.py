@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import textwrap
@@ -79,6 +80,45 @@ def test_every_verb_is_in_the_package_readme(paper):
     text = (ROOT / "packages" / app.package.rpartition(".")[2] / "README.md").read_text(encoding="utf-8")
     for name in [*(verb.name for verb in app.verbs), *(name for name, _, _ in app.more), "recipes"]:
         assert f"{app.command} {name}" in text, name
+
+
+EQUATION = re.compile(r"\((R\d+|eq\. \d+)\)")
+
+
+def docstrings(file: Path) -> dict[str, str]:
+    """Docstrings of a file's functions, classes and methods, by name."""
+    found: dict[str, str] = {}
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = ast.get_docstring(node) or ""
+            inner = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
+            found |= {f"{node.name}.{name}": ast.get_docstring(method) or "" for name, method in inner.items()}
+    return found
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.APP.command)
+def test_every_equation_has_its_code_that_cites_it_and_its_test(paper):
+    """The table "equation, code, test" is complete; what it names exists; the package's code cites the number."""
+    folder = ROOT / "packages" / paper.APP.package.rpartition(".")[2]
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    method, rows = (
+        text[: text.index("| equation | code | test |")],
+        re.findall(r"^\| (\(.*) \|$", text, flags=re.MULTILINE),
+    )
+    listed = [number for row in rows for number in EQUATION.findall(row.split(" | ")[0])]
+    assert sorted(listed) == sorted(set(EQUATION.findall(method)))
+    for equations, code, tests in (row.split(" | ") for row in rows):
+        cited = ""
+        for cell in (code, tests):
+            places = re.findall(r"\]\((\S+?)\): (`[\w.]+`(?:, `[\w.]+`)*)", cell)
+            assert places, cell
+            for path, names in places:
+                known = docstrings(folder / path)
+                for name in re.findall(r"[\w.]+", names):
+                    assert name in known, f"{equations}: {path} has no {name}"
+                    cited += known[name] if path.startswith("src/") else ""
+        for number in EQUATION.findall(equations) if "(src/" in code else []:
+            assert re.search(rf"\b{re.escape(number)}\b", cited), f"no docstring of {code} cites {number}"
 
 
 @pytest.mark.parametrize(

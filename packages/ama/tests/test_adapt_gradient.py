@@ -1,4 +1,4 @@
-"""The ratios' gradient, layer by layer, is autograd's over an explicit merge (issue: 1e-10 in float64)."""
+"""The ratios' gradient, layer by layer, is autograd's over an explicit merge, to 1e-10 in float64."""
 
 from __future__ import annotations
 

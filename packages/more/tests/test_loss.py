@@ -1,4 +1,4 @@
-"""The ranking loss, eq. 7 over domains (R1), and the head's gradients by domain."""
+"""The ranking loss, eq. 7 over domains, and the head's gradients by domain."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def of_domains(seed: int = 0, domains: int = 3) -> tuple[Tensor, Tensor, Tensor,
 
 @given(st.integers(0, 10_000), st.integers(1, 5))
 @settings(max_examples=40, deadline=None)
-def test_r1_weights_the_mean_of_each_domain_s_own_pairs(seed: int, domains: int) -> None:
+def test_eq_7_weights_the_mean_of_each_domain_s_own_pairs(seed: int, domains: int) -> None:
     rewards, scores, domain, pairs = of_domains(seed, domains)
     weights = torch.rand(domains, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     means = [brute_force(rewards[domain == k], scores[domain == k]) for k in range(domains)]
@@ -86,7 +86,7 @@ def test_r1_weights_the_mean_of_each_domain_s_own_pairs(seed: int, domains: int)
     assert domain_loss(rewards, scores, domain, weights, pairs).item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_r1_of_three_domains_with_unequal_counts() -> None:
+def test_eq_7_of_three_domains_with_unequal_counts() -> None:
     """No factor K, and no mean over all pairs: 2, 2 and 1 pairs whose losses are log 2, 2 log 2 and 4 log 2."""
     margins = [-math.log(2**n - 1) for n in (1, 1, 2, 2, 4)]
     rewards = torch.tensor([[m, 0.0] for m in margins], dtype=torch.float64)

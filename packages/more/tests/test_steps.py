@@ -100,7 +100,7 @@ def test_the_weights_are_those_of_the_pass_that_trains(tmp_path) -> None:
 
 
 def test_a_step_s_loss_is_eq_7_over_all_its_micro_batches(tmp_path) -> None:
-    """R1: parts add up to Σ λ_k L_k, each L_k a mean over the whole step's pairs."""
+    """Parts add up to Σ λ_k L_k, each L_k a mean over the whole step's pairs."""
     one = trainer(tmp_path, rule="uniform")
     one.model.eval()
     parts = batches(2, uneven=True)

@@ -82,7 +82,7 @@ class Parts:
         raise UserError(f"{key}={word} is no part of parts={self.level}{did_you_mean(word, known)}; it has {shown}")
 
     def means(self, ratios: Sequence[float]) -> tuple[float, float]:
-        """Return the mean of ratios over the groups, (1/K) Σ α_k (paper, Ω), and over the layers, Σ n_k α_k / Σ n_k.
+        """Return the mean of ratios over the groups, (1/K) Σ α_k (R3), and over the layers, Σ n_k α_k / Σ n_k.
 
         Args:
             ratios: one for each group.

@@ -55,7 +55,7 @@ def initial_raw(base: float) -> float:
 
 
 def positive(raw: Float[Tensor, "*shape"], epsilon: float) -> Float[Tensor, "*shape"]:
-    """Return h(s) = sigmoid(s) + ε, the unnormalised ratio (equation 11)."""
+    """Return h(s) = sigmoid(s) + ε, the unnormalised ratio (eq. 11)."""
     return torch.sigmoid(raw) + epsilon
 
 
@@ -68,9 +68,9 @@ def normalized(
     normalisation: str = "mean",
     of: Float[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """Return ratios with a given mean from raw values, α_g = α · h(s_g) / Σ_j w_j h(s_j) (equation 11).
+    """Return ratios with a given mean from raw values, α_g = α · h(s_g) / Σ_j w_j h(s_j) (eq. 11).
 
-    With w_j = 1/K this is α · K · h(s_g) / Σ h: the mean is α whatever the raw values. As printed, equation 11 lacks
+    With w_j = 1/K this is α · K · h(s_g) / Σ h: the mean is α whatever the raw values. As printed, eq. 11 lacks
     the factor K (``normalisation=sum``): the ratios then sum to α. Ratios are not clipped, and may exceed 1.
 
     Args:
@@ -114,7 +114,7 @@ def reachable(
 
 @dataclass(frozen=True)
 class Regularizer:
-    """How far ratios have moved from the base, R = Σ_g c_g f(α_g - α) (Appendix D.5).
+    """How far ratios have moved from the base, R = Σ_g c_g f(α_g - α) (R5; appendix D.5).
 
     Attributes:
         kind: ``l1``: f(d) = |d| with f'(0) = 0; ``l2``: d²; ``affine``: 1 + d, which the release knows besides.

@@ -76,7 +76,7 @@ class TensorRule:
         return PRE if self.name == "linear_head_pre" else POST
 
     def ratio(self, tensor: str, ratios: Mapping[str, float], base: float) -> float:
-        """Return the ratio of a tensor.
+        """Return the ratio of a tensor, that of its part (R2).
 
         Args:
             tensor: its name in a checkpoint.

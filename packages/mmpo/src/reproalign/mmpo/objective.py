@@ -43,7 +43,7 @@ class MarginObjective(Objective):
         return True
 
     def __call__(self, batch: Pairs) -> PairScores:
-        """Return the losses of the pairs' log-ratios and targets, and the rewards."""
+        """Return the losses of the pairs' log-ratios, whose difference is h (R2), and targets; and the rewards."""
         chosen, rejected = self._log_ratios(batch.chosen), self._log_ratios(batch.rejected)
         losses = self.losses(chosen, rejected, self.targets(batch))
         return PairScores(losses, (self.beta * chosen).detach(), (self.beta * rejected).detach())

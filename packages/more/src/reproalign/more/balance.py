@@ -2,11 +2,11 @@ r"""How MORE weights its domains: from head gradients to λ.
 
 At every step, with g_k = ∂L_k/∂w of the domains k in the batch (:mod:`reproalign.more.loss`),
 
-    m_k ← (1 - α) m_k + α g_k                                             momentum
-    m̃_k = m_k by one of NORMALIZATIONS
-    λ = argmin over the simplex of ‖Σ_k λ_k m̃_k‖²                         :mod:`reproalign.more.min_norm`
+    m_k ← (1 - α) m_k + α g_k                                             momentum                            (R3)
+    m̃_k = m_k by one of NORMALIZATIONS                                                                        (R3)
+    λ = argmin over the simplex of ‖Σ_k λ_k m̃_k‖²                         :mod:`reproalign.more.min_norm`     (R2)
 
-and the model is trained on Σ_k λ_k L_k (R1). The paper's own λ (its appendix B) has neither momentum nor normalisation:
+and the model is trained on Σ_k λ_k L_k (eq. 7). The paper's λ (its appendix B) has neither momentum nor normalisation:
 m̃_k = g_k. Then, with x = Σ_k λ_k g_k, g_k · x ≥ ‖x‖² for every k (VI): to first order in the head no domain's loss goes
 up along the step -x. With m̃ ≠ g that does not hold, since λ balances the m̃ and the step is still -Σ_k λ_k g_k:
 of g = (1, 0), (-3, 4) ``l2`` makes λ = (1/2, 1/2) and the step (1, -2), along which the first loss goes up.
@@ -74,7 +74,7 @@ def normalize_gradients(
     kind: str,
     least_loss: float = TINY,
 ) -> Float[Tensor, "domains hidden"]:
-    r"""Bring the domains' gradients to comparable lengths: m̃_k = m_k / c_k.
+    r"""Bring the domains' gradients to comparable lengths: m̃_k = m_k / c_k (R3).
 
     c_k is 1 (``none``), ‖m_k‖ (``l2``), p_k = (L_k + 1) / Σ_j (L_j + 1) (``loss``) or ‖m_k‖ L_k (``loss+``). A norm
     of 0 counts as 1.
@@ -123,7 +123,7 @@ class Balance:
 
 
 class Balancer:
-    """Keeps the domains' momentum from step to step and makes their weights.
+    """Keeps the domains' momentum (R3) from step to step and makes their weights λ (R2).
 
     Args:
         config: rule, normalisation, α, solver; null: as the variant has them.

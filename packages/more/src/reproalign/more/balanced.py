@@ -27,7 +27,7 @@ from reproalign.more.trainer import Batch, Metrics, RewardTrainer, Step, item_re
 
 
 class MoreTrainer(RewardTrainer):
-    """MORE: Σ_k λ_k L_k (R1), with λ of :class:`reproalign.more.balance.Balancer`.
+    """MORE: Σ_k λ_k L_k (eq. 7), with λ of :class:`reproalign.more.balance.Balancer`.
 
     Under ``paper`` there is one λ for each optimiser step; under ``released`` one for each micro-batch of each process.
 

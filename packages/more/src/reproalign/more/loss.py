@@ -6,17 +6,18 @@ An item has R responses with rewards z and scores s; s < 0 marks a response that
 
 so that every two responses of different scores count twice. With Δ_bij = sign(s_bi - s_bj)(z_bi - z_bj) of items b,
 
-    L = 1/|P| Σ_P -log σ(Δ_bij),   0 if P is empty                                    (the paper's ranking loss)
+    L = 1/|P| Σ_P -log σ(Δ_bij),   0 if P is empty                                                        (eq. 1)
 
 The sum's derivative in a reward is ∂/∂z_bi = -2 Σ_j σ(-Δ_bij) sign(s_bi - s_bj): (i, j) and (j, i) give the same.
 With z = w · h the gradient in the head w, features h held fixed, is Σ_bi (∂/∂z_bi) h_bi: one product of a (domains,
-responses) with a (responses, hidden) matrix gives it for all domains.
+responses) with a (responses, hidden) matrix gives it for all domains (R1).
 
-Over K domains the model is trained on the paper's eq. 7: a mean over each domain's own pairs, λ on the simplex,
+Over K domains the model is trained on a mean over each domain's own pairs, λ on the simplex,
 
-    L = Σ_k λ_k L_k,   L_k = 1/|P_k| Σ_{P_k} -log σ(Δ)                                                       (R1)
+    L = Σ_k λ_k L_k,   L_k = 1/|P_k| Σ_{P_k} -log σ(Δ)                                                    (eq. 7)
 
-λ_k = 1/K are equal weights; λ_k = |P_k| / |P| is plain mixing, the mean over all pairs alike (MultiTask).
+λ_k = 1/K are equal weights; λ_k = |P_k| / |P| is plain mixing, the mean over all pairs alike (MultiTask). Numbers of
+equations are the paper's (eq.) or the README's (R).
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class DomainSums:
         return self.losses / self.pairs.clamp(min=1)
 
     def mean_gradients(self) -> Float[Tensor, "domains hidden"]:
-        """g_k = ∂L_k/∂w, 0 for a domain without pairs."""
+        """g_k = ∂L_k/∂w (R1), 0 for a domain without pairs."""
         return self.gradients / self.pairs.clamp(min=1)[:, None]
 
 
@@ -76,7 +77,7 @@ def pair_signs(scores: Float[Tensor, "items responses"]) -> Float[Tensor, "items
 def pair_losses(
     rewards: Float[Tensor, "items responses"], signs: Float[Tensor, "items responses responses"]
 ) -> Float[Tensor, "items responses responses"]:
-    """-log σ(Δ), 0 where there is no pair."""
+    """-log σ(Δ) of every ordered pair, the terms of eq. 1; 0 where there is no pair."""
     delta = signs * (rewards[:, :, None] - rewards[:, None, :])
     return -logsigmoid(delta) * signs.abs()
 
@@ -84,7 +85,7 @@ def pair_losses(
 def ranking_loss(
     rewards: Float[Tensor, "items responses"], scores: Float[Tensor, "items responses"]
 ) -> Float[Tensor, ""]:
-    """L of the module's docstring, over all items alike."""
+    """Mean of -log σ(Δ) over the ordered pairs of all items (eq. 1)."""
     signs = pair_signs(scores)
     return pair_losses(rewards, signs).sum() / signs.abs().sum().clamp(min=1)
 
@@ -96,9 +97,9 @@ def domain_loss(
     weights: Float[Tensor, " domains"],
     pairs: Float[Tensor, " domains"],
 ) -> Float[Tensor, ""]:
-    """Σ_k λ_k Σ_{P_k} -log σ(Δ) / |P_k| over these items: their part of R1 (the paper's eq. 7).
+    """Σ_k λ_k Σ_{P_k} -log σ(Δ) / |P_k| over these items: their part of eq. 7.
 
-    The parts of all micro-batches and processes of a step, each given the step's λ and |P_k|, add up to R1.
+    The parts of all micro-batches and processes of a step, each given the step's λ and |P_k|, add up to eq. 7.
 
     Args:
         rewards: z.
@@ -127,7 +128,7 @@ def domain_sums(
     domain: Int[Tensor, " items"],
     domains: int,
 ) -> DomainSums:
-    """Sum losses and head gradients by domain, in closed form (module docstring); nothing leaves the device.
+    """Sum losses (eq. 1) and head gradients (R1) by domain, in closed form; nothing leaves the device.
 
     Args:
         features: h of the responses that are there.

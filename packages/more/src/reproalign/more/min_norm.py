@@ -1,6 +1,6 @@
 r"""The point of smallest norm in the convex hull of K vectors, from their Gram matrix M = V Vᵀ:
 
-    min over λ ≥ 0, Σ λ_k = 1 of  λᵀ M λ
+    min over λ ≥ 0, Σ λ_k = 1 of  λᵀ M λ            (R2, the paper's appendix B)
 
 At the minimum every vector makes at least the angle that the point x = Vᵀλ makes with itself (variational inequality):
 
@@ -23,7 +23,7 @@ CLAMP = 0.999  # released: weight of the better end where a segment's nearest po
 
 
 def min_norm_point(gram: ArrayLike) -> Floats:
-    r"""Return λ by Wolfe's method (Mathematical Programming 11, 1976): exact but for rounding, in finitely many steps.
+    r"""Return λ (R2) by Wolfe's method (Mathematical Programming 11, 1976): exact but for rounding, in finite time.
 
     A set S of affinely independent vectors is kept, with λ the minimum over its *affine* hull. As long as some vector
     breaks (VI), the worst joins S; where the new minimum has a negative weight, one walks towards it until a weight is
@@ -97,7 +97,7 @@ def _affine_minimum(vectors: Floats) -> Floats:
 
 
 def frank_wolfe(gram: ArrayLike, *, max_steps: int = 1000, stop: float = 1e-5) -> tuple[Floats, float]:
-    """Return λ and ‖x‖² as the release computes them: Frank-Wolfe from the best pair, line search towards a vertex.
+    """Return λ (R2) and ‖x‖² as the release finds them: Frank-Wolfe from the best pair, line search towards a vertex.
 
     A segment's nearest point is never nearer than 0.001 to one of its ends (:func:`_segment`). Once a step changes λ by
     less than ``stop`` in the 1-norm, the point *before* that step is returned, with the squared norm after it.

@@ -73,7 +73,7 @@ def candidates(rows: Sequence[Sampled], quality: Quality) -> tuple[list[dict[str
 
 
 def draw_best(found: Sequence[dict[str, Any]], top: int, draw: int, seed: int) -> list[dict[str, Any]]:
-    """Return ``draw`` of the ``top`` candidates of the highest reward, from the highest reward down.
+    """Return D_θ (eq. 8): ``draw`` of the ``top`` candidates of the highest reward, from the highest down.
 
     Candidates are sorted by reward, equal ones by their place; of the first ``top``, ``draw`` are drawn without
     replacement by ``numpy.random.default_rng(seed)``. Where there are fewer, all of them are taken.

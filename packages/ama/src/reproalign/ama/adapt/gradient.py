@@ -3,7 +3,7 @@
 A merged layer computes y = x Wᵀ + b with W = a P + (1 - a) Q, where P is the model before RLHF, Q the one after, and
 a the ratio of the layer's group. With D = P - Q, dW/da = D, and a loss with the gradient g at y has
 
-    dL/da = Σ ⟨g, x Dᵀ⟩ + ⟨Σ g, d⟩,    d = b_P - b_Q,    dL/dx = g W,
+    dL/da = Σ ⟨g, x Dᵀ⟩ + ⟨Σ g, d⟩,    d = b_P - b_Q,    dL/dx = g W,                                       (R4)
 
 one product more than a frozen layer needs for its backward. No exact way needs fewer for a D of full rank: 1.5 times
 the products of a frozen forward and backward.
@@ -90,7 +90,7 @@ def merge_into(
 
 
 class MergedLinear(Function):
-    """y = x Wᵀ + b for W merged at the ratio a, differentiable in x and a."""
+    """y = x Wᵀ + b for W merged at the ratio a, differentiable in x and a (R4)."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""The likelihood of rows under a merged model, and its gradient in the ratios (equation 9, arXiv 2309.06256).
+"""The likelihood of rows under a merged model, and its gradient in the ratios (eq. 9, arXiv 2309.06256).
 
 The objective is the negative log-likelihood per token, (1 / tokens) Σ -log π(token | before it). Over all rows that is
 the mean over D_θ of -log π(a | x) but for a constant factor, so that the two have the same best ratios.
@@ -41,7 +41,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The objective on a model, over processes that each take their share of the rows.
+    """The objective (eq. 9) on a model, over processes that each take their share of the rows.
 
     Attributes:
         model: merged.

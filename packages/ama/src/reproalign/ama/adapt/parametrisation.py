@@ -1,6 +1,6 @@
 """From the raw values that the published solver moves to the ratios in force, and gradients back.
 
-``Normalised`` is equation 11. ``Stale`` is what the release runs: each layer's numerator comes from a bfloat16 copy of
+``Normalised`` is eq. 11. ``Stale`` is what the release runs: each layer's numerator comes from a bfloat16 copy of
 its raw value made before the first step, so that only the common denominator moves. All groups then have one ratio,
 which drifts, the head's with them; the gradients still tell the groups apart, and so does the file that is saved.
 """
@@ -34,7 +34,7 @@ class Pull:
 
 @dataclass(frozen=True)
 class Normalised:
-    """Ratios by equation 11, in float64: their mean is the base to the last bits, wherever the raw values go.
+    """Ratios by eq. 11, in float64: their mean is the base to the last bits, wherever the raw values go.
 
     Attributes:
         base: α.

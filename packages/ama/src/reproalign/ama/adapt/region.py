@@ -1,6 +1,6 @@
-"""The set of ratios that are allowed, {mean = α, 0 <= α_g <= 1, as close to each other as ε says}, in K - 1 unknowns.
+"""The ratios that are allowed, {mean = α, 0 <= α_g <= 1, as close to each other as ε says} (R3), in K - 1 unknowns.
 
-The ratios that equation 11 can reach under ε are those with α_g = c h_g, h_g in [ε, 1 + ε]: a scale c with
+The ratios that eq. 11 can reach under ε are those with α_g = c h_g, h_g in [ε, 1 + ε]: a scale c with
 c ε <= α_g <= c (1 + ε) for all groups. That is linear in (α, c), so that ε is a linear constraint here too: ε = 0 asks
 for nothing but a common sign, and a large ε for equal ratios. The last group with a share in the mean follows from the
 others, which keeps the mean to the last bits.
@@ -20,7 +20,7 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Region:
-    """Allowed ratios of K groups.
+    """Allowed ratios of K groups: Ω (R3), and what ε leaves of it.
 
     Attributes:
         base: α, the mean.

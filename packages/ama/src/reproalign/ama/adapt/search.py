@@ -1,4 +1,4 @@
-"""``objective=reward``: the direct objective of equation 3, the reward of the averaged model, by black-box search.
+"""``objective=reward``: the direct objective of eq. 3, the reward of the averaged model, by black-box search.
 
 The search is COBYQA (Ragonneau & Zhang, 2022; in SciPy): quadratic models in a trust region, with linear constraints,
 made for a few unknowns and a costly objective. A candidate is averaged, sampled from and scored once; all draw with
@@ -17,7 +17,7 @@ from reproalign.ama.adapt.solution import Log, Measure, Solution
 
 
 def search(region: Region, names: list[str], options: SearchConfig, measure: Measure, log: Log) -> Solution:
-    """Look for the ratios with the highest reward.
+    """Look for the ratios with the highest reward (eq. 3).
 
     Args:
         region: what is allowed; equal ratios are the first candidate.

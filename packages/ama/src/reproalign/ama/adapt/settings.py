@@ -135,7 +135,7 @@ def _normalisation(config: AdaptConfig, solver: str) -> str:
     if solver != "published" and config.normalisation != "mean":
         raise UserError(f"normalisation={config.normalisation} is of solver=published; the mean is kept otherwise")
     if config.normalisation == "sum" and config.constraint != "mean":
-        raise UserError("normalisation=sum is equation 11 as printed, over groups; set constraint=mean")
+        raise UserError("normalisation=sum is eq. 11 as printed, over groups; set constraint=mean")
     return config.normalisation
 
 

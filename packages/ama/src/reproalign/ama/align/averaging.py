@@ -53,7 +53,7 @@ def check_averaging(config: AveragingConfig) -> None:
 
 
 class Averaging(TrainerCallback):
-    """Samples the weights as they are trained, and gives the model their average at the end.
+    """Samples the weights as they are trained, and gives the model their average at the end (R14).
 
     Args:
         config: checked, not ``none``.

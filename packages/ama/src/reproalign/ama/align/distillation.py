@@ -22,7 +22,7 @@ from torch import Tensor
 def squared_distance(
     difference: Float[Tensor, "tokens vocab"], reference: Float[Tensor, "tokens vocab"]
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "tokens vocab"]]:
-    r"""Return Σ_v (π - p)² and its slope in d, as a :data:`reproalign.common.logprobs.statistics.Measure`.
+    r"""Return Σ_v (π - p)² (R13) and its slope in d, as a :data:`reproalign.common.logprobs.statistics.Measure`.
 
     With d = log p - log π it is π = p e^{-d}, dπ/dd = -π and so ∂/∂d Σ (π - p)² = 2 π (p - π). An entry of
     log p = -∞ counts for nothing.
@@ -38,7 +38,7 @@ def squared_distance(
 
 
 def distance(values: Float[Tensor, " positions"], rows: int, reduction: str, weight: float) -> Float[Tensor, ""]:
-    """Return the penalty of a micro-batch, which the trainer averages over micro-batches and processes.
+    """Return the penalty of a micro-batch (R13), which the trainer averages over micro-batches and processes.
 
     Args:
         values: the distance at every position of every row.

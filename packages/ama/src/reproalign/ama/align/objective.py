@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DPO(Objective):
-    """-log σ(β log(π(w|x)/π_0(w|x)) - β log(π(l|x)/π_0(l|x))) of chosen w and rejected l; rewards β log(π/π_0)."""
+    """-log σ(β log(π(w|x)/π_0(w|x)) - β log(π(l|x)/π_0(l|x))) of chosen w, rejected l (R8); rewards β log(π/π_0)."""
 
     name: ClassVar[str] = "dpo"
     needs = Needs("pairs")
@@ -32,7 +32,7 @@ class DPO(Objective):
 
 @dataclass(frozen=True)
 class BradleyTerry:
-    """-log σ(r(x, chosen) - r(x, rejected)) of a reward model (paper, section 3.1)."""
+    """-log σ(r(x, chosen) - r(x, rejected)) of a reward model (R6)."""
 
     def __call__(self, batch: RewardPairs) -> Float[torch.Tensor, " pairs"]:
         """Return the losses of the pairs."""
@@ -42,5 +42,5 @@ class BradleyTerry:
 def bradley_terry(
     chosen: Float[torch.Tensor, " pairs"], rejected: Float[torch.Tensor, " pairs"]
 ) -> Float[torch.Tensor, " pairs"]:
-    """Return -log σ(r_chosen - r_rejected), in nats."""
+    """Return -log σ(r_chosen - r_rejected) (R6), in nats."""
     return -torch.nn.functional.logsigmoid(chosen - rejected)

@@ -1,6 +1,6 @@
 """The verb ``align raft``: rejection sampling fine-tuning, each iteration as four runs below this one.
 
-RAFT (Dong et al., 2023, arXiv 2304.06767), the paper's RSF: an iteration samples n responses to each of a batch of
+RAFT (R7; Dong et al., 2023, arXiv 2304.06767), the paper's RSF: an iteration samples n responses to each of a batch of
 prompts from the current policy, scores them, keeps the best for each prompt, and fine-tunes the policy on these.
 """
 
@@ -53,7 +53,7 @@ class Plan:
 
 
 def raft(config: RaftConfig, invocation: Invocation) -> None:
-    """Run the iterations, and gather what they selected.
+    """Run the iterations (R7), and gather what they selected.
 
     ``pool.jsonl`` holds the selected rows of all iterations, ``reward_record.txt`` a line of the release's record for
     each, ``trajectory.csv`` its model and rewards, ``prompts-<k>.jsonl`` its prompts.

@@ -130,7 +130,7 @@ def tokenize(
 def replayed(
     config: ReplayConfig, tokens: int, block_size: int, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> Dataset:
-    """Return ⌊λ · tokens / block_size⌉ blocks of pre-training texts, drawn by ``seed``.
+    """Return ⌊λ · tokens / block_size⌉ blocks of pre-training texts (R15), drawn by ``seed``.
 
     The texts are shuffled, joined and cut as :mod:`reproalign.ama.align.packing` does; no more of them are tokenised
     than are needed.

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 @dataclass(frozen=True)
 class WeightPenalty:
-    """A penalty as a function of Σ|Δ|^order.
+    """A penalty towards θ_0 as a function of Σ|Δ|^order (eq. 2).
 
     Attributes:
         order: 1 or 2.

@@ -23,7 +23,7 @@ from reproalign.common.merging.values import PerTensor
 
 @dataclass(frozen=True)
 class Averaged:
-    """An average of two opened models.
+    """An average of two opened models, one ratio for all tensors (R1) or one for each part (R2).
 
     Attributes:
         plan: of it.
@@ -48,7 +48,7 @@ class Averaged:
 
     @property
     def weights(self) -> tuple[PerTensor, PerTensor]:
-        """Weights of pre and post for the core's merge."""
+        """Weights of pre and post for the core's merge: the ratio a and 1 - a of every tensor (R1), (R2)."""
         learned = self.plan.file is not None and self.plan.variant.rounds_steps
 
         def pair(tensor: str) -> tuple[float, float]:

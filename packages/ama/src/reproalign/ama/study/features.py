@@ -72,7 +72,7 @@ class Accuracy:
 
 
 def gaussian_accuracy(x: float, classes: int, p: float) -> float:
-    """Return F_p(x) = P(η_1 > 0, …, η_{K-1} > 0) for η ~ N(x·1, M).
+    """Return F_p(x) = P(η_1 > 0, …, η_{K-1} > 0) for η ~ N(x·1, M) (R16).
 
     By symmetry that is the normal distribution function at x·1 with covariance M, which scipy integrates.
 
@@ -95,7 +95,7 @@ def gaussian_accuracy(x: float, classes: int, p: float) -> float:
 
 
 def closed_forms(setting: Setting) -> dict[str, float]:
-    """Return the accuracies for many features, by :data:`FORMS`."""
+    """Return the accuracies for many features (R16), by :data:`FORMS`."""
     n, shared = setting.features, setting.overlap
     arguments = {
         SINGLE: np.sqrt(n),

@@ -184,7 +184,9 @@ def _recognised(label: str, rows: Iterable[Row]) -> tuple[Source, Iterator[Row]]
                 )
             return found, chain(unreadable, rows)
     first = unreadable[0]
-    raise UserError(f"{first.place}: {first.problem}; none of the {len(unreadable)} rows of data.sets.{label} can be read")
+    raise UserError(
+        f"{first.place}: {first.problem}; none of the {len(unreadable)} rows of data.sets.{label} can be read"
+    )
 
 
 def _report_rejects(rejects: list[dict[str, str]], name: str, folder: Path | None) -> None:

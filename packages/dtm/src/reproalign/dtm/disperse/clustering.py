@@ -40,7 +40,7 @@ class Found:
 
 
 def cluster_embeddings(embeddings: Embeddings, clusters: int, options: KMeansConfig, *, seed: int) -> Found:
-    """Cluster normalised embeddings into K clusters.
+    """Cluster normalised embeddings into K clusters (R1).
 
     Every algorithm finds centroids; then each row goes to the nearest one in Euclidean distance, argmin_k ‖x − c_k‖²
     (``balanced``: to the one that the capacities leave it). The same seed gives the same labels: the libraries run on

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def random_labels(rows: int, clusters: int, seed: int) -> NDArray[np.int64]:
-    """Draw a cluster for each row, independently and uniformly; sizes are multinomial.
+    """Draw a cluster c_i for each row (R1), independently and uniformly; sizes are multinomial.
 
     What the release's loop intends (ERRATA Q1): Python's generator, one ``random.choice(range(K))`` per row in order.
 
@@ -26,7 +26,7 @@ def random_labels(rows: int, clusters: int, seed: int) -> NDArray[np.int64]:
 
 
 def equal_labels(rows: int, clusters: int, seed: int) -> NDArray[np.int64]:
-    """Cut a random order of the rows into K portions whose sizes differ by at most one, as the paper says.
+    """Cut a random order of the rows into K portions (R1) whose sizes differ by at most one, as the paper says.
 
     Args:
         rows: their number n.

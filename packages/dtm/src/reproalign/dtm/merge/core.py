@@ -11,7 +11,7 @@ from reproalign.dtm.merge.settings import CORE, Plan
 
 
 def core_config(plan: Plan, output: str, **given: Any) -> CoreConfig:
-    """Return the settings of the core's merge.
+    """Return the settings of the core's merge: of the average by weights (R3), by factors (R4), or another method.
 
     Args:
         plan: of this verb.
@@ -49,7 +49,7 @@ def _check_ensemble(config: MergeConfig) -> None:
 
 
 def linear_config(plan: Plan, **given: Any) -> CoreConfig:
-    """Return the settings of the core's average of the same models by factors, or others that are ``given``."""
+    """Return the settings of the core's average of the same models by factors (R4), or others that are ``given``."""
     keys = ("output_dir", "base", "dtype", "accumulate", "shard_size", "threads", "verify")
     same = {key: getattr(plan.config, key) for key in keys}
     average = plan.config.method == "average"

@@ -109,9 +109,10 @@ def aggregate(
 def basic_merging(
     mode: str, states: Sequence[State], ratios: Sequence[float | int] | None = None, remove: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """Flatten, aggregate, unflatten: tensors are matched by position, under the names of the first state.
+    """Flatten, aggregate, unflatten: every entry of A and of B by itself (R4).
 
-    Whether names and shapes agree is for the caller to check (Q24).
+    Tensors are matched by position, under the names of the first state. Whether names and shapes agree is for the
+    caller to check (Q24).
 
     Raises:
         UserError: for states of different sizes, or what :func:`aggregate` refuses.

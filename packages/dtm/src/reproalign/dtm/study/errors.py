@@ -59,7 +59,7 @@ class ErrorSets:
 
 
 def compare_errors(errors: Mapping[str, AbstractSet[str]], merged: AbstractSet[str]) -> ErrorSets:
-    """Return what the error sets of sub-models and of the merged model have in common.
+    """Return what the error sets of sub-models and of the merged model have in common (R10).
 
     Args:
         errors: model -> ids of the items it gets wrong; two models or more.

@@ -23,7 +23,7 @@ FLAT = 1e-12  # a held-out loss that changes by less has no ratio
 
 
 def loss_gap(training: Sequence[float], held_out: Sequence[float], mode: str = "incremental") -> list[float]:
-    """Return ρ_k = ΔL_train(t_k) / ΔL_val(t_k) for k = 1..m.
+    """Return ρ_k = ΔL_train(t_k) / ΔL_val(t_k) for k = 1..m (R8).
 
     ``incremental``: ΔL(t_k) = L(t_{k-1}) - L(t_k) with L(t_0) of the base model; ``cumulative``: L(t_0) - L(t_k).
 

@@ -43,7 +43,7 @@ def learned_tokens(
 ) -> list[Learned]:
     """Return the tokens by the loss they lost, the most first; of equals the lower id first.
 
-    δ_v = mean over positions whose target is v of (ℓ before - ℓ after), of the v with at least ``min_count`` positions.
+    δ_v = mean over positions whose target is v of (ℓ before - ℓ after), for v of at least ``min_count`` positions (R9).
 
     Args:
         ids: (positions,) targets.

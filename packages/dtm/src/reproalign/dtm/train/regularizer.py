@@ -2,8 +2,8 @@ r"""Penalties that hold a model near its base: the L2 norm of what training adds
 
 With Δθ = θ - θ_0 of all trained parameters
 
-    l2     λ ‖Δθ‖²
-    ewc    λ/2 Σ_i F_i Δθ_i²        (Kirkpatrick et al., 2017, Eq. 3; F the diagonal Fisher information at θ_0)
+    l2     λ ‖Δθ‖²                                                                                  (R6)
+    ewc    λ/2 Σ_i F_i Δθ_i²        (Kirkpatrick et al., 2017, Eq. 3; F the diagonal Fisher information at θ_0)   (R7)
 
 For a LoRA matrix Δθ = s B A, and what is trained is A and B. Its norm needs products of r x r alone,
 
@@ -91,7 +91,7 @@ class Regularizer:
 
 
 class L2(Regularizer):
-    """λ ‖Δθ‖²."""
+    """λ ‖Δθ‖² (R6)."""
 
     def __call__(self) -> Float[Tensor, ""]:
         """Return the penalty."""
@@ -99,7 +99,7 @@ class L2(Regularizer):
 
 
 class EWC(Regularizer):
-    """λ/2 Σ F Δθ².
+    """λ/2 Σ F Δθ² (R7).
 
     Args:
         changes: of every trained tensor.

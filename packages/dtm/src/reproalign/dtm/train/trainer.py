@@ -24,11 +24,12 @@ from reproalign.dtm.train.regularizer import Regularizer
 
 
 class SupervisedTrainer(TokenAverageTrainer):
-    """Trains on rows of ``input_ids`` and ``labels``, batches from :class:`reproalign.common.text.collate.RowCollator`.
+    """Minimises the mean of -log p over the response's tokens (R2), on rows of ``input_ids`` and ``labels``.
 
-    Logits of all tokens never exist at once. Beside the loss that is minimised every log has ``token_loss``, the mean
-    over supervised tokens since the last log. Rows are drawn by the Trainer's own sampler, seeded, or come in the order
-    of :class:`reproalign.dtm.train.order.ReleasedOrder`; with any number of processes and accumulation steps, step s of
+    Batches come from :class:`reproalign.common.text.collate.RowCollator`. Logits of all tokens never exist at once.
+    Beside the loss that is minimised every log has ``token_loss``, the mean over supervised tokens since the last log.
+    Rows are drawn by the Trainer's own sampler, seeded, or come in the order of
+    :class:`reproalign.dtm.train.order.ReleasedOrder`; with any number of processes and accumulation steps, step s of
     the optimiser takes rows sb .. sb + b - 1 of the epoch's order, b being the global batch (the one thing about the
     release's order that is certain, ERRATA M1).
 

@@ -97,7 +97,7 @@ class PPO(RadpoObjective):
 def terminal_rewards(
     desirable: Bool[torch.Tensor, " examples"], mask: Bool[torch.Tensor, "examples tokens"]
 ) -> Float[torch.Tensor, "examples tokens"]:
-    """PPO's rewards: 1 or -1 on the last token of the mask for a desirable or undesirable example, 0 elsewhere."""
+    """Rewards of (R11): 1 or -1 on the last token of the mask for a desirable or undesirable example, 0 elsewhere."""
     last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)
     return torch.where(desirable[:, None], 1.0, -1.0) * last
 
@@ -109,7 +109,7 @@ def gae(
     gamma: float,
     lam: float,
 ) -> Float[torch.Tensor, "examples tokens"]:
-    """Generalised advantage estimates, normalised over the tokens of the mask, 0 elsewhere; no gradient.
+    """Generalised advantage estimates of (R11), normalised over the tokens of the mask, 0 elsewhere; no gradient.
 
     A_t = Σ_k (γλ)^k δ_{t+k}, δ_t = r_t + γ V_{t+1} - V_t, with V = 0 off the mask; then (A - mean) / sqrt(variance +
     1e-8), the variance divided by the number of tokens.
@@ -124,7 +124,7 @@ def gae(
 def future_rewards(
     rewards: Float[torch.Tensor, "examples tokens"], mask: Bool[torch.Tensor, "examples tokens"], gamma: float
 ) -> Float[torch.Tensor, "examples tokens"]:
-    """What the critic regresses on: Σ_{k>t} γ^(k-t-1) r_k, without the reward of the token itself; 0 off the mask."""
+    """Targets of the critic in (R11): Σ_{k>t} γ^(k-t-1) r_k, without the reward of the token itself; 0 off the mask."""
     totals = _discounted(rewards * mask, gamma)
     return torch.cat([totals[:, 1:], torch.zeros_like(totals[:, :1])], dim=1) * mask
 

@@ -43,12 +43,12 @@ class RaDPO(TokenLevel):
         return Needs("pairs", "distribution", statistics=statistics, measure=self.risk.at(self.beta))
 
     def log_ratios(self, responses: Responses) -> Float[torch.Tensor, " responses"]:
-        """u, or of what stands for the log-probs (ERRATA Q2)."""
+        """Log-ratios u (R1), or those of what stands for the log-probs (ERRATA Q2)."""
         found = responses.statistics
         if "replaced_logps" in found:
             return found["replaced_logps"] - found["replaced_ref_logps"]
         return responses.log_ratios
 
     def term(self, responses: Responses) -> Float[torch.Tensor, " responses"]:
-        """R."""
+        """The sequential risk ratio R (R3)."""
         return responses.statistics["risk"]

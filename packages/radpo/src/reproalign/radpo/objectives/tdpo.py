@@ -27,15 +27,15 @@ class TokenLevel(RadpoObjective):
     )
 
     def log_ratios(self, responses: Responses) -> Float[torch.Tensor, " responses"]:
-        """U."""
+        """Log-ratios u of the responses (R1)."""
         return responses.log_ratios
 
     def term(self, responses: Responses) -> Float[torch.Tensor, " responses"]:
-        """T."""
+        """The term T of every response: D (R2) or R (R3)."""
         raise NotImplementedError
 
     def with_term(self, responses: Responses) -> torch.Tensor:
-        """U + T."""
+        """The log-ratio with its term, u + T."""
         return self.log_ratios(responses) + self.term(responses)
 
     def __call__(self, batch: Pairs) -> PairScores:
@@ -59,5 +59,5 @@ class TDPO(TokenLevel):
     needs = Needs("pairs", reference="distribution", statistics=("forward_kl",))
 
     def term(self, responses: Responses) -> Float[torch.Tensor, " responses"]:
-        """D."""
+        """The sequential KL D (R2)."""
         return responses.statistics["forward_kl"]

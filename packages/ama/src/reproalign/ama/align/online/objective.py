@@ -4,15 +4,16 @@ A response y_1 … y_T to the prompt x is a path: the state s_t is (x, y_<t), th
 one that drew the responses, π_0 the reference, V the value head, r(x, y) the reward less its baseline. As in TRL's PPO,
 which the paper used:
 
-    r_t = -η log(π_old(y_t|s_t) / π_0(y_t|s_t)) + [t = T] r(x, y)        the shaped reward, token by token        (P1)
-    δ_t = r_t + γ V(s_{t+1}) - V(s_t),  V(s_{T+1}) = 0                                                            (P2)
-    A_t = Σ_k (γλ)^k δ_{t+k},  R_t = A_t + V(s_t)                       advantages and returns of V_old           (P3)
-    L_π = mean max(-A_t ρ_t, -A_t clip(ρ_t, 1-c, 1+c)),  ρ_t = π/π_old                                            (P4)
-    L_V = mean max((V - R)², (V_c - R)²) / 2,  V_c = V clipped to V_old ± c_V                                     (P5)
-    L = L_π + w L_V                                                                                               (P6)
+    r_t = -η log(π_old(y_t|s_t) / π_0(y_t|s_t)) + [t = T] r(x, y)        the shaped reward, token by token    (eq. 10)
+    δ_t = r_t + γ V(s_{t+1}) - V(s_t),  V(s_{T+1}) = 0                                                            (R9)
+    A_t = Σ_k (γλ)^k δ_{t+k},  R_t = A_t + V(s_t)                       advantages and returns of V_old           (R9)
+    L_π = mean max(-A_t ρ_t, -A_t clip(ρ_t, 1-c, 1+c)),  ρ_t = π/π_old                                           (R10)
+    L_V = mean max((V - R)², (V_c - R)²) / 2,  V_c = V clipped to V_old ± c_V                                    (R11)
+    L = L_π + w L_V                                                                                              (R12)
 
-Summed over a response, (P1) with γ = 1 is r(x, y) - η log(π(y|x) / π_0(y|x)), the paper's shaped reward. Matrices are
-(responses, tokens) with a mask of the tokens there are; all is 0 off the mask.
+Summed over a response, r_t with γ = 1 is r(x, y) - η log(π(y|x) / π_0(y|x)), the paper's shaped reward. Matrices are
+(responses, tokens) with a mask of the tokens there are; all is 0 off the mask. Numbers of equations are the paper's
+(eq.) or the README's (R).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _EPSILON = 1e-8  # TRL's, in the whitening
 def token_rewards(
     logps: Tokens, ref_logps: Tokens, scores: Float[Tensor, " responses"], mask: Mask, eta: float
 ) -> Tokens:
-    """Shaped rewards token by token, (P1).
+    """Shaped rewards r_t, token by token (eq. 10).
 
     Args:
         logps: log π_old.
@@ -49,7 +50,7 @@ def token_rewards(
 def advantages_and_returns(
     rewards: Tokens, values: Tokens, mask: Mask, gamma: float, lam: float
 ) -> tuple[Tokens, Tokens]:
-    """Generalised advantage estimates and returns, (P2) and (P3); no gradient.
+    """Generalised advantage estimates and returns (R9); no gradient.
 
     Args:
         rewards: from :func:`token_rewards`.
@@ -100,7 +101,7 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class PPOObjective:
-    """The loss of a mini-batch, (P4) to (P6), token by token.
+    """The loss of a mini-batch (R10), (R11), (R12), token by token.
 
     Attributes:
         clip: c, of the ratio, above 0.
@@ -148,7 +149,7 @@ class PPOObjective:
         )
 
     def loss(self, terms: Terms, tokens: int) -> Float[Tensor, ""]:
-        """Return (P6), each mean a sum over the terms divided by ``tokens``, those of the whole mini-batch."""
+        """Return L (R12), each mean a sum over the terms divided by ``tokens``, those of the whole mini-batch."""
         return (terms.policy.sum() + self.vf_coef * terms.value.sum()) / tokens
 
 
