@@ -12,7 +12,7 @@ from reproalign.common.config import LaunchConfig, ModelConfig, ReferenceConfig
 from reproalign.common.errors import UserError
 from reproalign.common.generation.dialogues import ask_by
 from reproalign.common.generation.samplers import choose_backend
-from reproalign.common.models.kind import gemma_of_variant
+from reproalign.common.models.kind import with_gemma_numerics
 from reproalign.common.models.load import load_causal_lm, load_reference, load_reward_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 
@@ -62,11 +62,11 @@ def test_policy_reference_and_reward_model_agree(folder):
 
 def test_the_variant_decides_where_nothing_is_said(folder):
     gemma, llama = ModelConfig(name=str(folder)), ModelConfig(name="tiny:llama")
-    assert gemma_of_variant(gemma, "released").gemma_numerics == "transformers-4.38"
-    assert gemma_of_variant(gemma, "paper") == gemma
-    assert gemma_of_variant(llama, "released") == llama
+    assert with_gemma_numerics(gemma, "transformers-4.38").gemma_numerics == "transformers-4.38"
+    assert with_gemma_numerics(gemma, None) == gemma
+    assert with_gemma_numerics(llama, "transformers-4.38") == llama
     said = replace(gemma, gemma_numerics="current")
-    assert gemma_of_variant(said, "released") == said
+    assert with_gemma_numerics(said, "transformers-4.38") == said
 
 
 def test_who_asks_as_the_authors_did_computes_as_they_did(folder):
