@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -38,8 +39,12 @@ ANYWHERE = "for any machine"
 WIDE = 90  # columns behind name and verb from which what is expected is shown too
 
 
+@cache
 def read_headers(package: str) -> dict[str, dict[str, str]]:
-    """Read the header of every recipe of ``package``: {name: {key: value}}; ``_family.yaml`` is none."""
+    """Read the header of every recipe of ``package``: {name: {key: value}}; ``_family.yaml`` is none.
+
+    They are read once per process, so nobody may change them.
+    """
     texts = _read(package)
     headers = {name: parse_header(text) for name, text in sorted(texts.items()) if not name.startswith("_")}
     for name, header in headers.items():
