@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.evaluation.unpaired import roc_auc, unpaired_metrics
 from reproalign.common.launch.ending import end_after_leaving, leave
 from reproalign.common.models.tiny import tiny_model

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.text.collate import UnpairedCollator

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.logprobs.chunks import default_chunk_size, free_bytes
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.plain import token_statistics

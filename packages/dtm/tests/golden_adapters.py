@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerFast
 
-from reproalign.common.config import RowsConfig
+from reproalign.common.config.data import RowsConfig
 from reproalign.common.logprobs.scoring import token_losses
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.merging import adapter_merge, methods

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from reproalign.common.config import RewardModelConfig, SetConfig, TextConfig
+from reproalign.common.config.data import SetConfig
+from reproalign.common.config.model import RewardModelConfig
+from reproalign.common.config.text import TextConfig
 from reproalign.common.data.reading import Row
 from reproalign.common.data.records import assistant, user
 from reproalign.common.data.sources import SOURCES

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.data.records import user
 from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
 from reproalign.common.logprobs.statistics import HeadStates

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproalign.common.config import SetConfig
+from reproalign.common.config.data import SetConfig
 from reproalign.common.data.load import load_set
 from reproalign.common.data.reading import Row as Original
 from reproalign.common.data.records import assistant, user

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from reproalign.common.config import RunConfig
+from reproalign.common.config.run import RunConfig
 from reproalign.common.console import say
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights

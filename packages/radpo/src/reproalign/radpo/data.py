@@ -13,7 +13,8 @@ from datasets import Dataset
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import PairTextConfig, ReadingConfig
+from reproalign.common.config.data import ReadingConfig
+from reproalign.common.config.text import PairTextConfig
 from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer
 from reproalign.common.data.load import check_sets, load_set
 from reproalign.common.data.records import assistant

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.console import say
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from reproalign.common.config import RowsConfig, SetConfig
+from reproalign.common.config.data import RowsConfig, SetConfig
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.data.records import Prompt, RowError
 from reproalign.common.data.sources import SOURCES, Source, recognise
@@ -184,7 +184,9 @@ def _recognised(label: str, rows: Iterable[Row]) -> tuple[Source, Iterator[Row]]
                 )
             return found, chain(unreadable, rows)
     first = unreadable[0]
-    raise UserError(f"{first.place}: {first.problem}; none of the {len(unreadable)} rows of data.sets.{label} can be read")
+    raise UserError(
+        f"{first.place}: {first.problem}; none of the {len(unreadable)} rows of data.sets.{label} can be read"
+    )
 
 
 def _report_rejects(rejects: list[dict[str, str]], name: str, folder: Path | None) -> None:

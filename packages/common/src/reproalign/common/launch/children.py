@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.config import LaunchConfig
+from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, write_json
 from reproalign.common.invocation import Invocation, Verb

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO
 
-from reproalign.common.config import LaunchConfig
+from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import PreviewedError, UserError
 from reproalign.common.invocation import Invocation, carry_out, structured
 from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve

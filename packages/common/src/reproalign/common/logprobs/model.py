@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.errors import UserError, choose
 from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.chunks import compute_dtype, positions_at_once

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from reproalign.common.config import LogprobsConfig, ModelConfig, ReferenceConfig, RunConfig
+from reproalign.common.config.model import LogprobsConfig, ModelConfig, ReferenceConfig
+from reproalign.common.config.run import RunConfig
 from reproalign.common.console import track
 from reproalign.common.data.cache import cache_folder
 from reproalign.common.errors import UserError, choose

@@ -10,7 +10,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from reproalign.common.config import BaseRunConfig, ReferenceConfig, RunConfig
+from reproalign.common.config.model import ReferenceConfig
+from reproalign.common.config.run import BaseRunConfig, RunConfig
 from reproalign.common.data.load import load_preferences
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Dropout
