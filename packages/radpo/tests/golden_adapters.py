@@ -14,7 +14,8 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.data.records import user
-from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
+from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.logprobs.questions import StatisticsRequest
 from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.models.value_head import DetachedValueHead
 from reproalign.common.testing.oracle import run_logps
