@@ -21,10 +21,10 @@ from reproalign.common.records import Run
 from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.shown import used_rows
 from reproalign.common.training.arguments import check_held_out, training_arguments
+from reproalign.common.training.hold_reference import hold_reference, reference_mode
 from reproalign.common.training.objective import Objective
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.preview import preview
-from reproalign.common.training.reference import hold_reference, reference_mode
 
 HELD_OUT = "set data.sets.NAME.eval_path=FILE, data.sets.NAME.eval_split or data.eval_fraction"
 
