@@ -19,8 +19,9 @@ from reproalign.common.launch.start import wait_for
 from reproalign.common.mappings import flatten
 from reproalign.common.options.compose import compose
 from reproalign.common.options.words import as_word
+from reproalign.common.records.folder import check_folder, read_record, same_run
 from reproalign.common.records.lineage import RECORD
-from reproalign.common.records.run import Run, check_folder, read_record, same_run
+from reproalign.common.records.run import Run
 
 
 @dataclass(frozen=True)
