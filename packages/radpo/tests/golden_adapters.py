@@ -14,9 +14,9 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.data.records import user
+from reproalign.common.logprobs.head_states import HeadStates
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.questions import StatisticsRequest
-from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.models.value_head import DetachedValueHead
 from reproalign.common.testing.oracle import run_logps
 from reproalign.common.text.collate import IGNORED

@@ -33,6 +33,7 @@ from transformers import PreTrainedModel
 from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.errors import UserError, choose
 from reproalign.common.logprobs.chunks import positions_at_once
+from reproalign.common.logprobs.head_states import HeadStates
 from reproalign.common.logprobs.questions import (
     LogpsQuestion,
     Question,
@@ -40,7 +41,6 @@ from reproalign.common.logprobs.questions import (
     StatisticsQuestion,
     StatisticsRequest,
 )
-from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.models.forward import earlier_forward, replace_forward, restore_forward, unwrap_peft
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,9 @@ from transformers.utils.generic import ModelOutput
 
 from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.chunks import compute_dtype
+from reproalign.common.logprobs.head_states import HeadStates, log_softmax_of
 from reproalign.common.logprobs.plain import token_statistics
-from reproalign.common.logprobs.statistics import HeadStates, Measure, chunked_token_statistics, log_softmax_of
+from reproalign.common.logprobs.statistics import Measure, chunked_token_statistics
 
 
 @dataclass

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.errors import UserError
+from reproalign.common.logprobs.head_states import HeadStates
 from reproalign.common.logprobs.model import install_completion_logps
-from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.text.collate import forward_inputs
 
 
