@@ -33,8 +33,9 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from reproalign.common.logprobs.head_states import HeadStates
 from reproalign.common.logprobs.plain import token_statistics
-from reproalign.common.logprobs.statistics import HeadStates, chunked_token_statistics
+from reproalign.common.logprobs.statistics import chunked_token_statistics
 
 HALF = torch.bfloat16
 NAMES = ("logps", "entropy", "forward_kl")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.training.objective import Objective
 from reproalign.common.training.reference import FrozenReference
 from reproalign.common.training.trainers import TRAINERS

@@ -40,8 +40,9 @@ from torch.nn.functional import logsigmoid
 
 from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.chunks import free_bytes
+from reproalign.common.logprobs.head_states import HeadStates
 from reproalign.common.logprobs.plain import token_statistics
-from reproalign.common.logprobs.statistics import HeadStates, chunked_token_statistics
+from reproalign.common.logprobs.statistics import chunked_token_statistics
 from reproalign.radpo import CVaR
 
 try:

@@ -13,7 +13,7 @@ import pytest
 from reproalign.ama import cli as ama
 from reproalign.common import cli as reproalign
 from reproalign.common.launch.plan import STRATEGIES
-from reproalign.common.options.compose import options
+from reproalign.common.options.groups import options
 from reproalign.common.text.templates import TEMPLATES
 from reproalign.dtm import cli as dtm
 from reproalign.mmpo import cli as mmpo

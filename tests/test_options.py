@@ -16,7 +16,8 @@ from reproalign.common.errors import UserError
 from reproalign.common.invocation import Verb
 from reproalign.common.mappings import flatten
 from reproalign.common.options.check import check_option
-from reproalign.common.options.compose import Composed, compose, in_force, options, verb_groups
+from reproalign.common.options.compose import Composed, compose, in_force
+from reproalign.common.options.groups import options, verb_groups
 from reproalign.common.options.keys import Field, keys
 from reproalign.common.options.words import as_word
 

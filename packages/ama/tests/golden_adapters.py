@@ -266,7 +266,8 @@ def _forgetting_penalties(inputs: Case, params: Case) -> Any:
     from reproalign.ama.align.sft_options import check_penalty
     from reproalign.ama.align.weight_penalty import penalise
     from reproalign.ama.rules import RELEASED
-    from reproalign.common.logprobs.statistics import HeadStates, chunked_token_statistics
+    from reproalign.common.logprobs.head_states import HeadStates
+    from reproalign.common.logprobs.statistics import chunked_token_statistics
 
     options = PenaltyConfig(name=params["approach"], weight=params["alpha"])
     weights, distances = check_penalty(options, RELEASED.penalty, strategy="single")

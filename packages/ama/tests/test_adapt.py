@@ -18,7 +18,7 @@ from reproalign.ama.cli import main
 from reproalign.ama.ratios_file import read_ratios
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
-from reproalign.common.records.run import read_record
+from reproalign.common.records.folder import read_record
 from reproalign.common.testing import refusal
 from reproalign.common.testing.checkpoints import save_random_adapter
 

@@ -17,7 +17,7 @@ from reproalign.ama.align.config import DPOConfig
 from reproalign.ama.align.dpo import tokenized
 from reproalign.ama.align.objective import bradley_terry
 from reproalign.ama.cli import main
-from reproalign.common.config import SetConfig
+from reproalign.common.config.data import SetConfig
 from reproalign.common.data.load import load_preferences
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records import fingerprint_folder

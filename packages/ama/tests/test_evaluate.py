@@ -13,7 +13,7 @@ import torch
 
 from reproalign.ama.cli import main
 from reproalign.ama.frontier.measures import Resampling, loss_estimate, mean_estimate
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer

@@ -22,7 +22,7 @@ from reproalign.ama.frontier.fronts import all_fronts
 from reproalign.ama.frontier.settings import check_settings
 from reproalign.ama.frontier.sweeps import make_sweeps
 from reproalign.ama.points import Measure, Point, read_points
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.invocation import Invocation, structured
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer

@@ -20,8 +20,10 @@ from reproalign.ama.align.sft_options import check_penalty
 from reproalign.ama.align.weight_penalty import Start, WeightPenalty, penalise
 from reproalign.ama.rules import PAPER, RELEASED
 from reproalign.common.errors import UserError
-from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
-from reproalign.common.logprobs.statistics import HeadStates, chunked_token_statistics
+from reproalign.common.logprobs.head_states import HeadStates
+from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.logprobs.questions import StatisticsRequest
+from reproalign.common.logprobs.statistics import chunked_token_statistics
 from reproalign.common.models.tiny import tiny_model
 
 SHAPES = ((3, 4), (5,), (2, 2, 2))

@@ -19,7 +19,8 @@ from reproalign.ama.align.online import loop
 from reproalign.ama.align.online.rollouts import Asker, Rollout, measure_rollouts
 from reproalign.ama.align.online.update import make_experience
 from reproalign.ama.cli import main
-from reproalign.common.config import LogprobsConfig, ModelConfig, RewardModelConfig, TextConfig
+from reproalign.common.config.model import LogprobsConfig, ModelConfig, RewardModelConfig
+from reproalign.common.config.text import TextConfig
 from reproalign.common.logprobs.values import install_completion_values
 from reproalign.common.models.load import load_causal_lm
 from reproalign.common.models.tiny import tiny_model

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from omegaconf import MISSING
 from reproalign.common.command.app import App, run
-from reproalign.common.config import LaunchConfig
+from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Verb
 from reproalign.common.launch.children import plan_child

@@ -19,7 +19,8 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproalign.common.config import DataConfig, DialogueTextConfig, PairTextConfig, SetConfig
+from reproalign.common.config.data import DataConfig, SetConfig
+from reproalign.common.config.text import DialogueTextConfig, PairTextConfig
 from reproalign.common.data.cache import cached
 from reproalign.common.data.load import PreferenceData, load_evaluation, load_messages, load_preferences
 from reproalign.common.data.mixing import MixPart, mix_datasets
@@ -671,7 +672,8 @@ def test_a_build_that_fails_or_loses_a_race_leaves_the_cache_sound(tmp_path):
 
 WORKERS = """
 import sys
-from reproalign.common.config import DataConfig, PairTextConfig, SetConfig
+from reproalign.common.config.data import DataConfig, SetConfig
+from reproalign.common.config.text import PairTextConfig
 from reproalign.common.data.load import load_preferences
 from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.render import render_pairs

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from reproalign.common.cli import main
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.ensemble_file import read_ensemble, write_ensemble

@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.evaluation.unpaired import roc_auc, unpaired_metrics
 from reproalign.common.launch.ending import end_after_leaving, leave
 from reproalign.common.models.tiny import tiny_model
@@ -28,14 +28,9 @@ from reproalign.common.models.value_head import attach_value_head
 from reproalign.common.text.collate import UnpairedCollator
 from reproalign.common.training.collecting import CollectingTrainer
 from reproalign.common.training.examples import ExampleTrainer, by_row
+from reproalign.common.training.hold_reference import add_cached_token_logps
 from reproalign.common.training.objective import Examples, ExampleScores, Needs, Objective
-from reproalign.common.training.reference import (
-    AdapterDisabledReference,
-    CachedReference,
-    FrozenReference,
-    Reference,
-    add_cached_token_logps,
-)
+from reproalign.common.training.reference import AdapterDisabledReference, CachedReference, FrozenReference, Reference
 
 BETA = 0.3
 

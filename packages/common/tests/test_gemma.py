@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import GemmaConfig, GemmaForCausalLM
 
-from reproalign.common.config import LaunchConfig, ModelConfig, ReferenceConfig
+from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.model import ModelConfig, ReferenceConfig
 from reproalign.common.errors import UserError
 from reproalign.common.generation.dialogues import ask_by
 from reproalign.common.generation.samplers import choose_backend

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from reproalign.common.logprobs.chunked import chunked_token_logps
+from reproalign.common.logprobs.head_states import HeadStates
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.plain import token_statistics
-from reproalign.common.logprobs.statistics import HeadStates, chunked_token_statistics
+from reproalign.common.logprobs.statistics import chunked_token_statistics
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.testing.residuals import assert_no_drift, drift
 from reproalign.common.text.collate import PairCollator, forward_inputs

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reproalign.common.config import LaunchConfig
+from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch import start

@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.launch.ending import end_after_leaving, leave
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.forward import unwrap_peft

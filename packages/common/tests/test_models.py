@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reproalign.common.config import LoraConfig, ModelConfig
+from reproalign.common.config.model import LoraConfig, ModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.models.adapters import disable_dropout, dropout_probabilities
 from reproalign.common.models.identify import identify_settings, identify_weights

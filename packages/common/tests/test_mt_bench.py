@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from reproalign.common.cli import main
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.data.fastchat import Question, make_answer, read_answers, read_questions
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.mtbench import category_of, summarize

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.generation.noise import noisy_scores, stream_seed
 from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.transformers_engine import transformers_sampler

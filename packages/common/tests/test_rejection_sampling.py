@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.perplexity import perplexities
 from reproalign.common.generation.asking import turn_end

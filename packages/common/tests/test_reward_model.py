@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from reproalign.common.config import RewardModelConfig
+from reproalign.common.config.model import RewardModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny import TINY_MODELS, save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer

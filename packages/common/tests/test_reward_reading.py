@@ -13,7 +13,9 @@ import pytest
 from datasets import Dataset
 from tokenizers.processors import TemplateProcessing
 
-from reproalign.common.config import DataConfig, RewardModelConfig, TextConfig
+from reproalign.common.config.data import DataConfig
+from reproalign.common.config.model import RewardModelConfig
+from reproalign.common.config.text import TextConfig
 from reproalign.common.data.records import Text
 from reproalign.common.data.sources.hh import parse_transcript
 from reproalign.common.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.pooling import BY_MASK

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reproalign.common.logprobs.head_states import HeadStates
 from reproalign.common.logprobs.scoring import token_losses
-from reproalign.common.logprobs.statistics import HeadStates
 
 TOKENS, HIDDEN, VOCAB = 9, 4, 13
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.generation.asking import stops
 from reproalign.common.generation.filters import clean_lmflow, is_discarded

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.logprobs.chunks import default_chunk_size, free_bytes
-from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
+from reproalign.common.logprobs.head_states import HeadStates
+from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.plain import token_statistics
 from reproalign.common.logprobs.quantiles import linear_quantile, upper_tail
-from reproalign.common.logprobs.statistics import STATISTICS, HeadStates, chunked_token_statistics
+from reproalign.common.logprobs.questions import StatisticsRequest
+from reproalign.common.logprobs.statistics import STATISTICS, chunked_token_statistics
 from reproalign.common.models.tiny import TINY_MODELS, tiny_model
 
 TOKENS, HIDDEN, REF_HIDDEN, VOCAB = 7, 5, 4, 23

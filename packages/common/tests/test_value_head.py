@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.errors import UserError
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.values import install_completion_values

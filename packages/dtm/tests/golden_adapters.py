@@ -16,9 +16,9 @@ from datasets import Dataset
 from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerFast
 
-from reproalign.common.config import RowsConfig
+from reproalign.common.config.data import RowsConfig
+from reproalign.common.logprobs.head_states import HeadStates
 from reproalign.common.logprobs.scoring import token_losses
-from reproalign.common.logprobs.statistics import HeadStates
 from reproalign.common.merging import adapter_merge, methods
 from reproalign.common.merging.adapters import Factors
 from reproalign.common.testing.oracle import run_logps

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reproalign.common.config import RowsConfig
+from reproalign.common.config.data import RowsConfig
 from reproalign.common.data.holdout import held_out, prompt_key
 from reproalign.common.data.reading import Row
 from reproalign.common.data.records import RowError

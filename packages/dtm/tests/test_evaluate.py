@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.evaluation.losses import batch_order
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.testing import run_command

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.text.collate import IGNORED, RowCollator

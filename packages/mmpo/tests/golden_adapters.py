@@ -20,7 +20,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from reproalign.common.config import DataConfig, LogprobsConfig, PairTextConfig, RewardTextConfig, SetConfig
+from reproalign.common.config.data import DataConfig, SetConfig
+from reproalign.common.config.model import LogprobsConfig
+from reproalign.common.config.text import PairTextConfig, RewardTextConfig
 from reproalign.common.data.load import load_preferences
 from reproalign.common.data.mixing import MixPart, mix_datasets
 from reproalign.common.data.sources.shp import order_answers

@@ -8,7 +8,9 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from trl import DPOConfig, DPOTrainer
 
-from reproalign.common.config import DataConfig, LogprobsConfig, PairTextConfig
+from reproalign.common.config.data import DataConfig
+from reproalign.common.config.model import LogprobsConfig
+from reproalign.common.config.text import PairTextConfig
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.text.collate import PairCollator

@@ -14,7 +14,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.generation.asking import prompt_ids, stops
 from reproalign.common.generation.dialogues import dialogue
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer

@@ -10,7 +10,8 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproalign.common.config import DataConfig, PairTextConfig
+from reproalign.common.config.data import DataConfig
+from reproalign.common.config.text import PairTextConfig
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.mmpo.config import PairRulesConfig, TargetConfig

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reproalign.common.config import DataConfig, ModelConfig, SetConfig
+from reproalign.common.config.data import DataConfig, SetConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.data.load import load_evaluation
 from reproalign.common.reward.rules import NOTE, read_rules
 from reproalign.common.reward.scorer import Scorer

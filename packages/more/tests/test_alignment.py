@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from reproalign.common.config import ModelConfig, RewardModelConfig
+from reproalign.common.config.model import ModelConfig, RewardModelConfig
 from reproalign.common.data.holdout import hold_out
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation

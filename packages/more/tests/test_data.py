@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from reproalign.common.config import RewardModelConfig, SetConfig, TextConfig
+from reproalign.common.config.data import SetConfig
+from reproalign.common.config.model import RewardModelConfig
+from reproalign.common.config.text import TextConfig
 from reproalign.common.data.reading import Row
 from reproalign.common.data.records import assistant, user
 from reproalign.common.data.sources import SOURCES
@@ -24,9 +26,10 @@ from reproalign.common.testing import composed
 from reproalign.common.text.templates import transcript
 from reproalign.more.cli import APP
 from reproalign.more.config import DomainsConfig
-from reproalign.more.data import Domains, check_domains, load_domains, tabulate
+from reproalign.more.data import Domains, check_domains, load_domains
 from reproalign.more.groups import Groups, Mixture
 from reproalign.more.items import Item, dense_ranks, has_pair, items_of, make_item, prepare, prepare_released, ranked
+from reproalign.more.prepared import tabulate
 
 SLICES = Path(__file__).parents[4] / "shared" / "data"
 FOLDERS = {

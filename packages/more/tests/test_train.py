@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from reproalign.common.config import DataConfig, RewardModelConfig, SetConfig
+from reproalign.common.config.data import DataConfig, SetConfig
+from reproalign.common.config.model import RewardModelConfig
 from reproalign.common.data.load import load_evaluation
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.records import fingerprint_folder

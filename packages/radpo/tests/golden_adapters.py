@@ -12,23 +12,25 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.data.records import user
-from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
-from reproalign.common.logprobs.statistics import HeadStates
+from reproalign.common.logprobs.head_states import HeadStates
+from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.logprobs.questions import StatisticsRequest
 from reproalign.common.models.value_head import DetachedValueHead
 from reproalign.common.testing.oracle import run_logps
 from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.templates import TEMPLATES
 from reproalign.common.training.examples import kl_estimate, tokenwise_kl_estimate
 from reproalign.common.training.objective import Examples, Objective, Pairs, PairScores, Responses
+from reproalign.radpo.batches import lay_out
 from reproalign.radpo.config import ReleasedConfig, TrainConfig
 from reproalign.radpo.data import held_out_batches
 from reproalign.radpo.examples import Example
 from reproalign.radpo.objectives import OBJECTIVES
 from reproalign.radpo.released import Conversations, loss_scale
 from reproalign.radpo.risk import ReleasedTail
-from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
+from reproalign.radpo.rows import RowRules, build_rows, released_length
 from reproalign.radpo.rules import RELEASED
 from reproalign.radpo.training_rows import row_rules, schedule
 

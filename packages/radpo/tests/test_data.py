@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproalign.common.config import SetConfig
+from reproalign.common.config.data import SetConfig
 from reproalign.common.data.load import load_set
 from reproalign.common.data.reading import Row as Original
 from reproalign.common.data.records import assistant, user
@@ -21,6 +21,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.text.templates import check_tokenizer, render
 from reproalign.common.text.tokenize import Encoder
+from reproalign.radpo.batches import check_mismatch, lay_out, mismatch
 from reproalign.radpo.config import RowDataConfig, RowTextConfig
 from reproalign.radpo.data import (
     held_out_batches,
@@ -30,18 +31,7 @@ from reproalign.radpo.data import (
 )
 from reproalign.radpo.examples import Example, collect, examples_of, examples_view, pick_shp
 from reproalign.radpo.released import Conversations
-from reproalign.radpo.rows import (
-    RowRules,
-    build_rows,
-    check_mismatch,
-    csft_rows,
-    lay_out,
-    mismatch,
-    paired_rows,
-    sft_rows,
-    shuffle_prompts,
-    unpaired_rows,
-)
+from reproalign.radpo.rows import RowRules, build_rows, csft_rows, paired_rows, sft_rows, shuffle_prompts, unpaired_rows
 from reproalign.radpo.rules import PAPER, RELEASED
 
 SLICES = Path(__file__).parents[4] / "shared" / "data"

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from reproalign.common.config import ModelConfig, SetConfig
+from reproalign.common.config.data import SetConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.evaluation.alpacaeval import instruction_text
 from reproalign.common.evaluation.plots import mean_curve, smoothed
 from reproalign.common.files import recover_lines

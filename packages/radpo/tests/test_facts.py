@@ -13,12 +13,13 @@ import pytest
 from reproalign.common.command.recipes import read_headers
 from reproalign.common.data.records import user
 from reproalign.common.testing import assert_facts, launch_facts, read_facts, recipe_config
+from reproalign.radpo.batches import lay_out
 from reproalign.radpo.cli import APP
 from reproalign.radpo.config import TrainConfig
 from reproalign.radpo.data import held_out_batches
 from reproalign.radpo.examples import Example
 from reproalign.radpo.released import loss_scale
-from reproalign.radpo.rows import RowRules, build_rows, lay_out, released_length
+from reproalign.radpo.rows import RowRules, build_rows, released_length
 from reproalign.radpo.rules import rules_of
 from reproalign.radpo.train import dropout_of, with_template
 from reproalign.radpo.training_rows import row_rules, schedule

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import toy.data  # noqa: F401 - registers the data set
-from reproalign.common.config import PairTextConfig, ReferenceConfig, RunConfig
+from reproalign.common.config.model import ReferenceConfig
+from reproalign.common.config.run import RunConfig
+from reproalign.common.config.text import PairTextConfig
 from reproalign.common.options import one_of, section
 from toy.objective import Exponential
 

@@ -75,8 +75,8 @@ def replay(argv: Sequence[str]) -> int:
 def tokens(argv: Sequence[str]) -> int:
     """``reproalign tokens RUN``."""
     from reproalign.common.command.tokens import ROWS, show_tokens
+    from reproalign.common.records.folder import read_record
     from reproalign.common.records.record import recorded_invocation
-    from reproalign.common.records.run import read_record
 
     parser = WordParser(prog="reproalign tokens", description="Print the first training rows of a record as tokens.")
     parser.add_argument("run", type=Path, help="run folder or run.json")
@@ -108,8 +108,8 @@ def push(argv: Sequence[str]) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from reproalign.common.records.folder import read_record
     from reproalign.common.records.lineage import family_tree
-    from reproalign.common.records.run import read_record
     from reproalign.common.records.show import record_table
 
     records = {str(path): read_record(path) for path in arguments.runs}
@@ -126,7 +126,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from reproalign.common.records.run import read_record
+    from reproalign.common.records.folder import read_record
 
     if arguments.tolerance < 0:
         raise UserError(f"--tolerance={arguments.tolerance} is negative")
@@ -157,8 +157,8 @@ def _report(left: dict[str, Any], right: dict[str, Any], tolerance: float, ignor
 def _replay(arguments: argparse.Namespace) -> int:
     from reproalign.common.launch import start
     from reproalign.common.records.environment import package_versions
+    from reproalign.common.records.folder import read_record
     from reproalign.common.records.record import recorded_invocation
-    from reproalign.common.records.run import read_record
 
     record = read_record(arguments.run)
     folder = arguments.run if arguments.run.is_dir() else arguments.run.parent  # wherever the command is given

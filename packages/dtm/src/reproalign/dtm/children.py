@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from reproalign.common.config import LoraConfig, ModelConfig
+from reproalign.common.config.model import LoraConfig, ModelConfig
 from reproalign.common.options.words import as_word, section_words
 
 

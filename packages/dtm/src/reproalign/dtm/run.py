@@ -15,7 +15,7 @@ from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, check_launches, given_words, naming, plan_child, run_child
 from reproalign.common.options.words import as_word
 from reproalign.common.records import Run, fingerprint_folder
-from reproalign.common.records.run import read_record
+from reproalign.common.records.folder import read_record
 from reproalign.common.verbs import EVALUATE_SUITE
 from reproalign.common.verbs.evaluate import check_options as check_suite
 from reproalign.dtm.children import evaluation_words, training_words

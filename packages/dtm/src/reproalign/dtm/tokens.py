@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config.data import DataConfig
 from reproalign.common.errors import UserError
 from reproalign.common.options import like, option
 from reproalign.dtm.prompt import alpaca

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reproalign.common.config import LaunchConfig, ModelConfig
+from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.generation.dialogues import ask_by
 from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.samplers import choose_backend

@@ -5,19 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config import (
-    BACKENDS,
-    BaseRunConfig,
-    DataConfig,
-    DialogueTextConfig,
-    LogprobsConfig,
-    ModelConfig,
-    PairTextConfig,
-    ReferenceConfig,
-    RewardTextConfig,
-    RunConfig,
-)
+from reproalign.common.config.data import DataConfig
+from reproalign.common.config.model import LogprobsConfig, ModelConfig, ReferenceConfig
+from reproalign.common.config.run import BaseRunConfig, RunConfig
+from reproalign.common.config.text import DialogueTextConfig, PairTextConfig, RewardTextConfig
 from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
+from reproalign.common.options.shared import BACKENDS
 from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
 from reproalign.mmpo.objective import MarginObjective
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from reproalign.common.records.run import read_record
+from reproalign.common.records.folder import read_record
 from reproalign.mmpo.cli import main
 
 

@@ -13,7 +13,8 @@ from datasets import Dataset
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DataConfig, PairTextConfig
+from reproalign.common.config.data import DataConfig
+from reproalign.common.config.text import PairTextConfig
 from reproalign.common.console import note, result_console, say
 from reproalign.common.data.load import load_evaluation
 from reproalign.common.data.records import Message

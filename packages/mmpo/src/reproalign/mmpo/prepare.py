@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DataConfig, PairTextConfig, RewardTextConfig
+from reproalign.common.config.data import DataConfig
+from reproalign.common.config.text import PairTextConfig, RewardTextConfig
 from reproalign.common.errors import UserError, choose
 from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues

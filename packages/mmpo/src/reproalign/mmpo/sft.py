@@ -8,7 +8,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, pack_dataset
 
-from reproalign.common.config import DataConfig, DialogueTextConfig
+from reproalign.common.config.data import DataConfig
+from reproalign.common.config.text import DialogueTextConfig
 from reproalign.common.console import say
 from reproalign.common.data.load import load_messages
 from reproalign.common.invocation import Invocation

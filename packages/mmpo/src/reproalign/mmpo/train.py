@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from reproalign.common.config import RunConfig
+from reproalign.common.config.run import RunConfig
 from reproalign.common.console import say
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
@@ -25,9 +25,9 @@ from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.training.arguments import check_held_out
 from reproalign.common.training.fit import fit
+from reproalign.common.training.hold_reference import reference_mode
 from reproalign.common.training.pairs import ScoredPairsTrainer
 from reproalign.common.training.preview import preview
-from reproalign.common.training.reference import reference_mode
 from reproalign.common.training.reward import PairedRewardTrainer
 from reproalign.common.training.stages import HELD_OUT, open_training, pair_trainer
 from reproalign.mmpo.config import PreferenceConfig, RewardConfig

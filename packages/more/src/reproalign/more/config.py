@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config import BaseRunConfig, PreparingConfig, RewardModelConfig, TextConfig
+from reproalign.common.config.data import PreparingConfig
+from reproalign.common.config.model import RewardModelConfig
+from reproalign.common.config.run import BaseRunConfig
+from reproalign.common.config.text import TextConfig
 from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.endpoint import EndpointConfig
 from reproalign.common.options import like, option, output_dir, section, seed, variant

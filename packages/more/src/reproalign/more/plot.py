@@ -14,8 +14,8 @@ from reproalign.common.command.app import WordParser
 from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import categories
+from reproalign.common.records.folder import read_record
 from reproalign.common.records.groups import RecordedRun, group_runs, name_groups
-from reproalign.common.records.run import read_record
 
 PANELS = {
     "accuracy": "accuracy",

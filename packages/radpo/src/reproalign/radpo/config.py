@@ -5,18 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config import (
-    BACKENDS,
-    DataConfig,
-    LaunchConfig,
-    LogprobsConfig,
-    ModelConfig,
-    ReadingConfig,
-    ReferenceConfig,
-    RewardTextConfig,
-    RunConfig,
-)
+from reproalign.common.config.data import DataConfig, ReadingConfig
+from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.model import LogprobsConfig, ModelConfig, ReferenceConfig
+from reproalign.common.config.run import RunConfig
+from reproalign.common.config.text import RewardTextConfig
 from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
+from reproalign.common.options.shared import BACKENDS
 from reproalign.radpo.objectives.base import RadpoObjective
 
 

@@ -13,7 +13,8 @@ from datasets import Dataset
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import PairTextConfig, ReadingConfig
+from reproalign.common.config.data import ReadingConfig
+from reproalign.common.config.text import PairTextConfig
 from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer
 from reproalign.common.data.load import check_sets, load_set
 from reproalign.common.data.records import assistant
@@ -22,10 +23,11 @@ from reproalign.common.files import sha256_json
 from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.render import render_pairs
 from reproalign.common.text.tokenize import check_lengths
+from reproalign.radpo.batches import check_mismatch, lay_out, mismatch
 from reproalign.radpo.config import RowDataConfig, RowTextConfig
 from reproalign.radpo.examples import Examples, examples_view
 from reproalign.radpo.released import Conversations
-from reproalign.radpo.rows import KINDS, Row, RowRules, build_rows, check_mismatch, lay_out, mismatch
+from reproalign.radpo.rows import KINDS, Row, RowRules, build_rows
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +96,7 @@ def prepare_rows(
         text: lengths, ``overlong``.
         data: processes and cache.
         rules: which rows, in which order.
-        max_rows: rows at most, see :func:`~reproalign.radpo.rows.lay_out`.
+        max_rows: rows at most, see :func:`~reproalign.radpo.batches.lay_out`.
 
     Returns:
         ``chosen_input_ids``, ``chosen_prompt_length``, the same for rejected; or ``input_ids``, ``prompt_length``, for

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import ReadingConfig
+from reproalign.common.config.data import ReadingConfig
 from reproalign.common.console import say
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError

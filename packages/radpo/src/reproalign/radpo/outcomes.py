@@ -12,7 +12,7 @@ from reproalign.common.command.app import WordParser
 from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import outcomes
-from reproalign.common.records.run import read_record
+from reproalign.common.records.folder import read_record
 from reproalign.radpo.published import published
 
 Counts = tuple[int, int, int]

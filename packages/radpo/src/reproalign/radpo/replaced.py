@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from reproalign.common.logprobs.chunks import chunks, positions_at_once, statistics_dtype
+from reproalign.common.logprobs.head_states import HeadStates, log_softmax_of
 from reproalign.common.logprobs.plain import token_statistics
-from reproalign.common.logprobs.statistics import HeadStates, log_softmax_of
 from reproalign.radpo.risk import ReleasedTail, released_distribution
 
 SUMS = ("replaced_logps", "replaced_ref_logps", "risk", "logps", "ref_logps", "forward_kl")

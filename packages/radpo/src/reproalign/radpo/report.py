@@ -13,8 +13,8 @@ from rich.table import Table
 from reproalign.common.console import result_console
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import training_curves
+from reproalign.common.records.folder import read_record
 from reproalign.common.records.groups import RecordedRun
-from reproalign.common.records.run import read_record
 from reproalign.common.training.fit import FINAL, metric_rows
 
 Points = dict[int, dict[str, float]]  # optimiser step -> metrics of the held-out pairs

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.console import say
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
@@ -23,9 +23,9 @@ from reproalign.common.text.collate import PairCollator, UnpairedCollator
 from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.training.arguments import training_arguments
 from reproalign.common.training.fit import FINAL, fit, metric_rows
+from reproalign.common.training.hold_reference import hold_reference, reference_mode
 from reproalign.common.training.policy import PolicyTrainer
 from reproalign.common.training.preview import preview
-from reproalign.common.training.reference import hold_reference, reference_mode
 from reproalign.common.training.trainers import TRAINERS
 from reproalign.common.training.value_head import clip_value_head_separately
 from reproalign.radpo.config import PolicyConfig, TrainConfig

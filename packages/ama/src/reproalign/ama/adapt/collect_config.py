@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproalign.ama.align.raft_config import FILTERS
-from reproalign.common.config import LAYOUTS, ModelConfig
+from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.text import LAYOUTS
 from reproalign.common.options import option, output_dir, section, seed
 
 

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproalign.ama.average.config import HEADS, TENSORS
-from reproalign.common.config import GO_ON, LAYOUTS, SEPARATORS, LaunchConfig, ModelConfig
+from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.text import LAYOUTS, SEPARATORS
 from reproalign.common.options import option, output_dir, section, seed, variant
+from reproalign.common.options.shared import GO_ON
 
 
 @dataclass

@@ -14,7 +14,8 @@ from reproalign.common.errors import ReportedError
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child, given_words, plan_child, run_child
 from reproalign.common.options.words import as_word, section_words
-from reproalign.common.records.run import Run, read_record
+from reproalign.common.records.folder import read_record
+from reproalign.common.records.run import Run
 
 OWNED_AVERAGE = (
     *("pre", "post", "ratios", "variant", "output_dir", "method", "alpha", "alpha_on", "parts", "only", "pattern"),

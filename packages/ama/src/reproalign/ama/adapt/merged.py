@@ -25,7 +25,7 @@ from reproalign.ama.adapt.gradient import Blend, Merge, MergedLinear, Scratch, i
 from reproalign.ama.adapt.learned import PRE, SECOND, Learned
 from reproalign.ama.adapt.pair import CHUNK, Pair, Tensors, merge
 from reproalign.ama.tensors import BASE, TensorRule
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.forward import replace_forward
 

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reproalign.common.config import (
-    LAYOUTS,
-    OVERLONG,
-    SEPARATORS,
-    BaseRunConfig,
-    DataConfig,
-    LogprobsConfig,
-    PairTextConfig,
-    ReferenceConfig,
-    RewardModelConfig,
-    RunConfig,
-    TextConfig,
-)
+from reproalign.common.config.data import DataConfig
+from reproalign.common.config.model import LogprobsConfig, ReferenceConfig, RewardModelConfig
+from reproalign.common.config.run import BaseRunConfig, RunConfig
+from reproalign.common.config.text import LAYOUTS, OVERLONG, SEPARATORS, PairTextConfig, TextConfig
 from reproalign.common.options import option, section, variant
 
 

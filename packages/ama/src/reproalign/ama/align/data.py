@@ -14,7 +14,7 @@ from reproalign.ama.align.preference_split import Split, divide
 from reproalign.ama.align.prompt_length import short_prompts
 from reproalign.ama.align.raft_config import DataConfig
 from reproalign.ama.rules import rules_of
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.console import note_console, result_console, say
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.errors import UserError

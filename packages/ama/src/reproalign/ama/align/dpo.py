@@ -21,8 +21,8 @@ from reproalign.common.text.render import render_pairs
 from reproalign.common.text.templates import SEPARATORS, check_separator
 from reproalign.common.text.tokenize import check_lengths
 from reproalign.common.training.fit import fit
+from reproalign.common.training.hold_reference import reference_mode
 from reproalign.common.training.pairs import PairTrainer
-from reproalign.common.training.reference import reference_mode
 from reproalign.common.training.stages import open_training, pair_trainer, read_pairs
 
 OWN = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")  # of trainer.*: what select_best sets

@@ -6,7 +6,7 @@ from datasets import Dataset
 from rich.table import Table
 from transformers import TrainingArguments
 
-from reproalign.common.config import DataConfig
+from reproalign.common.config.data import DataConfig
 from reproalign.common.console import result_console, say
 from reproalign.common.data.load import PreferenceData, load_preferences
 from reproalign.common.evaluation.plots import training_curves

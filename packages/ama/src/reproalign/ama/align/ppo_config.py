@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reproalign.ama.frontier.config import RewardOptions
-from reproalign.common.config import LAYOUTS, RESUME, LaunchConfig, LogprobsConfig, ModelConfig
+from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.model import LogprobsConfig, ModelConfig
+from reproalign.common.config.text import LAYOUTS
 from reproalign.common.options import option, output_dir, section, seed
+from reproalign.common.options.shared import RESUME
 
 
 @dataclass

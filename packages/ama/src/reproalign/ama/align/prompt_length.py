@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.console import note_console
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError

@@ -27,7 +27,7 @@ from reproalign.common.generation.samples import SCORED, SELECTED, find, read_sa
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child, check_launches, run_child
 from reproalign.common.records import Run
-from reproalign.common.records.run import read_record
+from reproalign.common.records.folder import read_record
 from reproalign.common.verbs.iterations import check_iteration, plan_iterations, report_rewards, write_prompts
 
 PROMPTS = "prompts.jsonl"  # of the folder of `ama data`

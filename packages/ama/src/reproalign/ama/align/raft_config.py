@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config import LAYOUTS, ModelConfig
+from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.text import LAYOUTS
 from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.common.options.shared import SEEDS
 

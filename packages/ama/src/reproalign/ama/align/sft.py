@@ -20,7 +20,7 @@ from reproalign.ama.align.sft_data import load
 from reproalign.ama.align.sft_options import Checked, check_options
 from reproalign.ama.align.trainer import Distillation, ForgettingTrainer
 from reproalign.ama.align.weight_penalty import WeightPenalty
-from reproalign.common.config import ReferenceConfig
+from reproalign.common.config.model import ReferenceConfig
 from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import training_curves

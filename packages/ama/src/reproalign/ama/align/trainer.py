@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from reproalign.ama.align.averaging import Averaging
 from reproalign.ama.align.distillation import all_positions, distance, squared_distance
 from reproalign.ama.align.weight_penalty import Start, WeightPenalty, penalise
-from reproalign.common.config import LogprobsConfig
-from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
+from reproalign.common.config.model import LogprobsConfig
+from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.logprobs.questions import StatisticsRequest
 from reproalign.common.text.collate import IGNORED
 from reproalign.common.training.collecting import MicroBatch
 from reproalign.common.training.reference import Reference

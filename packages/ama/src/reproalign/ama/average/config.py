@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config import DTYPES
+from reproalign.common.config.model import DTYPES
 from reproalign.common.merging.config import KEEP_FILES, THREADS, VERIFY
 from reproalign.common.options import option, output_dir, variant
 

@@ -23,7 +23,8 @@ from reproalign.common.merging.outcome import plan_merge
 from reproalign.common.merging.planning import MergePlan
 from reproalign.common.merging.resolving import resolve as resolve_core
 from reproalign.common.records import Run
-from reproalign.common.verbs.merge import show_plan, write_merge
+from reproalign.common.verbs.merge import show_plan
+from reproalign.common.verbs.merge_writing import write_merge
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from reproalign.ama.frontier.plan import Chain, Plan
 from reproalign.ama.points import Measure, Point
 from reproalign.ama.ratios_file import read_ratios
 from reproalign.common.errors import UserError
-from reproalign.common.records.run import read_record
+from reproalign.common.records.folder import read_record
 
 RENAMED = {"wmt14_fr_en": "bleu"}  # a suite's benchmark -> the column that the published series have it in
 BESIDE = ("length", "discard_rate", "kl")  # measures of `evaluate` that are told but are no task

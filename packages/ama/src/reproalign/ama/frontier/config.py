@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproalign.ama.average.config import TENSORS
-from reproalign.common.config import BACKENDS, DTYPES, LAYOUTS, LaunchConfig, LogprobsConfig, ModelConfig, TextConfig
+from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.model import DTYPES, LogprobsConfig, ModelConfig
+from reproalign.common.config.text import LAYOUTS, TextConfig
 from reproalign.common.options import option, output_dir, section, seed, variant
+from reproalign.common.options.shared import BACKENDS
 
 
 @dataclass

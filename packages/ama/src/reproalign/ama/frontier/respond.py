@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from reproalign.ama.frontier.config import EvaluateConfig
 from reproalign.ama.rules import AmaRules
-from reproalign.common.config import RewardModelConfig
+from reproalign.common.config.model import RewardModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.generation.rules import SamplingRules

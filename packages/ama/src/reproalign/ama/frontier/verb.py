@@ -22,7 +22,7 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child
 from reproalign.common.launch.together import run_children
 from reproalign.common.records import Run
-from reproalign.common.records.run import read_record
+from reproalign.common.records.folder import read_record
 
 POINTS, FRONTIER = "points.csv", "frontier.json"
 

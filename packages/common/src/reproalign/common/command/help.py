@@ -65,7 +65,8 @@ def print_verb_help(app: App, verb: Verb, words: Sequence[str]) -> None:
 
     On a terminal meanings are wrapped below their keys; elsewhere every key is one line.
     """
-    from reproalign.common.options.compose import in_force, options, verb_groups
+    from reproalign.common.options.compose import in_force
+    from reproalign.common.options.groups import options, verb_groups
 
     composed = in_force(app.package, verb.config_name, verb.schema, words)
     names = verb_groups(app.package, verb.config_name)

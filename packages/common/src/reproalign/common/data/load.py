@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from datasets import Dataset
 
-from reproalign.common.config import DataConfig, ReadingConfig, SetConfig
+from reproalign.common.config.data import DataConfig, ReadingConfig, SetConfig
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.data.holdout import hold_out
 from reproalign.common.data.mixing import MixPart, mix_datasets

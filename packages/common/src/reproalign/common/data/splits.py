@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from reproalign.common.config import RowsConfig, SetConfig
+from reproalign.common.config.data import RowsConfig, SetConfig
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.data.records import Prompt, RowError
 from reproalign.common.data.sources import SOURCES, Source, recognise

@@ -11,7 +11,8 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import LaunchConfig, ModelConfig
+from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.errors import UserError, choose
 from reproalign.common.generation.asking import asking_tokenizer, finish, prompt_ids, stops
 from reproalign.common.generation.rules import SamplingRules

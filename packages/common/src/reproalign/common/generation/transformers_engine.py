@@ -11,7 +11,7 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.generation.asking import asking_tokenizer, finish, prompt_ids, stops
 from reproalign.common.generation.noise import noisy_scores, stream_seed
 from reproalign.common.generation.rules import SamplingRules

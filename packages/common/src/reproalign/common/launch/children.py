@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.config import LaunchConfig
+from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, write_json
 from reproalign.common.invocation import Invocation, Verb
@@ -19,8 +19,9 @@ from reproalign.common.launch.start import wait_for
 from reproalign.common.mappings import flatten
 from reproalign.common.options.compose import compose
 from reproalign.common.options.words import as_word
+from reproalign.common.records.folder import check_folder, read_record, same_run
 from reproalign.common.records.lineage import RECORD
-from reproalign.common.records.run import Run, check_folder, read_record, same_run
+from reproalign.common.records.run import Run
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any
 
-from reproalign.common.config import LaunchConfig
+from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import UserError, choose
 
 AUTO = "auto"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
-from reproalign.common.config import LaunchConfig
+from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import UserError
 from reproalign.common.launch.plan import launcher
 

@@ -14,14 +14,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO
 
-from reproalign.common.config import LaunchConfig
+from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import PreviewedError, UserError
 from reproalign.common.invocation import Invocation, carry_out, structured
 from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
 from reproalign.common.options.load import load_object
+from reproalign.common.records.folder import check_folder
 from reproalign.common.records.hub import check_push, push
-from reproalign.common.records.run import check_folder
 
 AT_ONCE = "at_once"  # a run with this key starts others, whose launch its section is
 

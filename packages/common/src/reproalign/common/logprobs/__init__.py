@@ -14,9 +14,11 @@ from reproalign.common.lazy import exports
 if TYPE_CHECKING:
     from reproalign.common.logprobs.chunked import chunked_token_logps
     from reproalign.common.logprobs.completions import completion_logps
-    from reproalign.common.logprobs.model import CompletionLogps, install_completion_logps, uninstall_completion_logps
+    from reproalign.common.logprobs.head_states import HeadStates
+    from reproalign.common.logprobs.model import install_completion_logps, uninstall_completion_logps
     from reproalign.common.logprobs.quantiles import linear_quantile, upper_tail
-    from reproalign.common.logprobs.statistics import HeadStates, chunked_token_statistics
+    from reproalign.common.logprobs.questions import CompletionLogps
+    from reproalign.common.logprobs.statistics import chunked_token_statistics
 
 __all__ = [
     "CompletionLogps",
@@ -35,8 +37,10 @@ __getattr__ = exports(
     {
         "chunked": "chunked_token_logps",
         "completions": "completion_logps",
-        "model": "CompletionLogps install_completion_logps uninstall_completion_logps",
+        "head_states": "HeadStates",
+        "model": "install_completion_logps uninstall_completion_logps",
         "quantiles": "linear_quantile upper_tail",
-        "statistics": "HeadStates chunked_token_statistics",
+        "questions": "CompletionLogps",
+        "statistics": "chunked_token_statistics",
     },
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from reproalign.common.config import LogprobsConfig
-from reproalign.common.logprobs.model import CompletionLogps, install_completion_logps, uninstall_completion_logps
+from reproalign.common.config.model import LogprobsConfig
+from reproalign.common.logprobs.model import install_completion_logps, uninstall_completion_logps
+from reproalign.common.logprobs.questions import CompletionLogps
 
 
 def completion_logps(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -29,66 +29,23 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.utils.generic import ModelOutput
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.errors import UserError, choose
-from reproalign.common.logprobs.chunked import chunked_token_logps
-from reproalign.common.logprobs.chunks import compute_dtype, positions_at_once
-from reproalign.common.logprobs.plain import token_statistics
-from reproalign.common.logprobs.statistics import HeadStates, Measure, chunked_token_statistics, log_softmax_of
+from reproalign.common.logprobs.chunks import positions_at_once
+from reproalign.common.logprobs.head_states import HeadStates
+from reproalign.common.logprobs.questions import (
+    LogpsQuestion,
+    Question,
+    StatesQuestion,
+    StatisticsQuestion,
+    StatisticsRequest,
+)
 from reproalign.common.models.forward import earlier_forward, replace_forward, restore_forward, unwrap_peft
 
 logger = logging.getLogger(__name__)
 
 _LOGPS = "logps"  # the change to a forward
-
-
-@dataclass
-class CompletionLogps(ModelOutput):  # type: ignore[misc]
-    """Log-probabilities of the completion tokens of a batch, in nats.
-
-    Attributes:
-        per_token: (tokens,) of every completion token, rows one after the other.
-        rows: (tokens,) the row each belongs to.
-        sums: (batch,) their sum per row, log π(y|x).
-        means: (batch,) their mean per row; NaN for a row without completion tokens.
-        counts: (batch,) completion tokens per row.
-    """
-
-    per_token: Any = (
-        None  # a Tensor; accelerate's autocast rebuilds outputs by giving all fields in a dict as the first
-    )
-    rows: Tensor | None = None
-    sums: Tensor | None = None
-    means: Tensor | None = None
-    counts: Tensor | None = None
-
-
-@dataclass
-class CompletionStatistics(ModelOutput):  # type: ignore[misc]
-    """Statistics of the completion tokens of a batch against a reference, in nats.
-
-    Attributes:
-        per_token: name -> (tokens,), of every completion token, rows one after the other.
-        sums: name -> (batch,), their sum per row.
-        rows: (tokens,) the row each token belongs to.
-        counts: (batch,) completion tokens per row.
-    """
-
-    per_token: Any = None  # dict[str, Tensor]; see CompletionLogps
-    sums: dict[str, Tensor] | None = None
-    rows: Tensor | None = None
-    counts: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class StatisticsRequest:
-    """Which statistics of :mod:`reproalign.common.logprobs.statistics` a policy is asked for, and against what."""
-
-    reference: HeadStates
-    names: tuple[str, ...]
-    measure: Measure | None = None
 
 
 @dataclass(frozen=True)
@@ -143,9 +100,9 @@ def install_completion_logps(model: nn.Module, logprobs: LogprobsConfig | None =
         scored = completion_mask[:, 1:].bool()
         if head_states:
             with torch.no_grad():
-                question = _States(taken_away=_is_partitioned(self) or _is_under_fsdp(self))
+                question = StatesQuestion(taken_away=_is_partitioned(self) or _is_under_fsdp(self))
                 return answer(self, head, chunk_size, scored, question, **kwargs)
-        asked = _Logps() if statistics is None else _Statistics(statistics)
+        asked = LogpsQuestion() if statistics is None else StatisticsQuestion(statistics)
         return asked.collect(answer(self, head, chunk_size, scored, asked, **kwargs), scored)
 
     def head_forward(
@@ -211,84 +168,9 @@ def _head_is_understood(base: PreTrainedModel, head: Head) -> bool:
         return True  # nothing to compare with: ranks that await their weights from the first one hold anything
     module = cast(nn.Linear, base.get_output_embeddings())
     states = HeadStates(hidden[0, :-1], module.weight, module.bias, head.softcap, head.scale)
-    found = _Logps().of_states(states, ids[0, 1:], None)["logps"]
+    found = LogpsQuestion().of_states(states, ids[0, 1:], None)["logps"]
     tolerance = 1e-3 if hidden.dtype in (torch.float32, torch.float64) else 0.1
     return torch.allclose(found.float(), expected, rtol=tolerance, atol=tolerance)
-
-
-class _Logps:
-    """The question for log-probabilities: how to answer it from states or logits, and in which form."""
-
-    def of_states(self, states: HeadStates, targets: Tensor, chunk_size: int | None) -> dict[str, Tensor]:
-        assert states.hidden is not None  # made by the head itself
-        assert states.weight is not None
-        logps = chunked_token_logps(
-            states.hidden,
-            states.weight,
-            targets,
-            bias=states.bias,
-            softcap=states.softcap,
-            scale=states.scale,
-            chunk_size=chunk_size,
-        )
-        return {"logps": logps}
-
-    def of_logits(self, logits: Tensor, targets: Tensor, part: slice) -> dict[str, Tensor]:
-        return {"logps": logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1)}
-
-    def collect(self, found: dict[str, Tensor], scored: Tensor) -> CompletionLogps:
-        sums, rows, counts = _by_row(found, scored)
-        total = sums["logps"]
-        return CompletionLogps(per_token=found["logps"], rows=rows, sums=total, means=total / counts, counts=counts)
-
-
-@dataclass(frozen=True)
-class _Statistics:
-    """The question for token statistics."""
-
-    request: StatisticsRequest
-
-    def of_states(self, states: HeadStates, targets: Tensor, chunk_size: int | None) -> dict[str, Tensor]:
-        return chunked_token_statistics(
-            states,
-            self.request.reference,
-            targets,
-            statistics=self.request.names,
-            measure=self.request.measure,
-            chunk_size=chunk_size,
-        )
-
-    def of_logits(self, logits: Tensor, targets: Tensor, part: slice) -> dict[str, Tensor]:
-        with torch.autocast(logits.device.type, enabled=False):  # it would round the sums over the vocabulary
-            ref_logps = log_softmax_of(self.request.reference, part)  # as good as logits: log-softmax leaves them alone
-            found = token_statistics(logits, ref_logps, targets, self.request.measure)
-        return {name: found[name] for name in self.request.names}
-
-    def collect(self, found: dict[str, Tensor], scored: Tensor) -> CompletionStatistics:
-        sums, rows, counts = _by_row(found, scored)
-        return CompletionStatistics(per_token=found, sums=sums, rows=rows, counts=counts)
-
-
-@dataclass(frozen=True)
-class _States:
-    """The question for what another model needs to compare itself with this one."""
-
-    taken_away: bool  # whether the head's weights are there only during its forward
-
-    def of_states(self, states: HeadStates, targets: Tensor, chunk_size: int | None) -> HeadStates:
-        weight, bias = states.weight, states.bias
-        if self.taken_away:
-            assert states.hidden is not None  # made by the head itself
-            dtype = compute_dtype(states.hidden)  # what it is read in, of half the size under autocast
-            weight = None if weight is None else weight.detach().to(dtype, copy=True)
-            bias = None if bias is None else bias.detach().clone()
-        return replace(states, weight=weight, bias=bias)
-
-    def of_logits(self, logits: Tensor, targets: Tensor, part: slice) -> HeadStates:
-        return HeadStates(logits=logits)
-
-
-Question = _Logps | _Statistics | _States
 
 
 def _hidden_states(
@@ -312,7 +194,7 @@ def _through_module(
     hidden, targets = _hidden_states(base, scored, **kwargs)
     module = base.get_output_embeddings()
     size = positions_at_once(chunk_size, base.config.get_text_config().vocab_size, hidden.device)
-    if isinstance(question, _States) or _is_partitioned(base) or _is_under_fsdp(base):
+    if isinstance(question, StatesQuestion) or _is_partitioned(base) or _is_under_fsdp(base):
         # A call may gather the head on all ranks, and ranks differ in tokens: one chunk, or they would wait for ever.
         size = max(len(targets), 1)
 
@@ -324,7 +206,7 @@ def _through_module(
             logits = head.softcap * torch.tanh(logits / head.softcap)
         return question.of_logits(logits, targets, part)
 
-    if isinstance(question, _States):
+    if isinstance(question, StatesQuestion):
         return answer_part(hidden, targets, slice(None))
     # At least one call, even without tokens: the graph must reach the head on every rank.
     parts = [slice(start, start + size) for start in range(0, max(len(targets), 1), size)]
@@ -338,17 +220,3 @@ def _plain(
     logits = earlier_forward(base, _LOGPS)(**kwargs).logits[:, :-1][scored]
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return question.of_logits(logits, kwargs["input_ids"][:, 1:][scored], slice(None))
-
-
-def _by_row(
-    per_token: dict[str, Float[Tensor, " tokens"]], scored: Bool[Tensor, "batch positions"]
-) -> tuple[dict[str, Float[Tensor, " batch"]], Int[Tensor, " tokens"], Int[Tensor, " batch"]]:
-    """Return sums per row, the row of every token, and tokens per row.
-
-    Summed along padded rows, not by index_add: that adds one by one, which costs digits (1e-2 nats at 1,000 tokens in
-    float32), and in no fixed order on a GPU.
-    """
-    sums = {
-        name: values.new_zeros(scored.shape).masked_scatter(scored, values).sum(1) for name, values in per_token.items()
-    }
-    return sums, scored.nonzero(as_tuple=True)[0], scored.sum(1)

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reproalign.common.logprobs.chunks import chunk_logits, chunks, positions_at_once, statistics_dtype
-from reproalign.common.logprobs.statistics import HeadStates
+from reproalign.common.logprobs.head_states import HeadStates
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ from reproalign.common.logprobs.chunks import (
     positions_at_once,
     statistics_dtype,
 )
+from reproalign.common.logprobs.head_states import HeadStates, log_softmax_of
 
 STATISTICS = ("logps", "ref_logps", "forward_kl", "reverse_kl", "entropy", "risk")
 BUFFERS = 2  # chunks are smaller than those of log-probs alone by this, since more buffers of theirs exist at once
@@ -49,21 +50,6 @@ BUFFERS = 2  # chunks are smaller than those of log-probs alone by this, since m
 # (d, log p), both (tokens, vocab) -> (Φ, dΦ/dd), (tokens,) and (tokens, vocab). The arguments are the caller's: not
 # overwritten. log p and not p, since what p loses far out in a tail (below 1e-45 in float32) may count for most.
 Measure = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class HeadStates:
-    """Final hidden states and the head that makes logits of them: z = softcap(scale · (hidden weightᵀ + bias)).
-
-    ``logits`` stands in their place where a head cannot be had as a matrix (adapted or quantised ones).
-    """
-
-    hidden: Float[Tensor, "tokens hidden"] | None = None
-    weight: Float[Tensor, "vocab hidden"] | None = None
-    bias: Float[Tensor, " vocab"] | None = None
-    softcap: float | None = None
-    scale: float = 1.0
-    logits: Float[Tensor, "tokens vocab"] | None = None
 
 
 def chunked_token_statistics(
@@ -143,17 +129,6 @@ class _Options:
     reference: HeadStates
     size: int
     dtype: torch.dtype  # of the products' factors
-
-
-def log_softmax_of(states: HeadStates, part: slice) -> Tensor:
-    """Log-probabilities of one chunk of tokens, in a buffer that is the caller's to overwrite."""
-    if states.logits is not None:
-        logits = states.logits[part]
-        return logits.log_softmax(1, dtype=statistics_dtype(logits))
-    assert states.hidden is not None  # check_reference
-    assert states.weight is not None
-    logits = chunk_logits(states.hidden[part], states.weight, states.bias, states.softcap, states.scale)
-    return logits.sub_(logits.logsumexp(1, keepdim=True))
 
 
 class _ChunkedStatistics(torch.autograd.Function):

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from reproalign.common.config import LogprobsConfig
-from reproalign.common.logprobs.model import CompletionLogps, install_completion_logps
+from reproalign.common.config.model import LogprobsConfig
+from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.logprobs.questions import CompletionLogps
 from reproalign.common.models.forward import earlier_forward, replace_forward, restore_forward, unwrap_peft
 from reproalign.common.models.value_head import NAME
 

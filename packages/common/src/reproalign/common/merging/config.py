@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config import DTYPES
+from reproalign.common.config.model import DTYPES
 from reproalign.common.options import option, output_dir, seed
 
 THREADS: dict[str, Any] = {"help": "threads of the arithmetic", "at_least": 1, "null": "one for each core, 16 at most"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.errors import UserError, first_line
 from reproalign.common.merging.headers import read_json
 from reproalign.common.merging.inputs import local_folder

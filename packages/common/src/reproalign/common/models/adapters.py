@@ -11,7 +11,7 @@ from peft import PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_tra
 from torch import nn
 from transformers import PreTrainedModel
 
-from reproalign.common.config import LoraConfig, ModelConfig
+from reproalign.common.config.model import LoraConfig, ModelConfig
 from reproalign.common.errors import UserError, first_line
 
 Model = PreTrainedModel | PeftModel

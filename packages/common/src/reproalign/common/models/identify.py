@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.files import sha256_json
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.ensemble_file import is_ensemble, read_ensemble

@@ -9,7 +9,7 @@ from pathlib import Path
 from peft import PeftConfig
 from transformers import AutoConfig
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.errors import UserError, first_line
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.ensemble_file import is_ensemble

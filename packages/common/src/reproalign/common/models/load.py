@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from reproalign.common.config import ModelConfig, ReferenceConfig
+from reproalign.common.config.model import ModelConfig, ReferenceConfig
 from reproalign.common.errors import UserError, choose, first_line
 from reproalign.common.models.adapters import Dropout, Model, adapter_folder, make_trainable
 from reproalign.common.models.ensemble_file import ENSEMBLE, is_ensemble, read_ensemble

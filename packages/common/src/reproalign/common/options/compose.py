@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -24,13 +23,12 @@ from reproalign.common.options.check import check
 from reproalign.common.options.choices import chosen_sections, named, opened, specialised
 from reproalign.common.options.file import KEY, check_keys, given_file, is_whole, put_file, read_file
 from reproalign.common.options.foreign import check_foreign
+from reproalign.common.options.groups import COMMON_CONFIGS, any_choice, groups, options, primary_module
 from reproalign.common.options.keys import fields, is_section, known_keys, locate
 from reproalign.common.options.load import load_object
 from reproalign.common.options.renamed import Renamed, new_choice, new_name
 from reproalign.common.options.variants import leave_out_other_variants
 from reproalign.common.options.words import as_word
-
-COMMON_CONFIGS = "reproalign.common.configs"
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def compose(
 
     Args:
         package: the paper package; its ``configs`` module holds its groups, and so does the core's.
-        config_name: the verb's primary configuration (see :func:`primary_module`).
+        config_name: the verb's primary configuration (see :func:`~reproalign.common.options.groups.primary_module`).
         schema: ``module:class`` of the structured configuration, available to Hydra as ``schema: <config_name>``.
         overrides: words in Hydra's override syntax; ``experiment=NAME`` picks a recipe.
         renamed: keys of the package that changed their names, see :class:`~reproalign.common.command.app.App`.
@@ -87,7 +85,7 @@ def in_force(package: str, config_name: str, schema: str, overrides: Sequence[st
     Raises:
         UserError: for a word that cannot be understood.
     """
-    if _any_choice(package, config_name, overrides):
+    if any_choice(package, config_name, overrides):
         node = load_object(schema)
         return Composed(OmegaConf.to_container(OmegaConf.structured(node)), None, node)  # type: ignore[arg-type]
     composed, recipe, node = _compose(package, config_name, schema, overrides, {})
@@ -116,7 +114,7 @@ def _compose(
     try:
         content = read_file(file) if file is not None else {}
         if file is not None and is_whole(opened(node), content):
-            chosen = [*chosen, *_any_choice(package, config_name, chosen)]  # of which nothing is used
+            chosen = [*chosen, *any_choice(package, config_name, chosen)]  # of which nothing is used
         composed = deepcopy(_compose_files(package, config_name, opened(node), tuple(chosen)))
         if file is not None:
             composed = put_file(composed, opened(node), file, content, given, renamed)
@@ -159,56 +157,6 @@ def _put_values(composed: Any, words: Sequence[str]) -> None:
             value = {part: value}
         with flag_override(composed, "struct", False):  # mappings take new keys; those of sections were checked
             composed.merge_with(value)
-
-
-def primary_module(package: str, config_name: str) -> str:
-    """Return the module that holds ``config_name``: the package's ``configs``, or the core's for a ready-made verb."""
-    own = files(f"{package}.configs").joinpath(f"{config_name}.yaml")
-    return f"{package}.configs" if own.is_file() else COMMON_CONFIGS
-
-
-def groups(package: str) -> list[str]:
-    """List the groups of configurations that ``package`` has: its own folders and the core's."""
-    folders = [entry for module in (f"{package}.configs", COMMON_CONFIGS) for entry in files(module).iterdir()]
-    return sorted({folder.name for folder in folders if folder.is_dir() and not folder.name.startswith("_")})
-
-
-def verb_groups(package: str, config_name: str) -> list[str]:
-    """List the groups that a verb's words may choose from: those that its primary configuration names."""
-    known = groups(package)
-    return [name for name, _ in _defaults(package, config_name) if name in known and options(package, name)]
-
-
-def _any_choice(package: str, config_name: str, words: Sequence[str]) -> list[str]:
-    """Return a word for each group that has to be chosen and is not chosen by ``words``."""
-    given = {word.partition("=")[0] for word in words}
-    missing = [name for name, value in _defaults(package, config_name) if value == "???" and name not in given]
-    return [f"{name}={options(package, name)[0]}" for name in missing]
-
-
-def _defaults(package: str, config_name: str) -> list[tuple[str, Any]]:
-    import yaml
-
-    text = files(primary_module(package, config_name)).joinpath(f"{config_name}.yaml").read_text(encoding="utf-8")
-    entries = [entry for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict)]
-    return [
-        (str(name).removeprefix("optional ").partition("@")[0], value)
-        for entry in entries
-        for name, value in entry.items()
-    ]
-
-
-def options(package: str, group: str) -> list[str]:
-    """List the names that a group (``data``, ``model``, ``launch``, ``experiment``) offers to ``package``.
-
-    A file whose name begins with an underscore is what others of its group build on, and is no choice.
-    """
-    names = set()
-    for module in (f"{package}.configs", COMMON_CONFIGS):
-        folder = files(module).joinpath(group)
-        if folder.is_dir():
-            names |= {entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")}
-    return sorted(name for name in names if not name.startswith("_"))
 
 
 def _split(word: str) -> tuple[str, str]:

@@ -8,6 +8,16 @@ from reproalign.common.options.declare import option
 
 SEEDS = 2**32  # PyTorch takes more, NumPy does not
 VARIANTS = {"paper": "as the paper's equations say", "released": "as the authors' published code computes"}
+BACKENDS = {"auto": "vllm where it is installed and there is a GPU", "transformers": "", "vllm": ""}
+RESUME: dict[str, Any] = {
+    "help": "an interrupted run",
+    "choices": {"auto": "go on from its last checkpoint", "never": "refuse its folder"},
+    "also": "a checkpoint folder",
+}
+GO_ON: dict[str, Any] = {
+    "help": "an interrupted run",
+    "choices": {"auto": "go on with it, to the same bits", "never": "refuse its folder"},
+}
 
 
 def output_dir(help: str = "folder that the run writes; one that holds another run is refused") -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reproalign.common.errors import UserError
-from reproalign.common.records.run import config_differences
+from reproalign.common.records.folder import config_differences
 
 REPLICATE = ("seed", "output_dir")  # keys in which runs of one group may differ
 

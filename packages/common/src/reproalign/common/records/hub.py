@@ -10,8 +10,8 @@ from typing import Any
 
 from reproalign.common.errors import ReportedError, UserError, choose, first_line
 from reproalign.common.records.card import CARD, hub_base, made_folders, model_card
+from reproalign.common.records.folder import read_record
 from reproalign.common.records.markdown import public_values
-from reproalign.common.records.run import read_record
 
 PUBLIC_RECORD = "record.json"  # the run's record without private paths, beside the pushed weights
 _ADAPTER = "adapter_config.json"

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from reproalign.common.config import PreparingConfig
+from reproalign.common.config.data import PreparingConfig
 from reproalign.common.data.cache import fingerprint_dataset, map_cached
 from reproalign.common.reward.reading import Reader
 from reproalign.common.text.pairs import text_columns, without_overlong

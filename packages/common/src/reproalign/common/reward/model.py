@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.models.adapters import Model
 from reproalign.common.models.forward import earlier_forward, replace_forward, unwrap_peft

@@ -14,7 +14,8 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
-from reproalign.common.config import ModelConfig, RewardModelConfig, TextConfig
+from reproalign.common.config.model import ModelConfig, RewardModelConfig
+from reproalign.common.config.text import TextConfig
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.models.load import model_path
 from reproalign.common.reward.pooling import BY_ID, POOLINGS

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.data.records import Text
 from reproalign.common.errors import UserError
 from reproalign.common.models.kind import check_reward_model

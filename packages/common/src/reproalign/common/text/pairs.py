@@ -10,7 +10,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import PairTextConfig, PreparingConfig
+from reproalign.common.config.data import PreparingConfig
+from reproalign.common.config.text import PairTextConfig
 from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.errors import UserError, choose
 from reproalign.common.text.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row

@@ -8,7 +8,8 @@ from typing import Any
 from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import DialogueTextConfig, PairTextConfig, PreparingConfig
+from reproalign.common.config.data import PreparingConfig
+from reproalign.common.config.text import DialogueTextConfig, PairTextConfig
 from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.text.templates import render, render_completion, with_system
 

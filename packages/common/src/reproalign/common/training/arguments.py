@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from reproalign.common.config import BaseRunConfig
+from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.errors import UserError
 from reproalign.common.launch.plan import deepspeed_config
 from reproalign.common.precision import autocast_dtype

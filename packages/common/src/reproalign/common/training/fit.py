@@ -19,7 +19,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from reproalign.common.config import BaseRunConfig, ModelConfig
+from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.files import write_json
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.load import merge_adapter

@@ -38,7 +38,7 @@ class Needs:
         statistics: of every position, summed over a response: names of
             :mod:`reproalign.common.logprobs.statistics` beside ``logps`` and ``ref_logps``.
         measure: Φ of the statistic ``risk``.
-        of_logits: (logits, batch, reference's :class:`~reproalign.common.logprobs.statistics.HeadStates`, chunk size)
+        of_logits: (logits, batch, reference's :class:`~reproalign.common.logprobs.head_states.HeadStates`, chunk size)
             -> sums by name, ``logps`` and ``ref_logps`` among them, for what takes the policy's full logits.
     """
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reproalign.common.config import LogprobsConfig
-from reproalign.common.logprobs.model import StatisticsRequest, install_completion_logps
+from reproalign.common.config.model import LogprobsConfig
+from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.logprobs.questions import StatisticsRequest
 from reproalign.common.logprobs.values import install_completion_values
 from reproalign.common.models.value_head import has_value_head
 from reproalign.common.text.collate import forward_inputs

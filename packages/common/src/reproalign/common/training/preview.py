@@ -10,7 +10,9 @@ from accelerate import init_empty_weights
 from peft import TaskType
 from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 
-from reproalign.common.config import BaseRunConfig, LaunchConfig, ModelConfig
+from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.console import say
 from reproalign.common.errors import PreviewedError
 from reproalign.common.models.adapters import make_trainable

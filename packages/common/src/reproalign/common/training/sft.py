@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import SFTTrainer
 
-from reproalign.common.config import BaseRunConfig
+from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, choose
 from reproalign.common.models.load import load_causal_lm

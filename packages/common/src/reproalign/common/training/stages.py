@@ -10,7 +10,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from reproalign.common.config import BaseRunConfig, ReferenceConfig, RunConfig
+from reproalign.common.config.model import ReferenceConfig
+from reproalign.common.config.run import BaseRunConfig, RunConfig
 from reproalign.common.data.load import load_preferences
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Dropout
@@ -20,10 +21,10 @@ from reproalign.common.records import Run
 from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.shown import used_rows
 from reproalign.common.training.arguments import check_held_out, training_arguments
+from reproalign.common.training.hold_reference import hold_reference, reference_mode
 from reproalign.common.training.objective import Objective
 from reproalign.common.training.pairs import PairTrainer
 from reproalign.common.training.preview import preview
-from reproalign.common.training.reference import hold_reference, reference_mode
 
 HELD_OUT = "set data.sets.NAME.eval_path=FILE, data.sets.NAME.eval_split or data.eval_fraction"
 

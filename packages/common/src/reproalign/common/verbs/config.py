@@ -5,17 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config import (
-    BACKENDS,
-    LAYOUTS,
-    SEPARATORS,
-    BaseRunConfig,
-    LaunchConfig,
-    ModelConfig,
-    RewardModelConfig,
-    TextConfig,
-)
+from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.model import ModelConfig, RewardModelConfig
+from reproalign.common.config.run import BaseRunConfig
+from reproalign.common.config.text import LAYOUTS, SEPARATORS, TextConfig
 from reproalign.common.options import like, option, output_dir, section, seed
+from reproalign.common.options.shared import BACKENDS
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rich.table import Table
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.console import result_console
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError

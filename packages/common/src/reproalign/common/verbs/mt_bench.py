@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.config import LaunchConfig
+from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.console import result_console, say
 from reproalign.common.data.fastchat import Answer, Question, QuestionId, read_answers, read_questions
 from reproalign.common.errors import UserError

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reproalign.common.config import BACKENDS, ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.judging.endpoint import EndpointConfig
 from reproalign.common.options import like, option, output_dir, section, seed
+from reproalign.common.options.shared import BACKENDS
 
 
 @dataclass

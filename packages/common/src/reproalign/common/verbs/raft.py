@@ -10,7 +10,7 @@ from reproalign.common.generation.prompt_files import read_prompts
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child, check_launches, run_child
 from reproalign.common.records import Run
-from reproalign.common.records.run import read_record
+from reproalign.common.records.folder import read_record
 from reproalign.common.verbs import REJECTION_SAMPLING
 from reproalign.common.verbs.align import check_align
 from reproalign.common.verbs.config import RaftConfig

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 import numpy as np
 from rich.table import Table
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.console import result_console, say, track
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError

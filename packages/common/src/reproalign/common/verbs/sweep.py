@@ -21,7 +21,7 @@ from reproalign.common.options import option, output_dir
 from reproalign.common.options.load import load_object
 from reproalign.common.options.words import as_word
 from reproalign.common.records import Run
-from reproalign.common.records.run import read_record
+from reproalign.common.records.folder import read_record
 from reproalign.common.verbs.sweep_report import Result, report
 
 VERB = ("name", "config_name", "schema", "target", "check")  # fields of Verb that a sweep keeps

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reproalign.common.config import LaunchConfig, RowsConfig
+from reproalign.common.config.data import RowsConfig
+from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.options import option, output_dir, section, seed, variant
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from reproalign.common.config import RowsConfig
+from reproalign.common.config.data import RowsConfig
 from reproalign.common.console import note_console
 from reproalign.common.data.holdout import held_out, prompt_key
 from reproalign.common.data.records import RowError

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reproalign.common.config import RowsConfig
+from reproalign.common.config.data import RowsConfig
 from reproalign.common.data.reading import local_path
 from reproalign.common.data.splits import source_of
 from reproalign.common.errors import UserError

@@ -18,7 +18,7 @@ from reproalign.common.files import sha256_file, sha256_json, write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.records import Run
-from reproalign.common.records.run import check_folder
+from reproalign.common.records.folder import check_folder
 from reproalign.dtm.disperse.clustering import Found, cluster_embeddings, streamed_means
 from reproalign.dtm.disperse.config import DisperseConfig
 from reproalign.dtm.disperse.embedder import check_embedder

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config import DTYPES, GO_ON, ModelConfig
+from reproalign.common.config.model import DTYPES, ModelConfig
 from reproalign.common.merging.config import KEEP_FILES, THREADS, VERIFY
 from reproalign.common.options import option, output_dir, section, seed, variant
+from reproalign.common.options.shared import GO_ON
 from reproalign.dtm.tokens import TokensConfig
 
 

@@ -18,6 +18,7 @@ from reproalign.common.merging.resolving import resolve as resolve_core
 from reproalign.common.merging.settings import Settings
 from reproalign.common.records import Run
 from reproalign.common.verbs import merge as core
+from reproalign.common.verbs.merge_writing import write_adapter
 from reproalign.dtm.merge.config import MergeConfig
 from reproalign.dtm.merge.core import core_config, linear_config
 from reproalign.dtm.merge.flat import check_released, merge_flat
@@ -116,7 +117,7 @@ def _merge_released(plan: Plan, invocation: Invocation) -> None:
             if not (run.dir / "adapter").is_dir():
                 result_console().print(adapter_table(settings, merged))
                 made_by = f"`dtm merge` with `variant=released method={plan.config.method}`"
-                core.write_adapter(run, merged, inputs, plan=_card(plan), made_by=made_by)
+                write_adapter(run, merged, inputs, plan=_card(plan), made_by=made_by)
             if plan.output == "model":
                 _fold(run, plan)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config import LaunchConfig, LogprobsConfig, ModelConfig
+from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.model import LogprobsConfig, ModelConfig
 from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.dtm.tokens import TokensConfig
 

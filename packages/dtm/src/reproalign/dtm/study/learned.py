@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from rich.table import Table
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.files import csv_text, write_json, write_text

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config import BaseRunConfig, LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
+from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.options import option, section, seed, variant
 from reproalign.dtm.tokens import TokensConfig
 

@@ -23,7 +23,7 @@ from reproalign.common.options.compose import compose
 from reproalign.common.options.keys import known_keys
 from reproalign.common.options.words import as_word
 from reproalign.common.records import Run
-from reproalign.common.records.run import read_record
+from reproalign.common.records.folder import read_record
 from reproalign.dtm.cli import TRAIN
 from reproalign.dtm.rows import check_clusters, parse_clusters, read_labels
 from reproalign.dtm.train.config import TrainConfig, TrainEachConfig

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.scoring import token_losses
 from reproalign.common.text.collate import IGNORED

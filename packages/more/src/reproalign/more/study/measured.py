@@ -11,7 +11,7 @@ import numpy as np
 
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.calibration import ordered_pairs, probability_calibration
-from reproalign.common.records.run import read_record
+from reproalign.common.records.folder import read_record
 from reproalign.more.report import DIFFERENCES
 from reproalign.more.study.config import StudyConfig
 from reproalign.more.study.outliers import check_outliers, outliers

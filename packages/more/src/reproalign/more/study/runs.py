@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from reproalign.common.errors import UserError
-from reproalign.common.records.run import read_record
+from reproalign.common.records.folder import read_record
 from reproalign.more.report import DIFFERENCES
 from reproalign.more.study.results import SINGLE
 

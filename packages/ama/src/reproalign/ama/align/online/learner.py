@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from reproalign.ama.align.online.kept import Kept
 from reproalign.ama.align.ppo_config import PPOConfig
-from reproalign.common.config import ReferenceConfig
+from reproalign.common.config.model import ReferenceConfig
 from reproalign.common.errors import UserError
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.logprobs.values import install_completion_values

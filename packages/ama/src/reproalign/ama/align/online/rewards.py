@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reproalign.ama.align.ppo_config import PPOConfig
-from reproalign.common.config import RewardModelConfig
+from reproalign.common.config.model import RewardModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rules
 from reproalign.common.reward.scorer import Scorer, check_finite

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import gather
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config import ModelConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.evaluation.suites.config import SuiteConfig
 from reproalign.common.models.ensemble_file import is_ensemble

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from reproalign.common.config import LaunchConfig, ModelConfig
+from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.model import ModelConfig
 from reproalign.common.errors import UserError, choose
 from reproalign.common.options import option, output_dir, section, seed
 

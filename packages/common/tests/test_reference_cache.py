@@ -10,12 +10,12 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from reproalign.common.config import LogprobsConfig
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny import tiny_model
 from reproalign.common.text.collate import UnpairedCollator
-from reproalign.common.training import reference
-from reproalign.common.training.reference import compute_once
+from reproalign.common.training import reference_cache
+from reproalign.common.training.reference_cache import compute_once
 
 LENGTHS = [3, 9, 5, 7, 4, 8, 6]  # in batches of two: four blocks, of which the last is half a batch
 ROWS = Dataset.from_list(
@@ -42,7 +42,7 @@ def compute(monkeypatch):
     """Compute as one of several processes; return the values (None: left to wait) and the batches it measured."""
 
     def run(folder: Path, index: int = 0, processes: int = 1, stop_after: int | None = None):
-        monkeypatch.setattr(reference, "PartialState", lambda: Rank(index, processes))
+        monkeypatch.setattr(reference_cache, "PartialState", lambda: Rank(index, processes))
         measured = []
 
         def measure(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ def test_what_an_interruption_left_is_gone_on_with_in_any_number_of_processes(tm
 
 def test_many_batches_go_into_files_of_several(tmp_path, compute, monkeypatch):
     alone, _ = compute(tmp_path / "alone")
-    monkeypatch.setattr(reference, "BLOCK_BATCHES", 2)
+    monkeypatch.setattr(reference_cache, "BLOCK_BATCHES", 2)
     values, _ = compute(tmp_path / "blocks")
     assert torch.equal(values, alone)
     assert [Path(name).name for name in contents(tmp_path / "blocks")] == [
@@ -109,10 +109,10 @@ def test_many_batches_go_into_files_of_several(tmp_path, compute, monkeypatch):
 
 
 def test_under_zero3_only_what_is_cached_is_read(tmp_path, compute, monkeypatch):
-    monkeypatch.setattr(reference, "is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr(reference_cache, "is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(UserError, match="log-probs cannot be computed under ZeRO-3; run the same command once with"):
         compute(tmp_path)
-    monkeypatch.setattr(reference, "is_deepspeed_zero3_enabled", lambda: False)
+    monkeypatch.setattr(reference_cache, "is_deepspeed_zero3_enabled", lambda: False)
     alone, _ = compute(tmp_path)
-    monkeypatch.setattr(reference, "is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr(reference_cache, "is_deepspeed_zero3_enabled", lambda: True)
     assert torch.equal(compute(tmp_path)[0], alone)

@@ -1,0 +1,127 @@
+"""Which weights a run starts from and compares itself with, and how log-probs are computed of them.
+
+``model.*``, ``reward.*``, ``reference.*`` and ``logprobs.*``; lengths are in tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reproalign.common.options import like, option, section
+
+DTYPES = {"auto": "as saved; beside autocast: float32", "float32": "", "bfloat16": "", "float16": ""}
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters (Hu et al., 2021); defaults are the alignment-handbook's."""
+
+    enabled: bool = option(False, help="train low-rank adapters in place of the weights")
+    r: int = option(16, help="rank of the adapters", at_least=1)
+    alpha: int = option(32, help="the adapters' product is scaled by alpha / r", at_least=1)
+    dropout: float = option(0.05, help="of the adapters' inputs while they are trained", at_least=0, below=1)
+    target_modules: list[str] | None = option(
+        None,
+        help="modules that get adapters; [all-linear]: every linear one",
+        null="PEFT's default for the architecture",
+    )
+    modules_to_save: list[str] | None = option(
+        None, help="modules trained whole and saved beside the adapters", null="none"
+    )
+    merge: bool = option(False, help="write merged weights instead of an adapter at the end")
+
+
+@dataclass
+class ModelConfig:
+    """Which weights to start from and how to hold them."""
+
+    name: str = option(help="Hub id, local folder, demo:smollm2-135m-instruct, or tiny:llama")
+    revision: str | None = option(None, help="branch, tag or commit of the Hub repository", null="its default branch")
+    tokenizer: str | None = option(None, help="Hub id or folder of the tokenizer", null="the model's own")
+    chat_template: str | None = option(
+        None,
+        help="how a dialogue is written",
+        also="a name in reproalign.common.text.templates, or a file",
+        null="the tokenizer's own",
+    )
+    dtype: str = option("auto", help="of weights and optimiser states", choices=DTYPES)
+    dropout: bool | None = option(
+        None, help="dropout of a model in training, adapters' lora.dropout included", null="as the verb has it"
+    )
+    attn_implementation: str | None = option(
+        None, help="attention of transformers, e.g. eager, sdpa or flash_attention_2", null="transformers chooses"
+    )
+    trust_remote_code: bool = option(False, help="run code that lies beside the weights on the Hub")
+    quantization: str | None = option(
+        None,
+        help="hold the frozen weights in fewer bits (QLoRA; needs bitsandbytes)",
+        choices=("4bit", "8bit"),
+        null="not quantized",
+    )
+    gemma_numerics: str | None = option(
+        None,
+        help="of Gemma 1's activations",
+        choices={"current": "as transformers has it now", "transformers-4.38": "exact GELU"},
+        null="as the variant says",
+    )
+    lora: LoraConfig = section(LoraConfig)
+
+
+@dataclass
+class RewardModelConfig(ModelConfig):
+    """A language model with a linear head on its final hidden states, without bias: r = w · pool(h)."""
+
+    dtype: str = like(
+        ModelConfig,
+        "dtype",
+        "float32",
+        help="of weights and optimiser states: 16 bits lose small updates; trainer.bf16 computes in 16",
+    )
+    pooling: str | None = option(
+        None,
+        help="which final hidden state is read",
+        choices={
+            "eos": "of the first EOS",
+            "last": "of the token before the last",
+            "average": "",
+            "max": "",
+            "last_not_pad": "",
+            "first_pad": "",
+        },
+        null="as trained; new: last",
+    )
+
+
+@dataclass
+class ReferenceConfig:
+    """How the frozen reference policy is held."""
+
+    mode: str = option(
+        "auto",
+        help="how the frozen reference policy is held",
+        choices={
+            "auto": "the cheapest that fits the run",
+            "copy": "a second model",
+            "adapter-disabled": "the policy without its adapters",
+            "cached": "log-probs computed once, before training",
+        },
+    )
+    model: str | None = option(
+        None, help="Hub id or folder of the reference policy", null="the policy's starting weights"
+    )
+    revision: str | None = option(None, help="branch, tag or commit of the Hub repository", null="its default branch")
+    batch_size: int = option(8, help="rows per forward while log-probs are cached", at_least=1)
+
+
+@dataclass
+class LogprobsConfig:
+    """How per-token log-probabilities are computed."""
+
+    implementation: str = option(
+        "chunked",
+        help="how per-token log-probs are computed",
+        choices={"chunked": "a few positions' logits at a time", "plain": "all logits at once"},
+    )
+    chunk_size: int | None = option(
+        None, help="token positions whose logits exist at once", at_least=1, null="chosen from the vocabulary's size"
+    )

@@ -1,0 +1,88 @@
+"""What every training run has: its folder, seed, model, processes, trainer, and where its model goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from reproalign.common.config.data import DataConfig
+from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.model import LogprobsConfig, ModelConfig
+from reproalign.common.options import Option, option, output_dir, section, seed
+from reproalign.common.options.shared import RESUME
+from reproalign.common.precision import settle_precision
+
+# What is set elsewhere in the configuration, so that one fact has one name; and what a training cannot do without.
+TRAINER: dict[str, Option | str] = {
+    "output_dir": "output_dir",
+    "seed": "seed",
+    "data_seed": "seed",
+    "resume_from_checkpoint": "resume",
+    "remove_unused_columns": "nothing: the collators know their columns",
+    "learning_rate": Option("peak learning rate", at_least=0),
+    "lr_scheduler_type": Option("its course, e.g. linear, cosine or constant"),
+    "warmup_ratio": Option("share of the steps over which the rate rises", at_least=0, at_most=1),
+    "weight_decay": Option("of AdamW", at_least=0),
+    "num_train_epochs": Option("passes over the rows, unless max_steps is set", above=0),
+    "max_steps": Option("optimiser steps; -1: by the epochs", at_least=-1),
+    "per_device_train_batch_size": Option("rows per forward and backward of a process", at_least=1),
+    "per_device_eval_batch_size": Option("rows per forward of an evaluation", at_least=1),
+    "gradient_accumulation_steps": Option("forwards per optimiser step", at_least=1),
+    "gradient_checkpointing": Option("less memory, a second forward"),
+    "max_grad_norm": Option("gradients of a larger norm are scaled down to it; 0: none", at_least=0),
+    "bf16": Option("compute in bfloat16 under autocast"),
+    "eval_strategy": Option("when to evaluate: no, steps or epoch"),
+    "eval_steps": Option("steps between two evaluations, or a share of all", above=0),
+    "save_strategy": Option("when to write a checkpoint: no, steps, epoch or best"),
+    "save_steps": Option("steps between two checkpoints, or a share of all", above=0),
+    "save_total_limit": Option("checkpoints that are kept", at_least=1),
+    "logging_steps": Option("steps between two rows of the log, or a share of all", above=0),
+    "report_to": Option(
+        "where curves go",
+        needs={name: name for name in ("tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "swanlab", "clearml")},
+    ),
+}
+
+
+@dataclass
+class HubConfig:
+    """Where the finished model goes."""
+
+    push: str | None = option(None, help="repository on the Hugging Face Hub, ORG/NAME", null="the model is not pushed")
+    private: bool = option(False, help="make a new repository private")
+
+
+@dataclass
+class BaseRunConfig:
+    """What every training run has, whatever it reads."""
+
+    output_dir: str = output_dir()
+    seed: int = seed()
+    resume: str = option("auto", **RESUME)
+    on_bad_checkpoint: str = option(
+        "fallback",
+        help="what to do with a checkpoint that cannot be read",
+        choices={"fallback": "use the last good one", "stop": ""},
+    )
+    model: ModelConfig = section(ModelConfig)
+    launch: LaunchConfig = section(LaunchConfig)
+    trainer: dict[str, Any] = option(
+        {},
+        help="any field of transformers.TrainingArguments",
+        fields_of="transformers:TrainingArguments",
+        fields=TRAINER,
+    )
+    hub: HubConfig = section(HubConfig)
+
+    @staticmethod
+    def settle(config: dict[str, Any]) -> dict[str, Any]:
+        """Settle what depends on several keys: :func:`~reproalign.common.precision.settle_precision`."""
+        return settle_precision(config)
+
+
+@dataclass
+class RunConfig(BaseRunConfig):
+    """A run of a policy on one data set, or on several that are mixed."""
+
+    data: DataConfig = section(DataConfig)
+    logprobs: LogprobsConfig = section(LogprobsConfig)
