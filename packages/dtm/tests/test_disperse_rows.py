@@ -258,6 +258,7 @@ def test_empty_objects_of_the_release_are_not_held_out(tmp_path):
     assert all(row["instruction"] for row in read(tmp_path / HELD_OUT))
 
 
+@pytest.mark.slow
 def test_every_row_may_have_a_source_of_its_own(tmp_path):
     """As where the source is an address; there are more of them than 16 bits count."""
     rows = [{"instruction": "a", "output": "b", "source": str(number)} for number in range(2**16 + 1)]
