@@ -272,7 +272,7 @@ def test_labels_that_do_not_fit(refused, rows, tmp_path, labels, message):
     [
         ("", "the file has no rows"),
         ('{"instruction": "q", "output": "  "}\n', "none of 1 rows is usable"),
-        ("{\n{\n", "none of its 2 rows can be read"),
+        ("{\n{\n", "none of the 2 rows of data.sets"),
         ('{"words": "q"}\n', "columns words are those of no known source"),
     ],
 )
