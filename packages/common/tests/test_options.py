@@ -135,8 +135,8 @@ def test_an_option_without_a_meaning_is_no_option():
         ("other", "1", None),
         (
             *("elsewhere", "1"),
-            "elsewhere is now called key.of.another.verb, which this command has not with what else is chosen; "
-            "leave it out",
+            "elsewhere is now called key.of.another.verb, which nothing that is chosen here has; choose what has it, "
+            "or leave elsewhere out",
         ),
     ],
 )

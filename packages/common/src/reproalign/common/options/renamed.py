@@ -63,7 +63,7 @@ def new_name(key: str, value: str, known: Sequence[str], renamed: Renamed) -> st
         if any(new == name or new.startswith(f"{name}.") or name.startswith(f"{new}.") for name in known):
             return f"{key} is now called {new}; write {new}={value or 'VALUE'}"
     news = " or ".join(f"{candidate}{key.removeprefix(old)}" for candidate in candidates)
-    return f"{key} is now called {news}, which this command has not with what else is chosen; leave it out"
+    return f"{key} is now called {news}, which nothing that is chosen here has; choose what has it, or leave {key} out"
 
 
 def new_choice(group: str, name: str, renamed: Renamed) -> str | None:
