@@ -23,7 +23,7 @@ from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records import fingerprint_folder
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules, read_rules
-from reproalign.common.testing import refusal
+from reproalign.common.testing import logged, refusal
 from reproalign.common.training.pairs import PairTrainer
 
 QUICK = [
@@ -45,11 +45,6 @@ def pair(number: int, length: int = 1) -> dict[str, Any]:
 def record(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return found
-
-
-def logged(folder: Path, name: str) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row[name] for row in rows if name in row]
 
 
 @pytest.fixture(scope="module")

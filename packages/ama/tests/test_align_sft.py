@@ -20,7 +20,7 @@ from reproalign.ama.cli import main
 from reproalign.common.errors import UserError
 from reproalign.common.models.load import model_path
 from reproalign.common.records import fingerprint_folder
-from reproalign.common.testing import refusal, run_command
+from reproalign.common.testing import logged, refusal, run_command
 from reproalign.common.testing.checkpoints import save_random
 
 ROWS = [
@@ -56,11 +56,6 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 def record(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return found
-
-
-def logged(folder: Path, name: str) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row[name] for row in rows if name in row]
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:

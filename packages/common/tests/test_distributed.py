@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reproalign.common.testing import run_command
+from reproalign.common.testing import logged, run_command
 
 CODE = "import sys; from toy.cli import main; sys.exit(main())"
 TOLERANCE = 1e-5
@@ -28,11 +28,6 @@ def run(folder: Path, *words: str) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
-def losses(folder: Path) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
-
-
 def alone(folder: Path, *words: str) -> dict:
     """One process on the batches of two with a row each."""
     return run(folder, "trainer.per_device_train_batch_size=2", *words)
@@ -40,7 +35,7 @@ def alone(folder: Path, *words: str) -> dict:
 
 def agree(both: Path, single: Path) -> None:
     """Losses, held-out loss and saved weights are the same."""
-    assert losses(both) == pytest.approx(losses(single), abs=TOLERANCE)
+    assert logged(both) == pytest.approx(logged(single), abs=TOLERANCE)
     records = [json.loads((folder / "run.json").read_text()) for folder in (both, single)]
     assert records[0]["metrics"]["eval_loss"] == pytest.approx(records[1]["metrics"]["eval_loss"], abs=1e-4)
     (name,) = [file.name for file in (single / "model").glob("*.safetensors")]

@@ -88,7 +88,7 @@ def finished(folder: Path, *, base: str = BASE, adapter: str | None = None) -> P
             (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": adapter}))
             (model / "README.md").write_text(f"base_model: {adapter}")
         run.add_fingerprint("weights", "policy", base, name=base.partition("@")[0])
-        run.used_data("train", {"sha256": 64 * "a", "path": f"{folder.parent}/my pairs.jsonl", "rows_used": 12})
+        run.used_data({"train": {"sha256": 64 * "a", "path": f"{folder.parent}/my pairs.jsonl", "rows_used": 12}})
         run.set_metrics({"before": {"accuracy": 0.5}, "after": {"accuracy": 0.75}})
         run.made_weights("model", model)
     return folder

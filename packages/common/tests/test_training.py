@@ -12,6 +12,7 @@ from toy.cli import main
 from transformers import AutoModelForCausalLM
 
 from reproalign.common.models.load import model_path
+from reproalign.common.testing import logged
 
 LORA = ["model.lora.enabled=true", "trainer.learning_rate=0.01"]
 
@@ -20,11 +21,6 @@ def run(folder: Path, *words: str) -> dict:
     quick = ["trainer.max_steps=3", "trainer.save_strategy=no"]
     assert main(["train", "experiment=smoke", *quick, *words, f"output_dir={folder}"]) == 0
     return json.loads((folder / "run.json").read_text())
-
-
-def logged(folder: Path, name: str = "loss") -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row[name] for row in rows if name in row]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reproalign.common.records import fingerprint_folder
+from reproalign.common.testing import logged
 from reproalign.dtm.cli import main
 from reproalign.dtm.train.trainer import SupervisedTrainer
 
@@ -41,11 +42,6 @@ QUICK = [
 
 def record(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
-
-
-def logged(folder: Path, name: str) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row[name] for row in rows if name in row]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.common.testing import run_command
+from reproalign.common.testing import logged, run_command
 
 CODE = "import sys; from reproalign.mmpo.cli import main; sys.exit(main())"
 TOLERANCE = 1e-5
@@ -28,14 +28,9 @@ def run(folder: Path, *words: str) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
-def losses(folder: Path) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
-
-
 @pytest.mark.distributed
 def test_a_reward_model_in_two_processes(tmp_path):
     alone = run(tmp_path / "alone")
     both = run(tmp_path / "both", "launch=ddp", *TWO)
-    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), abs=TOLERANCE)
+    assert logged(tmp_path / "both") == pytest.approx(logged(tmp_path / "alone"), abs=TOLERANCE)
     assert both["metrics"]["after"] == pytest.approx(alone["metrics"]["after"], abs=1e-4)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from reproalign.common.cli import main as reproalign
 from reproalign.common.models.load import model_path
+from reproalign.common.testing import logged
 from reproalign.mmpo.cli import main
 
 QUICK = ["trainer.max_steps=3", "evaluate_before=false", "data.max_eval_rows=24"]
@@ -20,11 +21,6 @@ QUICK = ["trainer.max_steps=3", "evaluate_before=false", "data.max_eval_rows=24"
 def run(folder: Path, *words: str, verb: str = "train", recipe: str = "smoke") -> dict:
     assert main([verb, f"experiment={recipe}", *words, f"output_dir={folder}"]) == 0
     return json.loads((folder / "run.json").read_text())
-
-
-def losses(folder: Path) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
 
 
 def test_reward_models_are_plain_sequence_classifiers_and_their_adapters_saved_alone_or_merged(tmp_path):
@@ -60,7 +56,7 @@ def test_a_released_run_steps_as_the_release_counts(tmp_path, verb, recipe):
     words += ["evaluate_before=false", "trainer.save_strategy=epoch", "trainer.save_total_limit=9", "variant=released"]
     record = run(tmp_path / "run", *words, verb=verb, recipe=recipe)
     assert record["steps"] == {"per_epoch": 1, "total": 3}
-    assert len(losses(tmp_path / "run")) == 3
+    assert len(logged(tmp_path / "run")) == 3
     checkpoints = sorted((tmp_path / "run").glob("checkpoint-*"))
     assert [folder.name for folder in checkpoints] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     assert all((folder / "reward.json").is_file() == (verb == "reward") for folder in checkpoints)
@@ -70,14 +66,14 @@ def test_an_additive_margin_replaces_the_soft_targets(tmp_path):
     words = [*QUICK, "data.max_eval_rows=8", "pad_to_multiple_of=8"]
     run(tmp_path / "soft", *words, verb="reward", recipe="smoke-reward")
     run(tmp_path / "margin", *words, "additive_margin=true", verb="reward", recipe="smoke-reward")
-    assert losses(tmp_path / "margin")[0] > losses(tmp_path / "soft")[0] + 1  # -log sigma(0 - m) is about m
+    assert logged(tmp_path / "margin")[0] > logged(tmp_path / "soft")[0] + 1  # -log sigma(0 - m) is about m
 
 
 def test_sft_rows_are_rendered_packed_and_counted_as_released(tmp_path):
     words = ["trainer.max_steps=-1", "trainer.num_train_epochs=2", "trainer.packing=true", "text.max_length=64"]
     words += ["trainer.packing_strategy=wrapped", "variant=released", "rows.shuffle_seed=42", "data.max_rows=40"]
     record = run(tmp_path / "run", *words, "trainer.gradient_accumulation_steps=3", verb="sft", recipe="smoke-sft")
-    assert record["steps"]["total"] == 2 * record["steps"]["per_epoch"] == len(losses(tmp_path / "run"))
+    assert record["steps"]["total"] == 2 * record["steps"]["per_epoch"] == len(logged(tmp_path / "run"))
 
 
 def test_sft_trains_and_measures(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.common.testing import run_command
+from reproalign.common.testing import logged, run_command
 
 CODE = "import sys; from reproalign.radpo.cli import main; sys.exit(main())"
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
@@ -32,11 +32,6 @@ def run(folder: Path, *words: str) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
-def losses(folder: Path) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
-
-
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("loss", "strategy"),
@@ -52,7 +47,7 @@ def test_two_processes_give_the_single_ones_run(tmp_path, loss, strategy):
     alone = run(tmp_path / "alone", *words, *ONE)
     both = run(tmp_path / "both", *words, f"launch={strategy}", *TWO)
     assert (both["processes"], both["strategy"]) == (2, strategy)
-    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), abs=1e-5)
+    assert logged(tmp_path / "both") == pytest.approx(logged(tmp_path / "alone"), abs=1e-5)
     for time in ("before", "after"):
         assert both["metrics"][time] == pytest.approx(alone["metrics"][time], rel=1e-4, abs=1e-4)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.errors import choose
+from reproalign.common.options.shared import by_variant
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,5 @@ RELEASED = AmaRules(
 
 
 def rules_of(variant: str) -> AmaRules:
-    """Return the rules of a variant.
-
-    Raises:
-        UserError: for another word than ``paper`` or ``released``.
-    """
-    return {"paper": PAPER, "released": RELEASED}[choose("variant", variant, ["paper", "released"])]
+    """Return the rules of a variant, see :func:`~reproalign.common.options.shared.by_variant`."""
+    return by_variant(variant, paper=PAPER, released=RELEASED)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.errors import choose
+from reproalign.common.options.shared import by_variant
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,5 @@ RELEASED = DtmRules(
 
 
 def rules_of(variant: str) -> DtmRules:
-    """Return the rules of a variant.
-
-    Raises:
-        UserError: for another word than ``paper`` or ``released``.
-    """
-    return {"paper": PAPER, "released": RELEASED}[choose("variant", variant, ["paper", "released"])]
+    """Return the rules of a variant, see :func:`~reproalign.common.options.shared.by_variant`."""
+    return by_variant(variant, paper=PAPER, released=RELEASED)

@@ -36,8 +36,7 @@ def sft(config: SFTRunConfig, invocation: Invocation) -> None:
         tokenizer = load_tokenizer(config.model)
         check_tokenizer(tokenizer, chat_template=config.model.chat_template)
         data = load_messages(config.data, seed=config.seed, rejects_dir=run.dir if run.is_main else None)
-        for split, facts in data.provenance.items():
-            run.used_data(split, facts)
+        run.used_data(data.provenance)
         train, *held_out = [
             prepare_rows(records, tokenizer, config.text, config.data, config.rows, arguments)
             for records in (data.train, data.evaluation)

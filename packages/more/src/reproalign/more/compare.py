@@ -17,7 +17,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json, write_json
 from reproalign.common.generation.samples import RESPONSES, Sampled, find, read_sampled, write_rows
 from reproalign.common.invocation import Invocation
-from reproalign.common.judging.ask import check_confidence, keeping_answers
+from reproalign.common.judging.ask import keeping_answers
 from reproalign.common.judging.config import check_one_judge, check_pairrm
 from reproalign.common.judging.endpoint import check_endpoint
 from reproalign.common.judging.pairwise import pairrm_folder
@@ -143,7 +143,6 @@ def _check(config: EvaluateConfig) -> str | None:
     """Check the settings; return the judge's template if one is to be asked."""
     if len(config.responses or []) < 2:
         raise UserError("responses needs two or more files of `more-rm sample`, as in responses=[A,B]")
-    check_confidence(config.confidence)
     check_endpoint(config.judge, "judge")
     check_pairrm(config.pairrm)
     check_one_judge({"judge.model": config.judge.model, "pairrm.model": config.pairrm.model})

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from reproalign.common.errors import choose
+from reproalign.common.options.shared import by_variant
 from reproalign.common.training.collecting import Factor
 from reproalign.more.balance import TINY, Balance, Balancer, no_momentum, with_pairs
 from reproalign.more.groups import resample_copies, resample_released
@@ -168,9 +168,5 @@ RELEASED = MoreRules(
 
 
 def rules_of(variant: str) -> MoreRules:
-    """Return the rules of a variant.
-
-    Raises:
-        UserError: for another word than ``paper`` or ``released``.
-    """
-    return {"paper": PAPER, "released": RELEASED}[choose("variant", variant, ["paper", "released"])]
+    """Return the rules of a variant, see :func:`~reproalign.common.options.shared.by_variant`."""
+    return by_variant(variant, paper=PAPER, released=RELEASED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reproalign.common.errors import choose
+from reproalign.common.options.shared import by_variant
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,5 @@ RELEASED = RadpoRules(
 
 
 def rules_of(variant: str) -> RadpoRules:
-    """Return the rules of a variant.
-
-    Raises:
-        UserError: for another word than ``paper`` or ``released``.
-    """
-    return {"paper": PAPER, "released": RELEASED}[choose("variant", variant, ["paper", "released"])]
+    """Return the rules of a variant, see :func:`~reproalign.common.options.shared.by_variant`."""
+    return by_variant(variant, paper=PAPER, released=RELEASED)

@@ -119,8 +119,7 @@ def read_rows(
         processes=arguments.world_size,
     )
     examples = load_examples(config.data, any_pair=variant.any_pair, seed=config.seed, rejects_dir=run.dir)
-    for label, facts in examples.provenance.items():
-        run.used_data(label, facts)
+    run.used_data(examples.provenance)
     rows, counts = prepare_rows(
         examples.train, tokenizer, config.text, config.data, rules, max_rows=config.data.max_rows
     )

@@ -1,43 +1,18 @@
-"""What DPO and the reward model share: the Bradley-Terry loss, reading pairs, and the report of held-out ones."""
+"""What DPO and the reward model share: what is drawn of a training, and the report of held-out pairs."""
 
 from __future__ import annotations
 
 from datasets import Dataset
 from rich.table import Table
-from transformers import TrainingArguments
 
-from reproalign.common.config.data import DataConfig
 from reproalign.common.console import result_console, say
-from reproalign.common.data.load import PreferenceData, load_preferences
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.records import Run
-from reproalign.common.training.arguments import check_held_out
 from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.pairs import ScoredPairsTrainer
 
 CURVES = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
-
-
-def read_pairs(data: DataConfig, seed: int, run: Run) -> PreferenceData:
-    """Read both splits, and record what they are.
-
-    Raises:
-        UserError: for anything wrong in the rows.
-    """
-    found = load_preferences(data, seed=seed, rejects_dir=run.dir if run.is_main else None)
-    for split, facts in found.provenance.items():
-        run.used_data(split, facts)
-    return found
-
-
-def check_evaluation(arguments: TrainingArguments, held_out: Dataset | None) -> None:
-    """Refuse evaluations of nothing.
-
-    Raises:
-        UserError: naming the key.
-    """
-    check_held_out(arguments, held_out, "set data.sets.NAME.eval_path=FILE or data.eval_fraction", rows="pairs")
 
 
 def report(run: Run, trainer: ScoredPairsTrainer, held_out: Dataset | None) -> None:

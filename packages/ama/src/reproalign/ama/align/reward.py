@@ -6,7 +6,8 @@ from datasets import Dataset
 
 from reproalign.ama.align.config import RewardConfig
 from reproalign.ama.align.objective import BradleyTerry
-from reproalign.ama.align.pairs import check_evaluation, read_pairs, report
+from reproalign.ama.align.pairs import report
+from reproalign.common.data.load import load_preferences
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
@@ -15,10 +16,11 @@ from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import NOTE, RewardRules, told_rules
 from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.shown import used_rows
+from reproalign.common.training.arguments import check_held_out
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
 from reproalign.common.training.reward import PairedRewardTrainer
-from reproalign.common.training.stages import open_training
+from reproalign.common.training.stages import HELD_OUT, open_training
 
 
 def reward(config: RewardConfig, invocation: Invocation) -> None:
@@ -31,17 +33,18 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
     with open_training(config, invocation) as (run, arguments):
         tokenizer = load_reward_tokenizer(config.model)
         reader = Reader(tokenizer, rules)
-        data = read_pairs(config.data, config.seed, run)
+        data = load_preferences(config.data, seed=config.seed, rejects_dir=run.dir if run.is_main else None)
+        run.used_data(data.provenance)
         train, held_out = (
             None if split is None else tokenize_split(split, reader, config) for split in (data.train, data.evaluation)
         )
-        assert train is not None  # there are rows to train on, or read_pairs has refused the file
+        assert train is not None  # there are rows to train on, or load_preferences has refused the file
         counts = {"train": len(train), "train_dropped": len(data.train) - len(train)}
         if held_out is not None and data.evaluation is not None:
             counts |= {"evaluation": len(held_out), "evaluation_dropped": len(data.evaluation) - len(held_out)}
         run.set("pairs", counts)
         used_rows(run, tokenizer, train)
-        check_evaluation(arguments, held_out)
+        check_held_out(arguments, held_out, HELD_OUT, rows="pairs")
         assert isinstance(tokenizer.pad_token_id, int)  # load_reward_tokenizer has set it
         preview(run, config, arguments, train, held_out)
         model = load_reward(config.model, tokenizer, rules, tokenizer.pad_token_id)

@@ -26,7 +26,7 @@ from reproalign.common.options.load import load_object
 SWEPT = ("seeds=", "sweep.")  # words that ask for several runs
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class App:
     """One paper's command.
 
@@ -144,10 +144,11 @@ def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
     Raises:
         UserError: for a name that the command does not know.
     """
-    from reproalign.common.command.recipes import read_headers, recipe_keys
+    from reproalign.common.command.recipes import recipe_keys
     from reproalign.common.options.file import given_file, read_file
+    from reproalign.common.options.groups import options
 
-    recipes = ["recipes"] if read_headers(app.package) else []
+    recipes = ["recipes"] if options(app.package, "experiment") else []
     choose("verb", name, [*(verb.name for verb in app.verbs), *recipes, *(other for other, _, _ in app.more)])
     keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words} | recipe_keys(app.package, words)
     file = given_file(words)

@@ -64,6 +64,7 @@ def recipe_keys(package: str, words: Sequence[str]) -> set[str]:
     return {str(key) for name in names for file in _chain(name, texts) for key in yaml.safe_load(texts[file])}
 
 
+@cache
 def _read(package: str) -> dict[str, str]:
     folder = files(f"{package}.configs").joinpath("experiment")
     if not folder.is_dir():
@@ -76,9 +77,16 @@ def _chain(name: str, texts: dict[str, str]) -> list[str]:
     """List a recipe and the files of its folder that it builds on, the nearest first; none for an unknown name."""
     if name not in texts:
         return []
-    found = re.search(r"^defaults:(.*?)(?=^\w|\Z)", texts[name], re.MULTILINE | re.DOTALL)
-    bases = re.findall(r"^ +(?:- |\[)([\w.-]+)\]?$", found[1], re.MULTILINE) if found else []
-    return [name, *(file for base in reversed(bases) for file in _chain(base, texts))]
+    return [name, *(file for base in reversed(_bases(texts[name])) for file in _chain(base, texts))]
+
+
+@cache
+def _bases(text: str) -> tuple[str, ...]:
+    """Return the files of its own folder that a configuration names in its defaults, which alone are parsed."""
+    import yaml
+
+    found = re.search(r"^defaults:.*?(?=^\w|\Z)", text, re.MULTILINE | re.DOTALL)
+    return tuple(entry for entry in yaml.safe_load(found[0])["defaults"] if isinstance(entry, str)) if found else ()
 
 
 def parse_header(text: str) -> dict[str, str]:

@@ -43,16 +43,6 @@ def keeping_answers() -> Iterator[None]:
         raise UserError(f"{error}; the answers so far are kept, and the same command goes on from them") from error
 
 
-def check_confidence(confidence: float) -> None:
-    """Refuse a confidence that no interval has.
-
-    Raises:
-        UserError: naming it.
-    """
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence={confidence} must be between 0 and 1")
-
-
 def read_template(path: str) -> str:
     """Read a judge's template from a file.
 

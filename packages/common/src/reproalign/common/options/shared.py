@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
+from reproalign.common.errors import choose
 from reproalign.common.options.declare import option
+
+Rules = TypeVar("Rules")
 
 SEEDS = 2**32  # PyTorch takes more, NumPy does not
 VARIANTS = {"paper": "as the paper's equations say", "released": "as the authors' published code computes"}
@@ -33,3 +36,12 @@ def seed(default: Any = 42, *, help: str = "seed of everything that is drawn at 
 def variant(default: str = "paper", *, help: str = "what is followed where paper and released code differ") -> Any:
     """Declare which of the two is followed where the paper and the released code differ."""
     return option(default, help=help, choices=VARIANTS)
+
+
+def by_variant(variant: str, *, paper: Rules, released: Rules) -> Rules:
+    """Return what a variant stands for, of a paper's two tables of rules.
+
+    Raises:
+        UserError: for another word than ``paper`` or ``released``.
+    """
+    return {"paper": paper, "released": released}[choose("variant", variant, VARIANTS)]

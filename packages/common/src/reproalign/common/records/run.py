@@ -146,10 +146,11 @@ class Run:
         known[name] = {**identity_entry(identity), **facts}
         self._write()
 
-    def used_data(self, name: str, provenance: Mapping[str, Any]) -> None:
-        """Record data that went in: ``provenance`` holds its ``sha256``, and what else is known of it."""
-        facts = dict(provenance)
-        self.add_fingerprint("data", name, facts.pop("sha256", ""), **facts)
+    def used_data(self, provenance: Mapping[str, Mapping[str, Any]]) -> None:
+        """Record data that went in: of each split its ``sha256``, and what else is known of it."""
+        for split, known in provenance.items():
+            facts = dict(known)
+            self.add_fingerprint("data", split, facts.pop("sha256", ""), **facts)
 
     def made_weights(self, name: str, folder: Path, identity: str | None = None, **facts: Any) -> None:
         """Record weights that came out, in a folder of this run; when the run is finished a model card is put there.

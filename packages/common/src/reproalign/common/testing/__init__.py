@@ -1,10 +1,11 @@
-"""What tests need: golden vectors, commands in processes of their own, composed configurations, facts.
+"""What tests need: golden vectors, commands in processes of their own and their logs, composed configurations, facts.
 
 Public, because the tests of paper packages use it and so may yours; no package imports it.
 """
 
 from reproalign.common.testing.facts import Fact, assert_facts, launch_facts, read_facts, recipe_config
 from reproalign.common.testing.golden import assert_matches, load_adapters, load_golden, parametrize_golden
+from reproalign.common.testing.logs import logged
 from reproalign.common.testing.processes import refusal, run_command
 from reproalign.common.testing.recipes import composed, effective_batch
 
@@ -17,6 +18,7 @@ __all__ = [
     "launch_facts",
     "load_adapters",
     "load_golden",
+    "logged",
     "parametrize_golden",
     "read_facts",
     "recipe_config",

@@ -13,18 +13,18 @@ from reproalign.common.options.compose import compose
 
 def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:
     """Return the configuration that ``words`` come to; of a recipe (``experiment=NAME``) its header names the verb."""
-    return deepcopy(_composed(app, words, verb))
-
-
-@cache
-def _composed(app: App, words: tuple[str, ...], verb: str | None) -> dict[str, Any]:
     name = verb or next(
         read_headers(app.package)[value]["verb"]
         for key, _, value in (word.partition("=") for word in words)
         if key == "experiment"
     )
     found = find_verb(app, name, words)
-    return compose(app.package, found.config_name, found.schema, words).config
+    return deepcopy(_composed(app.package, found.config_name, found.schema, words))
+
+
+@cache
+def _composed(package: str, config_name: str, schema: str, words: tuple[str, ...]) -> dict[str, Any]:
+    return compose(package, config_name, schema, words).config
 
 
 def effective_batch(config: dict[str, Any], processes: int) -> int:

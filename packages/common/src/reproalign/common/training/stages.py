@@ -68,8 +68,7 @@ def read_pairs(
         UserError: for anything wrong in the rows.
     """
     found = load_preferences(config.data, seed=config.seed, rejects_dir=run.dir if run.is_main else None)
-    for split, facts in found.provenance.items():
-        run.used_data(split, facts)
+    run.used_data(found.provenance)
     train = prepare(found.train, "train")
     held_out = None if found.evaluation is None else prepare(found.evaluation, "evaluation")
     run.set("pairs", {"train": len(train), "evaluation": len(held_out) if held_out is not None else 0})

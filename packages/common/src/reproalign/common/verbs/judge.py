@@ -26,7 +26,6 @@ from reproalign.common.judging.ask import (
     SIDES,
     Bout,
     both_orders,
-    check_confidence,
     collect_answers,
     given_answers,
     keeping_answers,
@@ -132,7 +131,6 @@ def _check(config: JudgeConfig) -> None:
     )
     if config.pairrm.model and config.template:
         raise UserError("template is for a judge that reads questions, and PairRM reads none; leave template out")
-    check_confidence(config.confidence)
     check_endpoint(config.endpoint)
     check_pairrm(config.pairrm)
 

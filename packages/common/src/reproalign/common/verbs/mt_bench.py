@@ -18,7 +18,7 @@ from reproalign.common.generation.dialogues import DialogueRules, answer_questio
 from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.samplers import ENGINES, choose_backend
 from reproalign.common.invocation import Invocation
-from reproalign.common.judging.ask import check_confidence, keeping_answers
+from reproalign.common.judging.ask import keeping_answers
 from reproalign.common.judging.config import check_one_judge
 from reproalign.common.judging.endpoint import EndpointError, check_endpoint
 from reproalign.common.judging.single import (
@@ -92,7 +92,6 @@ def _check(config: MTBenchConfig) -> None:
     check_one_judge({"judgments": config.judgments, "endpoint.model": config.endpoint.model})
     check_one_judge({"judgments": config.judgments, "answers": config.answers})
     check_endpoint(config.endpoint)
-    check_confidence(config.confidence)
     if not config.questions and not config.judgments:
         raise UserError("questions is not set; give FastChat's question file (question_id, category, turns)")
     given = "answers" if config.answers else "judgments" if config.judgments else None

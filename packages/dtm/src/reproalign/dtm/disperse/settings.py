@@ -15,7 +15,7 @@ from reproalign.dtm.disperse.config import DisperseConfig, EmbeddingConfig, KMea
 from reproalign.dtm.rules import DtmRules, rules_of
 
 METHODS = ("random", "random_equal", "kmeans", "labels")
-PAPER = {"tulu": RowsConfig(source="tulu")}  # the paper's corpus, from its home on the Hub
+CORPUS = {"tulu": RowsConfig(source="tulu")}  # the paper's corpus, from its home on the Hub
 ALGORITHMS = ("released", "lloyd", "minibatch", "faiss", "balanced")
 
 
@@ -69,7 +69,7 @@ def check_sets(sets: Mapping[str, RowsConfig]) -> dict[str, RowsConfig]:
     Raises:
         UserError: for an unknown source, a missing file, or a data set that nothing says where to find.
     """
-    found = dict(sets or PAPER)
+    found = dict(sets or CORPUS)
     for label, entry in found.items():
         source = source_of(label, entry)
         if entry.path:
@@ -79,12 +79,6 @@ def check_sets(sets: Mapping[str, RowsConfig]) -> dict[str, RowsConfig]:
         if source and source.evaluation_only:
             raise UserError(f"data.sets.{label}: {source.name} is for evaluation only; train on another data set")
     return found
-
-
-def _at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise UserError(f"{name.replace('__', '.')}={value} must be at least {least}")
 
 
 def _check_labels(config: DisperseConfig, method: str) -> None:
@@ -100,11 +94,6 @@ def _check_kmeans(options: KMeansConfig, method: str, default: str) -> KMeansCon
             raise UserError(f"kmeans.*: method={method} clusters nothing; set method=kmeans, or leave these keys out")
         return options
     algorithm = options.algorithm or default
-    _at_least(1, kmeans__restarts=options.restarts)
-    if options.iterations is not None:
-        _at_least(1, kmeans__iterations=options.iterations)
-    if options.points_per_cluster is not None:
-        _at_least(1, kmeans__points_per_cluster=options.points_per_cluster)
     if options.seed is not None and not 0 <= options.seed < 2**31:
         raise UserError(f"kmeans.seed={options.seed} must be from 0 to 2147483647")
     read_by = {
@@ -131,4 +120,3 @@ def _check_embedding(settings: Settings) -> None:
                 f"embedding.*: method={settings.method} embeds nothing; set method=kmeans, or leave these keys out"
             )
         return
-    _at_least(1, embedding__batch_size=options.batch_size, embedding__shard_size=options.shard_size)
