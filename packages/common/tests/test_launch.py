@@ -79,7 +79,7 @@ def test_a_single_process_sees_one_gpu_of_several(monkeypatch):
 def test_the_command_of_a_strategy(strategy):
     planned = plan(launch(strategy, 8, main_port=29501), EIGHT, "a run.json")
     command = planned.command
-    assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
+    assert command[:3] == [sys.executable, "-m", "reproalign.common.launch.launcher"]
     # DeepSpeed is set up by the trainer; its processes are started like data-parallel ones.
     assert Path(option(command, "config_file")).name == ("fsdp.yaml" if strategy == "fsdp" else "ddp.yaml")
     assert (option(command, "num_processes"), option(command, "num_machines")) == ("8", "1")
@@ -214,7 +214,10 @@ def test_a_slurm_script_starts_the_planned_command_on_every_node(tmp_path):
         "gpus-per-node": "8",
         "time": "24:00:00",
         "output": "%j.log",
+        "open-mode": "append",
+        "signal": "USR1@120",
     }
+    assert "#SBATCH --requeue\n" in script
     for node in (0, 1):
         by_hand = launch("fsdp", 16, machines=2, main_port=29501, machine_rank=node, main_address="node-7")
         expected = plan(by_hand, EIGHT, "runs/gamma.invocation.json").command[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from toy.cli import main
 
 from reproalign.common.cli import main as reproalign
 from reproalign.common.errors import UserError
+from reproalign.common.launch.signals import ENDING
 from reproalign.common.records import fingerprint_folder
 from reproalign.common.training.checkpoints import damage, list_checkpoints, resume_from, write_manifest
 from reproalign.common.training.pairs import PairTrainer
@@ -42,6 +44,15 @@ def uninterrupted(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
     assert main([*WORDS, f"output_dir={folder}"]) == 0
     return folder
+
+
+@pytest.fixture
+def signals():
+    """Put back what pytest does on signals."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.slow
@@ -84,6 +95,46 @@ def test_stopped_in_the_middle_and_resumed(tmp_path, uninterrupted, monkeypatch)
     assert record(folder)["resumed_from"] == "checkpoint-6"
     assert fingerprint_folder(folder / "model") == fingerprint_folder(uninterrupted / "model")
     assert reproalign(["verify", str(folder), str(uninterrupted)]) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_training_with_a_checkpoint_after_its_step(
+    tmp_path, uninterrupted, monkeypatch, capfd, signals, number
+):
+    folder = tmp_path / "signalled"
+    original = PairTrainer.training_step
+
+    def signalled(self, *args, **kwargs):
+        if self.state.global_step == 6:
+            os.kill(os.getpid(), number)
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairTrainer, "training_step", signalled)
+        assert main([*WORDS, f"output_dir={folder}"]) == 128 + number
+    assert record(folder)["status"] == "interrupted"
+    assert damage(folder / "checkpoint-7") is None  # of no step at which save_steps would have made one
+    errors = capfd.readouterr().err
+    assert f"{number.name}: this step is finished and a checkpoint written; once more ends at once" in errors
+    assert f"interrupted by {number.name} after step 7: checkpoint-7 is whole; the same command goes on" in errors
+    if number == signal.SIGTERM:
+        assert main([*WORDS, f"output_dir={folder}"]) == 0
+        assert record(folder)["resumed_from"] == "checkpoint-7"
+        assert fingerprint_folder(folder / "model") == fingerprint_folder(uninterrupted / "model")
+
+
+def test_a_second_signal_ends_training_at_once(tmp_path, monkeypatch, capfd, signals):
+    folder = tmp_path / "signalled"
+    monkeypatch.setattr("reproalign.common.launch.signals.SAME", 0.0)
+
+    def signalled(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(PairTrainer, "training_step", signalled)
+    assert main([*WORDS, f"output_dir={folder}"]) == 128 + signal.SIGTERM
+    assert record(folder)["status"] == "interrupted"
+    assert "interrupted by SIGTERM in step 1: no checkpoint; the same command goes on" in capfd.readouterr().err
 
 
 def test_a_replayed_run_has_the_same_bits_and_agrees_with_its_record(tmp_path, uninterrupted):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
+import signal
 from collections.abc import Iterable
 
 
@@ -19,6 +23,22 @@ class ReportedError(Exception):
 
     Commands print its message on one line, without a traceback, and exit with code 1.
     """
+
+
+class Interruption(KeyboardInterrupt):
+    """A signal ended the work: Ctrl-C's, a scheduler's.
+
+    Commands print one line, and exit with code 128 + the signal's number, as shells do.
+
+    Attributes:
+        number: of the signal.
+        where: how far the work came, if it says so; a clause.
+    """
+
+    def __init__(self, number: int = signal.SIGINT, where: str = "") -> None:
+        self.number = number
+        self.where = where
+        super().__init__(f"interrupted by {signal.Signals(number).name}{where and f' {where}'}")
 
 
 class PreviewedError(Exception):
@@ -46,3 +66,30 @@ def choose(kind: str, word: str, choices: Iterable[str]) -> str:
     if word not in known:
         raise UserError(f"unknown {kind} '{word}'{did_you_mean(word, known)}; choose one of: {', '.join(known)}")
     return word
+
+
+def trouble_of_the_system(error: BaseException | None) -> str | None:
+    """Say in one sentence what disk, rights or a vanished file have to do with ``error``; None if they have nothing.
+
+    Libraries report them in ways of their own: what led to an error is looked through, and the number of the operating
+    system's error that a Rust library writes into its message is read.
+    """
+    while error is not None:
+        number, path = getattr(error, "errno", None), getattr(error, "filename", None)
+        if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
+            number = int(found[1])
+        place = f"{path}: " if path is not None else ""
+        for numbers, remedy in _REMEDIES:
+            if number in numbers:
+                return f"{place}{os.strerror(number).lower()}; {remedy}, and give the same command again"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_REMEDIES = (
+    ((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+    ((errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that this user may use, or change its rights"),
+    ((errno.ENOENT, errno.ENOTDIR, errno.ESTALE), "put back what is gone"),
+    ((errno.EIO,), "look after the disk"),
+    ((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
+)

@@ -18,9 +18,9 @@ from typing import NoReturn
 
 from reproalign.common.command.help import FLAGS, print_help, print_verb_help
 from reproalign.common.console import QUIET
-from reproalign.common.errors import ReportedError, UserError, choose
+from reproalign.common.errors import Interruption, ReportedError, UserError, choose, trouble_of_the_system
 from reproalign.common.invocation import Invocation, Verb, carry_out
-from reproalign.common.launch.ending import end_on_terminate
+from reproalign.common.launch.signals import heed_signals
 from reproalign.common.options.load import load_object
 
 SWEPT = ("seeds=", "sweep.")  # words that ask for several runs
@@ -58,7 +58,10 @@ class WordParser(argparse.ArgumentParser):
 
 
 def run(app: App, argv: Sequence[str] | None = None) -> int:
-    """Carry out a command line and return its exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
+    """Carry out a command line and return its exit code.
+
+    0 done, 1 failed, 2 the user's mistake or what only the user can repair, 128 + N ended by signal N (130 by Ctrl-C).
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     return guarded(app.command, lambda: _dispatch(app, words), show_traceback="--traceback" in words)
 
@@ -66,7 +69,7 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
 def guarded(command: str, action: object, *, show_traceback: bool = False) -> int:
     """Call ``action`` (no arguments, returns an exit code); print a user's mistake on one line."""
     assert callable(action)
-    end_on_terminate()
+    heed_signals()
     try:
         return int(action())
     except UserError as error:
@@ -80,9 +83,16 @@ def guarded(command: str, action: object, *, show_traceback: bool = False) -> in
     except BrokenPipeError:  # the reader, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print(f"{command}: interrupted; the same command resumes an unfinished run", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        interruption = error if isinstance(error, Interruption) else Interruption()
+        print(f"{command}: {interruption}; the same command goes on from there", file=sys.stderr)
+        return 128 + interruption.number
+    except Exception as error:
+        trouble = trouble_of_the_system(error)
+        if trouble is None or show_traceback:
+            raise
+        print(f"{command}: error: {trouble} (--traceback shows where)", file=sys.stderr)
+        return 2
 
 
 def _dispatch(app: App, words: list[str]) -> int:

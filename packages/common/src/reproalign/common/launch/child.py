@@ -6,24 +6,33 @@ import json
 import sys
 from pathlib import Path
 
-from reproalign.common.errors import UserError
+from reproalign.common.errors import Interruption, ReportedError, UserError, trouble_of_the_system
 from reproalign.common.invocation import Invocation
-from reproalign.common.launch.ending import end_on_terminate
+from reproalign.common.launch.signals import end_with_parent, heed_signals
 from reproalign.common.launch.start import start
 from reproalign.common.launch.worker import hand_on
 
 
 def main(path: str) -> int:
     """Carry out the invocation in ``path``, in several processes if it asks for them; the exit code is a command's."""
-    end_on_terminate()
+    heed_signals()
+    end_with_parent()
     invocation = Invocation(**json.loads(Path(path).read_text(encoding="utf-8")))
     try:
         return start(invocation, dry_run=False)
-    except UserError as error:
-        hand_on(error)
+    except Interruption as error:
+        if error.where:
+            print(error, file=sys.stderr)
+        return 128 + error.number
+    except ReportedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (UserError, OSError, RuntimeError, ValueError) as error:
+        mistake = str(error) if isinstance(error, UserError) else trouble_of_the_system(error)
+        if mistake is None:
+            raise
+        hand_on(mistake)
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 if __name__ == "__main__":

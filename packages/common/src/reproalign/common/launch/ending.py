@@ -4,41 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
-import threading
-from functools import cache
 
 _left = False
-
-
-def end_on_terminate() -> None:
-    """Let SIGTERM, by which SLURM and others end a job, end a run as Ctrl-C does: its record says "interrupted".
-
-    Processes forked from this one die of it as ever, from their first moment: a pool of workers is ended by it, and
-    waited for.
-    """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        _spare_forks()
-
-
-@cache
-def _spare_forks() -> None:
-    """Hold SIGTERM back while a process forks: what comes before Python is ready in the child would be forgotten."""
-    held = {signal.SIGTERM}
-
-    def hold() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, held)
-
-    def release() -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
-
-    def begin() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        release()
-
-    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=begin)
 
 
 def end_after_leaving() -> None:

@@ -91,8 +91,8 @@ def plan(config: LaunchConfig, hardware: Hardware, record: str) -> Plan:
 
 
 def launcher(config: LaunchConfig) -> list[str]:
-    """Return the ``accelerate launch`` part of a command."""
-    words = [sys.executable, "-m", "accelerate.commands.launch"]
+    """Return the part of a command that starts the processes: ``accelerate launch``, see :mod:`~.launcher`."""
+    words = [sys.executable, "-m", "reproalign.common.launch.launcher"]
     # DeepSpeed's own configuration reaches the trainer through TrainingArguments, which works on GPUs and CPUs alike.
     processes = "fsdp" if config.strategy == "fsdp" else "ddp"
     words += ["--config_file", str(files("reproalign.common.launch").joinpath(f"configs/{processes}.yaml"))]

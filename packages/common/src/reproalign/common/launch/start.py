@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import IO
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.errors import PreviewedError, UserError
+from reproalign.common.errors import Interruption, PreviewedError, UserError
 from reproalign.common.invocation import Invocation, carry_out, structured
+from reproalign.common.launch.launcher import INTERRUPTED
 from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
+from reproalign.common.launch.worker import ERROR_FILE
 from reproalign.common.options.load import load_object
 from reproalign.common.records.folder import check_folder
 from reproalign.common.records.hub import check_push, push
@@ -134,31 +136,53 @@ def _check_options(invocation: Invocation, function: str) -> None:
 
 
 def wait_for(command: list[str], environment: dict[str, str], error: Path) -> int:
-    """Run ``command``, forwarding Ctrl-C, and return 0 or 1; a user's mistake that it found becomes ours.
+    """Run ``command`` and return 0 or 1; a user's mistake that it found, or a signal that ended it, becomes ours.
+
+    A signal that comes meanwhile is handed on; a second one ends the command at once.
 
     Args:
-        command: whose workers write such a mistake to a file (see :func:`reproalign.common.launch.worker.hand_on`).
+        command: a launcher or a child, whose processes write such a mistake to a file (see
+            :func:`reproalign.common.launch.worker.hand_on`).
         environment: added to this process's.
         error: that file.
 
     Raises:
         UserError: the mistake.
+        Interruption: the signal.
     """
     process = open_process(command, environment, error)
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        process.wait()
+        end(process)
         raise
+    if code > INTERRUPTED:
+        raise Interruption(code - INTERRUPTED)
     if code and error.is_file():
         raise UserError(error.read_text(encoding="utf-8"))
     return 1 if code else 0
 
 
+def end(*processes: subprocess.Popen[bytes]) -> None:
+    """Let processes of :func:`open_process` end at their next safe point, and wait; once interrupted, end them."""
+    try:
+        for process in processes:
+            process.send_signal(signal.SIGUSR1)
+        for process in processes:
+            process.wait()
+    except KeyboardInterrupt:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
 def open_process(
     command: list[str], environment: dict[str, str], error: Path, output: IO[bytes] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start ``command``, as :func:`wait_for` does; what it prints goes to ``output``, or where ours goes."""
-    everything = {**os.environ, **environment, "REPROALIGN_ERROR_FILE": str(error)}
-    return subprocess.Popen(command, env=everything, stdout=output, stderr=output)
+    """Start ``command``, as :func:`wait_for` does; what it prints goes to ``output``, or where ours goes.
+
+    It has a session of its own: Ctrl-C reaches it through this process, once.
+    """
+    everything = {**os.environ, **environment, ERROR_FILE: str(error)}
+    return subprocess.Popen(command, env=everything, stdout=output, stderr=output, start_new_session=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from reproalign.common.console import note_console
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.launch.children import Child, handed_over, is_finished, note_child, run_child
 from reproalign.common.launch.plan import Hardware
-from reproalign.common.launch.start import open_process
+from reproalign.common.launch.start import end, open_process
 from reproalign.common.records.run import Run
 
 PAUSE = 0.1  # seconds between two looks at the children
@@ -115,10 +114,7 @@ class _Group:
                     bar.advance(task, self._collect())
                     time.sleep(PAUSE)
         except BaseException:
-            for entry in self.running:
-                entry.process.send_signal(signal.SIGINT)
-            for entry in list(self.running):
-                entry.process.wait()
+            end(*(entry.process for entry in self.running))
             self._collect()
             raise
         self._report()

@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from reproalign.common.errors import UserError
+from reproalign.common.errors import Interruption, UserError, trouble_of_the_system
 from reproalign.common.files import write_text
 from reproalign.common.invocation import Invocation, carry_out
-from reproalign.common.launch.ending import end_after_leaving, end_on_terminate, leave
+from reproalign.common.launch.ending import end_after_leaving, leave
+from reproalign.common.launch.signals import end_with_parent, heed_signals
+
+ERROR_FILE = "REPROALIGN_ERROR_FILE"  # where a mistake that a process finds is written for the one that started it
+INTERRUPTED_FILE = "REPROALIGN_INTERRUPTED_FILE"  # made when a signal ended the run, for a script that requeues it
 
 
 def main(path: str) -> int:
-    """Carry out the invocation in ``path`` as the rank that the environment names."""
+    """Carry out the invocation in ``path`` as the rank that the environment names; the exit code is a command's."""
     end_after_leaving()
-    end_on_terminate()
+    heed_signals()
+    end_with_parent()
     invocation = Invocation(**json.loads(Path(path).read_text(encoding="utf-8")))
     expected, found = invocation.config["launch"]["processes"], int(os.environ.get("WORLD_SIZE", "1"))
     try:
@@ -26,17 +32,37 @@ def main(path: str) -> int:
             )
         carry_out(invocation)
         leave()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        hand_on(error)
+    except Interruption as error:
+        return _interrupted(error)
+    except (UserError, OSError, RuntimeError, ValueError) as error:
+        mistake = str(error) if isinstance(error, UserError) else trouble_of_the_system(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        hand_on(mistake)
         return 2
     return 0
 
 
-def hand_on(error: UserError) -> None:
+def hand_on(mistake: str) -> None:
     """Tell the process that started this one what the user's mistake was."""
-    if "REPROALIGN_ERROR_FILE" in os.environ:
-        write_text(Path(os.environ["REPROALIGN_ERROR_FILE"]), str(error))
+    if ERROR_FILE in os.environ:
+        write_text(Path(os.environ[ERROR_FILE]), mistake)
+
+
+def _interrupted(error: Interruption) -> int:
+    """Say how far the work came, let the other processes put theirs down, and return the exit code."""
+    if os.environ.get("RANK", "0") == "0":
+        if INTERRUPTED_FILE in os.environ:
+            Path(os.environ[INTERRUPTED_FILE]).touch()
+        if error.where:
+            print(error, file=sys.stderr)
+    if error.where:  # all have come to the same place; else another may be waiting for this one
+        with suppress(RuntimeError):
+            leave()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(128 + error.number)  # threads of a collective that nobody ends must not keep this process
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from reproalign.common.models.load import merge_adapter
 from reproalign.common.records import Run
 from reproalign.common.training.checkpoints import resume_from
 from reproalign.common.training.collecting import CollectingTrainer
+from reproalign.common.training.interruption import interruptible
 from reproalign.common.training.mixed_precision import PrecisionCallback, keep_float32, names
 from reproalign.common.training.plan import training_plan
 from reproalign.common.training.reference import AdapterDisabledReference, CachedReference, FrozenReference
@@ -95,7 +96,8 @@ def fit(
         announce(_about_to(trainer, config, checkpoint))
     if checkpoint and isinstance(trainer, CollectingTrainer):
         trainer.load_state(checkpoint)
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with interruptible(trainer, run.dir):
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     run.set("training", {name: value for name, value in result.metrics.items() if isinstance(value, int | float)})
     folder = save_final(trainer, run.dir, tokenizer, config.model, notes or {})
     if PartialState().is_main_process:

@@ -9,8 +9,8 @@ import sys
 FORKED = """
 import os, signal
 os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
-from reproalign.common.launch.ending import end_on_terminate
-end_on_terminate()
+from reproalign.common.launch.signals import heed_signals
+heed_signals()
 child = os.fork()
 if not child:
     os._exit(0)
