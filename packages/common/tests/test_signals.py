@@ -1,10 +1,21 @@
-"""How processes end: by a signal, and those that they forked."""
+"""How processes end: by a signal, with those that they started, and in one line."""
 
 from __future__ import annotations
 
+import errno
+import json
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from toy.cli import main as toy
+
+from reproalign.common.errors import trouble_of_the_system
+from reproalign.common.training.checkpoints import damage, list_checkpoints
 
 FORKED = """
 import os, signal
@@ -20,9 +31,88 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
+TOY = "import sys; from toy.cli import main; sys.exit(main())"
 
 
 def test_a_forked_process_dies_of_sigterm_in_its_first_moment_too():
     """A pool ends its workers as soon as the last result is there, and waits for those that it forked just before."""
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(-signal.SIGTERM), "interrupted"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "", "/a/b"), "/a/b: no space left on device; free some space, and give the same"),
+        (OSError(errno.EROFS, ""), "read-only file system; choose a place that this user may use"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "free some space"),
+        (FileNotFoundError(errno.ENOENT, "", "rows.jsonl"), "rows.jsonl: no such file or directory; put back"),
+        (ValueError("a mistake of ours"), None),
+    ],
+)
+def test_disk_rights_and_vanished_files_are_one_sentence(error, said):
+    found = trouble_of_the_system(error)
+    assert (said is None and found is None) or said in found
+
+
+def test_what_led_to_an_error_is_looked_through():
+    """torch.save ends with an error of its own while the file's is handled."""
+    error = RuntimeError("unexpected pos 64 vs 0")
+    error.__context__ = OSError(errno.EDQUOT, "", "/a/optimizer.pt")
+    found = trouble_of_the_system(error)
+    assert found is not None
+    assert "/a/optimizer.pt: disk quota exceeded; free" in found
+
+
+def workers_below(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children(recursive=True) if "reproalign.common.launch.worker" in child.cmdline()]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("number", "target", "code", "status", "said"),
+    [
+        (signal.SIGTERM, "command", 143, "interrupted", "toy: interrupted by SIGTERM; the same command goes on"),
+        (signal.SIGINT, "command", 130, "interrupted", "toy: interrupted by SIGINT; the same command goes on"),
+        (signal.SIGUSR1, "launcher", 138, "interrupted", "toy: interrupted by SIGUSR1; the same command goes on"),
+        (signal.SIGKILL, "command", -9, "interrupted", ""),
+        (signal.SIGKILL, "launcher", 1, "interrupted", "was killed by SIGKILL; the same command goes on"),
+        (signal.SIGKILL, "rank 1", 1, "failed", "error: rank 1 (process"),
+    ],
+)
+def test_two_processes_end_together(tmp_path, number, target, code, status, said):
+    folder, words = tmp_path / "run", ["launch=ddp", "launch.processes=2", "launch.main_port=0"]
+    words += ["trainer.max_steps=2000", "trainer.save_steps=1000", "trainer.logging_steps=1"]
+    command = [sys.executable, "-c", TOY, "train", "experiment=smoke", *words, f"output_dir={folder}"]
+    with (tmp_path / "errors").open("w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+    deadline = time.time() + 300
+    while not (folder / "metrics.jsonl").is_file() and time.time() < deadline:
+        time.sleep(0.1)
+    ranks = workers_below(psutil.Process(process.pid))
+    assert len(ranks) == 2
+    targets = {"command": process.pid, "launcher": ranks[0].ppid()}
+    targets["rank 1"] = next(rank.pid for rank in ranks if rank.environ()["RANK"] == "1")
+    psutil.Process(targets[target]).send_signal(number)
+    assert process.wait(100) == code
+    assert psutil.wait_procs(ranks, timeout=100)[1] == []
+    assert json.loads((folder / "run.json").read_text())["status"] == status
+    assert said in (tmp_path / "errors").read_text().splitlines()[-1]
+    if status == "interrupted":
+        assert damage(list_checkpoints(folder)[0]) is None
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, capfd):
+    """A limit on the size of files stands for it: the weights do not fit."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    try:
+        words = ["train", "experiment=smoke", "trainer.max_steps=2", "trainer.save_steps=2"]
+        assert toy([*words, f"output_dir={tmp_path / 'run'}"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "file too large; free some space, and give the same command again" in capfd.readouterr().err
+    assert json.loads(Path(tmp_path / "run/run.json").read_text())["status"] == "failed"

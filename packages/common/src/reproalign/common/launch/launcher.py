@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _what_happened(rank: int, process: int, code: int) -> str:
-    others = "the others were ended; the same command goes on from the newest checkpoint"
+    others = "the others were ended; the same command goes on from the newest checkpoint, if there is one"
     if code < 0:
         name = signal.Signals(-code).name
         memory = " (no memory left, mostly)" if -code == signal.SIGKILL else ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.errors import Interruption, PreviewedError, UserError
+from reproalign.common.errors import Interruption, PreviewedError, ReportedError, UserError
 from reproalign.common.invocation import Invocation, carry_out, structured
 from reproalign.common.launch.launcher import INTERRUPTED
 from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
@@ -149,6 +149,7 @@ def wait_for(command: list[str], environment: dict[str, str], error: Path) -> in
     Raises:
         UserError: the mistake.
         Interruption: the signal.
+        ReportedError: if the command was killed.
     """
     process = open_process(command, environment, error)
     try:
@@ -158,6 +159,9 @@ def wait_for(command: list[str], environment: dict[str, str], error: Path) -> in
         raise
     if code > INTERRUPTED:
         raise Interruption(code - INTERRUPTED)
+    if code < 0:
+        name = signal.Signals(-code).name
+        raise ReportedError(f"process {process.pid} was killed by {name}; the same command goes on from what it left")
     if code and error.is_file():
         raise UserError(error.read_text(encoding="utf-8"))
     return 1 if code else 0
