@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -235,6 +236,25 @@ def test_awkward_words_reach_the_nodes_unchanged(tmp_path):
         assert shlex.split(line.removeprefix("#SBATCH ")) == [f"--{name}={AWKWARD}"]
     assert run_script(tmp_path, script, 0)[-1] == record
     assert (tmp_path / record).read_text() == f"{content}\n"
+
+
+@pytest.mark.parametrize(("options", "queued"), [({}, ["requeue 17"]), ({"no-requeue": ""}, [])])
+def test_a_job_that_was_interrupted_goes_into_the_queue_again(tmp_path, options, queued):
+    script = slurm_script(launch("ddp", 2, machines=1, slurm_options=options), "job", "a/x.invocation.json", "{}")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    commands = {
+        "scontrol": f'[ "$1" = show ] && echo node-7 || echo "$@" >> {tmp_path}/queued',
+        "srun": 'touch "$REPROALIGN_INTERRUPTED_FILE"; exit 138',
+    }
+    for name, text in commands.items():
+        (tools / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tools / name).chmod(0o755)
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node-7", "SLURM_JOB_ID": "17"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 138
+    assert ((tmp_path / "queued").read_text().splitlines() if queued else []) == queued
+    assert (tmp_path / "queued").exists() == bool(queued)
 
 
 def invocation(folder: Path, config: LaunchConfig) -> Invocation:

@@ -64,8 +64,8 @@ def test_what_led_to_an_error_is_looked_through():
     assert "/a/optimizer.pt: disk quota exceeded; free" in found
 
 
-def workers_below(process: psutil.Process) -> list[psutil.Process]:
-    return [child for child in process.children(recursive=True) if "reproalign.common.launch.worker" in child.cmdline()]
+def ranks_of(launcher: psutil.Process) -> list[psutil.Process]:
+    return [child for child in launcher.children() if "reproalign.common.launch.worker" in child.cmdline()]
 
 
 @pytest.mark.slow
@@ -90,9 +90,10 @@ def test_two_processes_end_together(tmp_path, number, target, code, status, said
     deadline = time.time() + 300
     while not (folder / "metrics.jsonl").is_file() and time.time() < deadline:
         time.sleep(0.1)
-    ranks = workers_below(psutil.Process(process.pid))
+    (launcher,) = psutil.Process(process.pid).children()
+    ranks = ranks_of(launcher)
     assert len(ranks) == 2
-    targets = {"command": process.pid, "launcher": ranks[0].ppid()}
+    targets = {"command": process.pid, "launcher": launcher.pid}
     targets["rank 1"] = next(rank.pid for rank in ranks if rank.environ()["RANK"] == "1")
     psutil.Process(targets[target]).send_signal(number)
     assert process.wait(100) == code
