@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -64,6 +66,16 @@ def test_what_led_to_an_error_is_looked_through():
     assert "/a/optimizer.pt: disk quota exceeded; free" in found
 
 
+@pytest.fixture
+def started() -> Iterator[list[psutil.Process]]:
+    """Processes that do not outlive the test."""
+    processes: list[psutil.Process] = []
+    yield processes
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def ranks_of(launcher: psutil.Process) -> list[psutil.Process]:
     return [child for child in launcher.children() if "reproalign.common.launch.worker" in child.cmdline()]
 
@@ -81,17 +93,19 @@ def ranks_of(launcher: psutil.Process) -> list[psutil.Process]:
         (signal.SIGKILL, "rank 1", 1, "failed", "error: rank 1 (process"),
     ],
 )
-def test_two_processes_end_together(tmp_path, number, target, code, status, said):
+def test_two_processes_end_together(tmp_path, started, number, target, code, status, said):
     folder, words = tmp_path / "run", ["launch=ddp", "launch.processes=2", "launch.main_port=0"]
     words += ["trainer.max_steps=2000", "trainer.save_steps=1000", "trainer.logging_steps=1"]
     command = [sys.executable, "-c", TOY, "train", "experiment=smoke", *words, f"output_dir={folder}"]
     with (tmp_path / "errors").open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+    started.append(psutil.Process(process.pid))
     deadline = time.time() + 300
     while not (folder / "metrics.jsonl").is_file() and time.time() < deadline:
         time.sleep(0.1)
-    (launcher,) = psutil.Process(process.pid).children()
+    (launcher,) = started[0].children()
     ranks = ranks_of(launcher)
+    started += [launcher, *ranks]
     assert len(ranks) == 2
     targets = {"command": process.pid, "launcher": launcher.pid}
     targets["rank 1"] = next(rank.pid for rank in ranks if rank.environ()["RANK"] == "1")
