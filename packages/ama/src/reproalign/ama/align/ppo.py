@@ -47,7 +47,6 @@ def ppo(config: PPOConfig, invocation: Invocation) -> None:
     check_reward_model(reward_model(config), "reward")
     reading(config)
     with Run.open(invocation, is_main=accelerator.is_main_process) as run:
-        accelerator.wait_for_everyone()  # the first process has made the folder
         tokenizer = asking_tokenizer(config.model, config.layout)
         prompts = load_prompts(config, tokenizer, shown=run.is_main)
         if run.is_main:
