@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from reproalign.common.records.fingerprints import fingerprint_folder, identity_
 from reproalign.common.records.folder import CONFIG, LOST, check_folder, sweep, unfinished_run
 from reproalign.common.records.lineage import RECORD
 from reproalign.common.records.lock import LOCK, FolderLock, take
+from reproalign.common.records.metrics import METRICS, distinct
 from reproalign.common.records.record import new_record, now, plain
 
 
@@ -42,6 +43,7 @@ class Run:
         self._invocation = invocation
         self._lock: FolderLock | None = None
         self._fresh = True
+        self._rows: list[dict[str, Any]] = []
         self._started = time.perf_counter()
         self._seconds_before = 0.0
 
@@ -201,12 +203,28 @@ class Run:
         place = {"folder": str(folder.relative_to(self.dir))}
         self.add_fingerprint("weights", name, identity or fingerprint_folder(folder), made=True, **place, **facts)
 
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What was logged, see :func:`~reproalign.common.records.metrics.distinct`; on the main process."""
+        return distinct(self._rows)
+
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``."""
         if self.is_main:
-            with (self.dir / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(plain({"step": step, **metrics}), allow_nan=False) + "\n")
+            self._rows.append({"step": step, **metrics})
+            with (self.dir / METRICS).open("a", encoding="utf-8") as stream:
+                stream.write(_line(self._rows[-1]))
+
+    def log_again(self, rows: Iterable[dict[str, Any]] = ()) -> None:
+        """Let ``metrics.jsonl`` hold what a resumed run knows of earlier rows; those that follow are logged again."""
+        if self.is_main:
+            self._rows = list(rows)
+            write_text(self.dir / METRICS, "".join(map(_line, self._rows)))
 
     def _write(self) -> None:
         if self.is_main:
             write_json(self.dir / RECORD, plain(self.record))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(plain(row), allow_nan=False) + "\n"
