@@ -351,7 +351,7 @@ def test_mistakes_in_plotting(tmp_path, fails):
     assert "must end in .png" in fails("plot", str(run), "--output", "figure.pdf")
     assert "--output" in fails("plot", str(run))
     (run / "metrics.jsonl").write_text('{"step": 1, "eval')
-    assert "metrics.jsonl: not a run's metrics" in fails("plot", str(run), "--output", str(output))
+    assert "no evaluation of held-out pairs" in fails("plot", str(run), "--output", str(output))
     apart = [made_up(tmp_path / f"s{step}", evaluated(step, 0.5), seed=step) for step in (1, 2)]
     assert "leave --group out" in fails("plot", *map(str, apart), "--group", "--output", str(output))
     assert not output.exists()

@@ -23,6 +23,7 @@ from pathlib import Path
 from reproalign.common.console import note
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_text
+from reproalign.common.leftovers import place
 from reproalign.common.records.record import now
 
 LOCK = ".run.lock"
@@ -138,15 +139,6 @@ def check_free(folder: Path) -> None:
         finally:
             os.close(descriptor)
     raise UserError(_held(folder, _read(path)))
-
-
-def place() -> str:
-    """Return what processes have in common that know each other by their numbers: machine, its start, container."""
-    found = [platform.node()]
-    with suppress(OSError):
-        found.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        found.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(found)
 
 
 def _try(path: Path) -> FolderLock | None:
