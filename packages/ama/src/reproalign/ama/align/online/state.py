@@ -20,7 +20,8 @@ from reproalign.ama.align.online.kept import NOTE, Standing
 from reproalign.ama.align.online.learner import Learner
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
-from reproalign.common.training.checkpoints import list_checkpoints, write_manifest
+from reproalign.common.integrity import seal
+from reproalign.common.training.checkpoints import list_checkpoints
 
 TRAINED, MOMENTS = "trained.safetensors", "optimizer.safetensors"
 KEPT_CHECKPOINTS = 2  # the newest, and the one to fall back to
@@ -35,7 +36,7 @@ def save_state(run_dir: Path, learner: Learner, standing: Standing) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in trained.items()}, folder / TRAINED)
     save_file(_moments(learner.optimizer, list(trained)), folder / MOMENTS)
     write_json(folder / NOTE, asdict(standing))
-    write_manifest(folder)
+    seal(folder)
     for old in list_checkpoints(run_dir)[KEPT_CHECKPOINTS:]:
         shutil.rmtree(old)
 
