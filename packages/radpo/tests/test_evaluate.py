@@ -21,11 +21,11 @@ from reproalign.common.config.data import SetConfig
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.evaluation.alpacaeval import instruction_text
 from reproalign.common.evaluation.plots import mean_curve, smoothed
-from reproalign.common.files import recover_lines
 from reproalign.common.generation.asking import cut, turn_end
 from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.sampling import shares
 from reproalign.common.generation.transformers_engine import transformers_sampler
+from reproalign.common.journal import recover_lines
 from reproalign.common.judging.verdict import TEMPLATE, check_template, question, verdict, wilson, win_rate
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer

@@ -88,19 +88,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def recover_lines(path: Path) -> list[str]:
-    """Return the lines of a file that grows line by line; what an interruption left of a last one is cut off the file.
-
-    There are none if there is no such file.
-    """
-    if not path.is_file():
-        return []
-    whole, newline, rest = path.read_bytes().rpartition(b"\n")
-    if rest:
-        write_text(path, (whole + newline).decode())
-    return whole.decode().split("\n") if whole else []
-
-
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as stream:

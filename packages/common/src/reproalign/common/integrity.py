@@ -106,12 +106,13 @@ def damage(path: Path, *, largest: int | None = None) -> str | None:
     return next((found.problem for found in examine(path, largest=largest) if found.problem), None)
 
 
-def examine(path: Path, *, largest: int | None = None) -> Iterator[Finding]:
+def examine(path: Path, *, largest: int | None = None, nested: bool = True) -> Iterator[Finding]:
     """Compare each file that a manifest names, those of sealed subfolders too, with what was written.
 
     Args:
         path: sealed folder or file.
         largest: bytes above which a file is checked by its size alone.
+        nested: of subfolders too; otherwise it is only seen to that they have a manifest.
     """
     manifest = manifest_of(path)
     content = read_manifest(manifest)
@@ -129,7 +130,8 @@ def examine(path: Path, *, largest: int | None = None) -> Iterator[Finding]:
             to_read.append(file)
     yield from _side_by_side(lambda file: _read_problem(file, entries[file]), to_read, entries)
     for name in content.get("folders", []):
-        yield from examine(base / name, largest=largest)
+        if nested or not (base / name / MANIFEST).is_file():
+            yield from examine(base / name, largest=largest)
 
 
 def damage_of(file: Path) -> str | None:

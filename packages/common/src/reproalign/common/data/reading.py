@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.errors import UserError
+from reproalign.common.records.handed_on import intact
 
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
 
@@ -60,8 +61,9 @@ def read_local(path: Path) -> Iterator[Row]:
     A line that is not valid JSON is yielded with its problem; the caller decides what becomes of it.
 
     Raises:
-        UserError: if the file as a whole cannot be read, is empty, or is of another kind.
+        UserError: if the file as a whole cannot be read, is empty, of another kind, or not what a run wrote.
     """
+    intact(path)
     if path.is_dir():
         rows = _saved(path)
     elif path.name.endswith((".jsonl", ".jsonl.gz")):

@@ -43,7 +43,8 @@ def compute_once(
 
     They are kept in ``cache_dir`` as safetensors, a file for each block of batches, in a folder named by the token ids,
     the weights and the way of computing. A later run with the same three reads them back; an interrupted one goes on
-    with the blocks that are missing or damaged, in any number of processes. All processes call this, and get all values.
+    with the blocks that are missing or damaged, in any number of processes. All processes call this, and get all
+    values.
 
     Args:
         dataset: tokenised rows.
