@@ -88,6 +88,24 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_text(path: Path, key: str = "") -> str:
+    """Read a text.
+
+    Args:
+        path: of the file.
+        key: what the user named it by, ``key=``.
+
+    Raises:
+        UserError: if it cannot be read, or is not UTF-8, naming the first byte that is not.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{key}{path}: cannot be read ({(error.strerror or 'not possible').lower()})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{key}{path}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from error
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as stream:

@@ -120,33 +120,46 @@ def examine(path: Path, *, largest: int | None = None, nested: bool = True) -> I
         yield Finding(manifest, 0, content)
         return
     base = manifest.parent
-    entries = {base / name: entry for name, entry in content["files"].items()}
-    to_read = []
-    for file, entry in entries.items():
-        problem = _outer_problem(file, entry)
-        if problem or (largest is not None and entry["bytes"] > largest):
-            yield Finding(file, entry["bytes"], problem)
-        else:
-            to_read.append(file)
-    yield from _side_by_side(lambda file: _read_problem(file, entries[file]), to_read, entries)
+    yield from _compare({base / name: entry for name, entry in content["files"].items()}, largest)
     for name in content.get("folders", []):
         if nested or not (base / name / MANIFEST).is_file():
             yield from examine(base / name, largest=largest)
 
 
-def damage_of(file: Path) -> str | None:
-    """Say what is wrong with a file by the manifests of the folders it lies in; None if nothing, or none names it."""
-    for folder in file.absolute().parents:
-        manifest = folder / MANIFEST
-        if not manifest.is_file():
+def damage_of(path: Path, *, largest: int | None = None) -> str | None:
+    """Say what is wrong with a file, or with what is in a folder, by the nearest manifest that names it.
+
+    None if it is what was written, or nothing names it.
+
+    Args:
+        path: file or folder, sealed or below a sealed folder.
+        largest: bytes above which a file is checked by its size alone.
+    """
+    if is_sealed(path):
+        return damage(path, largest=largest)
+    for folder in path.absolute().parents:
+        if not is_sealed(folder):
             continue
-        content = read_manifest(manifest)
+        content = read_manifest(folder / MANIFEST)
         if isinstance(content, str):
             return content
-        entry = content["files"].get(file.absolute().relative_to(folder).as_posix())
-        if entry:
-            return _outer_problem(file, entry) or _read_problem(file, entry)
+        name = path.absolute().relative_to(folder).as_posix()
+        named = [file for file in content["files"] if file == name or file.startswith(f"{name}/")]
+        if named:
+            entries = {folder / file: content["files"][file] for file in named}
+            return next((found.problem for found in _compare(entries, largest) if found.problem), None)
     return None
+
+
+def is_sealed(path: Path) -> bool:
+    """Say whether a folder or file has a manifest of ours; other tools write a ``manifest.json``, too."""
+    try:
+        content = json.loads(manifest_of(path).read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    except ValueError:  # what is left of one
+        return True
+    return isinstance(content, dict) and bool({"files", "folders", SUM} & content.keys())
 
 
 def read_manifest(path: Path) -> dict[str, Any] | str:
@@ -230,6 +243,25 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def write_signed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what :func:`read_signed` reads: the state of work that an interruption may end."""
+    write_json(path, signed(content))
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """Return what :func:`write_signed` wrote; nothing if there is no such file, or, with a line, if it was altered."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or SUM not in content or not is_as_signed(content):
+        print(f"reproalign: {path} was altered; the work that it stands for is done again", file=sys.stderr)
+        return {}
+    return content
+
+
 def manifest_of(path: Path) -> Path:
     """Return where the manifest of a folder or of a file is."""
     return path / MANIFEST if path.is_dir() else path.with_name(f"{path.name}.{MANIFEST}")
@@ -248,7 +280,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         if place.is_file() and place.name != RECORD:
             yield place
         elif place.is_dir() and not _CHECKPOINT.fullmatch(place.name):
-            if (place / MANIFEST).is_file():
+            if is_sealed(place):
                 yield place
             elif not (place / RECORD).is_file():
                 yield from _walk(place)
@@ -265,6 +297,17 @@ def _is_manifest(content: Any) -> bool:
         and isinstance(content.get("folders", []), list)
         and all(isinstance(name, str) for name in content.get("folders", []))
     )
+
+
+def _compare(entries: Mapping[Path, Mapping[str, Any]], largest: int | None) -> Iterator[Finding]:
+    to_read = []
+    for file, entry in entries.items():
+        problem = _outer_problem(file, entry)
+        if problem or (largest is not None and entry["bytes"] > largest):
+            yield Finding(file, entry["bytes"], problem)
+        else:
+            to_read.append(file)
+    yield from _side_by_side(lambda file: _read_problem(file, entries[file]), to_read, entries)
 
 
 def _outer_problem(file: Path, entry: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.errors import UserError
-from reproalign.common.integrity import MANIFEST, Finding, damage, digest_of, examine, seal
+from reproalign.common.integrity import MANIFEST, Finding, damage, digest_of, examine, is_sealed, seal
 from reproalign.common.records.fingerprints import fingerprint_folder
 from reproalign.common.records.folder import read_record
 from reproalign.common.records.lineage import RECORD
@@ -24,12 +24,13 @@ def sealed_in(path: Path) -> list[Path]:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check the path")
     if path.is_dir():
-        found = {file.parent for name in (MANIFEST, RECORD) for file in path.rglob(name)}
-        found |= {file.with_name(file.name.removesuffix(f".{MANIFEST}")) for file in path.rglob(f"?*.{MANIFEST}")}
+        places = {file.parent for file in path.rglob(MANIFEST)}
+        places |= {file.with_name(file.name.removesuffix(f".{MANIFEST}")) for file in path.rglob(f"?*.{MANIFEST}")}
+        found = {file.parent for file in path.rglob(RECORD)} | {place for place in places if is_sealed(place)}
         if found:
             return sorted(found)
     for folder in path.absolute().parents:
-        if (folder / MANIFEST).is_file() or (folder / RECORD).is_file():
+        if is_sealed(folder) or (folder / RECORD).is_file():
             return [folder]
     raise UserError(f"{path}: nothing was sealed there ({MANIFEST} or {RECORD} is needed); give a run or a cache")
 
@@ -40,7 +41,7 @@ def check_sealed(path: Path) -> Iterator[Finding]:
     """
     if (path / RECORD).is_file():
         yield from check_run(path)
-    if not path.is_dir() or (path / MANIFEST).is_file():
+    if is_sealed(path):
         yield from examine(path, nested=False)
 
 
@@ -60,13 +61,13 @@ def check_run(folder: Path) -> Iterator[Finding]:
 
 def accept(path: Path) -> None:
     """Seal a folder or a file as it is now."""
-    if not path.is_dir() or (path / MANIFEST).is_file():
+    if is_sealed(path):
         seal(path)
 
 
 def file_problems(folder: Path) -> list[str]:
     """Return what is missing or altered of what a run made, in words; its checkpoints aside."""
-    found = [*check_run(folder), *(examine(folder) if (folder / MANIFEST).is_file() else ())]
+    found = [*check_run(folder), *(examine(folder) if is_sealed(folder) else ())]
     return list(dict.fromkeys(finding.problem for finding in found if finding.problem))
 
 
@@ -74,7 +75,7 @@ def _weights(name: str, folder: Path, entry: Mapping[str, Any]) -> Finding:
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if not folder.is_dir():
         return Finding(folder, size, f"{folder} is missing (weights '{name}' of the record)")
-    problem = damage(folder) if (folder / MANIFEST).is_file() else None
+    problem = damage(folder) if is_sealed(folder) else None
     if problem:
         return Finding(folder, size, problem)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reproalign.common.errors import UserError
-from reproalign.common.integrity import MANIFEST, damage, damage_of
+from reproalign.common.integrity import damage_of
 from reproalign.common.records.lineage import read_plain, run_folder
 
 UNUSABLE = ("failed", "interrupted")
@@ -17,9 +17,7 @@ def intact(path: Path) -> Path:
     Raises:
         UserError: for a file or folder that was altered, cut off or lost in part since, or whose run did not finish.
     """
-    problem = damage(path) if (path / MANIFEST).is_file() else damage_of(path)
-    if problem:
-        raise UserError(f"{problem}; {remedy(path)}")
+    as_written(path)
     folder = run_folder(str(path))
     record = folder and read_plain(folder)
     if record and record.get("status") in UNUSABLE:
@@ -27,6 +25,18 @@ def intact(path: Path) -> Path:
             f"{path}: the run that made it is {record['status']} ({folder}); give its command again, which goes on to "
             "its end, or copy the file out of its folder to use it as it is"
         )
+    return path
+
+
+def as_written(path: Path) -> Path:
+    """Return ``path`` if it is what was written, whatever became of its run afterwards.
+
+    Raises:
+        UserError: for a file or folder that was altered, cut off or lost in part since.
+    """
+    problem = damage_of(path)
+    if problem:
+        raise UserError(f"{problem}; {remedy(path)}")
     return path
 
 
@@ -41,7 +51,7 @@ def check_model(folder: Path, key: str, *, largest: int | None) -> None:
     Raises:
         UserError: naming the file that was altered, cut off or lost.
     """
-    problem = damage(folder, largest=largest) if (folder / MANIFEST).is_file() else None
+    problem = damage_of(folder, largest=largest)
     if problem:
         raise UserError(f"{key}={folder}: {problem}; {remedy(folder)}")
 

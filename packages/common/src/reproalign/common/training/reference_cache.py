@@ -20,7 +20,7 @@ from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.console import track
 from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path, sha256_json
-from reproalign.common.integrity import damage, manifest_of, seal
+from reproalign.common.integrity import damage, is_sealed, seal
 from reproalign.common.logprobs.model import install_completion_logps
 
 BLOCK_BATCHES = 64  # cached log-probs: batches per file at most, and files at least, if there are that many batches
@@ -107,7 +107,7 @@ def compute_once(
 
 def _is_whole(block: Path) -> bool:
     """Say whether a block is there as it was written; a line says so if it was and is no longer."""
-    if not (block.is_file() and manifest_of(block).is_file()):  # the run ended while it was written
+    if not (block.is_file() and is_sealed(block)):  # the run ended while it was written
         return False
     problem = damage(block)
     if problem:

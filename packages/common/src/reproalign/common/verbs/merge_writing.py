@@ -15,9 +15,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from safetensors.torch import save_file
 
 from reproalign.common.console import note_console, result_console
-from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file, sha256_json, space_needed, write_json
-from reproalign.common.integrity import damage_of, digest_of
+from reproalign.common.integrity import digest_of
 from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter
 from reproalign.common.merging.adapters import CONFIG, WEIGHTS
 from reproalign.common.merging.config import MergeConfig
@@ -33,7 +32,7 @@ from reproalign.common.merging.stream import JOURNAL, threads, write_model
 from reproalign.common.merging.writer import check_space
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
-from reproalign.common.records.handed_on import remedy
+from reproalign.common.records.handed_on import as_written
 
 PARTIAL = ".partial"  # where a model is written before it is whole
 Hashes = Mapping[str, Mapping[str, Future[str]]]  # SHA-256 of the files of each input
@@ -187,10 +186,7 @@ def _hashing(inputs: Mapping[str, list[Path]]) -> Iterator[Hashes]:
 
 
 def _checked(path: Path) -> str:
-    digest, problem = digest_of(path), damage_of(path)
-    if problem:
-        raise UserError(f"{problem}; {remedy(path)}")
-    return digest
+    return digest_of(as_written(path))
 
 
 def _record_inputs(run: Run, hashes: Hashes) -> dict[str, dict[str, str]]:

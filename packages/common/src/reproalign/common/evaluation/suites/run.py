@@ -25,7 +25,7 @@ from reproalign.common.evaluation.suites.prepare import Prepared, quiet
 from reproalign.common.evaluation.suites.samples import task_hash, truncated, write_samples
 from reproalign.common.evaluation.suites.sharing import share_examples
 from reproalign.common.files import sha256_json, write_json
-from reproalign.common.integrity import MANIFEST, damage, seal
+from reproalign.common.integrity import damage, is_sealed, seal
 
 RESULT, SAMPLES = "result.json", "samples.jsonl"
 ANSWER_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval takes the first
@@ -116,7 +116,7 @@ def plan(
 
 def is_complete(folder: Path, *, samples: bool) -> bool:
     """Say whether a folder of the cache holds a result, and its samples if they are wanted, as they were written."""
-    if not (folder / MANIFEST).is_file():  # the run ended while it was written
+    if not is_sealed(folder):  # the run ended while it was written
         return False
     problem = damage(folder)
     if problem:
