@@ -60,7 +60,7 @@ def test_a_folder_that_another_process_holds_is_refused_and_not_touched_until_th
     other.wait()
     with Run.open(invocation(folder)):
         assert json.loads((folder / LOCK).read_text())["process"] == os.getpid()
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "manifest.json", "run.json"]
 
 
 def test_of_many_starts_at_once_one_gets_the_folder(tmp_path):

@@ -15,6 +15,7 @@ from reproalign.common.cli import main
 from reproalign.common.command.app import App, run
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
+from reproalign.common.integrity import write_signed
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.records.compare import agrees, compare
@@ -225,7 +226,7 @@ def test_a_record_whose_options_are_gone_names_the_version_that_can_replay_it(tm
     finished(tmp_path / "a")
     was = record(tmp_path / "a")
     was |= {"schema": "reproalign.common.verbs.config:SelectConfig", "git": {"commit": "c0ffee", "dirty": False}}
-    (tmp_path / "a" / "run.json").write_text(json.dumps(was | {"config": {"gone": 1, "output_dir": "a"}}))
+    write_signed(tmp_path / "a" / "run.json", was | {"config": {"gone": 1, "output_dir": "a"}})
     assert main(["replay", str(tmp_path / "a")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "the record's options are not this version's" in said
@@ -288,7 +289,7 @@ def test_show_draws_where_a_run_came_from(tmp_path, monkeypatch, capsys):
     drawn = capsys.readouterr().out
     assert "model from runs/b: mmpo train" in drawn
     assert "model from runs/a: mmpo train" in drawn
-    (tmp_path / "runs/a/run.json").write_text(json.dumps(record(Path("runs/a")) | {"status": "failed"}))
+    write_signed(tmp_path / "runs/a/run.json", record(Path("runs/a")) | {"status": "failed"})
     assert main(["show", "runs/c"]) == 0
     assert "runs/a (its record has changed since)" in capsys.readouterr().out
     shutil.rmtree("runs/b")

@@ -15,8 +15,9 @@ from toy.cli import main
 
 from reproalign.common.cli import main as reproalign
 from reproalign.common.errors import UserError
+from reproalign.common.integrity import damage, seal
 from reproalign.common.records import fingerprint_folder
-from reproalign.common.training.checkpoints import damage, list_checkpoints, resume_from, write_manifest
+from reproalign.common.training.checkpoints import list_checkpoints, resume_from
 from reproalign.common.training.pairs import PairTrainer
 
 STEPS = 10
@@ -136,7 +137,7 @@ def checkpoints(tmp_path) -> Path:
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(bytes(range(100)) * step)
         (folder / "optimizer.pt").write_bytes(b"state")
-        write_manifest(folder)
+        seal(folder)
     return tmp_path
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.calibration import calibrated_ece, sigmoid
+from reproalign.common.integrity import write_signed
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.more.loss import ranking_loss
@@ -270,7 +271,7 @@ def evaluated_run(folder: Path, accuracy: float, seed: int = 1, method: str = "m
         "metrics": {"domains": {"helpful": values, "harmless": values}, "mean": values},
         **more,
     }
-    (folder / "run.json").write_text(json.dumps(run))
+    write_signed(folder / "run.json", run)
     return folder
 
 

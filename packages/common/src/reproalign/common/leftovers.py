@@ -9,8 +9,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 OLD = 3 * 86400.0  # seconds without a change after which what another machine left counts as abandoned
@@ -18,17 +17,11 @@ _MADE = re.compile(r"\.making-(?P<place>\w+)-(?P<process>\d+)-\w+")
 _OTHERS = re.compile(r"tmp\w{8}|\.(building|tiny)-\w+")  # of `datasets` while it writes, and of earlier versions
 
 
-@contextmanager
-def temporary_folder(beside: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``beside``, removed at the end; what dead processes left there is removed first."""
-    parent = beside.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    sweep_dead(parent)
-    folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".making-{_short_place()}-{os.getpid()}-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def make_beside(path: Path) -> Path:
+    """Make and return a new folder beside ``path``; what dead processes left there is removed first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_dead(path.parent)
+    return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".making-{_short_place()}-{os.getpid()}-"))
 
 
 def place() -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.mappings import flatten
-from reproalign.common.records.lineage import RECORD
+from reproalign.common.records.lineage import ALTERED, RECORD, check_written
 from reproalign.common.records.lock import LOCK, check_free
 from reproalign.common.records.record import plain
 
@@ -145,7 +145,9 @@ def read_record(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: no run record there ({RECORD} is missing or unreadable)") from error
     except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error})") from error
+        raise UserError(f"{file}: not valid JSON ({error}); {ALTERED}") from error
+    if isinstance(record, dict):
+        check_written(record, file)
     if not isinstance(record, dict) or not {"config", "status", "command"} <= record.keys():
         raise UserError(f"{file}: not a run record (config, status and command are needed)")
     return record

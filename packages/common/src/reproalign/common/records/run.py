@@ -16,7 +16,9 @@ from typing import Any
 from reproalign.common.console import note
 from reproalign.common.errors import UserError
 from reproalign.common.files import follow_umask, write_json, write_text
+from reproalign.common.integrity import seal, signed
 from reproalign.common.invocation import Invocation
+from reproalign.common.journal import sweep_sums
 from reproalign.common.records.card import write_cards
 from reproalign.common.records.environment import peak_memory
 from reproalign.common.records.fingerprints import fingerprint_folder, identity_entry, identity_of
@@ -130,6 +132,9 @@ class Run:
         self.record["ended"] = now()
         self.record["wall_seconds"] = self._seconds_before + time.perf_counter() - self._started
         self.record["peak_memory"] = peak_memory()
+        if status == "finished":
+            sweep_sums(self.dir)
+            seal(self.dir)
         self._write()
         if status == "finished":
             write_cards(self.dir, self.record)
@@ -192,7 +197,7 @@ class Run:
             self.add_fingerprint("data", split, facts.pop("sha256", ""), **facts)
 
     def made_weights(self, name: str, folder: Path, identity: str | None = None, **facts: Any) -> None:
-        """Record weights that came out, in a folder of this run; when the run is finished a model card is put there.
+        """Seal and record weights that came out, in a folder of this run; a finished run puts a model card there.
 
         Args:
             name: the part they play, mostly ``model``.
@@ -201,6 +206,7 @@ class Run:
             facts: further ones.
         """
         place = {"folder": str(folder.relative_to(self.dir))}
+        seal(folder, facts.get("files"))
         self.add_fingerprint("weights", name, identity or fingerprint_folder(folder), made=True, **place, **facts)
 
     @property
@@ -223,7 +229,7 @@ class Run:
 
     def _write(self) -> None:
         if self.is_main:
-            write_json(self.dir / RECORD, plain(self.record))
+            write_json(self.dir / RECORD, signed(plain(self.record)))
 
 
 def _line(row: dict[str, Any]) -> str:

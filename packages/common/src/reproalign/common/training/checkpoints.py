@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -13,40 +12,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reproalign.common.errors import UserError
-from reproalign.common.files import follow_umask, sha256_file, write_json
-
-MANIFEST = "manifest.json"
-
-
-def write_manifest(folder: Path) -> None:
-    """Write the SHA-256 and size of every file in ``folder``: the mark that it is complete."""
-    follow_umask(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    entries = {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-        for path in files
-    }
-    write_json(folder / MANIFEST, {"files": entries})
-
-
-def damage(folder: Path) -> str | None:
-    """Say what is wrong with a checkpoint, or None if it is whole."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        return f"{folder} is incomplete (no {MANIFEST}: the run ended while it was written)"
-    try:
-        entries = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, TypeError):
-        return f"{manifest} is not readable"
-    for name, expected in entries.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{path} has {path.stat().st_size} bytes, {expected['bytes']} were written (truncated?)"
-        if sha256_file(path) != expected["sha256"]:
-            return f"{path} was altered (its SHA-256 differs from the manifest's)"
-    return None
+from reproalign.common.integrity import damage, seal
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -123,5 +89,5 @@ class ManifestCallback(TrainerCallback):
             part.save_state(folder)
         partial.wait_for_everyone()
         if partial.is_main_process:
-            write_manifest(folder)
+            seal(folder)
         partial.wait_for_everyone()

@@ -20,9 +20,10 @@ from reproalign.ama.align.online.kept import NOTE, Standing
 from reproalign.ama.align.online.learner import Learner
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
+from reproalign.common.integrity import seal
 from reproalign.common.records.metrics import metric_rows
 from reproalign.common.records.record import plain
-from reproalign.common.training.checkpoints import list_checkpoints, write_manifest
+from reproalign.common.training.checkpoints import list_checkpoints
 
 TRAINED, MOMENTS = "trained.safetensors", "optimizer.safetensors"
 ROWS = "rows.json"
@@ -46,7 +47,7 @@ def save_state(run_dir: Path, learner: Learner, standing: Standing, rows: list[d
     save_file(_moments(learner.optimizer, list(trained)), folder / MOMENTS)
     write_json(folder / NOTE, asdict(standing))
     write_json(folder / ROWS, plain(rows))
-    write_manifest(folder)
+    seal(folder)
     for old in list_checkpoints(run_dir)[KEPT_CHECKPOINTS:]:
         shutil.rmtree(old)
 
