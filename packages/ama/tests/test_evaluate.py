@@ -14,6 +14,7 @@ import torch
 from reproalign.ama.cli import main
 from reproalign.ama.frontier.measures import Resampling, loss_estimate, mean_estimate
 from reproalign.common.config.model import ModelConfig
+from reproalign.common.integrity import write_signed
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
@@ -172,7 +173,7 @@ def test_an_interrupted_evaluation_goes_on(evaluate, made):
     evaluate("cut", files, "batch_size=2")
     folder = evaluate.folder / "cut"
     record = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(record | {"status": "failed"}))
+    write_signed(folder / "run.json", record | {"status": "failed"})
     drawn = (folder / "responses-0.jsonl").read_text().splitlines(keepends=True)
     (folder / "responses-0.jsonl").write_text("".join(drawn[:5]) + drawn[5][:10])
     for name in ("responses.jsonl", "rewards.jsonl", "results.json"):

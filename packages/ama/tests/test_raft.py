@@ -21,6 +21,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file, write_json
 from reproalign.common.generation.samples import Sampled
 from reproalign.common.generation.select import SelectionRules
+from reproalign.common.integrity import write_signed
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.rules import NOTE, RewardRules
@@ -228,7 +229,7 @@ def test_two_iterations_and_a_resumption(tmp_path, prompts, reward):
     for name in ("pool.jsonl", "samples.jsonl", "trajectory.csv", "2-train/model/model.safetensors"):
         (folder / name).unlink()
     for path in (folder, *(folder / name for name in stopped)):
-        write_json(path / "run.json", record(path) | {"status": "interrupted"})
+        write_signed(path / "run.json", record(path) | {"status": "interrupted"})
     printed = run()
     assert "2-score: finished before, kept" in printed
     assert not any(f"{name}: finished before, kept" in printed for name in stopped)

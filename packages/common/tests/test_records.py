@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reproalign.common.cli import main
 from reproalign.common.command.app import App, run
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
+from reproalign.common.integrity import write_signed
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.records.compare import agrees, compare
@@ -133,6 +135,32 @@ def test_folders_that_may_not_be_written(tmp_path):
         Run.open(invocation(tmp_path / "c"))
 
 
+def test_a_run_that_died_at_its_start_leaves_its_folder_free(tmp_path):
+    """Temporary files, and what was written before the first record."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / ".run.json.x3f.tmp").write_text("{")
+    (folder / ".model.tmp").mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(invocation(folder).config))
+    with Run.open(invocation(folder)) as run:
+        assert sorted(path.name for path in folder.iterdir()) == [".run.lock", "config.yaml", "run.json"]
+        run.keep()
+    assert record(folder)["resumptions"] == 0
+
+
+def test_a_run_whose_record_was_lost_goes_on_if_its_configuration_is_this_one(tmp_path, capsys):
+    folder = tmp_path / "a"
+    with pytest.raises(KeyboardInterrupt), Run.open(invocation(folder)):
+        raise KeyboardInterrupt
+    (folder / "checkpoint-1").mkdir()
+    (folder / "run.json").unlink()
+    with pytest.raises(UserError, match="files that are not a run's"):
+        Run.open(invocation(folder, loss={"beta": 0.2}))
+    with Run.open(invocation(folder)):
+        assert capsys.readouterr().err.count("run.json is lost") == 1
+    assert (record(folder)["resumptions"], (folder / "checkpoint-1").is_dir()) == (1, True)
+
+
 def test_other_processes_write_nothing(tmp_path):
     with Run.open(invocation(tmp_path / "a"), is_main=False) as run:
         run.log(1, {"loss": 1.0})
@@ -198,7 +226,7 @@ def test_a_record_whose_options_are_gone_names_the_version_that_can_replay_it(tm
     finished(tmp_path / "a")
     was = record(tmp_path / "a")
     was |= {"schema": "reproalign.common.verbs.config:SelectConfig", "git": {"commit": "c0ffee", "dirty": False}}
-    (tmp_path / "a" / "run.json").write_text(json.dumps(was | {"config": {"gone": 1, "output_dir": "a"}}))
+    write_signed(tmp_path / "a" / "run.json", was | {"config": {"gone": 1, "output_dir": "a"}})
     assert main(["replay", str(tmp_path / "a")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "the record's options are not this version's" in said
@@ -261,7 +289,7 @@ def test_show_draws_where_a_run_came_from(tmp_path, monkeypatch, capsys):
     drawn = capsys.readouterr().out
     assert "model from runs/b: mmpo train" in drawn
     assert "model from runs/a: mmpo train" in drawn
-    (tmp_path / "runs/a/run.json").write_text(json.dumps(record(Path("runs/a")) | {"status": "failed"}))
+    write_signed(tmp_path / "runs/a/run.json", record(Path("runs/a")) | {"status": "failed"})
     assert main(["show", "runs/c"]) == 0
     assert "runs/a (its record has changed since)" in capsys.readouterr().out
     shutil.rmtree("runs/b")

@@ -17,7 +17,8 @@ import pytest
 from toy.cli import main as toy
 
 from reproalign.common.errors import trouble_of_the_system
-from reproalign.common.training.checkpoints import damage, list_checkpoints
+from reproalign.common.integrity import damage
+from reproalign.common.training.checkpoints import list_checkpoints
 
 FORKED = """
 import os, signal

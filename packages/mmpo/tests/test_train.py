@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from reproalign.common.cli import main as reproalign
+from reproalign.common.integrity import write_signed
 from reproalign.common.models.load import model_path
 from reproalign.common.testing import logged
 from reproalign.mmpo.cli import main
@@ -118,7 +119,7 @@ def test_best_of_n_goes_on_where_it_stopped(tmp_path):
     part.mkdir()
     (part / "candidates.jsonl").write_text(whole.splitlines(keepends=True)[0])
     record = {**record, "status": "interrupted", "config": {**record["config"], "output_dir": str(part)}}
-    (part / "run.json").write_text(json.dumps(record))
+    write_signed(part / "run.json", record)
     assert main(["best-of-n", *words, f"output_dir={part}"]) == 0
     assert (part / "candidates.jsonl").read_text() == whole
     selected = [json.loads(line) for line in (part / "selected.jsonl").read_text().splitlines()]

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from reproalign.common.config.model import ModelConfig, RewardModelConfig
 from reproalign.common.data.holdout import hold_out
 from reproalign.common.errors import UserError
+from reproalign.common.integrity import write_signed
 from reproalign.common.invocation import Invocation
 from reproalign.common.judging import ask
 from reproalign.common.judging.config import PairRMConfig
@@ -69,7 +70,7 @@ def interrupt(folder: Path, file: str, keep: bytes, into: Path) -> None:
     (into / file).write_bytes(keep)
     made = record(folder)
     made |= {"status": "interrupted", "config": {**made["config"], "output_dir": str(into)}}
-    (into / "run.json").write_text(json.dumps(made))
+    write_signed(into / "run.json", made)
 
 
 @pytest.fixture
@@ -349,7 +350,7 @@ def test_alignment_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, selecte
     (tmp_path / "whole" / "checkpoint-2").rename(part / "checkpoint-2")
     made = record(tmp_path / "whole")
     made |= {"status": "interrupted", "config": {**made["config"], "output_dir": str(part)}}
-    (part / "run.json").write_text(json.dumps(made))
+    write_signed(part / "run.json", made)
     assert main([*words, f"output_dir={part}"]) == 0
     assert record(part)["resumed_from"] == "checkpoint-2"
     one, other = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "whole", part))

@@ -18,6 +18,7 @@ from reproalign.common.data.reading import Row
 from reproalign.common.data.records import assistant, user
 from reproalign.common.data.sources import SOURCES
 from reproalign.common.errors import UserError
+from reproalign.common.invocation import Invocation
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.reward.reading import Reader
@@ -86,7 +87,11 @@ def load(tmp_path: Path) -> Callable[..., Domains]:
         }
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
-        run = Run(folder, {"fingerprints": {}, "metrics": {}}, is_main=True, fresh=True)
+        run = Run.open(
+            Invocation(
+                ["more-rm", "evaluate"], "reproalign.more", "evaluate", "m:C", "m:f", {"output_dir": str(folder)}
+            )
+        )
         config = DomainsConfig(**(settings | options))
         return load_domains(
             config,

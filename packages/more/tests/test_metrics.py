@@ -16,6 +16,8 @@ from safetensors.numpy import load_file
 
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.calibration import calibrated_ece, sigmoid
+from reproalign.common.integrity import write_signed
+from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.more.loss import ranking_loss
 from reproalign.more.metrics import (
@@ -193,7 +195,9 @@ def test_the_mean_of_helpful_and_harmless_stands_by_itself():
 def opened(folder: Path) -> Run:
     """A run, as far as a report needs one."""
     folder.mkdir()
-    return Run(folder, {"metrics": {}}, is_main=True, fresh=True)
+    return Run.open(
+        Invocation(["more-rm", "evaluate"], "reproalign.more", "evaluate", "m:C", "m:f", {"output_dir": str(folder)})
+    )
 
 
 def test_a_report_is_written_drawn_and_recorded(tmp_path, capsys):
@@ -202,7 +206,7 @@ def test_a_report_is_written_drawn_and_recorded(tmp_path, capsys):
         {"step": 1, "lambda/a": 0.3, "lambda/b": 0.7, "grad_norm/a": 1.0, "loss/a": 0.7, "loss": 0.7},
         {"step": 2, "lambda/a": 0.4, "lambda/b": "NaN", "eval_a/accuracy": 0.5, "eval_a/ece_10": 0.1},
     ]
-    (run.dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run.log_again(rows)
     domains = {"a": made_up(40), "b": made_up(30, 3)}
     before = {"a": made_up(40, factor=0.0), "b": made_up(30, 3, factor=0.1)}
     results = report(run, domains, ties="wrong", before=before, temperature=True)
@@ -267,7 +271,7 @@ def evaluated_run(folder: Path, accuracy: float, seed: int = 1, method: str = "m
         "metrics": {"domains": {"helpful": values, "harmless": values}, "mean": values},
         **more,
     }
-    (folder / "run.json").write_text(json.dumps(run))
+    write_signed(folder / "run.json", run)
     return folder
 
 

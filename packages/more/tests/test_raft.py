@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig
 
-from reproalign.common.files import sha256_file, write_json
+from reproalign.common.files import sha256_file
+from reproalign.common.integrity import write_signed
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.testing import refusal, run_command
 from reproalign.more.cli import main
@@ -115,7 +116,7 @@ def test_two_iterations_and_a_resumption(tmp_path, prompts):
     weights = sha256_file(folder / "2-align/model/model.safetensors")
     (folder / "2-align/model/model.safetensors").unlink()
     for path in (folder, folder / "2-align"):
-        write_json(path / "run.json", record(path) | {"status": "interrupted"})
+        write_signed(path / "run.json", record(path) | {"status": "interrupted"})
     printed = run(raft)
     assert "2-select: finished before, kept" in printed
     assert "2-align: finished before, kept" not in printed

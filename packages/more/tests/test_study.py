@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from reproalign.common.errors import UserError
+from reproalign.common.integrity import write_signed
 from reproalign.common.records.paper import load_paper
 from reproalign.common.testing import refusal
 from reproalign.more.average import margin_metrics
@@ -188,7 +189,7 @@ def make(folder: Path, verb: str, config: dict[str, Any], margins: dict[str, Any
     prints = {f"held out:{name}": {"sha256": more.pop("sha", "same")} for name in given}
     record = {"command": "x", "status": "done", "verb": verb, "config": config, "metrics": metrics}
     record["fingerprints"] = {"data": prints}
-    (folder / "run.json").write_text(json.dumps(record | more))
+    write_signed(folder / "run.json", record | more)
     return folder
 
 

@@ -21,11 +21,12 @@ from reproalign.common.config.data import SetConfig
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.evaluation.alpacaeval import instruction_text
 from reproalign.common.evaluation.plots import mean_curve, smoothed
-from reproalign.common.files import recover_lines
 from reproalign.common.generation.asking import cut, turn_end
 from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.sampling import shares
 from reproalign.common.generation.transformers_engine import transformers_sampler
+from reproalign.common.integrity import write_signed
+from reproalign.common.journal import recover_lines
 from reproalign.common.judging.verdict import TEMPLATE, check_template, question, verdict, wilson, win_rate
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
@@ -75,7 +76,7 @@ def interrupt(folder: Path, file: str, keep: bytes, into: Path) -> None:
     (into / file).write_bytes(keep)
     made = record(folder)
     made |= {"status": "interrupted", "config": {**made["config"], "output_dir": str(into)}}
-    (into / "run.json").write_text(json.dumps(made))
+    write_signed(into / "run.json", made)
 
 
 # evaluate
@@ -170,7 +171,7 @@ def made_up(folder: Path, *rows: dict[str, Any], seed: int = 1, beta: float = 0.
     folder.mkdir(parents=True)
     config = {"seed": seed, "output_dir": str(folder), "loss": {"beta": beta}}
     run = {"config": config, "status": "finished", "command": "radpo train", "recipe": None, "metrics": {}, **more}
-    (folder / "run.json").write_text(json.dumps(run))
+    write_signed(folder / "run.json", run)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -221,7 +222,7 @@ def test_the_axis_can_count_examples(tmp_path, capsys):
     run = made_up(tmp_path / "run", evaluated(2, 0.5), evaluated(4, 0.6), processes=3)
     made = record(run)
     made["config"]["trainer"] = sizes
-    (run / "run.json").write_text(json.dumps(made))
+    write_signed(run / "run.json", made)
     for across, last in (("steps", "4"), ("examples", "96"), ("examples-per-process", "32")):
         words = ["plot", str(run), "--across", across, "--smooth", "0.9", "--output", str(tmp_path / "figure.png")]
         assert main(words) == 0
@@ -246,7 +247,7 @@ def swept(folder: Path, *rows: dict[str, Any], seed: int = 1, **loss: Any) -> Pa
     made_up(folder, *rows, seed=seed)
     made = record(folder)
     made["config"] |= {"loss": {"name": "ra-dpo", **loss}, "variant": "released"}
-    (folder / "run.json").write_text(json.dumps(made))
+    write_signed(folder / "run.json", made)
     return folder
 
 
@@ -351,7 +352,7 @@ def test_mistakes_in_plotting(tmp_path, fails):
     assert "must end in .png" in fails("plot", str(run), "--output", "figure.pdf")
     assert "--output" in fails("plot", str(run))
     (run / "metrics.jsonl").write_text('{"step": 1, "eval')
-    assert "metrics.jsonl: not a run's metrics" in fails("plot", str(run), "--output", str(output))
+    assert "no evaluation of held-out pairs" in fails("plot", str(run), "--output", str(output))
     apart = [made_up(tmp_path / f"s{step}", evaluated(step, 0.5), seed=step) for step in (1, 2)]
     assert "leave --group out" in fails("plot", *map(str, apart), "--group", "--output", str(output))
     assert not output.exists()

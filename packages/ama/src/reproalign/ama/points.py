@@ -17,6 +17,7 @@ from pathlib import Path
 
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import csv_text, write_text
+from reproalign.common.records.handed_on import intact
 
 METHODS = {
     "pre": "the model before alignment, θ_0",
@@ -124,7 +125,7 @@ def read_points(path: str | Path, *, key: str = "results") -> list[Point]:
     file = Path(path).expanduser()
     file = file / "points.csv" if file.is_dir() else file
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = intact(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{key}={path}: cannot be read; give a points.csv, or the folder of a run") from error
     return parse_points(text, f"{key}={path}", file.parent)

@@ -19,6 +19,7 @@ from reproalign.ama.parts import Parts, parts_of_layers
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
 from reproalign.common.merging.headers import read_json
+from reproalign.common.records.handed_on import intact
 
 VERSION = 1
 NAME = "ratios.json"
@@ -124,7 +125,7 @@ def read_ratios(name: str, key: str = "ratios", *, allow_bin: bool = False) -> R
         if not allow_bin:
             raise UserError(f"{path}: pickled; add allow=[bin] to read it with torch.load(weights_only=True)")
         return released_ratios(read_alphas(path), str(path))
-    content = read_json(path)
+    content = read_json(intact(path))
     if content.get("version") != VERSION:
         raise UserError(f"{path}: version {content.get('version')} of {NAME} is not known here, only {VERSION}")
     if content.get("alpha_on") != "pre":

@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
 from rich.table import Column, Table
 
 from reproalign.common.command.app import App, WordParser, run
-from reproalign.common.console import result_console
+from reproalign.common.console import result_console, say, track
 from reproalign.common.errors import UserError, first_line
 from reproalign.common.verbs import EVALUATE_SUITE, JUDGE, MERGE, MT_BENCH
 
@@ -30,7 +31,8 @@ APP = App(
         ),
         ("doctor", "say what this machine and this environment can do", "reproalign.common.command.doctor:doctor"),
         ("show", "print one record, or several side by side", "reproalign.common.cli:show"),
-        ("verify", "say whether two records agree, number by number", "reproalign.common.cli:verify"),
+        ("verify", "say whether two runs agree, number by number and file by file", "reproalign.common.cli:verify"),
+        ("check", "say whether runs, checkpoints and caches are as they were written", "reproalign.common.cli:check"),
         ("replay", "run a record again, then verify the two", "reproalign.common.cli:replay"),
         ("tokens", "print the first training rows of a record as tokens", "reproalign.common.cli:tokens"),
         ("push", "push a finished run's model to the Hugging Face Hub, with its card", "reproalign.common.cli:push"),
@@ -53,12 +55,26 @@ def show(argv: Sequence[str]) -> int:
 
 def verify(argv: Sequence[str]) -> int:
     """``reproalign verify LEFT RIGHT``."""
-    parser = WordParser(prog="reproalign verify", description="Say whether two records agree, number by number.")
-    parser.add_argument("left", type=Path, help="run folder or run.json")
-    parser.add_argument("right", type=Path, help="run folder or run.json")
+    parser = WordParser(
+        prog="reproalign verify", description="Say whether two runs agree, number by number and file by file."
+    )
+    words = "run folder, whose files are checked too, or run.json, which is compared alone"
+    parser.add_argument("left", type=Path, help=words)
+    parser.add_argument("right", type=Path, help=words)
     parser.add_argument("--tolerance", type=float, default=0.0, help="relative, absolute below 1 (default: exact)")
     parser.add_argument("--ignore", action="append", default=[], metavar="NAME", help="a metric, 'weights' or 'data'")
     return _verify(parser.parse_args(argv))
+
+
+def check(argv: Sequence[str]) -> int:
+    """``reproalign check PATH …``."""
+    parser = WordParser(
+        prog="reproalign check",
+        description="Say whether runs, models and caches are as they were written.",
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a folder, with all that lies below it")
+    parser.add_argument("--accept", action="store_true", help="take what is there now for what was written")
+    return _check(parser.parse_args(argv))
 
 
 def replay(argv: Sequence[str]) -> int:
@@ -126,13 +142,38 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from reproalign.common.records.checking import file_problems
     from reproalign.common.records.folder import read_record
 
     if arguments.tolerance < 0:
         raise UserError(f"--tolerance={arguments.tolerance} is negative")
-    return _report(
-        read_record(arguments.left), read_record(arguments.right), arguments.tolerance, tuple(arguments.ignore)
-    )
+    sides = (arguments.left, arguments.right)
+    code = _report(*map(read_record, sides), arguments.tolerance, tuple(arguments.ignore))
+    problems = [problem for side in sides if side.is_dir() for problem in file_problems(side)]
+    for problem in problems:
+        say(problem)
+    if any(side.is_dir() for side in sides):
+        say(f"files: {f'{len(problems)} missing or altered' if problems else 'as the runs wrote them'}")
+    return 1 if problems else code
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from reproalign.common.records.checking import accept, check_sealed, sealed_in
+
+    sealed = list(dict.fromkeys(found for path in arguments.paths for found in sealed_in(path)))
+    count = bad = 0
+    for path in track(sealed, "checking"):
+        if arguments.accept:
+            accept(path)
+        findings = list(check_sealed(path))
+        problems = [finding.problem for finding in findings if finding.problem]
+        for problem in problems:
+            say(f"damaged  {problem}")
+        if not problems:
+            say(f"whole    {path} ({len(findings)} files, {decimal(sum(finding.bytes for finding in findings))})")
+        count, bad = count + len(findings), bad + len(problems)
+    say(f"{count - bad} files are as they were written, {bad} are altered, missing or not readable")
+    return 1 if bad else 0
 
 
 def _report(left: dict[str, Any], right: dict[str, Any], tolerance: float, ignore: tuple[str, ...] = ()) -> int:

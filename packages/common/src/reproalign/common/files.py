@@ -88,17 +88,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def recover_lines(path: Path) -> list[str]:
-    """Return the lines of a file that grows line by line; what an interruption left of a last one is cut off the file.
+def read_text(path: Path, key: str = "") -> str:
+    """Read a text.
 
-    There are none if there is no such file.
+    Args:
+        path: of the file.
+        key: what the user named it by, ``key=``.
+
+    Raises:
+        UserError: if it cannot be read, or is not UTF-8, naming the first byte that is not.
     """
-    if not path.is_file():
-        return []
-    whole, newline, rest = path.read_bytes().rpartition(b"\n")
-    if rest:
-        write_text(path, (whole + newline).decode())
-    return whole.decode().split("\n") if whole else []
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{key}{path}: cannot be read ({(error.strerror or 'not possible').lower()})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{key}{path}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from error
 
 
 def sha256_file(path: Path) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file, sha256_json
+from reproalign.common.records.handed_on import intact
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -138,7 +139,7 @@ def read_labels(path: str | Path, count: int | None = None) -> NDArray[np.int64]
             from 0 on.
     """
     try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        content = json.loads(intact(Path(path).expanduser()).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"labels: {path}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.calibration import sigmoid
+from reproalign.common.records.handed_on import intact
 from reproalign.mmpo.config import TargetConfig
 
 Floats = NDArray[np.float64]
@@ -77,7 +78,7 @@ def read_soft_labels(path: str) -> dict[str, float]:
         UserError: naming the file and the entry that is wrong.
     """
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        entries = json.loads(intact(Path(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"target.soft_labels={path}: cannot be read ({error.strerror})") from error
     except ValueError as error:

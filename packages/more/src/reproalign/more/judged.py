@@ -22,6 +22,7 @@ from reproalign.common.console import result_console
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.alpacaeval import instruction_text
 from reproalign.common.generation.samples import Sampled
+from reproalign.common.journal import growing
 from reproalign.common.judging.ask import (
     SIDES,
     Bout,
@@ -185,12 +186,11 @@ def _ask_as_released(
             raise found.failure
         return found
 
-    with path.open("a", encoding="utf-8") as stream:
+    with growing(path) as append:
 
         def write(key: Key, found: OneOrder) -> None:
             verdicts[key] = found.verdict
-            stream.write(entry_line(key, bouts, verdict=found.verdict, answers=found.answers))
-            stream.flush()
+            append(entry_line(key, bouts, verdict=found.verdict, answers=found.answers))
 
         try:
             work_on_all(config.judge, questions, work, write)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from reproalign.common.command.app import WordParser
 from reproalign.common.console import result_console
 from reproalign.common.errors import UserError
+from reproalign.common.files import read_text
 from reproalign.radpo.published import published
 
 RATES = {"win_rate": "standard_error", "length_controlled_winrate": "lc_standard_error"}  # column -> its error's
@@ -41,8 +43,7 @@ def read_leaderboard(path: Path) -> dict[str, Rates]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the leaderboard.csv that `alpaca_eval evaluate` wrote")
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
     if not rows or "win_rate" not in rows[0] or "" not in rows[0]:
         raise UserError(f"{path}: not AlpacaEval's leaderboard (columns: name, win_rate, …); give its leaderboard.csv")
     found: dict[str, Rates] = {}

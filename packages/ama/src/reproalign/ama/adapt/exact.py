@@ -20,7 +20,7 @@ from reproalign.ama.adapt.likelihood import Evaluation
 from reproalign.ama.adapt.region import Region, Vector
 from reproalign.ama.adapt.solution import Log, Problem, Solution
 from reproalign.common.errors import UserError
-from reproalign.common.files import recover_lines
+from reproalign.common.journal import growing, recover_lines
 
 EVALUATIONS = "evaluations.jsonl"
 
@@ -102,8 +102,8 @@ class _Objective:
         if not np.isfinite(found.value):
             raise UserError(f"the likelihood of the rows is {found.value} at the ratios {ratios}; check the models")
         if PartialState().is_main_process:
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"ratios": ratios, "evaluation": asdict(found)}) + "\n")
+            with growing(self.path) as write:
+                write(json.dumps({"ratios": ratios, "evaluation": asdict(found)}) + "\n")
         return found
 
     def _with_penalty(self, ratios: list[float], found: Evaluation) -> tuple[float, list[float]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -23,7 +21,7 @@ from reproalign.ama.adapt.solution import Log, Problem, Solution
 from reproalign.ama.ratios import reachable
 from reproalign.common.console import note_console
 from reproalign.common.errors import UserError
-from reproalign.common.files import write_json
+from reproalign.common.integrity import read_signed, write_signed
 
 STATE = "state.json"
 
@@ -50,11 +48,17 @@ def solve_published(problem: Problem, epsilon: float, folder: Path, log: Log) ->
     )
     batches = list(_batches(problem.rows, steps, problem.seed))
     rates = learning_rates(steps, len(batches))
-    state: dict[str, Any] = {"step": 0}
-    if (folder / STATE).is_file():
-        state = json.loads((folder / STATE).read_text("utf-8"))
+    state = read_signed(folder / STATE) or {"step": 0}
+    rows: list[tuple[int, dict[str, float]]] = []
+
+    def keep(step: int, numbers: dict[str, float]) -> None:
+        rows.append((step, numbers))
+        log(step, numbers)
+
     if state["step"]:
         optimizer.load(state["optimizer"])
+        for step, numbers in state.get("rows", []):  # an earlier version kept none
+            keep(step, numbers)
     main = PartialState().is_main_process
     label = f"adapting, ε {epsilon:g}"
     todo = track(
@@ -68,9 +72,9 @@ def solve_published(problem: Problem, epsilon: float, folder: Path, log: Log) ->
         gradient = torch.tensor(found.gradient, dtype=torch.float64)
         optimizer.step(parametrisation.pull_back(raw, gradient), rates[step])
         numbers = {"loss": found.value + parametrisation.penalty(raw), "learning_rate": rates[step]}
-        log(step + 1, numbers | _named(problem.names, parametrisation.saved(optimizer.raw).tolist()))
+        keep(step + 1, numbers | _named(problem.names, parametrisation.saved(optimizer.raw).tolist()))
         if main and ((step + 1) % steps.save_steps == 0 or step + 1 == len(batches)):
-            write_json(folder / STATE, {"step": step + 1, "optimizer": optimizer.state()})
+            write_signed(folder / STATE, {"step": step + 1, "optimizer": optimizer.state(), "rows": rows})
     ratios = parametrisation.saved(optimizer.raw).tolist()
     return Solution(ratios, len(batches), {"sum_of_learning_rates": math.fsum(rates)})
 

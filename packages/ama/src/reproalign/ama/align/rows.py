@@ -11,6 +11,7 @@ from reproalign.ama.align.packing import Text
 from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.data.records import Message, RowError, column, messages
 from reproalign.common.errors import UserError
+from reproalign.common.records.handed_on import intact
 
 Entry = list[Message] | Text  # turns; or a text; or a prompt and its response, both as they stand
 
@@ -77,6 +78,7 @@ def find_files(files: Sequence[str], key: str) -> list[Path]:
 
 def _read(path: Path) -> Iterator[Row]:
     if path.suffix == ".json" and path.is_file():
+        intact(path)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

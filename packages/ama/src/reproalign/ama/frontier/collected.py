@@ -18,6 +18,7 @@ from reproalign.ama.points import Measure, Point
 from reproalign.ama.ratios_file import read_ratios
 from reproalign.common.errors import UserError
 from reproalign.common.records.folder import read_record
+from reproalign.common.records.handed_on import intact
 
 RENAMED = {"wmt14_fr_en": "bleu"}  # a suite's benchmark -> the column that the published series have it in
 BESIDE = ("length", "discard_rate", "kl")  # measures of `evaluate` that are told but are no task
@@ -166,7 +167,7 @@ def _layer_weighted(chain: Chain, folder: Path) -> float | None:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        lines = intact(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read, though its run is finished; remove that run's folder") from error
     return (json.loads(line) for line in lines)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from reproalign.ama.points import Point
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.pareto import normal_means, resampled_means
+from reproalign.common.records.handed_on import intact
 
 REWARD = "reward"
 WIN_RATES_OF_TABLE = "alpacaeval"
@@ -191,7 +192,7 @@ def _rewards(points: Sequence[Point]) -> tuple[list[int], Float[np.ndarray, "pro
 
 def _read_rewards(path: str) -> dict[str, float]:
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = intact(Path(path)).read_text(encoding="utf-8").splitlines()
         return {str(row["id"]): float(row["reward"]) for row in map(json.loads, lines)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"rewards={path}: JSON lines of id and reward are needed there") from error

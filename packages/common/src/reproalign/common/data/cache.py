@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,10 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.console import has_bars
 from reproalign.common.files import sha256_json
+from reproalign.common.integrity import SMALL, make_whole
+from reproalign.common.leftovers import sweep_dead
 
-FORMAT = 1  # raised when prepared data made by older code must not be read
+FORMAT = 2  # raised when prepared data made by older code must not be read
 
 
 def cache_folder(cache_dir: str | None) -> Path:
@@ -53,29 +53,28 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 def cached(folder: Path, parts: list[Any], build: Callable[[], Dataset]) -> Dataset:
     """Return the data set that ``build`` makes, from ``folder`` if it was made from equal ``parts`` before.
 
-    With several processes the first one builds and the others read.
+    With several processes the first one builds and the others read. What was damaged since is built again
+    (:func:`~reproalign.common.integrity.make_whole`), and never mapped into memory, where it could end the process.
     """
     path = folder / "prepared" / sha256_json([FORMAT, *parts])[:32]
-    with PartialState().main_process_first():
-        if not path.is_dir():
-            before = are_progress_bars_disabled()
-            if not has_bars():
-                disable_progress_bars()
+
+    def make(target: Path) -> None:
+        before = are_progress_bars_disabled()
+        if not has_bars():
+            disable_progress_bars()
+        try:
             built = build()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".building-"))
-            try:
-                disable_progress_bars()  # the building showed its progress; the saving takes no time
-                built.save_to_disk(temporary)
-                try:
-                    temporary.rename(path)
-                except OSError:
-                    if not path.is_dir():  # else another run has made the same meanwhile
-                        raise
-            finally:
-                if not before:
-                    enable_progress_bars()
-                shutil.rmtree(temporary, ignore_errors=True)
+            disable_progress_bars()  # the building showed its progress; the saving takes no time
+            built.save_to_disk(target)
+        finally:
+            if not before:
+                enable_progress_bars()
+
+    state = PartialState()
+    with state.main_process_first():
+        # What one process of a machine has read and found whole the others need not read for that again.
+        make_whole(path, make, largest=None if state.is_local_main_process else SMALL)
+        sweep_dead(path)  # `datasets` writes into the folder of what it maps
         return load_from_disk(str(path))  # type: ignore[return-value]
 
 

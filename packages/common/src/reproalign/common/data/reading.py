@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.errors import UserError
+from reproalign.common.files import read_text
+from reproalign.common.records.handed_on import intact
 
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
 
@@ -60,8 +62,9 @@ def read_local(path: Path) -> Iterator[Row]:
     A line that is not valid JSON is yielded with its problem; the caller decides what becomes of it.
 
     Raises:
-        UserError: if the file as a whole cannot be read, is empty, or is of another kind.
+        UserError: if the file as a whole cannot be read, is empty, of another kind, or not what a run wrote.
     """
+    intact(path)
     if path.is_dir():
         rows = _saved(path)
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
@@ -133,6 +136,8 @@ def _json_lines(path: Path) -> Iterator[Row]:
                 if line.strip():
                     yield _json_row(f"{path} line {number}", line)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        if isinstance(error, UnicodeDecodeError) and not path.name.endswith(".gz"):
+            read_text(path)  # says at which byte of the file, where the error knows that of a block
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
@@ -156,9 +161,7 @@ def _row(place: str, values: Any) -> Row:
 
 def _json_array(path: Path) -> Iterator[Row]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
+        content = json.loads(read_text(path))
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); one object per line goes into a .jsonl file") from error
     if not isinstance(content, list):

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from reproalign.common.errors import UserError
-from reproalign.common.files import recover_lines, write_text
 from reproalign.common.generation.sampling import shares
+from reproalign.common.journal import growing, keep_lines, recover_lines, sums_of
 from reproalign.common.logprobs.scoring import token_losses
 from reproalign.common.text.collate import IGNORED, RowCollator
 
@@ -124,6 +124,7 @@ def remove_parts(folder: Path) -> None:
     """Remove the files that :func:`measure` left, once what they hold is written elsewhere."""
     for path in folder.glob(".losses-*.jsonl"):
         path.unlink()
+        sums_of(path).unlink(missing_ok=True)
 
 
 def _measure_share(
@@ -132,17 +133,16 @@ def _measure_share(
     done = len(_read_done(path, places))
     whole = done if done == len(places) else done // batch_size * batch_size
     if whole < done:  # a batch that was not written to its end is computed again
-        write_text(path, "".join(f"{line}\n" for line in recover_lines(path)[:whole]))
+        keep_lines(path, whole)
     if whole == len(places):
         return
     scorer = load()
-    with path.open("a", encoding="utf-8") as stream, _progress(disable=not state.is_main_process) as bar:
+    with growing(path) as write, _progress(disable=not state.is_main_process) as bar:
         task = bar.add_task("measuring losses", total=len(places), completed=whole)
         for start in range(whole, len(places), batch_size):
             part = places[start : start + batch_size]
-            for loss in scorer([rows[place] for place in part], part):
-                stream.write(json.dumps(asdict(loss)) + "\n")
-            stream.flush()
+            losses = scorer([rows[place] for place in part], part)
+            write("".join(json.dumps(asdict(loss)) + "\n" for loss in losses))
             bar.advance(task, len(part))
 
 

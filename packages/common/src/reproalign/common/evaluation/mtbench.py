@@ -14,6 +14,7 @@ import numpy as np
 
 from reproalign.common.data.fastchat import QuestionId
 from reproalign.common.errors import UserError
+from reproalign.common.records.handed_on import intact
 
 _DOUBLE = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 _SINGLE = re.compile(r"\[(\d+\.?\d*)\]")
@@ -137,7 +138,7 @@ def read_judgments(path: Path) -> dict[str, list[dict[str, Any]]]:
     """
     models: dict[str, list[dict[str, Any]]] = defaultdict(list)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = intact(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"judgments={path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     for number, line in enumerate(lines, start=1):

@@ -26,10 +26,10 @@ from reproalign.common.data.fastchat import (
 from reproalign.common.data.reading import Row
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, choose
-from reproalign.common.files import recover_lines
 from reproalign.common.generation.noise import stream_seed
 from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.sampling import Engine, Sampler
+from reproalign.common.journal import growing, recover_lines, sums_of
 from reproalign.common.models.kind import with_gemma_numerics
 
 # FastChat's, by category; 0 takes the likeliest token.
@@ -135,10 +135,12 @@ def answer_questions(
     for question in (question for batch in todo for question in batch):  # a batch is answered as a whole
         answers.pop(question.id, None)
     if todo:
+        sums_of(path).unlink(missing_ok=True)
         write_answers(path, list(answers.values()))
+        recover_lines(path)  # makes their sums anew
         engine = load()
         places = {question.id: place for place, question in enumerate(questions)}
-        with path.open("a", encoding="utf-8") as stream:
+        with growing(path) as write:
             for batch in track(todo, "answering"):
                 temperature = rules.temperature(batch[0].category)
                 sampler = engine(rules.of(temperature))
@@ -150,8 +152,8 @@ def answer_questions(
                 candidates = _candidates(sampler, batch, seeds, at_once)
                 for question, found in zip(batch, candidates, strict=True):
                     answers[question.id] = make_answer(question, model_id, found if count == n else found * n)
-                    stream.write(answers[question.id].line())
-                stream.flush()
+                write("".join(answers[question.id].line() for question in batch))
+        sums_of(path).unlink()  # the lines change places
         write_answers(path, [answers[question.id] for question in questions])
     return {question.id: answers[question.id] for question in questions}
 

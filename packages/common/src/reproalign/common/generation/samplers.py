@@ -48,7 +48,7 @@ def vllm_engine(model: ModelConfig, layout: str) -> Engine:
         raise UserError(f"backend=vllm: {model.name} is an ensemble, which vLLM cannot run; set backend=transformers")
     tokenizer = asking_tokenizer(model, layout)
     loaded = LLM(
-        model=model_path(model.name),
+        model=model_path(model.name, largest=None),
         tokenizer=model_path(model.tokenizer or model.name),
         revision=model.revision,
         dtype=model.dtype,

@@ -12,8 +12,8 @@ from accelerate import PartialState
 from reproalign.common.console import track
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
-from reproalign.common.files import recover_lines, write_text
 from reproalign.common.generation.rules import SamplingRules
+from reproalign.common.journal import growing, keep_lines, recover_lines
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def sample_responses(
     done = read_responses(path, [prompts[index] for index in mine])
     whole = len(done) if len(done) == len(mine) else len(done) // at_once * at_once
     if whole < len(done):  # a batch that was not written to its end is sampled again
-        write_text(path, "".join(f"{line}\n" for line in recover_lines(path)[:whole]))
+        keep_lines(path, whole)
         done = done[:whole]
     todo = batches[-(-whole // at_once) :]
     if not todo:
@@ -90,12 +90,13 @@ def sample_responses(
     sampler = load()
     # All of them first: a prompt that cannot be rendered is found before anything is sampled.
     ids = {index: sampler.encode(prompts[index]) for batch in todo for index in batch}
-    with path.open("a", encoding="utf-8") as stream:
+    with growing(path) as write:
         for batch in track(todo, "sampling", shown=rank == 0):
             responses = sampler.generate([ids[index] for index in batch], seed + batch[0])
-            for index, texts in zip(batch, responses, strict=True):
-                stream.write(json.dumps({"prompt": prompts[index], "responses": texts}, ensure_ascii=False) + "\n")
-            stream.flush()
+            rows = [
+                {"prompt": prompts[index], "responses": texts} for index, texts in zip(batch, responses, strict=True)
+            ]
+            write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             done += responses
     return done
 

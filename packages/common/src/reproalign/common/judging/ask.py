@@ -13,7 +13,8 @@ from rich.table import Table
 
 from reproalign.common.data.reading import Row, read_local
 from reproalign.common.errors import UserError
-from reproalign.common.files import recover_lines, write_text
+from reproalign.common.files import write_text
+from reproalign.common.journal import growing, recover_lines
 from reproalign.common.judging.endpoint import EndpointConfig, EndpointError, ask_all
 from reproalign.common.judging.verdict import WinRate, check_template, question, score, verdict, win_rate
 
@@ -78,12 +79,11 @@ def collect_answers(
     answers = kept_entries(path, bouts, "answer", str)
     if len(answers) == len(questions):
         return answers
-    with path.open("a", encoding="utf-8") as stream:
+    with growing(path) as append:
 
         def write(key: Key, answer: str) -> None:
             answers[key] = answer
-            stream.write(entry_line(key, bouts, answer=answer))
-            stream.flush()
+            append(entry_line(key, bouts, answer=answer))
 
         try:
             ask_all(endpoint, {key: text for key, text in questions.items() if key not in answers}, write)

@@ -22,6 +22,7 @@ from rich.table import Table
 from reproalign.common.console import track
 from reproalign.common.errors import UserError, first_line
 from reproalign.common.files import write_text
+from reproalign.common.journal import growing
 from reproalign.common.judging.ask import SIDES, Bout, Key, entry_line, kept_entries, win_table, write_verdicts
 from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.verdict import WinRate, one_order_rate, win_rate
@@ -68,7 +69,7 @@ class PairwiseJudge:
         ends = list(accumulate(batch_sizes(len(order), self.config.batch_size), initial=0))
         batches = [order[start:end] for start, end in pairwise(ends)]
         todo = [batch for batch in batches if any(key not in logits for key in batch)]
-        with path.open("a", encoding="utf-8") as stream:
+        with growing(path) as append:
             for batch in track(todo, "comparing", shown=bool(todo)):
                 found = self.model.logits([encoded[key] for key in batch])
                 if not found.isfinite().all():
@@ -78,8 +79,7 @@ class PairwiseJudge:
                     )
                 new = {key: value for key, value in zip(batch, found.tolist(), strict=True) if key not in logits}
                 logits |= new
-                stream.write("".join(entry_line(key, bouts, logit=value) for key, value in new.items()))
-                stream.flush()
+                append("".join(entry_line(key, bouts, logit=value) for key, value in new.items()))
         return logits
 
 

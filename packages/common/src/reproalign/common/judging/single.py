@@ -12,7 +12,7 @@ from reproalign.common.data.fastchat import Answer, Question, QuestionId
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.mtbench import rating
-from reproalign.common.files import recover_lines
+from reproalign.common.journal import growing, recover_lines
 from reproalign.common.judging.endpoint import EndpointConfig, ask_all
 from reproalign.common.judging.single_prompts import JudgePrompt, Kind
 
@@ -101,7 +101,7 @@ def collect_judgments(
     rows = _kept(path, requests)
     todo = {key: _messages(*request) for key, request in requests.items() if key not in rows}
     if todo:
-        with path.open("a", encoding="utf-8") as stream:
+        with growing(path) as append:
 
             def write(key: Key, judgment: str) -> None:
                 prompt, text = requests[key]
@@ -115,8 +115,7 @@ def collect_judgments(
                     "turn": key[1],
                     "tstamp": time.time(),
                 }
-                stream.write(json.dumps(rows[key], ensure_ascii=False) + "\n")
-                stream.flush()
+                append(json.dumps(rows[key], ensure_ascii=False) + "\n")
 
             ask_all(endpoint, todo, write)
     return [rows[key] for key in requests]

@@ -31,6 +31,7 @@ from reproalign.common.errors import UserError, choose
 from reproalign.common.files import atomic_path, write_json
 from reproalign.common.merging.checkpoint import Checkpoint
 from reproalign.common.merging.headers import read_json
+from reproalign.common.records.handed_on import as_written
 
 FACTS = "statistics.json"
 FORMAT = 1
@@ -54,6 +55,7 @@ def open_statistics(name: str, kind: str, key: str = "statistics") -> Checkpoint
         path = path / "statistics"
     if not path.exists():
         raise UserError(f"{key}: {name}: no such file or folder")
+    as_written(path)
     found = statistics_facts(path)
     if found is not None and found["kind"] != kind:
         raise UserError(f"{key}: {name} holds statistics of kind {found['kind']}, and {kind} is needed")

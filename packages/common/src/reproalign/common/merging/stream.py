@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -14,7 +13,8 @@ from typing import Any, TypeVar
 import torch
 
 from reproalign.common.errors import UserError
-from reproalign.common.files import sha256_file, write_json
+from reproalign.common.files import sha256_file
+from reproalign.common.integrity import read_signed, write_signed
 from reproalign.common.merging.operands import Kernel, Operands, Rule, ranges
 from reproalign.common.merging.writer import OutputTensor, Shard, ShardWriter, plan_shards, write_index
 
@@ -122,9 +122,9 @@ def write_model(
         hashing[shard.file] = workers.submit(sha256_file, folder / shard.file)
         for file in [file for file, future in hashing.items() if future.done()]:
             done[file] = hashing.pop(file).result()
-            write_json(folder / JOURNAL, {"identity": identity, "files": done})
+            write_signed(folder / JOURNAL, {"identity": identity, "files": done})
     done |= {file: future.result() for file, future in hashing.items()}
-    write_json(folder / JOURNAL, {"identity": identity, "files": done})
+    write_signed(folder / JOURNAL, {"identity": identity, "files": done})
     write_index(folder, shards, outputs)
     return {shard.file: done[shard.file] for shard in shards}
 
@@ -194,10 +194,8 @@ class _Slice:
 def _finished(folder: Path, identity: str) -> dict[str, str]:
     """Return the files of an earlier, interrupted call whose content is what was noted; remove those of another."""
     path = folder / JOURNAL
-    journal: dict[str, Any] = (
-        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"identity": None, "files": {}}
-    )
-    if journal["identity"] != identity:
+    journal = read_signed(path)
+    if journal.get("identity") != identity:
         for stale in folder.glob("*.safetensors"):
             stale.unlink()
         return {}

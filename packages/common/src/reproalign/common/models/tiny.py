@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from transformers import (
 from reproalign.common.data.cache import cache_folder, fingerprint_tokenizer
 from reproalign.common.errors import choose
 from reproalign.common.files import sha256_json
+from reproalign.common.integrity import damage, make_whole
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 
-FORMAT = 2  # raised when the weights are made in another way, so that cached folders are not taken for new ones
+FORMAT = 3  # raised when the weights are made in another way, so that cached folders are not taken for new ones
 TINY_MODELS = ("llama", "gpt_neox", "gemma")
 
 _SHAPE: dict[str, Any] = {
@@ -73,7 +73,7 @@ def save_tiny(folder: Path, kind: str = "llama", *, seed: int = 0) -> Path:
 
 
 def tiny_folder(kind: str) -> Path:
-    """Return the cached folder of the model that ``model.name=tiny:<kind>`` stands for, made the first time.
+    """Return the cached folder of the model that ``model.name=tiny:<kind>`` stands for, made where it is not whole.
 
     Its name holds the fingerprint of what it is made from. With several processes the first one makes it, since
     ``save_pretrained`` writes on that one alone, and the others wait until it is there (not at a barrier: this may be
@@ -85,17 +85,10 @@ def tiny_folder(kind: str) -> Path:
     choose("tiny model", kind, TINY_MODELS)
     key = sha256_json([FORMAT, tiny_config(kind).to_dict(), fingerprint_tokenizer(tiny_tokenizer())])[:16]
     folder = cache_folder(None) / "models" / f"tiny-{kind}-{key}"
-    if PartialState().is_main_process and not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tiny-") as temporary:
-            made = save_tiny(Path(temporary) / "model", kind)
-            try:
-                made.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # else another run has made the same meanwhile
-                    raise
+    if PartialState().is_main_process:
+        return make_whole(folder, lambda target: save_tiny(target, kind))
     for _ in range(1200):
-        if folder.is_dir():
+        if folder.is_dir() and damage(folder) is None:
             return folder
         time.sleep(0.1)
     raise TimeoutError(f"{folder} was not made by the first process")

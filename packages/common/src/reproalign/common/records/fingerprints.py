@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.files import sha256_file
+from reproalign.common.integrity import digest_of
 
 _COMMIT = re.compile(r"(.+@)?[0-9a-f]{40}")
 
@@ -28,7 +28,7 @@ def fingerprint_folder(folder: Path, known: Mapping[str, str] | None = None) -> 
         raise FileNotFoundError(f"{folder}: no *.safetensors")
     total = hashlib.sha256()
     for path in weights:
-        total.update(f"{path.name} {(known or {}).get(path.name) or sha256_file(path)}\n".encode())
+        total.update(f"{path.name} {(known or {}).get(path.name) or digest_of(path)}\n".encode())
     return total.hexdigest()
 
 

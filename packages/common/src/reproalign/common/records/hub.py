@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.errors import ReportedError, UserError, choose, first_line
+from reproalign.common.integrity import MANIFEST, signed
 from reproalign.common.records.card import CARD, hub_base, made_folders, model_card
 from reproalign.common.records.folder import read_record
+from reproalign.common.records.handed_on import as_written
 from reproalign.common.records.markdown import public_values
 
 PUBLIC_RECORD = "record.json"  # the run's record without private paths, beside the pushed weights
@@ -70,8 +72,8 @@ def push(run: Path, repo: str, *, private: bool = False, folder: str | None = No
         The address of the commit.
 
     Raises:
-        UserError: for a run that is not finished, made no model or several, or an adapter of a base that is not on the
-            Hub.
+        UserError: for a run that is not finished, made no model or several, one that was altered, or an adapter
+            of a base that is not on the Hub.
         ReportedError: if the Hub refuses it, or is gone.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -80,13 +82,16 @@ def push(run: Path, repo: str, *, private: bool = False, folder: str | None = No
     if record["status"] != "finished":
         raise UserError(f"{run}: the run is {record['status']}; finish it first (the same command resumes it)")
     made = _which(run, record, folder)
+    as_written(run / made)
     contents: dict[str, bytes | Path] = {
-        str(path.relative_to(run / made)): path for path in sorted((run / made).rglob("*")) if path.is_file()
+        str(path.relative_to(run / made)): path
+        for path in sorted((run / made).rglob("*"))
+        if path.is_file() and path.name != MANIFEST
     }
     if _ADAPTER in contents:
         contents[_ADAPTER] = _adapter_config(run / made / _ADAPTER, base or hub_base(record))
     contents[CARD] = model_card(run, record, made, repo).encode()
-    contents[PUBLIC_RECORD] = (json.dumps(public_values(record), indent=2, ensure_ascii=False) + "\n").encode()
+    contents[PUBLIC_RECORD] = (json.dumps(signed(public_values(record)), indent=2, ensure_ascii=False) + "\n").encode()
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)

@@ -11,10 +11,13 @@ from typing import Any
 from rich.markup import escape
 from rich.tree import Tree
 
+from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
+from reproalign.common.integrity import RECORD as RECORD
+from reproalign.common.integrity import SUM, is_as_signed
 from reproalign.common.mappings import flatten
 
-RECORD = "run.json"
+ALTERED = "put it back from a copy, or delete it, and what lies beside it counts as of no run"
 
 
 def input_runs(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -29,7 +32,7 @@ def input_runs(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for key, value in flatten({name: value for name, value in config.items() if name != "output_dir"}).items():
         for name, word in _words(key, value):
-            folder = _run_folder(word)
+            folder = run_folder(word)
             record = None if folder is None else read_plain(folder)
             if folder is not None and record is not None:
                 facts = {fact: record.get(fact) for fact in ("command", "started", "status")}
@@ -39,18 +42,38 @@ def input_runs(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def training_config(model: str) -> tuple[Path, dict[str, Any]] | None:
     """Return the run that a model's folder lies in, and its configuration; None for a model of no recorded run."""
-    folder = _run_folder(model)
+    folder = run_folder(model)
     record = None if folder is None else read_plain(folder)
     return None if folder is None or record is None else (folder, dict(record.get("config") or {}))
 
 
 def read_plain(folder: Path) -> dict[str, Any] | None:
-    """Return the record in ``folder``; None if there is none, or none that can be read."""
+    """Return the record in ``folder``; None if there is none.
+
+    Raises:
+        UserError: if it was altered.
+    """
+    file = folder / RECORD
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
         return None
-    return record if isinstance(record, dict) and "command" in record else None
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON ({error}); {ALTERED}") from error
+    if not isinstance(record, dict):
+        return None
+    check_written(record, file)
+    return record if "command" in record else None
+
+
+def check_written(record: dict[str, Any], file: Path) -> None:
+    """Refuse a record that is not what was written; one of an earlier version is not signed, and taken as it is.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if not is_as_signed(record) or (SUM not in record and record.get("format", 1) != 1):
+        raise UserError(f"{file} was altered (its SHA-256 is not what was written); {ALTERED}")
 
 
 def family_tree(folder: Path, record: dict[str, Any]) -> Tree | None:
@@ -91,7 +114,10 @@ def _add_children(tree: Tree, folder: Path, record: dict[str, Any]) -> None:
 
 def _read(folder: Path, entry: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """Return the record in a folder, and how it stands to the one that an entry is about."""
-    record = read_plain(folder)
+    try:
+        record = read_plain(folder)
+    except UserError:
+        return None, " (its record was altered)"
     if record is None:
         return None, " (gone)" if "record_sha256" in entry else ""
     known = entry.get("record_sha256")
@@ -106,7 +132,7 @@ def _words(key: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _words(f"{key}[{index}]", entry)
 
 
-def _run_folder(word: str) -> Path | None:
+def run_folder(word: str) -> Path | None:
     """Return the nearest folder with a record that the path ``word`` is, or lies in."""
     if os.sep not in word and not os.path.exists(word):  # most values are no paths, and some too long for one
         return None

@@ -16,12 +16,14 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.records.environment import git_state, hardware, package_versions
 from reproalign.common.records.lineage import input_runs
 
+FORMAT = 2  # 1 was not signed
+
 
 def new_record(invocation: Invocation) -> dict[str, Any]:
     """Return the record of a run that begins: what was asked for, of which code, on which machine."""
     package_file = importlib.import_module(invocation.package).__file__ if _is_regular(invocation.package) else None
     return {
-        "format": 1,
+        "format": FORMAT,
         "status": "running",
         "command": shlex.join(invocation.command),
         "package": invocation.package,

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, choose, did_you_mean
+from reproalign.common.files import read_text
 
 SPEAKERS = {"user": "Human", "assistant": "Assistant"}  # of a transcript
 MAX_MODEL_LENGTH = 2048  # given to tokenizers that claim an absurd one, as the alignment-handbook does
@@ -97,7 +98,7 @@ def set_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> No
     elif template in TEMPLATES:
         tokenizer.chat_template = TEMPLATES[template]
     elif Path(template).is_file():
-        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+        tokenizer.chat_template = read_text(Path(template), "model.chat_template=")
     else:
         raise UserError(
             f"model.chat_template={template}: no such template{did_you_mean(template, TEMPLATES)} and no such file; "

@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reproalign.common.errors import UserError
-from reproalign.common.files import follow_umask, sha256_file, write_json
-
-MANIFEST = "manifest.json"
-
-
-def write_manifest(folder: Path) -> None:
-    """Write the SHA-256 and size of every file in ``folder``: the mark that it is complete."""
-    follow_umask(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    entries = {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-        for path in files
-    }
-    write_json(folder / MANIFEST, {"files": entries})
-
-
-def damage(folder: Path) -> str | None:
-    """Say what is wrong with a checkpoint, or None if it is whole."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        return f"{folder} is incomplete (no {MANIFEST}: the run ended while it was written)"
-    try:
-        entries = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, TypeError):
-        return f"{manifest} is not readable"
-    for name, expected in entries.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{path} has {path.stat().st_size} bytes, {expected['bytes']} were written (truncated?)"
-        if sha256_file(path) != expected["sha256"]:
-            return f"{path} was altered (its SHA-256 differs from the manifest's)"
-    return None
+from reproalign.common.integrity import damage, seal
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -93,24 +59,35 @@ def resume_from(run_dir: Path, resume: str, on_bad_checkpoint: str) -> Path | No
     return None
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """What has a state of its own in checkpoints, on every process."""
+
+    def save_state(self, checkpoint: Path) -> None:
+        """Write what the Trainer does not know of, before a checkpoint is sealed."""
+
+    def load_state(self, checkpoint: Path) -> None:
+        """Read back what :meth:`save_state` wrote, before training goes on."""
+
+
 class ManifestCallback(TrainerCallback):
     """Seals every checkpoint once all processes have written their part of it.
 
     Args:
-        save_state: writes into the checkpoint's folder, on every process, what the Trainer does not know of.
+        stateful: whose states it takes along.
     """
 
-    def __init__(self, save_state: Callable[[Path], None] | None = None) -> None:
-        self.save_state = save_state
+    def __init__(self, stateful: Sequence[Stateful]) -> None:
+        self.stateful = stateful
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the manifest of the checkpoint just saved."""
         partial = PartialState()
         folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
         partial.wait_for_everyone()
-        if self.save_state:
-            self.save_state(folder)
-            partial.wait_for_everyone()
+        for part in self.stateful:
+            part.save_state(folder)
+        partial.wait_for_everyone()
         if partial.is_main_process:
-            write_manifest(folder)
+            seal(folder)
         partial.wait_for_everyone()

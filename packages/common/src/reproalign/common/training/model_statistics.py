@@ -8,7 +8,6 @@ interruption.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from transformers import PreTrainedModel
 
 from reproalign.common.console import note_console
 from reproalign.common.errors import UserError, choose
-from reproalign.common.files import sha256_json, write_json
+from reproalign.common.files import sha256_json
+from reproalign.common.integrity import digest_of, read_signed, seal, write_signed
 from reproalign.common.merging.statistics import FACTS, KINDS, write_facts, write_statistics
 from reproalign.common.training.row_statistics import Row, Sums, fisher_information, gram_matrices, linear_layers
 
@@ -102,16 +102,17 @@ def write_model_statistics(
     with _progress(len(groups) * len(rows), request.kind) as advance:
         for number, group in enumerate(groups):
             file = folder / f"{request.kind}-{number + 1:05}-of-{len(groups):05}.safetensors"
-            if file.is_file() and file.name in done["files"]:
+            if file.is_file() and digest_of(file) == done["files"].get(file.name):
                 advance(len(rows))
                 continue
             sums, tokens = _measure(model, rows, group, request, advance)
             write_statistics(file, sums)
-            done["files"].append(file.name)
-            write_json(folder / JOURNAL, done | {"tokens": tokens})
+            done["files"][file.name] = digest_of(file)
+            write_signed(folder / JOURNAL, done | {"tokens": tokens})
     labels = request.labels if request.kind == "fisher" else None
     write_facts(folder, kind=request.kind, rows=len(rows), tokens=tokens, labels=labels, model=named)
     (folder / JOURNAL).unlink()
+    seal(folder)
     return {"rows": len(rows), "tokens": tokens, "tensors": len(names), "passes": len(groups)}
 
 
@@ -139,15 +140,12 @@ def _groups(shapes: Mapping[str, tuple[int, ...]], memory: int) -> Iterator[list
 
 def _finished(folder: Path, identity: str) -> dict[str, Any]:
     """Return what an interrupted measurement of the same has left; files of another are removed."""
-    try:
-        left: dict[str, Any] = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        left = {}
+    left = read_signed(folder / JOURNAL)
     if left.get("identity") == identity:
         return left
     for path in (*folder.glob("*.safetensors"), folder / FACTS):  # which would call the folder whole
         path.unlink(missing_ok=True)
-    return {"identity": identity, "files": []}
+    return {"identity": identity, "files": {}}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.console import track
 from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path, sha256_json
+from reproalign.common.integrity import damage, is_sealed, seal
 from reproalign.common.logprobs.model import install_completion_logps
 
 BLOCK_BATCHES = 64  # cached log-probs: batches per file at most, and files at least, if there are that many batches
@@ -41,7 +43,8 @@ def compute_once(
 
     They are kept in ``cache_dir`` as safetensors, a file for each block of batches, in a folder named by the token ids,
     the weights and the way of computing. A later run with the same three reads them back; an interrupted one goes on
-    with the blocks that are missing, in any number of processes. All processes call this, and get all values.
+    with the blocks that are missing or damaged, in any number of processes. All processes call this, and get all
+    values.
 
     Args:
         dataset: tokenised rows.
@@ -70,7 +73,7 @@ def compute_once(
     files = {start: folder / f"{start:09d}.safetensors" for start in range(0, len(dataset), block_rows)}
 
     def fill(starts: Sequence[int]) -> None:
-        missing = [start for start in starts if not files[start].is_file()]
+        missing = [start for start in starts if not _is_whole(files[start])]
         if not missing:
             return
         if is_deepspeed_zero3_enabled():  # weights are sharded as they are read: no process could work alone
@@ -92,6 +95,7 @@ def compute_once(
                 save_file(
                     {name: torch.cat([part[name].float().cpu() for part in found]) for name in found[0]}, temporary
                 )
+            seal(files[start])
 
     fill(list(files)[state.process_index :: state.num_processes])
     state.wait_for_everyone()
@@ -99,3 +103,13 @@ def compute_once(
         fill(list(files))
     blocks = [load_file(file) for file in files.values()]
     return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _is_whole(block: Path) -> bool:
+    """Say whether a block is there as it was written; a line says so if it was and is no longer."""
+    if not (block.is_file() and is_sealed(block)):  # the run ended while it was written
+        return False
+    problem = damage(block)
+    if problem:
+        print(f"reproalign: {problem}; these log-probs are computed again", file=sys.stderr)
+    return problem is None

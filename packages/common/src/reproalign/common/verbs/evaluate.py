@@ -51,7 +51,7 @@ def evaluate_suite(config: EvaluateSuiteConfig, invocation: Invocation) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_in_force(config.launch.strategy, state.distributed_type.value)
     check_backend(config.suite, config.model, state.num_processes)
-    path = model_path(config.model.name)
+    model_path(config.model.name)
     with state.main_process_first():  # the others find the data prepared
         prepared = prepare(config.suite)
     tokenizer = load_tokenizer(config.model)
@@ -60,7 +60,9 @@ def evaluate_suite(config: EvaluateSuiteConfig, invocation: Invocation) -> None:
 
     def load() -> Any:
         if config.suite.backend == "vllm":
-            return vllm_backend(config.model, path, config.suite, subject.template)
+            return vllm_backend(
+                config.model, model_path(config.model.name, largest=None), config.suite, subject.template
+            )
         return hf_backend(load_causal_lm(config.model, trainable=False), tokenizer, config.suite)
 
     full = f"output_dir={config.output_dir} or {cache}"

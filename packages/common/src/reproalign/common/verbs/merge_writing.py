@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from reproalign.common.console import note_console, result_console
 from reproalign.common.files import sha256_file, sha256_json, space_needed, write_json
+from reproalign.common.integrity import digest_of
 from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter
 from reproalign.common.merging.adapters import CONFIG, WEIGHTS
 from reproalign.common.merging.config import MergeConfig
@@ -31,6 +32,7 @@ from reproalign.common.merging.stream import JOURNAL, threads, write_model
 from reproalign.common.merging.writer import check_space
 from reproalign.common.models.identify import identify_weights
 from reproalign.common.records import Run
+from reproalign.common.records.handed_on import as_written
 
 PARTIAL = ".partial"  # where a model is written before it is whole
 Hashes = Mapping[str, Mapping[str, Future[str]]]  # SHA-256 of the files of each input
@@ -178,9 +180,13 @@ def _hashing(inputs: Mapping[str, list[Path]]) -> Iterator[Hashes]:
     pool = ThreadPoolExecutor(max(len(inputs), 1), "hash")
     try:
         # File by file, so that a merge that fails waits for those under way and not for all that are left.
-        yield {label: {path.name: pool.submit(sha256_file, path) for path in files} for label, files in inputs.items()}
+        yield {label: {path.name: pool.submit(_checked, path) for path in files} for label, files in inputs.items()}
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _checked(path: Path) -> str:
+    return digest_of(as_written(path))
 
 
 def _record_inputs(run: Run, hashes: Hashes) -> dict[str, dict[str, str]]:

@@ -16,10 +16,11 @@ from reproalign.common.console import result_console, say, track
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import Curve, comparison
-from reproalign.common.files import recover_lines, sha256_json, write_text
+from reproalign.common.files import sha256_json
 from reproalign.common.generation.best_of_n import best_of_n, sizes
 from reproalign.common.generation.samples import RESPONSES, SCORED, Sampled, find, read_sampled
 from reproalign.common.invocation import Invocation
+from reproalign.common.journal import growing, keep_lines, recover_lines
 from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
 from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rules
@@ -112,18 +113,19 @@ def score_rows(
     done = _read_done(partial, rows)
     whole = len(done) if len(done) == len(rows) else len(done) // at_once * at_once
     if whole < len(done):  # a chunk that was not written to its end is scored again: texts are padded as their chunk is
-        write_text(partial, "".join(f"{line}\n" for line in recover_lines(partial)[:whole]))
+        keep_lines(partial, whole)
         done = done[:whole]
     if whole < len(rows):
         score_all = load()
-        with partial.open("a", encoding="utf-8") as stream:
+        with growing(partial) as write:
             for start in track(range(whole, len(rows), at_once), "scoring"):
                 part = rows[start : start + at_once]
                 rewards = iter(score_all([text for row in part for text in row.dialogues()]))
                 for row in part:
                     done.append(replace(row, scores=[next(rewards) for _ in row.responses]))
-                    stream.write(json.dumps(asdict(done[-1]), ensure_ascii=False) + "\n")
-                stream.flush()
+                write("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in done[start:]))
+    if len(recover_lines(partial)) != len(rows):
+        raise UserError(f"{partial}: not the {len(rows)} rows that were scored; give the same command again")
     partial.replace(path)
     return done
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from reproalign.common.console import note_console
 from reproalign.common.errors import UserError
-from reproalign.dtm.disperse.embeddings import normalise, shard_path, write_shard
+from reproalign.dtm.disperse.embeddings import is_shard, normalise, shard_path, write_shard
 
 Encode = Callable[[list[str]], NDArray[Any]]  # texts -> (texts, dim)
 TEXTS = ("instruction", "response", "both")
@@ -97,7 +97,7 @@ def embed_shards(
         UserError: for an embedding that is zero or not finite, naming the row; and for a full disk.
     """
     mine = share(-(-rows // shard_size), rank, processes)
-    missing = [number for number in mine if not shard_path(folder, number).is_file()]
+    missing = [number for number in mine if not is_shard(shard_path(folder, number))]
     if not missing:
         return
     encode = load()

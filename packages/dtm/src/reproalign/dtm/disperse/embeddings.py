@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path, space_needed
+from reproalign.common.integrity import damage, is_sealed, seal
+from reproalign.common.records.handed_on import as_written
 
 FOLDER, MANIFEST = "embeddings", "embeddings.json"
 WHAT = {"text": "parts of the rows (embedding.text)", "texts_sha256": "texts", "model_id": "weights (embedding.model)"}
@@ -98,9 +101,20 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def write_shard(path: Path, rows: NDArray[Any]) -> None:
-    """Write a shard whole or not at all."""
+    """Write a shard whole or not at all, and seal it."""
     with space_needed(f"{path.parent}"), atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.save(stream, rows)
+    seal(path)
+
+
+def is_shard(path: Path) -> bool:
+    """Say whether a shard is there as it was written; a line says so if it was and is no longer."""
+    if not (path.is_file() and is_sealed(path)):  # the run ended while it was written
+        return False
+    problem = damage(path)
+    if problem:
+        print(f"reproalign: {problem}; it is made again", file=sys.stderr)
+    return problem is None
 
 
 def open_embeddings(folder: Path, expected: dict[str, Any], key: str) -> Embeddings:
@@ -122,7 +136,7 @@ def open_embeddings(folder: Path, expected: dict[str, Any], key: str) -> Embeddi
         raise UserError(
             f"{key}={folder}: {len(missing)} of {count} shards are missing; let the run that makes them finish first"
         )
-    found = Embeddings([shard_path(folder, number) for number in range(count)])
+    found = Embeddings([as_written(shard_path(folder, number)) for number in range(count)])
     if len(found) != manifest["rows"]:
         raise UserError(f"{key}={folder}: its shards hold {len(found)} rows, not {manifest['rows']}; make them again")
     return found

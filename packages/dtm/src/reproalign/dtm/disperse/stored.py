@@ -7,7 +7,8 @@ from typing import Any
 
 from accelerate import PartialState
 
-from reproalign.common.files import sha256_file, sha256_json, write_json
+from reproalign.common.files import sha256_json, write_json
+from reproalign.common.integrity import digest_of
 from reproalign.common.records import Run
 from reproalign.dtm.disperse.embed import embed_shards, hash_texts, read_texts
 from reproalign.dtm.disperse.embedder import Embedder, identify_embedder
@@ -37,7 +38,7 @@ def embeddings_of(settings: Settings, run: Run, state: PartialState) -> Embeddin
     if not state.is_main_process:
         return None
     found = open_embeddings(folder, expected, key)
-    shards = [sha256_file(path) for path in sorted(folder.glob("shard-*.npy"))]
+    shards = [digest_of(path) for path in sorted(folder.glob("shard-*.npy"))]
     made = not settings.config.embeddings
     run.add_fingerprint("data", "embeddings", sha256_json(shards), made=made, rows=len(found), dim=found.dim)
     run.add_fingerprint("weights", "embedder", expected["model_id"], name=settings.config.embedding.model)

@@ -12,6 +12,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
+from reproalign.common.records.handed_on import intact
 from reproalign.common.records.paper import load_paper
 from reproalign.common.study.claims import Checked, check_claims, report_claims
 from reproalign.dtm.study.claims import check_claim
@@ -67,7 +68,7 @@ def _read_curves(folder: str, paper: Mapping[str, Any]) -> dict[str, Curve]:
     """Read curves by benchmark; each stands for the first published curve of its benchmark."""
     path = Path(folder).expanduser() / CURVES
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["curves"]
+        found = json.loads(intact(path).read_text(encoding="utf-8"))["curves"]
         curves = {name: Curve(entry["fractions"], entry["values"]) for name, entry in found.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

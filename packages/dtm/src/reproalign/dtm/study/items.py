@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reproalign.common.errors import UserError, choose
+from reproalign.common.records.handed_on import intact
 from reproalign.dtm.study.config import ErrorsConfig
 from reproalign.dtm.study.results import check_same_rows, read_evaluation
 
@@ -97,7 +98,7 @@ def _scores(folder: str, config: ErrorsConfig) -> dict[str, float]:
     scores: dict[str, float] = {}
     for task in tasks:
         found: dict[str, float] = {}
-        for line in files[task].read_text(encoding="utf-8").splitlines():
+        for line in intact(files[task]).read_text(encoding="utf-8").splitlines():
             sample = json.loads(line)
             score = _score(sample["scores"], config.metric)
             if score is not None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from reproalign.common.errors import UserError
+from reproalign.common.records.handed_on import intact
 
 RESULTS, ROWS, TOKENS = "results.json", "rows.jsonl", "tokens.safetensors"
 
@@ -41,7 +42,7 @@ class Evaluation:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return ``rows.jsonl``: index, source, tokens, nll, correct."""
-        text = (self.folder / ROWS).read_text(encoding="utf-8")
+        text = intact(self.folder / ROWS).read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines()]
 
     def tokens(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -53,7 +54,7 @@ class Evaluation:
         path = self.folder / TOKENS
         if not path.is_file():
             raise UserError(f"{self.folder} has no losses of tokens; evaluate again with per_token=true")
-        found = load_file(path)
+        found = load_file(intact(path))
         return found["ids"].astype(np.int64), found["losses"].astype(np.float64)
 
 
@@ -65,7 +66,7 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     """
     path = Path(folder).expanduser()
     try:
-        results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
+        results = json.loads(intact(path / RESULTS).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: no {RESULTS} there; give the folder of a finished `dtm evaluate rows=…`") from error
     except ValueError as error:

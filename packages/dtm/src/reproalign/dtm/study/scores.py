@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from reproalign.common.errors import UserError, did_you_mean
+from reproalign.common.records.handed_on import intact
 
 ANY = "*"  # the setting of rows that state none: they stand for whichever a claim names
 
@@ -82,7 +83,7 @@ def read_table(path: str, paper: Mapping[str, Any]) -> Scores:
     """
     file = Path(path).expanduser()
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = intact(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"results={path}: cannot be read; give a CSV or JSON file") from error
     if file.suffix.lower() == ".csv":
@@ -122,7 +123,7 @@ def suite_row(folder: str | Path, paper: Mapping[str, Any], place: str) -> Row:
     """Read one run of ``evaluate suite=dtm``; ``place`` is where the user named it."""
     path = Path(folder).expanduser() / "results.json"
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows = json.loads(intact(path).read_text(encoding="utf-8"))["rows"]
         found = {row["name"]: Score(float(row["value"]), row["stderr"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place}: no results of `dtm evaluate suite=dtm` there ({path.name})") from error

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.errors import UserError
+from reproalign.common.records.handed_on import intact
 from reproalign.dtm.rows import check_length, digest
 from reproalign.dtm.tokens import TokensConfig
 from reproalign.dtm.train.config import FilterConfig, ReplayConfig
@@ -120,7 +121,7 @@ def read_scores(path: str, count: int) -> NDArray[np.float64]:
         UserError: for a file that cannot be read, has another length, or holds what is no number.
     """
     try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        content = json.loads(intact(Path(path).expanduser()).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"filter.scores: {path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, list):

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from reproalign.common.errors import UserError
 from reproalign.common.records.folder import read_record
+from reproalign.common.records.handed_on import intact
 from reproalign.more.report import DIFFERENCES
 from reproalign.more.study.results import SINGLE
 
@@ -57,7 +58,7 @@ class StudiedRun:
         path = self.folder / DIFFERENCES
         if not path.is_file():
             raise UserError(f"{path}: no such file; give a run of `more-rm train`, `evaluate` or `average`")
-        return {name: values.astype(np.float64) for name, values in load_file(path).items()}
+        return {name: values.astype(np.float64) for name, values in load_file(intact(path)).items()}
 
 
 def read_runs(entries: Sequence[str], bases: Mapping[str, str]) -> list[StudiedRun]:
@@ -152,5 +153,5 @@ def read_comparison(run: StudiedRun) -> dict[str, Any] | None:
     path = run.folder / "comparison.json"
     if not path.is_file():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(intact(path).read_text(encoding="utf-8"))
     return found

@@ -17,10 +17,12 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.ama.align.ppo_config import PPOConfig
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
+from reproalign.common.integrity import seal
 from reproalign.common.models.adapters import Model, adapter_folder
 from reproalign.common.models.forward import unwrap_peft
 from reproalign.common.models.load import merge_adapter
 from reproalign.common.models.value_head import NAME
+from reproalign.common.records.handed_on import as_written
 from reproalign.common.training.fit import FINAL
 
 NOTE = "ppo.json"
@@ -74,11 +76,15 @@ def keep_iteration(
             temporary / CRITIC / "value_head.safetensors",
         )
         write_json(temporary / NOTE, asdict(standing))
+        seal(temporary)
 
 
 def keep_final(folder: Path, config: PPOConfig, model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write the policy of the end to ``folder``, whole or not at all."""
-    with TemporaryDirectory(dir=folder.parent, prefix=".adapter-") as adapter, _whole(folder) as temporary:
+    with (
+        TemporaryDirectory(dir=folder.parent, prefix=".adapter-", suffix=".tmp") as adapter,
+        _whole(folder) as temporary,
+    ):
         save_policy(temporary, config, model, tokenizer, adapter=Path(adapter))
 
 
@@ -116,6 +122,7 @@ def read_kept(config: PPOConfig) -> Kept | None:
         return None
     folder = Path(config.restart_from).expanduser()
     try:
+        as_written(folder)
         standing = Standing(**json.loads((folder / NOTE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
