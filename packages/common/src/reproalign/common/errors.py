@@ -68,21 +68,27 @@ def choose(kind: str, word: str, choices: Iterable[str]) -> str:
     return word
 
 
-def trouble_of_the_system(error: BaseException | None) -> str | None:
+def trouble_of_the_system(error: BaseException) -> str | None:
     """Say in one sentence what disk, rights or a vanished file have to do with ``error``; None if they have nothing.
 
-    Libraries report them in ways of their own: what led to an error is looked through, and the number of the operating
-    system's error that a Rust library writes into its message is read.
+    Libraries report them in ways of their own: what led to an error is looked through, the number of the operating
+    system's error that a Rust library writes into its message is read, and torch's word for a file that was cut off.
     """
-    while error is not None:
-        number, path = getattr(error, "errno", None), getattr(error, "filename", None)
-        if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
+    place = next(iter(getattr(error, "__notes__", [])), "")  # where the run writes
+    cause: BaseException | None = error
+    while cause is not None:
+        number, path = getattr(cause, "errno", None), getattr(cause, "filename", None)
+        if number is None and (found := re.search(r"\(os error (\d+)\)", str(cause))):
             number = int(found[1])
-        place = f"{path}: " if path is not None else ""
+        if number is None and re.search(r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+", str(cause)):
+            number = errno.ENOSPC
         for numbers, remedy in _REMEDIES:
             if number in numbers:
-                return f"{place}{os.strerror(number).lower()}; {remedy}, and give the same command again"
-        error = error.__cause__ or error.__context__
+                where = path or (f"{place} or the cache" if place else "")
+                return (
+                    f"{where and f'{where}: '}{os.strerror(number).lower()}; {remedy}, and give the same command again"
+                )
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

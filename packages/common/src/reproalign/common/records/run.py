@@ -114,6 +114,8 @@ class Run:
         if self.record["preview"] is not None:
             shutil.rmtree(self.dir)
             return
+        if error is not None:
+            error.add_note(f"output_dir={self.dir}")  # libraries do not always say which file could not be written
         try:
             self._end(error)
         finally:
@@ -135,7 +137,12 @@ class Run:
         if status == "finished":
             sweep_sums(self.dir)
             seal(self.dir)
-        self._write()
+        try:
+            self._write()
+        except OSError:
+            if error is None:
+                raise
+            note(f"output_dir={self.dir}: {RECORD} cannot be written; it says what the run was before")
         if status == "finished":
             write_cards(self.dir, self.record)
         follow_umask(self.dir)
