@@ -68,7 +68,8 @@ class Run:
         if self.is_main:
             try:
                 self._begin()
-            except BaseException:
+            except BaseException as error:
+                error.add_note(f"output_dir={self.dir}")
                 self._leave()
                 raise
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
