@@ -103,7 +103,8 @@ def test_two_processes_end_together(tmp_path, started, number, target, code, sta
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     started.append(psutil.Process(process.pid))
     deadline = time.time() + 300
-    while not (folder / "metrics.jsonl").is_file() and time.time() < deadline:
+    log = folder / "metrics.jsonl"
+    while time.time() < deadline and not (log.is_file() and '"loss"' in log.read_text()):
         time.sleep(0.1)
     (launcher,) = started[0].children()
     ranks = ranks_of(launcher)
@@ -115,7 +116,7 @@ def test_two_processes_end_together(tmp_path, started, number, target, code, sta
     assert process.wait(100) == code
     assert psutil.wait_procs(ranks, timeout=100)[1] == []
     assert json.loads((folder / "run.json").read_text())["status"] == status
-    assert said in (tmp_path / "errors").read_text().splitlines()[-1]
+    assert said in (tmp_path / "errors").read_text()
     if status == "interrupted":
         assert damage(list_checkpoints(folder)[0]) is None
 

@@ -54,11 +54,13 @@ def interruptible(trainer: Trainer, run_dir: Path) -> Iterator[None]:
     try:
         with safe_points():
             yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, RuntimeError) as error:
         if isinstance(error, Interruption) and error.where:
             raise
+        if isinstance(error, RuntimeError) and asked() is None:
+            raise  # else another process has ended before this one came to its safe point
         step, kept = trainer.state.global_step, [path.name for path in list_checkpoints(run_dir)[:1]]
         lost = (
             f"in step {step + 1}: what came after {kept[0]} is lost" if kept else f"in step {step + 1}: no checkpoint"
         )
-        raise Interruption(getattr(error, "number", Interruption().number), lost) from error
+        raise Interruption(asked() or Interruption().number, lost) from error
