@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import platform
+import secrets
 import sys
 import threading
 import time
@@ -47,6 +48,7 @@ class Holder:
         since: when it began to, as a record has the time.
         place: what tells machines, their starts and containers apart: process numbers mean the same in one.
         born: when the process began, in seconds since 1970: numbers are given again.
+        token: differs between any two attempts.
     """
 
     host: str
@@ -54,11 +56,12 @@ class Holder:
     since: str
     place: str
     born: float
+    token: str
 
     @classmethod
     def me(cls) -> Holder:
         """Return this process."""
-        return cls(platform.node(), os.getpid(), now(), place(), _born(os.getpid()))
+        return cls(platform.node(), os.getpid(), now(), place(), _born(os.getpid()), secrets.token_hex(8))
 
     def is_gone(self) -> bool:
         """Say whether the process is known to have ended; one in another place is not known of."""
