@@ -11,16 +11,17 @@ import pytest
 from datasets import Dataset
 
 from reproalign.common.cli import main
-from reproalign.common.data.cache import cached
+from reproalign.common.data.cache import cached, make_whole
 from reproalign.common.data.reading import read_local
 from reproalign.common.errors import UserError
 from reproalign.common.generation.samples import write_rows
-from reproalign.common.integrity import damage, make_whole, read_signed, seal, write_signed
+from reproalign.common.integrity import damage, seal
 from reproalign.common.invocation import Invocation
 from reproalign.common.journal import growing, recover_lines, sums_of
 from reproalign.common.models.load import model_path
 from reproalign.common.records import Run
 from reproalign.common.records.folder import read_record
+from reproalign.common.signing import read_signed, write_signed
 
 Harm = Callable[[Path], object]
 
