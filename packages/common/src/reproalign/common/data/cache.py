@@ -166,6 +166,7 @@ def map_cached(
             build,
             num_proc=num_proc if num_proc and len(dataset) >= 1000 else None,
             desc=desc,
+            load_from_cache_file=False,  # what datasets itself has kept is not sealed
             new_fingerprint=sha256_json(parts)[:32],  # else datasets pickles build and all it refers to for one
             **options,
         ),
