@@ -101,10 +101,12 @@ def take(folder: Path) -> FolderLock:
     Raises:
         UserError: if another process holds it, naming that, or the folder cannot be made or written.
     """
+    what = "made"
     try:
         for attempt in range(ATTEMPTS):
             time.sleep(PAUSE if attempt else 0)
             folder.mkdir(parents=True, exist_ok=True)
+            what = "written"
             with suppress(FileNotFoundError):  # a run that was undone meanwhile took the folder along
                 if (lock := _try(folder / LOCK)) is not None:
                     return lock
@@ -112,7 +114,7 @@ def take(folder: Path) -> FolderLock:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         reason = (error.strerror or "not possible").lower()
-        raise UserError(f"output_dir={folder}: cannot be made or written ({reason}); choose another") from error
+        raise UserError(f"output_dir={folder}: cannot be {what} ({reason}); choose another") from error
     raise UserError(_held(folder, _read(folder / LOCK)))
 
 
