@@ -14,12 +14,12 @@ import torch
 from reproalign.ama.cli import main
 from reproalign.ama.frontier.measures import Resampling, loss_estimate, mean_estimate
 from reproalign.common.config.model import ModelConfig
-from reproalign.common.integrity import write_signed
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.rules import RewardRules
 from reproalign.common.reward.scorer import Scorer
+from reproalign.common.signing import write_signed
 from reproalign.common.testing import refusal, run_command
 from reproalign.common.testing.tiny import tiny_reward_model
 from reproalign.common.text.prompts import encode_prompt, prompt_text

@@ -21,10 +21,10 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file, write_json
 from reproalign.common.generation.samples import Sampled
 from reproalign.common.generation.select import SelectionRules
-from reproalign.common.integrity import write_signed
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.rules import NOTE, RewardRules
+from reproalign.common.signing import write_signed
 from reproalign.common.testing import refusal, run_command
 from reproalign.common.testing.tiny import tiny_reward_model
 

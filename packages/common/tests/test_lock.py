@@ -63,22 +63,27 @@ def test_a_folder_that_another_process_holds_is_refused_and_not_touched_until_th
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "manifest.json", "run.json"]
 
 
-def test_of_many_starts_at_once_one_gets_the_folder(tmp_path):
-    barrier = threading.Barrier(8)
+def starts_at_once(folder: Path, count: int) -> None:
+    """One of them gets the folder, and leaves nothing in it."""
+    barrier = threading.Barrier(count)
 
     def start(_: int) -> object:
         barrier.wait()
         try:
-            return take(tmp_path / "new" / "run")
+            return take(folder)
         except UserError as error:
             return error
 
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(start, range(8)))
+    with ThreadPoolExecutor(count) as pool:
+        found = list(pool.map(start, range(count)))
     locks = [entry for entry in found if isinstance(entry, lock.FolderLock)]
     assert len(locks) == 1
     locks[0].release()
-    assert not any((tmp_path / "new" / "run").iterdir())
+    assert not any(folder.iterdir())
+
+
+def test_of_many_starts_at_once_one_gets_the_folder(tmp_path):
+    starts_at_once(tmp_path / "new" / "run", 8)
 
 
 def test_a_run_that_began_while_another_was_opened_is_refused_and_kept(tmp_path):
@@ -116,7 +121,7 @@ def without_locks(monkeypatch) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    for name, seconds in (("BEAT", 0.1), ("STALE", 0.6), ("SETTLE", 0.2)):
+    for name, seconds in (("BEAT", 0.1), ("STALE", 0.6), ("SETTLE", 0.5)):
         monkeypatch.setattr(lock, name, seconds)
 
 
@@ -156,4 +161,4 @@ def test_without_the_systems_locks_one_of_another_machine_is_known_by_its_signs_
 
 @pytest.mark.usefixtures("without_locks")
 def test_without_the_systems_locks_one_of_two_starts_at_once_gets_the_folder(tmp_path):
-    test_of_many_starts_at_once_one_gets_the_folder(tmp_path)
+    starts_at_once(tmp_path / "run", 2)

@@ -15,10 +15,10 @@ from reproalign.common.cli import main
 from reproalign.common.command.app import App, run
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
-from reproalign.common.integrity import write_signed
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.records.compare import agrees, compare
+from reproalign.common.signing import write_signed
 from reproalign.common.verbs import REJECTION_SAMPLING
 
 

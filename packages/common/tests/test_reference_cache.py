@@ -97,6 +97,18 @@ def test_what_an_interruption_left_is_gone_on_with_in_any_number_of_processes(tm
     assert torch.equal(values, alone)
 
 
+def test_a_damaged_block_is_computed_again(tmp_path, compute, capsys):
+    alone, _ = compute(tmp_path)
+    for number, harm in enumerate(
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"), lambda path: path.unlink())
+    ):
+        harm(sorted(tmp_path.rglob("*.safetensors"))[number])
+        values, measured = compute(tmp_path)
+        assert measured == [2]
+        assert torch.equal(values, alone)
+    assert "000000000.safetensors was altered" in capsys.readouterr().err
+
+
 def test_many_batches_go_into_files_of_several(tmp_path, compute, monkeypatch):
     alone, _ = compute(tmp_path / "alone")
     monkeypatch.setattr(reference_cache, "BLOCK_BATCHES", 2)

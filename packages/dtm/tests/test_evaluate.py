@@ -17,8 +17,8 @@ from safetensors.numpy import load_file
 
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.evaluation.losses import batch_order
-from reproalign.common.integrity import write_signed
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
+from reproalign.common.signing import write_signed
 from reproalign.common.testing import run_command
 from reproalign.dtm.cli import main
 from reproalign.dtm.rows import read_rows

@@ -17,9 +17,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.generation.asking import prompt_ids, stops
 from reproalign.common.generation.dialogues import dialogue
-from reproalign.common.integrity import write_signed
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.reading import Reader
+from reproalign.common.signing import write_signed
 from reproalign.common.testing import refusal
 from reproalign.common.testing.tiny import tiny_reward_model
 from reproalign.common.text.templates import set_template

@@ -11,8 +11,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from reproalign.common.cli import main as reproalign
-from reproalign.common.integrity import write_signed
 from reproalign.common.models.load import model_path
+from reproalign.common.signing import write_signed
 from reproalign.common.testing import logged
 from reproalign.mmpo.cli import main
 

@@ -22,7 +22,6 @@ from transformers import AutoModelForCausalLM
 from reproalign.common.config.model import ModelConfig, RewardModelConfig
 from reproalign.common.data.holdout import hold_out
 from reproalign.common.errors import UserError
-from reproalign.common.integrity import write_signed
 from reproalign.common.invocation import Invocation
 from reproalign.common.judging import ask
 from reproalign.common.judging.config import PairRMConfig
@@ -31,6 +30,7 @@ from reproalign.common.judging.verdict import WinRate, check_template
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.rules import RewardRules
+from reproalign.common.signing import write_signed
 from reproalign.common.testing import refusal
 from reproalign.common.testing.pairrm import save_tiny_pairrm
 from reproalign.common.training.sft import IGNORED, tokenize_responses

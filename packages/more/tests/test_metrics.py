@@ -16,9 +16,9 @@ from safetensors.numpy import load_file
 
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.calibration import calibrated_ece, sigmoid
-from reproalign.common.integrity import write_signed
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
+from reproalign.common.signing import write_signed
 from reproalign.more.loss import ranking_loss
 from reproalign.more.metrics import (
     BINS,

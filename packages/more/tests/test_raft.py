@@ -11,8 +11,8 @@ import pytest
 from transformers import LlamaConfig
 
 from reproalign.common.files import sha256_file
-from reproalign.common.integrity import write_signed
 from reproalign.common.models.tiny import save_tiny
+from reproalign.common.signing import write_signed
 from reproalign.common.testing import refusal, run_command
 from reproalign.more.cli import main
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from reproalign.common.errors import UserError
-from reproalign.common.integrity import write_signed
 from reproalign.common.records.paper import load_paper
+from reproalign.common.signing import write_signed
 from reproalign.common.testing import refusal
 from reproalign.more.average import margin_metrics
 from reproalign.more.cli import main

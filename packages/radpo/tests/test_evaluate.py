@@ -25,12 +25,12 @@ from reproalign.common.generation.asking import cut, turn_end
 from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.sampling import shares
 from reproalign.common.generation.transformers_engine import transformers_sampler
-from reproalign.common.integrity import write_signed
 from reproalign.common.journal import recover_lines
 from reproalign.common.judging.verdict import TEMPLATE, check_template, question, verdict, wilson, win_rate
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records.groups import group_runs
+from reproalign.common.signing import write_signed
 from reproalign.common.testing import composed, refusal
 from reproalign.common.testing.pairrm import save_tiny_pairrm
 from reproalign.common.text.collate import PairCollator

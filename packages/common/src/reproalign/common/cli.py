@@ -148,7 +148,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.tolerance < 0:
         raise UserError(f"--tolerance={arguments.tolerance} is negative")
     sides = (arguments.left, arguments.right)
-    code = _report(*map(read_record, sides), arguments.tolerance, tuple(arguments.ignore))
+    left, right = map(read_record, sides)
+    code = _report(left, right, arguments.tolerance, tuple(arguments.ignore))
     problems = [problem for side in sides if side.is_dir() for problem in file_problems(side)]
     for problem in problems:
         say(problem)

@@ -15,28 +15,23 @@ bytes that this process has seen are vouched for, and nothing of what happens to
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.errors import UserError
-from reproalign.common.files import follow_umask, sha256_file, sha256_json, write_json
-from reproalign.common.leftovers import make_beside
+from reproalign.common.files import follow_umask, sha256_file, write_json
+from reproalign.common.signing import SUM, is_as_signed, signed
 
 MANIFEST = "manifest.json"
-SUM = "sha256"
 CARD = "README.md"  # for readers, who may write on it
 RECORD = "run.json"  # signed itself, and goes on changing
+CURVES = "events.out.tfevents"  # of TensorBoard, whose writer may add to them until the process ends
 SMALL = 1 << 26  # bytes of the files that a quick check reads whole: all but weights and data
 SETTLED = 1.0  # seconds without a change after which a file's time of change tells it from what it was
 _CHECKPOINT = re.compile(r"checkpoint-\d+")  # sealed when written, removed when the run likes
@@ -74,8 +69,8 @@ def digest_of(path: Path) -> str:
 def seal(path: Path, known: Mapping[str, str] | None = None) -> None:
     """Write the manifest of a folder, or of a file: the mark that it is complete.
 
-    Of a folder that is everything below it but hidden files, cards (``README.md``), checkpoints, which the run that
-    wrote them removes, other runs, and folders with a manifest of their own, which are named.
+    Of a folder that is everything below it but hidden files, cards (``README.md``), TensorBoard's events, checkpoints,
+    which the run that wrote them removes, other runs, and folders with a manifest of their own, which are named.
 
     Args:
         path: all in it was written.
@@ -176,91 +171,6 @@ def read_manifest(path: Path) -> dict[str, Any] | str:
     return known
 
 
-def signed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``content`` with the SHA-256 of all other entries under ``sha256``."""
-    rest = {key: value for key, value in content.items() if key != SUM}
-    return {**rest, SUM: sha256_json(rest)}
-
-
-def is_as_signed(content: Mapping[str, Any]) -> bool:
-    """Say whether ``content`` is what was signed; true of what never was, as earlier versions wrote it."""
-    return SUM not in content or signed(content)[SUM] == content[SUM]
-
-
-def make_whole(folder: Path, make: Callable[[Path], Any], *, largest: int | None = None) -> Path:
-    """Return a folder of the cache, made and sealed the first time, and again, with a line that says so, once damaged.
-
-    Any number of processes may do so at once: each makes its own beside it, and the first one is kept. Who has files of
-    a damaged folder open keeps them.
-
-    Args:
-        folder: in the cache.
-        make: writes all that belongs there into an empty folder.
-        largest: see :func:`damage`.
-
-    Raises:
-        UserError: for a damaged folder in a place that cannot be written.
-    """
-    problem = damage(folder, largest=largest) if folder.exists() else None
-    if folder.exists() and problem is None:
-        return folder
-    try:
-        temporary = make_beside(folder)
-    except OSError as error:
-        if problem is None:
-            raise
-        raise UserError(
-            f"{problem}, and it cannot be made again there ({(error.strerror or 'not possible').lower()}); delete "
-            f"{folder}, or set REPROALIGN_CACHE to a folder that can be written"
-        ) from error
-    if problem:
-        print(f"reproalign: {problem}; {folder} is made again", file=sys.stderr)
-    try:
-        made = temporary / "made"
-        made.mkdir()
-        make(made)
-        seal(made)
-        with _alone(folder.parent):
-            if not folder.exists() or damage(folder, largest=largest):  # else another process was faster
-                if folder.exists():
-                    folder.rename(temporary / "damaged")
-                made.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time put things into a folder, where the file system has locks."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def write_signed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write what :func:`read_signed` reads: the state of work that an interruption may end."""
-    write_json(path, signed(content))
-
-
-def read_signed(path: Path) -> dict[str, Any]:
-    """Return what :func:`write_signed` wrote; nothing if there is no such file, or, with a line, if it was altered."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or SUM not in content or not is_as_signed(content):
-        print(f"reproalign: {path} was altered; the work that it stands for is done again", file=sys.stderr)
-        return {}
-    return content
-
-
 def manifest_of(path: Path) -> Path:
     """Return where the manifest of a folder or of a file is."""
     return path / MANIFEST if path.is_dir() else path.with_name(f"{path.name}.{MANIFEST}")
@@ -274,7 +184,7 @@ def _entry(file: Path, known: str | None = None) -> dict[str, Any]:
 def _walk(folder: Path) -> Iterator[Path]:
     """Yield what a folder's manifest names: files, and folders that have their own."""
     for place in folder.iterdir():
-        if place.name.startswith(".") or place.name in (MANIFEST, CARD):
+        if place.name.startswith((".", CURVES)) or place.name in (MANIFEST, CARD):
             continue
         if place.is_file() and place.name != RECORD:
             yield place

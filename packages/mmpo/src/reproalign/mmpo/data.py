@@ -43,7 +43,11 @@ def build_targets(dataset: Dataset, target: TargetConfig, *, additive_margin: bo
     dataset = dataset.add_column("p_chosen", probabilities.tolist())
     if target.soft_labels:
         labels = read_soft_labels(target.soft_labels)
-        dataset = dataset.map(lambda row: _soft_label(row, labels, target.reflect_soft_labels), desc="soft labels")
+        dataset = dataset.map(
+            lambda row: _soft_label(row, labels, target.reflect_soft_labels),
+            desc="soft labels",
+            load_from_cache_file=False,  # what datasets itself has kept is not sealed
+        )
     if target.filter_threshold is not None:
         kept = np.flatnonzero(scores[0] - scores[1] > target.filter_threshold)
         dataset = _select(dataset, kept, f"target.filter_threshold={target.filter_threshold}")

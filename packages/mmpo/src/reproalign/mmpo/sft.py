@@ -82,6 +82,7 @@ def prepare_rows(
         batched=True,
         remove_columns=texts.column_names,
         desc="tokenize dialogues",
+        load_from_cache_file=False,  # what datasets itself has kept is not sealed
     )
     if not (arguments.packing and arguments.packing_strategy == "wrapped"):
         return rows

@@ -21,7 +21,7 @@ from reproalign.ama.adapt.solution import Log, Problem, Solution
 from reproalign.ama.ratios import reachable
 from reproalign.common.console import note_console
 from reproalign.common.errors import UserError
-from reproalign.common.integrity import read_signed, write_signed
+from reproalign.common.signing import read_signed, write_signed
 
 STATE = "state.json"
 

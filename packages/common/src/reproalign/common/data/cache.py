@@ -1,11 +1,15 @@
-"""Prepared data kept on disk under the fingerprint of everything it was made from."""
+"""What is kept on disk under the fingerprint of everything it was made from, and made again once it is damaged."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +25,73 @@ from platformdirs import user_cache_path
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.console import has_bars
+from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
-from reproalign.common.integrity import SMALL, make_whole
-from reproalign.common.leftovers import sweep_dead
+from reproalign.common.integrity import SMALL, damage, seal
+from reproalign.common.leftovers import make_beside, sweep_dead
 
 FORMAT = 2  # raised when prepared data made by older code must not be read
 
 
 def cache_folder(cache_dir: str | None) -> Path:
-    """Return the folder for prepared data: ``cache_dir``, ``$REPROALIGN_CACHE``, or the user's cache folder."""
+    """Return the folder of the cache: ``cache_dir``, ``$REPROALIGN_CACHE``, or the user's cache folder."""
     chosen = cache_dir or os.environ.get("REPROALIGN_CACHE")
     return Path(chosen).expanduser() if chosen else user_cache_path("reproalign")
+
+
+def make_whole(folder: Path, make: Callable[[Path], Any], *, largest: int | None = None) -> Path:
+    """Return a folder of the cache, made and sealed the first time, and again, with a line that says so, once damaged.
+
+    Any number of processes may do so at once: each makes its own beside it, and the first one is kept. Who has files of
+    a damaged folder open keeps them.
+
+    Args:
+        folder: in the cache.
+        make: writes all that belongs there into an empty folder.
+        largest: see :func:`~reproalign.common.integrity.damage`.
+
+    Raises:
+        UserError: for a damaged folder in a place that cannot be written.
+    """
+    problem = damage(folder, largest=largest) if folder.exists() else None
+    if folder.exists() and problem is None:
+        return folder
+    try:
+        temporary = make_beside(folder)
+    except OSError as error:
+        if problem is None:
+            raise
+        raise UserError(
+            f"{problem}, and it cannot be made again there ({(error.strerror or 'not possible').lower()}); delete "
+            f"{folder}, or set REPROALIGN_CACHE to a folder that can be written"
+        ) from error
+    if problem:
+        print(f"reproalign: {problem}; {folder} is made again", file=sys.stderr)
+    try:
+        made = temporary / "made"
+        made.mkdir()
+        make(made)
+        seal(made)
+        with _alone(folder.parent):
+            if not folder.exists() or damage(folder, largest=largest):  # else another process was faster
+                if folder.exists():
+                    folder.rename(temporary / "damaged")
+                made.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time put things into a folder, where the file system has locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def fingerprint_dataset(dataset: Dataset) -> str:
@@ -54,7 +114,7 @@ def cached(folder: Path, parts: list[Any], build: Callable[[], Dataset]) -> Data
     """Return the data set that ``build`` makes, from ``folder`` if it was made from equal ``parts`` before.
 
     With several processes the first one builds and the others read. What was damaged since is built again
-    (:func:`~reproalign.common.integrity.make_whole`), and never mapped into memory, where it could end the process.
+    (:func:`make_whole`), and never mapped into memory, where it could end the process.
     """
     path = folder / "prepared" / sha256_json([FORMAT, *parts])[:32]
 
@@ -106,6 +166,7 @@ def map_cached(
             build,
             num_proc=num_proc if num_proc and len(dataset) >= 1000 else None,
             desc=desc,
+            load_from_cache_file=False,  # what datasets itself has kept is not sealed
             new_fingerprint=sha256_json(parts)[:32],  # else datasets pickles build and all it refers to for one
             **options,
         ),

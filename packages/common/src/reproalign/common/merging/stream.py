@@ -14,9 +14,9 @@ import torch
 
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
-from reproalign.common.integrity import read_signed, write_signed
 from reproalign.common.merging.operands import Kernel, Operands, Rule, ranges
 from reproalign.common.merging.writer import OutputTensor, Shard, ShardWriter, plan_shards, write_index
+from reproalign.common.signing import read_signed, write_signed
 
 T = TypeVar("T")
 JOURNAL = "progress.json"

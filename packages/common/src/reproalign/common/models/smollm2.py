@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.console import note_console
-from reproalign.common.data.cache import cache_folder
+from reproalign.common.data.cache import cache_folder, make_whole
 from reproalign.common.errors import UserError
-from reproalign.common.integrity import make_whole
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 NAME = "smollm2-135m-instruct"

@@ -17,10 +17,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from reproalign.common.data.cache import cache_folder, fingerprint_tokenizer
+from reproalign.common.data.cache import cache_folder, fingerprint_tokenizer, make_whole
 from reproalign.common.errors import choose
 from reproalign.common.files import sha256_json
-from reproalign.common.integrity import damage, make_whole
+from reproalign.common.integrity import damage
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 
 FORMAT = 3  # raised when the weights are made in another way, so that cached folders are not taken for new ones

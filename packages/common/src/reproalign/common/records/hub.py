@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.errors import ReportedError, UserError, choose, first_line
-from reproalign.common.integrity import MANIFEST, signed
+from reproalign.common.integrity import MANIFEST
 from reproalign.common.records.card import CARD, hub_base, made_folders, model_card
 from reproalign.common.records.folder import read_record
 from reproalign.common.records.handed_on import as_written
 from reproalign.common.records.markdown import public_values
+from reproalign.common.signing import signed
 
 PUBLIC_RECORD = "record.json"  # the run's record without private paths, beside the pushed weights
 _ADAPTER = "adapter_config.json"

@@ -14,8 +14,8 @@ from rich.tree import Tree
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
 from reproalign.common.integrity import RECORD as RECORD
-from reproalign.common.integrity import SUM, is_as_signed
 from reproalign.common.mappings import flatten
+from reproalign.common.signing import SUM, is_as_signed
 
 ALTERED = "put it back from a copy, or delete it, and what lies beside it counts as of no run"
 

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import platform
+import secrets
 import sys
 import threading
 import time
@@ -47,6 +48,7 @@ class Holder:
         since: when it began to, as a record has the time.
         place: what tells machines, their starts and containers apart: process numbers mean the same in one.
         born: when the process began, in seconds since 1970: numbers are given again.
+        token: differs between any two attempts.
     """
 
     host: str
@@ -54,11 +56,12 @@ class Holder:
     since: str
     place: str
     born: float
+    token: str
 
     @classmethod
     def me(cls) -> Holder:
         """Return this process."""
-        return cls(platform.node(), os.getpid(), now(), place(), _born(os.getpid()))
+        return cls(platform.node(), os.getpid(), now(), place(), _born(os.getpid()), secrets.token_hex(8))
 
     def is_gone(self) -> bool:
         """Say whether the process is known to have ended; one in another place is not known of."""
@@ -98,10 +101,12 @@ def take(folder: Path) -> FolderLock:
     Raises:
         UserError: if another process holds it, naming that, or the folder cannot be made or written.
     """
+    what = "made"
     try:
         for attempt in range(ATTEMPTS):
             time.sleep(PAUSE if attempt else 0)
             folder.mkdir(parents=True, exist_ok=True)
+            what = "written"
             with suppress(FileNotFoundError):  # a run that was undone meanwhile took the folder along
                 if (lock := _try(folder / LOCK)) is not None:
                     return lock
@@ -109,7 +114,7 @@ def take(folder: Path) -> FolderLock:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         reason = (error.strerror or "not possible").lower()
-        raise UserError(f"output_dir={folder}: cannot be made or written ({reason}); choose another") from error
+        raise UserError(f"output_dir={folder}: cannot be {what} ({reason}); choose another") from error
     raise UserError(_held(folder, _read(folder / LOCK)))
 
 

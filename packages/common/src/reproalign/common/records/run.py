@@ -16,7 +16,7 @@ from typing import Any
 from reproalign.common.console import note
 from reproalign.common.errors import UserError
 from reproalign.common.files import follow_umask, write_json, write_text
-from reproalign.common.integrity import seal, signed
+from reproalign.common.integrity import seal
 from reproalign.common.invocation import Invocation
 from reproalign.common.journal import sweep_sums
 from reproalign.common.records.card import write_cards
@@ -27,6 +27,7 @@ from reproalign.common.records.lineage import RECORD
 from reproalign.common.records.lock import LOCK, FolderLock, take
 from reproalign.common.records.metrics import METRICS, distinct
 from reproalign.common.records.record import new_record, now, plain
+from reproalign.common.signing import signed
 
 
 class Run:
