@@ -172,6 +172,10 @@ def test_rows_that_another_run_made_are_refused_when_damaged_and_taken_when_acce
     assert "damaged  " in capsys.readouterr().out
     write_rows(rows, [{"id": 7}])
     assert main(["check", str(trained), "--accept"]) == 0
+    (trained / "run.json").rename(trained / "lost.json")
+    assert main(["check", str(trained)]) == 1
+    assert "run.json is missing" in capsys.readouterr().out
+    (trained / "lost.json").rename(trained / "run.json")
     assert [row.values for row in read_local(rows)] == [{"id": 7}]
 
 
