@@ -5,8 +5,8 @@ A sealed folder holds ``manifest.json``; beside a file that is sealed alone lies
     {"files": {"part.arrow": {"sha256": "…", "bytes": 480}, "rows.jsonl": {…, "lines": 24}}, "folders": ["model"],
      "record": true, "sha256": "…"}
 
-``folders`` are subfolders that are sealed themselves, ``record`` says whether there is a ``run.json``; the last entry is
-of the manifest's own content.
+``folders`` are subfolders that are sealed themselves, and ``record`` says whether there is a ``run.json``. The
+last entry is of the manifest's own content.
 
 What is vouched for: at the first use in a process every byte is read and hashed (1.2 GB/s on one core, and files side
 by side). After that a file counts as checked while its size, its time of change and its inode stay what they were. This
