@@ -172,6 +172,10 @@ def test_rows_that_another_run_made_are_refused_when_damaged_and_taken_when_acce
     assert "damaged  " in capsys.readouterr().out
     write_rows(rows, [{"id": 7}])
     assert main(["check", str(trained), "--accept"]) == 0
+    (trained / "run.json").rename(trained / "lost.json")
+    assert main(["check", str(trained)]) == 1
+    assert "run.json is missing" in capsys.readouterr().out
+    (trained / "lost.json").rename(trained / "run.json")
     assert [row.values for row in read_local(rows)] == [{"id": 7}]
 
 
@@ -229,9 +233,13 @@ def test_verify_says_which_model_file_is_missing_or_altered(trained, capsys, har
     assert main(["verify", str(trained / "run.json"), str(trained / "run.json")]) == 0
 
 
-def test_verify_knows_the_weights_of_a_run_without_manifests_by_its_record(trained, capsys):
+def test_verify_knows_the_weights_of_a_run_of_an_earlier_version_by_its_record(trained, capsys):
     for file in trained.rglob("manifest.json"):
         file.unlink()
+    assert main(["verify", str(trained), str(trained)]) == 1
+    assert "manifest.json is missing" in capsys.readouterr().out
+    record = {key: value for key, value in read_record(trained).items() if key != "sha256"}
+    (trained / "run.json").write_text(json.dumps(record | {"format": 1}))
     assert main(["verify", str(trained), str(trained)]) == 0
     (trained / "model" / "model.safetensors").write_text("{ }")
     assert main(["verify", str(trained), str(trained)]) == 1

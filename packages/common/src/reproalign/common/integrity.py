@@ -3,9 +3,10 @@
 A sealed folder holds ``manifest.json``; beside a file that is sealed alone lies ``NAME.manifest.json``:
 
     {"files": {"part.arrow": {"sha256": "…", "bytes": 480}, "rows.jsonl": {…, "lines": 24}}, "folders": ["model"],
-     "sha256": "…"}
+     "record": true, "sha256": "…"}
 
-``folders`` are subfolders that are sealed themselves. The last entry is of the manifest's own content.
+``folders`` are subfolders that are sealed themselves, and ``record`` says whether there is a ``run.json``. The
+last entry is of the manifest's own content.
 
 What is vouched for: at the first use in a process every byte is read and hashed (1.2 GB/s on one core, and files side
 by side). After that a file counts as checked while its size, its time of change and its inode stay what they were. This
@@ -88,7 +89,8 @@ def seal(path: Path, known: Mapping[str, str] | None = None) -> None:
             folders.append(name)
         else:
             files[name] = _entry(place, (known or {}).get(name))
-    write_json(path / MANIFEST, signed({"files": files, "folders": folders}))
+    record = (path / RECORD).is_file()
+    write_json(path / MANIFEST, signed({"files": files, "folders": folders, "record": record}))
 
 
 def damage(path: Path, *, largest: int | None = None) -> str | None:
@@ -115,6 +117,8 @@ def examine(path: Path, *, largest: int | None = None, nested: bool = True) -> I
         yield Finding(manifest, 0, content)
         return
     base = manifest.parent
+    if content.get("record") and not (base / RECORD).is_file():
+        yield Finding(base / RECORD, 0, f"{base / RECORD} is missing")
     yield from _compare({base / name: entry for name, entry in content["files"].items()}, largest)
     for name in content.get("folders", []):
         if nested or not (base / name / MANIFEST).is_file():

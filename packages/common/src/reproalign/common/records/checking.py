@@ -54,6 +54,8 @@ def check_run(folder: Path) -> Iterator[Finding]:
         yield Finding(file, file.stat().st_size, str(error))
         return
     yield Finding(file, file.stat().st_size)
+    if record["status"] == "finished" and record.get("format", 1) != 1 and not is_sealed(folder):
+        yield Finding(folder / MANIFEST, 0, f"{folder / MANIFEST} is missing")
     for name, entry in record.get("fingerprints", {}).get("weights", {}).items():
         if entry.get("folder"):
             yield _weights(name, folder / entry["folder"], entry)
