@@ -24,6 +24,8 @@ from jaxtyping import jaxtyped
 settings.register_profile("reproalign", derandomize=True, deadline=None)
 settings.load_profile("reproalign")
 
+os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "tests" / "matplotlibrc")
+
 
 def checked(thing):
     """A function, or a dataclass, whose arguments and result have the types and the shapes that it says."""
@@ -128,3 +130,14 @@ CACHES = itertools.count()
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees what another prepared."""
     monkeypatch.setenv("REPROALIGN_CACHE", str(tmp_path_factory.getbasetemp() / "caches" / str(next(CACHES))))
+
+
+@pytest.fixture
+def ticks():
+    """Pictures have their ticks, as users see them."""
+    import matplotlib
+
+    with matplotlib.rc_context(
+        dict.fromkeys(("xtick.bottom", "xtick.labelbottom", "ytick.left", "ytick.labelleft"), True)
+    ):
+        yield

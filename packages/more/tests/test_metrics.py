@@ -196,6 +196,7 @@ def opened(folder: Path) -> Run:
     return Run(folder, {"metrics": {}}, is_main=True, fresh=True)
 
 
+@pytest.mark.usefixtures("ticks")
 def test_a_report_is_written_drawn_and_recorded(tmp_path, capsys):
     run = opened(tmp_path / "run")
     rows = [
