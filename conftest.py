@@ -117,10 +117,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_finish() -> None:
-    """Leave all modules out of garbage collections: a training asks for one at its end, and they are a million."""
-    gc.collect()
-    gc.freeze()
+FROZEN = [0]  # modules
+
+
+def pytest_runtest_setup() -> None:
+    """Leave modules out of garbage collections: a training asks for one at its end, and they are a million objects."""
+    if len(sys.modules) > FROZEN[0] + 100:
+        gc.collect()
+        gc.freeze()
+        FROZEN[0] = len(sys.modules)
 
 
 CACHES = itertools.count()
