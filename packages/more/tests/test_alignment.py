@@ -488,8 +488,6 @@ def test_mistakes_in_comparing_leave_nothing(tmp_path, files, rewards):
         compared(folder, files[0], other)
     with pytest.raises(UserError, match=r"template=/nowhere: cannot be read"):
         compared(folder, *files, template="/nowhere")
-    with pytest.raises(UserError, match=r"confidence=1\.0"):
-        compared(folder, *files, confidence=1.0)
     with pytest.raises(UserError, match=r"judge\.parallel=0"):
         compared(folder, *files, judge=EndpointConfig(model="m", parallel=0))
     pairrm = PairRMConfig(model="/nowhere")
