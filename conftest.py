@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -85,10 +86,11 @@ class CheckedLoader(importlib.machinery.SourceFileLoader):
             return marshal.loads(found[len(digest) :])
         code = compile(Decorating().visit(ast.parse(source)), self.path, "exec", dont_inherit=True)
         if not sys.dont_write_bytecode:
-            kept.parent.mkdir(exist_ok=True)
-            temporary = kept.with_suffix(f".{os.getpid()}")
-            temporary.write_bytes(digest + marshal.dumps(code))
-            temporary.replace(kept)
+            with contextlib.suppress(OSError):  # of a folder that cannot be written to
+                kept.parent.mkdir(exist_ok=True)
+                temporary = kept.with_suffix(f".{os.getpid()}")
+                temporary.write_bytes(digest + marshal.dumps(code))
+                temporary.replace(kept)
         return code
 
     def exec_module(self, module):
