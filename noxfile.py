@@ -67,7 +67,8 @@ def demo(session: nox.Session) -> None:
 def test(session: nox.Session) -> None:
     """The default tests: CPU, offline, minutes."""
     install_packages(session)
-    run_pytest(session, "-n", "2", "-m", QUICK, *session.posargs)
+    # A file's tests share what they train and compose, so they stay in one worker.
+    run_pytest(session, "-n", "2", "--dist", "loadfile", "-m", QUICK, *session.posargs)
 
 
 @nox.session(python=["3.11", "3.13"], download_python="never")

@@ -1,4 +1,4 @@
-"""Every recipe of every paper composes, and its options are accepted, under each variant that its verb knows."""
+"""Recipes of every paper: a family says once what its members share, and a variant's keys go with it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import pytest
 import yaml
 
 from reproalign.ama import cli as ama
-from reproalign.common.command.app import find_verb
 from reproalign.common.command.recipes import OF_FAMILY, parse_header, read_headers
 from reproalign.common.errors import UserError
-from reproalign.common.invocation import structured
-from reproalign.common.options.load import load_object
 from reproalign.common.testing import composed
 from reproalign.dtm import cli as dtm
 from reproalign.mmpo import cli as mmpo
@@ -20,33 +17,6 @@ from reproalign.more import cli as more
 from reproalign.radpo import cli as radpo
 
 PAPERS = pytest.mark.parametrize("paper", [mmpo, more, radpo, dtm, ama], ids=lambda paper: paper.APP.command)
-
-# Not the recipe's launch but its method is the other variant's: no released run has it.
-OF_THE_PAPER = {"open-llama-3b-adamerging": "variant=released is the release's optimiser, not solver=exact"}
-
-
-def accept(app, name, *words):
-    """Compose a recipe and check its options as its command does before it starts anything."""
-    config = composed(app, f"experiment={name}", *words)
-    verb = find_verb(app, read_headers(app.package)[name]["verb"], [f"experiment={name}"])
-    options = structured(verb.schema, config)
-    if verb.check:
-        load_object(verb.check)(options)
-    return config
-
-
-@PAPERS
-def test_a_recipe_is_accepted_under_both_variants(paper):
-    for name in read_headers(paper.APP.package):
-        own = accept(paper.APP, name).get("variant")
-        other = {"paper": "released", "released": "paper"}.get(own)
-        if other is None:
-            continue
-        if other == "released" and name in OF_THE_PAPER:
-            with pytest.raises(UserError, match=OF_THE_PAPER[name]):
-                accept(paper.APP, name, f"variant={other}")
-            continue
-        assert accept(paper.APP, name, f"variant={other}")["variant"] == other
 
 
 def test_a_recipe_leaves_to_its_family_what_no_table_row_is_about():

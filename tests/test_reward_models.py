@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,15 +25,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.fixture
-def models(tmp_path) -> list[Path]:
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("models")
     reward = ["reward", "experiment=smoke-reward", "text.max_length=64", "data.max_eval_rows=8"]
-    assert mmpo([*reward, *QUICK, f"output_dir={tmp_path / 'mmpo'}"]) == 0
-    assert (
-        more_rm(["train", "experiment=smoke", *QUICK, "trainer.eval_strategy=no", f"output_dir={tmp_path / 'more'}"])
-        == 0
-    )
-    return [tmp_path / "mmpo" / "model", tmp_path / "more" / "model"]
+    assert mmpo([*reward, *QUICK, f"output_dir={folder / 'mmpo'}"]) == 0
+    words = ["train", "experiment=smoke", *QUICK, "trainer.eval_strategy=no"]
+    assert more_rm([*words, f"output_dir={folder / 'more'}"]) == 0
+    return [folder / "mmpo" / "model", folder / "more" / "model"]
 
 
 def test_both_commands_give_a_response_the_same_reward(tmp_path, models):
@@ -62,13 +62,14 @@ def test_training_goes_on_from_a_model_of_the_other_paper_and_reads_as_it_did(tm
 
 
 def test_pairs_are_evaluated_as_the_other_paper_s_model_reads_them(tmp_path, models):
-    (models[1] / "chat_template.jinja").unlink()  # transcripts need none
-    words = [f"model.name={models[1]}", "data=demo", "data.max_eval_rows=8", f"output_dir={tmp_path / 'evaluation'}"]
+    model = shutil.copytree(models[1], tmp_path / "model")
+    (model / "chat_template.jinja").unlink()  # transcripts need none
+    words = [f"model.name={model}", "data=demo", "data.max_eval_rows=8", f"output_dir={tmp_path / 'evaluation'}"]
     assert mmpo(["evaluate", *words]) == 0
     found = json.loads((tmp_path / "evaluation" / "run.json").read_text())["metrics"]
-    rules = read_rules(str(models[1]), None)
+    rules = read_rules(str(model), None)
     assert rules is not None
-    scorer = Scorer(ModelConfig(name=str(models[1])), rules, batch_size=4)
+    scorer = Scorer(ModelConfig(name=str(model)), rules, batch_size=4)
     data = DataConfig(sets={"demo": SetConfig(path="demo:pairs-eval")}, max_eval_rows=8)
     records = load_evaluation(data, seed=0).train
     chosen, rejected = (scorer([row["prompt"] + row[side] for row in records]) for side in ("chosen", "rejected"))

@@ -119,7 +119,7 @@ def test_labelled_answers_are_learned_from(run: Any, models: Path) -> None:
     assert sum(ratios.groups.values()) / 4 == pytest.approx(0.2, abs=1e-12)
 
 
-@pytest.mark.parametrize("key", ["pre", "post"])
+@pytest.mark.parametrize("key", ["pre", pytest.param("post", marks=pytest.mark.slow)])
 def test_an_adapter_is_folded_in_on_the_way(run: Any, models: Path, tmp_path: Path, key: str) -> None:
     adapter = save_random_adapter(tmp_path / "adapter", models / key, 1)
     model = AutoModelForCausalLM.from_pretrained(models / key)
@@ -151,7 +151,7 @@ def test_the_released_variant_moves_every_ratio_alike_and_saves_others(run: Any,
     [
         (["parts=layerwise", "solver=exact", "epsilon=0"], 3),
         (["parts=even2", "published.save_steps=2"], 4),
-        (["parts=block2", "variant=released", "published.save_steps=2"], 4),
+        pytest.param(["parts=block2", "variant=released", "published.save_steps=2"], 4, marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_ends_at_the_same_bits(

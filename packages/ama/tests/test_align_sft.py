@@ -140,7 +140,9 @@ def test_rows_of_no_form_are_refused_with_their_line(tmp_path: Path, row: dict[s
         read_rows([str(path)], "rows")
 
 
-@pytest.mark.parametrize("name", ["l1", "l2", "kd", "kl"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("l1", marks=pytest.mark.slow), "l2", "kd", pytest.param("kl", marks=pytest.mark.slow)]
+)
 def test_without_weight_a_penalty_has_no_force_and_with_it_holds_the_model(run: Callable[..., Path], name: str) -> None:
     plain, control = run(), run(f"penalty.name={name}", "penalty.weight=0")
     for key, value in tensors(plain / "model").items():

@@ -125,6 +125,7 @@ def test_samples_carry_the_rewards_of_the_reward_model(trained, inputs):
     assert scorer(dialogues) == pytest.approx([row["reward"] for row in samples], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_reward_rises(inputs, tmp_path):
     """Without penalty, on a reward that every token earns a part of."""
     words = ["iterations=10", "prompts_per_iteration=128", "update_batch_size=32", "kl.coef=0", "lam=1"]
@@ -138,7 +139,7 @@ def test_the_reward_rises(inputs, tmp_path):
     assert logged(tmp_path / "run", "reward_baseline") == [rewards[0]] * 10
 
 
-@pytest.mark.parametrize("moment", ["save_state", "keep_iteration"])
+@pytest.mark.parametrize("moment", ["save_state", pytest.param("keep_iteration", marks=pytest.mark.slow)])
 def test_stopped_in_an_iteration_and_resumed_gives_the_same_bits(moment, inputs, trained, tmp_path, monkeypatch):
     folder = tmp_path / "stopped"
     original = getattr(loop, moment)
@@ -211,7 +212,7 @@ def test_a_restart_with_the_kept_critic_sees_what_the_run_saw(inputs, trained, t
 LORA = ["model.lora.enabled=true", "model.lora.r=4", "learning_rate=0.01"]
 
 
-@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("merge", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_adapters_are_trained_against_the_policy_without_them(inputs, tmp_path, merge):
     folder, again = tmp_path / "run", tmp_path / "again"
     words = [*LORA, f"model.lora.merge={str(merge).lower()}"]
@@ -246,7 +247,7 @@ def test_the_adaptive_controller_is_kept_with_the_run(inputs, tmp_path):
 
 def test_micro_batches_change_nothing(inputs, tmp_path):
     for name, words in (("one", ["micro_batch_size=1"]), ("all", ["micro_batch_size=4"])):
-        words = [*words, "whitening=update", "iterations=2"]
+        words = [*words, "whitening=update", "iterations=1"]
         assert main([*inputs, *words, f"output_dir={tmp_path / name}"]) == 0
     left, right = (weights(tmp_path / name / "model") for name in ("one", "all"))
     for name, tensor in left.items():

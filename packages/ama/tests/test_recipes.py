@@ -11,9 +11,10 @@ from reproalign.ama.cli import APP, main
 from reproalign.ama.study.published import published_points
 from reproalign.common.command.app import find_verb
 from reproalign.common.command.recipes import REQUIRED, read_headers
+from reproalign.common.errors import UserError
 from reproalign.common.invocation import structured
 from reproalign.common.records.paper import load_paper
-from reproalign.common.testing import composed, effective_batch
+from reproalign.common.testing import accept, accept_under_both_variants, composed, effective_batch
 
 HEADERS = read_headers("reproalign.ama")
 PAPER = load_paper("reproalign.ama")
@@ -39,6 +40,16 @@ def test_a_recipe_is_complete(name):
     assert not [key for key in REQUIRED if not header.get(key)]
     assert header["command"].startswith(f"ama {header['verb']} experiment={name}")
     assert composed(APP, f"experiment={name}")["output_dir"] == f"runs/{name}"
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_recipe_is_accepted_under_both_variants(name):
+    if name == "open-llama-3b-adamerging":  # its method is the other variant's: no released run has it
+        accept(APP, name)
+        with pytest.raises(UserError, match="variant=released is the release's optimiser, not solver=exact"):
+            accept(APP, name, "variant=released")
+    else:
+        accept_under_both_variants(APP, name)
 
 
 @pytest.mark.parametrize("name", [name for name in HEADERS if HEADERS[name]["verb"] in BATCHES])

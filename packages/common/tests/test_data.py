@@ -691,6 +691,7 @@ assert results[0] == results[1] == results[2]
 """
 
 
+@pytest.mark.slow
 def test_worker_processes_do_not_change_the_ids(tmp_path):
     # A process of its own: functions wrapped by the run-time type checks cannot be sent to workers.
     file = write(tmp_path / "rows.jsonl", [{**MOON, "prompt": [user(f"Name {n} moons.")]} for n in range(1000)])
@@ -776,7 +777,7 @@ def test_rows_can_be_padded_on_the_left_and_dialogues_have_no_completion_mask():
     [
         ("ultrafeedback_binarized", "ultrafeedback"),
         ("shp_stackexchange", "shp"),
-        ("hh_rlhf_harmless_base", "hh"),
+        pytest.param("hh_rlhf_harmless_base", "hh", marks=pytest.mark.slow),
         ("hh_rlhf_helpful_base", "hh"),
         ("tulu_v2_sft_mixture_like", "messages"),
     ],

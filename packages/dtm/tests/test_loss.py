@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reproalign.common.config.model import LogprobsConfig
@@ -42,6 +42,7 @@ def oracle(model, row) -> list[float]:
     return [-float(logps[place - 1, row["input_ids"][place]]) for place in places]
 
 
+@settings(max_examples=30)
 @given(LENGTHS)
 def test_both_averages_equal_a_plain_computation(lengths):
     model = tiny_model(dtype=torch.float64).requires_grad_(False)
@@ -56,6 +57,7 @@ def test_both_averages_equal_a_plain_computation(lengths):
     assert total == pytest.approx(sum(map(sum, expected)) / tokens, abs=1e-12)
 
 
+@settings(max_examples=30)
 @given(LENGTHS, st.integers(1, 3), st.sampled_from(["right", "left"]), st.sampled_from([1, 8, 32]))
 def test_the_token_mean_does_not_depend_on_padding_or_on_how_a_step_is_cut(lengths, size, side, multiple):
     model = tiny_model(dtype=torch.float64)

@@ -199,7 +199,8 @@ def rows_and_labels(folder: Path) -> dict[str, list[str]]:
     return {"rows": [str(folder / "rows.jsonl")], "labels": [str(folder / "labels.json")]}
 
 
-@pytest.mark.parametrize("method", ["fisher", pytest.param("regmean", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fisher", "regmean"])
 def test_statistics_are_measured_on_each_sub_models_own_rows(tmp_path, base, adapters, method):
     files = rows_and_labels(tmp_path)
     folder = runs(tmp_path / "train", adapters, variant="paper", seed=7, tokens={"max_length": 512}, **files)

@@ -10,7 +10,7 @@ from reproalign.common.command.app import find_verb
 from reproalign.common.command.recipes import REQUIRED, read_headers
 from reproalign.common.invocation import Invocation, structured
 from reproalign.common.records.paper import load_paper
-from reproalign.common.testing import composed, effective_batch
+from reproalign.common.testing import accept_under_both_variants, composed, effective_batch
 from reproalign.dtm.cli import APP, main
 from reproalign.dtm.merge.verb import check_options as check_merge
 from reproalign.dtm.run import make_plan
@@ -33,6 +33,11 @@ def test_a_recipe_is_complete(name):
     assert not [key for key in REQUIRED if not header.get(key)]
     assert header["command"].startswith(f"dtm {header['verb']} experiment={name}")
     assert composed(APP, f"experiment={name}")["output_dir"] == f"runs/{name}"
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_recipe_is_accepted_under_both_variants(name):
+    accept_under_both_variants(APP, name)
 
 
 @pytest.mark.parametrize("name", TRAININGS)

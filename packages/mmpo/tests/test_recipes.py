@@ -6,7 +6,7 @@ import pytest
 
 from reproalign.common.command.recipes import REQUIRED, read_headers
 from reproalign.common.records.paper import load_paper
-from reproalign.common.testing import composed, effective_batch
+from reproalign.common.testing import accept_under_both_variants, composed, effective_batch
 from reproalign.mmpo.cli import APP, main
 
 HEADERS = read_headers("reproalign.mmpo")
@@ -45,6 +45,11 @@ def test_a_recipe_is_complete_and_its_batch_adds_up(name):
         assert config["launch"]["processes"] == int(header["processes"])
         assert effective_batch(config, int(header["processes"])) == int(header["global_batch"])
     assert config["output_dir"] == f"runs/{name}"
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_recipe_is_accepted_under_both_variants(name):
+    accept_under_both_variants(APP, name)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

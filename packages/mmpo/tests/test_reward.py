@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,20 @@ def metrics(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())["metrics"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """From words to the folder of the run that they started: one for all tests that ask for the same."""
+    base = tmp_path_factory.mktemp("trained")
+
+    @cache
+    def folder_of(*words: str) -> Path:
+        folder = base / str(len(list(base.iterdir())))
+        assert main([*TRAIN, *words, f"data.max_eval_rows={ROWS}", f"output_dir={folder}"]) == 0
+        return folder
+
+    return folder_of
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -39,9 +55,8 @@ def metrics(folder: Path) -> dict[str, Any]:
         ["text.system_message=null", "model.chat_template=llama3"],
     ],
 )
-def test_evaluation_and_scoring_read_as_the_training_did(tmp_path, words):
-    run = tmp_path / "run"
-    assert main([*TRAIN, *words, f"data.max_eval_rows={ROWS}", f"output_dir={run}"]) == 0
+def test_evaluation_and_scoring_read_as_the_training_did(tmp_path, trained, words):
+    run = trained(*words)
     trained = metrics(run)["after"]
     evaluate = ["evaluate", f"model.name={run / 'model'}", "data=demo", f"data.max_eval_rows={ROWS}"]
     assert main([*evaluate, f"output_dir={tmp_path / 'evaluation'}"]) == 0
@@ -60,13 +75,12 @@ def test_evaluation_and_scoring_read_as_the_training_did(tmp_path, words):
     assert (chosen > rejected).mean() == pytest.approx(trained["accuracy"])
 
 
-def test_options_that_the_training_has_decided_are_named(tmp_path, caplog):
-    run = tmp_path / "run"
-    assert main([*TRAIN, f"output_dir={run}"]) == 0
-    words = ["evaluate", f"model.name={run / 'model'}", "data=demo", "data.max_eval_rows=4"]
+def test_options_that_the_training_has_decided_are_named(tmp_path, trained, caplog):
+    model = shutil.copytree(trained() / "model", tmp_path / "model")
+    words = ["evaluate", f"model.name={model}", "data=demo", "data.max_eval_rows=4"]
     assert main([*words, "text.max_length=99", f"output_dir={tmp_path / 'told'}"]) == 0
     assert "text.max_length=99 is not used: the reward model reads as it was trained" in caplog.text
     caplog.clear()
-    (run / "model" / NOTE).unlink()  # a model of which nothing is known is read by the options
+    (model / NOTE).unlink()  # a model of which nothing is known is read by the options
     assert main([*words, "text.max_length=256", f"output_dir={tmp_path / 'bare'}"]) == 0
     assert "is not used" not in caplog.text

@@ -38,7 +38,14 @@ def test_reward_models_are_plain_sequence_classifiers_and_their_adapters_saved_a
         torch.testing.assert_close(plain(ids).logits, adapted(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("words", [["loss=hinge"], ["loss=ipo", "loss.average_log_prob=true"], ["loss=kto_pair"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["loss=hinge"], marks=pytest.mark.slow),
+        ["loss=ipo", "loss.average_log_prob=true"],
+        ["loss=kto_pair"],
+    ],
+)
 @pytest.mark.filterwarnings("ignore:loss=:UserWarning")
 def test_other_losses_run(tmp_path, words):
     run(tmp_path / "run", *QUICK, *words, "loss.soft=true", "trainer.train_sampling_strategy=group_by_length")
@@ -83,9 +90,15 @@ def test_sft_trains_and_measures(tmp_path):
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
 
 
-def test_policies_and_reward_models_are_evaluated(tmp_path):
+@pytest.fixture(scope="module")
+def reward(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "reward"
+    run(folder, *QUICK, verb="reward", recipe="smoke-reward")
+    return folder
+
+
+def test_policies_and_reward_models_are_evaluated(tmp_path, reward):
     run(tmp_path / "policy", *QUICK)
-    run(tmp_path / "reward", *QUICK, verb="reward", recipe="smoke-reward")
     bench = tmp_path / "bench.jsonl"
     rows = [
         {"prompt": "Name a moon.", "chosen": "Europa.", "rejected": "A fork.", "subset": "alpacaeval-easy"},
@@ -93,10 +106,11 @@ def test_policies_and_reward_models_are_evaluated(tmp_path):
         {"prompt": "Fix a leak?", "chosen": "New washer.", "rejected": "No.", "subset": "shp"},
     ]
     bench.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    models = {"policy": tmp_path / "policy", "reward": reward}
     free = ["reference_free=avg"]
     for kind, more in (("policy", ["reference.model=tiny:llama"]), ("reward", []), ("policy", free)):
         folder = tmp_path / f"{kind}-evaluation{'-free' if more == free else ''}"
-        words = [f"model.name={tmp_path / kind / 'model'}", "data=demo", "data.max_eval_rows=8", f"rewardbench={bench}"]
+        words = [f"model.name={models[kind] / 'model'}", "data=demo", "data.max_eval_rows=8", f"rewardbench={bench}"]
         assert main(["evaluate", *words, *more, f"output_dir={folder}"]) == 0
         metrics = json.loads((folder / "run.json").read_text())["metrics"]
         assert 0 <= metrics["accuracy"] <= 1
@@ -105,11 +119,10 @@ def test_policies_and_reward_models_are_evaluated(tmp_path):
         assert (folder / "plots" / "reliability.png").is_file()
 
 
-def test_best_of_n_goes_on_where_it_stopped(tmp_path):
-    run(tmp_path / "reward", *QUICK, verb="reward", recipe="smoke-reward")
+def test_best_of_n_goes_on_where_it_stopped(tmp_path, reward):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "hello"}\n{"prompt": [{"role": "user", "content": "two plus two"}]}\n')
-    words = [f"prompts={prompts}", "policy.name=tiny:llama", f"reward.name={tmp_path / 'reward' / 'model'}"]
+    words = [f"prompts={prompts}", "policy.name=tiny:llama", f"reward.name={reward / 'model'}"]
     words += ["n=3", "batch_size=2", "max_new_tokens=5"]
     assert main(["best-of-n", *words, f"output_dir={tmp_path / 'whole'}"]) == 0
     whole = (tmp_path / "whole" / "candidates.jsonl").read_text()

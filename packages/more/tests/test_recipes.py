@@ -6,7 +6,7 @@ import pytest
 
 from reproalign.common.command.recipes import REQUIRED, read_headers
 from reproalign.common.records.paper import load_paper
-from reproalign.common.testing import composed, effective_batch
+from reproalign.common.testing import accept_under_both_variants, composed, effective_batch
 from reproalign.more.cli import APP, main
 
 HEADERS = read_headers("reproalign.more")
@@ -24,6 +24,11 @@ def test_a_recipe_is_complete_and_its_batch_adds_up(name):
     else:
         assert header["global_batch"] == "none"
     assert config["output_dir"] == f"runs/{name}"
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_recipe_is_accepted_under_both_variants(name):
+    accept_under_both_variants(APP, name)
 
 
 def test_every_published_run_has_a_recipe():

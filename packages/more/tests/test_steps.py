@@ -34,7 +34,7 @@ def logged(folder: Path) -> list[dict]:
     "words",
     [
         [],
-        ["weights.normalize=l2", "weights.alpha=0.5", "data.resampling=false"],
+        pytest.param(["weights.normalize=l2", "weights.alpha=0.5", "data.resampling=false"], marks=pytest.mark.slow),
         ["method=multitask", "data.resampling=false"],
     ],
     ids=["more", "mixture", "multitask"],

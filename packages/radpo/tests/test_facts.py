@@ -64,6 +64,21 @@ def order(rules: RowRules) -> Iterator[str]:
 
 
 @cache
+def first_keys(rules: RowRules) -> list[str]:
+    return list(islice(order(rules), 16))
+
+
+@cache
+def length_of(rules: RowRules, pairs: int) -> float:
+    return released_length(one_prompt(pairs), rules)
+
+
+@cache
+def held_out_rows(rules: RowRules, limit: int | None) -> int:
+    return sum(map(len, held_out_batches(one_prompt(400), rules, limit)))
+
+
+@cache
 def batches_of(rules: RowRules, rows: int, limit: int | None) -> int:
     return len(lay_out([{"n": number} for number in range(rows)], rules, limit)[0])
 
@@ -80,7 +95,7 @@ def derived(name: str) -> dict[str, Any]:
         "ticks_per_step": config.released.processes,
         "gradient": gradient(config, launch),
         "dropout": dropout_of(config, variant),
-        "order": list(islice(order(replace(rules, epochs=2, kind="paired")), 16)),
+        "order": first_keys(replace(rules, epochs=2, kind="paired")),
         "steps_between_evaluations": config.trainer["eval_steps"],
         "max_lengths": [config.text.max_length, config.text.max_prompt_length],
         "clean_up_spaces": rules.clean_up_spaces,
@@ -91,16 +106,15 @@ def derived(name: str) -> dict[str, Any]:
     if kind in PER_PAIR:
         rows = pairs * PER_PAIR[kind]
         steps = batches_of(rules, rows, config.data.max_rows) // (launch["processes"] * launch["accumulation"])
-        length = released_length(one_prompt(pairs), rules)
+        length = length_of(rules, pairs)
         rate = schedule(config, variant, length)(steps)
         stated = FACTS[family(name)]["rates"].value
-        held_out = held_out_batches(one_prompt(400), replace(rules, kind="paired"), config.data.max_eval_rows)
         found |= {
             "examples": rows,
             "steps": steps,
             "schedule_length": length,
             "rates": {step: launch["learning_rate"] * rate(step) for step in stated},
-            "held_out": sum(map(len, held_out)),
+            "held_out": held_out_rows(replace(rules, kind="paired"), config.data.max_eval_rows),
         }
         assert max(stated) == steps - 1
     return found

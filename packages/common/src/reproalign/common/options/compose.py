@@ -14,6 +14,7 @@ from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
@@ -144,7 +145,7 @@ def _compose_files(package: str, config_name: str, schema: type, chosen: tuple[s
 
 def _put_values(composed: Any, words: Sequence[str]) -> None:
     """Give keys the values of words."""
-    for override in OverridesParser.create().parse_overrides(list(words)):
+    for override in [_parsed(word) for word in words]:
         key, value = override.key_or_group, override.value()
         if override.is_sweep_override():
             if key == "seed":
@@ -192,12 +193,19 @@ def _check_key(word: str, key: str, schema: type, renamed: Renamed) -> str:
 def _value(word: str) -> str:
     """Return a word's value as text, without the quotes that Hydra's grammar allows."""
     quoted = _is_understood(word) and word.partition("=")[2][:1] in "'\""
-    return str(OverridesParser.create().parse_override(word).value()) if quoted else word.partition("=")[2]
+    return str(_parsed(word).value()) if quoted else word.partition("=")[2]
+
+
+@cache
+def _parsed(word: str) -> Override:
+    """Parse a word, once per process: it is asked for several times, and the children of a run are given most of it."""
+    (override,) = OverridesParser.create().parse_overrides([word])
+    return override
 
 
 def _is_understood(word: str) -> bool:
     try:
-        return not OverridesParser.create().parse_override(word).is_sweep_override()
+        return not _parsed(word).is_sweep_override()
     except HydraException:
         return False
 

@@ -7,10 +7,12 @@ from reproalign.common.testing.facts import Fact, assert_facts, launch_facts, re
 from reproalign.common.testing.golden import assert_matches, load_adapters, load_golden, parametrize_golden
 from reproalign.common.testing.logs import logged
 from reproalign.common.testing.processes import refusal, run_command
-from reproalign.common.testing.recipes import composed, effective_batch
+from reproalign.common.testing.recipes import accept, accept_under_both_variants, composed, effective_batch
 
 __all__ = [
     "Fact",
+    "accept",
+    "accept_under_both_variants",
     "assert_facts",
     "assert_matches",
     "composed",

@@ -8,7 +8,9 @@ from typing import Any
 
 from reproalign.common.command.app import App, find_verb
 from reproalign.common.command.recipes import read_headers
+from reproalign.common.invocation import structured
 from reproalign.common.options.compose import compose
+from reproalign.common.options.load import load_object
 
 
 def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:
@@ -25,6 +27,22 @@ def composed(app: App, *words: str, verb: str | None = None) -> dict[str, Any]:
 @cache
 def _composed(package: str, config_name: str, schema: str, words: tuple[str, ...]) -> dict[str, Any]:
     return compose(package, config_name, schema, words).config
+
+
+def accept(app: App, name: str, *words: str) -> dict[str, Any]:
+    """Compose a recipe, check its options as its command does before it starts anything, and return them."""
+    config = composed(app, f"experiment={name}", *words)
+    verb = find_verb(app, read_headers(app.package)[name]["verb"], [f"experiment={name}"])
+    options = structured(verb.schema, config)
+    if verb.check:
+        load_object(verb.check)(options)
+    return config
+
+
+def accept_under_both_variants(app: App, name: str) -> None:
+    """Accept a recipe as it is, and under the other variant if its verb knows variants."""
+    other = {"paper": "released", "released": "paper"}.get(accept(app, name).get("variant", ""))
+    assert other is None or accept(app, name, f"variant={other}")["variant"] == other
 
 
 def effective_batch(config: dict[str, Any], processes: int) -> int:
