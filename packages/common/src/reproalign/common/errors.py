@@ -77,10 +77,10 @@ def trouble_of_the_system(error: BaseException) -> str | None:
     place = next(iter(getattr(error, "__notes__", [])), "")  # where the run writes
     cause: BaseException | None = error
     while cause is not None:
-        number, path = getattr(cause, "errno", None), getattr(cause, "filename", None)
-        if number is None and (found := re.search(r"\(os error (\d+)\)", str(cause))):
+        number, path = getattr(cause, "errno", 0), getattr(cause, "filename", None)
+        if not number and (found := re.search(r"\(os error (\d+)\)", str(cause))):
             number = int(found[1])
-        if number is None and re.search(r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+", str(cause)):
+        if not number and re.search(r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+", str(cause)):
             number = errno.ENOSPC
         for numbers, remedy in _REMEDIES:
             if number in numbers:
