@@ -36,7 +36,7 @@ class LossLog:
         self.logged = 0  # step of the last log
         self.begun = 0  # step from which on steps are counted
         self._training_step, self._log = self.trainer.training_step, self.trainer.log
-        self.trainer.training_step, self.trainer.log = self.training_step, self.log
+        vars(trainer).update(training_step=self.training_step, log=self.log)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Make the gradients of a micro-batch, and add its loss to the window."""
