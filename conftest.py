@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import dataclasses
+import functools
 import gc
+import hashlib
+import importlib.machinery
 import itertools
+import marshal
 import os
 import sys
+import types
 from pathlib import Path
 
 import pytest
-from beartype import BeartypeConf
-from beartype.claw import beartype_package
+from beartype import beartype
 from hypothesis import settings
-from jaxtyping import install_import_hook
+from jaxtyping import jaxtyped
 
 # The same examples everywhere, and no verdict by the clock.
 settings.register_profile("reproalign", derandomize=True, deadline=None)
@@ -21,17 +28,89 @@ settings.load_profile("reproalign")
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "tests" / "matplotlibrc")
 
 
-# Functions of modules that name shapes are held to them, which takes longer; those of all others to their types alone.
-SOURCES = {
-    path.relative_to(src): path for src in Path(__file__).parent.glob("packages/*/src") for path in src.rglob("*.py")
-}
-SHAPED = [
-    ".".join(name.with_suffix("").parts).removesuffix(".__init__")
-    for name, path in SOURCES.items()
-    if "from jaxtyping import" in path.read_text(encoding="utf-8")
-]
-install_import_hook(SHAPED, "beartype.beartype")
-beartype_package("reproalign", conf=BeartypeConf(claw_is_pep526=False))
+def checked(thing):
+    """A function, or a dataclass, whose arguments and result have the types and the shapes that it says."""
+    if isinstance(thing, type):
+        if dataclasses.is_dataclass(thing) and "__init__" in vars(thing):
+            thing.__init__ = checked(thing.__init__)
+        return thing
+    stages = [functools.partial(with_checks, thing)]  # in a list, for datasets hashes what the functions in cells name
+
+    @functools.wraps(thing)
+    def call(*args, **kwargs):
+        __tracebackhide__ = True
+        if len(stages) == 1:
+            stages.append(stages[0]())
+        return stages[1](*args, **kwargs)
+
+    return call
+
+
+def with_checks(function):
+    """Shapes are compared between arguments by jaxtyping; where there are none, beartype alone is much quicker."""
+    hints = {}
+    for name, hint in function.__annotations__.items():
+        try:
+            hints[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+        except (NameError, AttributeError):
+            continue  # imported for type checkers alone
+    plain = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    functools.update_wrapper(plain, function)
+    del plain.__wrapped__
+    plain.__kwdefaults__, plain.__annotations__ = function.__kwdefaults__, hints
+    return (jaxtyped(typechecker=beartype) if "jaxtyping" in repr(hints) else beartype)(plain)
+
+
+class Decorating(ast.NodeTransformer):
+    """Decorate every function, next to itself, and every class, around all else, with `checked`."""
+
+    def visit_FunctionDef(self, node):
+        node.decorator_list.append(ast.copy_location(ast.Name("__checked__", ast.Load()), node))
+        return self.generic_visit(node)
+
+    def visit_ClassDef(self, node):
+        node.decorator_list.insert(0, ast.copy_location(ast.Name("__checked__", ast.Load()), node))
+        return self.generic_visit(node)
+
+
+class CheckedLoader(importlib.machinery.SourceFileLoader):
+    """Loads a module with its types checked; what was compiled is kept beside Python's own."""
+
+    def get_code(self, fullname):
+        source = self.get_data(self.path)
+        kept = Path(importlib.util.cache_from_source(self.path, optimization="checked"))
+        digest = hashlib.sha256(RULES + source).digest()
+        if kept.is_file() and (found := kept.read_bytes()).startswith(digest):
+            return marshal.loads(found[len(digest) :])
+        code = compile(Decorating().visit(ast.parse(source)), self.path, "exec", dont_inherit=True)
+        if not sys.dont_write_bytecode:
+            with contextlib.suppress(OSError):  # of a folder that cannot be written to
+                kept.parent.mkdir(exist_ok=True)
+                temporary = kept.with_suffix(f".{os.getpid()}")
+                temporary.write_bytes(digest + marshal.dumps(code))
+                temporary.replace(kept)
+        return code
+
+    def exec_module(self, module):
+        module.__checked__ = checked
+        super().exec_module(module)
+
+
+class CheckedFinder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        if fullname.split(".")[0] != "reproalign":
+            return None
+        spec = super().find_spec(fullname, path, target)
+        if spec and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = CheckedLoader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+RULES = Path(__file__).read_bytes()
+sys.meta_path.insert(0, CheckedFinder)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
