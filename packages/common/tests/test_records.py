@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reproalign.common.cli import main
 from reproalign.common.command.app import App, run
@@ -131,6 +132,32 @@ def test_folders_that_may_not_be_written(tmp_path):
     (tmp_path / "c" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="files that are not a run's"):
         Run.open(invocation(tmp_path / "c"))
+
+
+def test_a_run_that_died_at_its_start_leaves_its_folder_free(tmp_path):
+    """Temporary files, and what was written before the first record."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / ".run.json.x3f.tmp").write_text("{")
+    (folder / ".model.tmp").mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(invocation(folder).config))
+    with Run.open(invocation(folder)) as run:
+        assert sorted(path.name for path in folder.iterdir()) == [".run.lock", "config.yaml", "run.json"]
+        run.keep()
+    assert record(folder)["resumptions"] == 0
+
+
+def test_a_run_whose_record_was_lost_goes_on_if_its_configuration_is_this_one(tmp_path, capsys):
+    folder = tmp_path / "a"
+    with pytest.raises(KeyboardInterrupt), Run.open(invocation(folder)):
+        raise KeyboardInterrupt
+    (folder / "checkpoint-1").mkdir()
+    (folder / "run.json").unlink()
+    with pytest.raises(UserError, match="files that are not a run's"):
+        Run.open(invocation(folder, loss={"beta": 0.2}))
+    with Run.open(invocation(folder)):
+        assert capsys.readouterr().err.count("run.json is lost") == 1
+    assert (record(folder)["resumptions"], (folder / "checkpoint-1").is_dir()) == (1, True)
 
 
 def test_other_processes_write_nothing(tmp_path):

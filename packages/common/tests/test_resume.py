@@ -77,19 +77,24 @@ def test_killed_at_random_steps_and_resumed(tmp_path, uninterrupted, seed):
     assert fingerprint_folder(folder / "model") == fingerprint_folder(uninterrupted / "model")
 
 
-def test_stopped_in_the_middle_and_resumed(tmp_path, uninterrupted, monkeypatch):
-    """The same in one process: the first attempt dies at step 7, after the checkpoint of step 6."""
-    folder = tmp_path / "stopped"
+def stop_at(step: int, words: list[str], monkeypatch) -> None:
+    """Start a run that dies in a step, in this process."""
     original = PairTrainer.training_step
 
     def dying(self, *args, **kwargs):
-        if self.state.global_step == 7:
+        if self.state.global_step == step:
             raise KeyboardInterrupt
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(PairTrainer, "training_step", dying)
-        assert main([*WORDS, f"output_dir={folder}"]) == 130
+        assert main(words) == 130
+
+
+def test_stopped_in_the_middle_and_resumed(tmp_path, uninterrupted, monkeypatch):
+    """The same in one process: the first attempt dies at step 7, after the checkpoint of step 6."""
+    folder = tmp_path / "stopped"
+    stop_at(7, [*WORDS, f"output_dir={folder}"], monkeypatch)
     assert record(folder)["status"] == "interrupted"
     assert main([*WORDS, f"output_dir={folder}"]) == 0
     assert record(folder)["resumed_from"] == "checkpoint-6"
@@ -135,6 +140,29 @@ def test_a_second_signal_ends_training_at_once(tmp_path, monkeypatch, capfd, sig
     assert main([*WORDS, f"output_dir={folder}"]) == 128 + signal.SIGTERM
     assert record(folder)["status"] == "interrupted"
     assert "interrupted by SIGTERM in step 1: no checkpoint; the same command goes on" in capfd.readouterr().err
+
+
+def without_times(row: dict) -> dict:
+    return {name: value for name, value in row.items() if not name.endswith(("_runtime", "_per_second"))}
+
+
+def test_what_is_logged_is_the_uninterrupted_runs(tmp_path, monkeypatch):
+    """Checkpoints lie within the windows of logs, and ``metrics.jsonl`` is not read again, whatever is left of it."""
+    words = [*WORDS, "trainer.logging_steps=4", "trainer.save_steps=3", "trainer.eval_strategy=steps"]
+    words += ["trainer.eval_steps=5"]
+
+    def said(folder: Path) -> list[dict]:
+        return [without_times(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert main([*words, f"output_dir={whole}"]) == 0
+    stop_at(8, [*words, f"output_dir={stopped}"], monkeypatch)
+    with (stopped / "metrics.jsonl").open("ab") as stream:
+        stream.write(b'\xff\xfe\n{"step": 9, "lo')
+    assert main([*words, f"output_dir={stopped}"]) == 0
+    assert record(stopped)["resumed_from"] == "checkpoint-6"
+    assert said(stopped) == said(whole)
+    assert without_times(record(stopped)["training"]) == without_times(record(whole)["training"])
 
 
 def test_a_replayed_run_has_the_same_bits_and_agrees_with_its_record(tmp_path, uninterrupted):

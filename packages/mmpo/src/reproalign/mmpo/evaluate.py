@@ -82,7 +82,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         metrics = rewards.metrics(config.n_bins, rounded_ties=variant.rounded_ties)
         run.set_metrics(metrics)
         print_metrics({Path(config.model.name).name or config.model.name: metrics}, len(pairs))
-        draw(run.dir, {kind: rewards}, n_bins=config.n_bins, binning=config.binning)
+        draw(run, {kind: rewards}, n_bins=config.n_bins, binning=config.binning)
         if config.rewardbench:
             run.set_metrics({"rewardbench": _rewardbench(config, tokenizer, reader, trainer, run)})
         say(f"record and plots: {run.dir}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
@@ -12,7 +10,7 @@ from reproalign.common.console import result_console
 from reproalign.common.evaluation.calibration import calibration
 from reproalign.common.evaluation.plots import margin_histogram, reliability_diagram, training_curves
 from reproalign.common.evaluation.preferences import preference_metrics
-from reproalign.common.training.fit import metric_rows
+from reproalign.common.records import Run
 from reproalign.mmpo.released import released_accuracy
 
 TINY = 1e-5  # margins of a policy that equals its reference, in float32
@@ -69,9 +67,9 @@ def print_metrics(columns: dict[str, dict[str, float]], pairs: int) -> None:
         console.print("A policy that equals its reference has margins of 0, which count as wrong.", style="dim")
 
 
-def draw(run_dir: Path, evaluations: dict[str, Rewards], *, n_bins: int = 10, binning: str = "uniform") -> None:
+def draw(run: Run, evaluations: dict[str, Rewards], *, n_bins: int = 10, binning: str = "uniform") -> None:
     """Write ``plots/``: reliability diagrams, margins, and training curves if the run has any."""
-    folder = run_dir / "plots"
+    folder = run.dir / "plots"
     if evaluations:
         apart = {name: found for name, found in evaluations.items() if np.ptp(found.margins) > TINY} or evaluations
         diagrams = {
@@ -81,4 +79,4 @@ def draw(run_dir: Path, evaluations: dict[str, Rewards], *, n_bins: int = 10, bi
         margin_histogram(
             {name: rewards.margins.tolist() for name, rewards in evaluations.items()}, folder / "margins.png"
         )
-    training_curves(metric_rows(run_dir), folder / "training.png", CURVES)
+    training_curves(run.rows, folder / "training.png", CURVES)

@@ -49,7 +49,7 @@ def sft(config: SFTRunConfig, invocation: Invocation) -> None:
             run.set("steps", {"per_epoch": steps.per_epoch, "total": steps.total})
         fine_tune(config, run, arguments, tokenizer, train, held_out[0] if held_out else None)
         if run.is_main:
-            draw(run.dir, {})
+            draw(run, {})
             say(f"model, record and plots: {run.dir}")
 
 

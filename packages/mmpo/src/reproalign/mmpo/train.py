@@ -139,7 +139,7 @@ def _run(
     run.set_metrics(metrics)
     if held_out:
         print_metrics(metrics, len(held_out))
-    draw(run.dir, evaluations)
+    draw(run, evaluations)
     say(f"model, record and plots: {run.dir}")
 
 

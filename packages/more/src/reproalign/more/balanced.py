@@ -93,16 +93,18 @@ class MoreTrainer(RewardTrainer):
         return loss, metrics
 
     def save_state(self, checkpoint: Path) -> None:
-        """Save the momentum; under ``released`` every process has its own."""
+        """Save the momentum too; under ``released`` every process has its own."""
+        super().save_state(checkpoint)
         if not self.rules.whole_step or self.args.process_index == 0:
             save_file({"momentum": self.balancer.momentum.contiguous().cpu()}, self._state_file(checkpoint))
 
     def load_state(self, checkpoint: Path) -> None:
-        """Read the momentum back.
+        """Read the momentum back too.
 
         Raises:
             UserError: if it is not there, or of other domains.
         """
+        super().load_state(checkpoint)
         path = self._state_file(checkpoint)
         if not path.is_file():
             raise UserError(

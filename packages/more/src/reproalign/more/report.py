@@ -17,7 +17,6 @@ from reproalign.common.evaluation.calibration import calibrated_ece, ordered_pai
 from reproalign.common.evaluation.plots import Curve, comparison, histograms, reliability_diagram
 from reproalign.common.files import atomic_path, write_json
 from reproalign.common.records import Run
-from reproalign.common.training.fit import metric_rows
 from reproalign.more.metrics import (
     DomainRewards,
     domain_metrics,
@@ -83,7 +82,7 @@ def report(
     run.set_metrics(results)
     write_json(run.dir / RESULTS, results)
     write_differences(run.dir / DIFFERENCES, measured)
-    draw(run.dir, {"before": before, "after": measured} if before else {"rewards": measured})
+    draw(run, {"before": before, "after": measured} if before else {"rewards": measured})
     return results
 
 
@@ -144,16 +143,16 @@ def write_differences(path: Path, measured: Domains) -> None:
         save_file(vectors, temporary)
 
 
-def draw(run_dir: Path, evaluations: Mapping[str, Domains], *, n_bins: int = 10) -> None:
+def draw(run: Run, evaluations: Mapping[str, Domains], *, n_bins: int = 10) -> None:
     """Write ``plots/``, one panel per domain: reliability, differences of rewards, rewards; and curves over training.
 
     Args:
-        run_dir: of the run; its ``metrics.jsonl`` gives the curves, if there are any.
+        run: what it logged gives the curves, if there is anything.
         evaluations: label -> domain -> rewards, e.g. of the model before and after training; all share the histograms,
             the last one is the reliability diagrams'.
         n_bins: of the reliability diagrams.
     """
-    folder = run_dir / "plots"
+    folder = run.dir / "plots"
     if evaluations:
         margins = {
             label: {name: pair_margins(of.rewards, of.scores)[0] for name, of in measured.items()}
@@ -174,7 +173,7 @@ def draw(run_dir: Path, evaluations: Mapping[str, Domains], *, n_bins: int = 10)
             (rewards, "rewards.png", "reward", "responses"),
         ):
             histograms(_by_domain(values), folder / file, measured=what, counted=counted)
-    if panels := domain_curves(metric_rows(run_dir)):
+    if panels := domain_curves(run.rows):
         comparison(panels, folder / "domains.png")
 
 

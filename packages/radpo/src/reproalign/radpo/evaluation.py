@@ -100,12 +100,11 @@ class MeasureBefore(TrainerCallback):
 
     def __init__(self, trainer: PolicyTrainer, evaluation: PairEvaluation) -> None:
         self.trainer, self.evaluation = trainer, evaluation
-        self.metrics: dict[str, float] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure, unless the run goes on from a checkpoint."""
         if state.global_step == 0:
-            self.metrics = self.evaluation.measure(self.trainer)
-            self.trainer.log({f"eval_{name}": value for name, value in self.metrics.items()})
+            metrics = self.evaluation.measure(self.trainer)
+            self.trainer.log({f"eval_{name}": value for name, value in metrics.items()})

@@ -13,9 +13,11 @@ from rich.table import Table
 from reproalign.common.console import result_console
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.plots import training_curves
+from reproalign.common.records import Run
 from reproalign.common.records.folder import read_record
 from reproalign.common.records.groups import RecordedRun
-from reproalign.common.training.fit import FINAL, metric_rows
+from reproalign.common.records.metrics import metric_rows
+from reproalign.common.training.fit import FINAL
 
 Points = dict[int, dict[str, float]]  # optimiser step -> metrics of the held-out pairs
 
@@ -77,12 +79,9 @@ def measured(folder: Path) -> MeasuredRun:
     """
     record = read_record(folder)
     folder = folder if folder.is_dir() else folder.parent
-    try:
-        rows = metric_rows(folder)
-        points = evaluations(rows)
-        last = max((row["step"] for row in rows), default=0)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'metrics.jsonl'}: not a run's metrics ({error}); give another run") from error
+    rows = metric_rows(folder)
+    points = evaluations(rows)
+    last = max((row["step"] for row in rows), default=0)
     whole = record.get("metrics", {})
     for step, name in ((0, "before"), (last, "after")):
         if isinstance(whole.get(name), dict):
@@ -96,11 +95,6 @@ def measured(folder: Path) -> MeasuredRun:
     return MeasuredRun(folder, record, points)
 
 
-def measured_before(run_dir: Path) -> dict[str, float]:
-    """Return what an interrupted run logged of the held-out pairs before its first step; {} if nothing."""
-    return evaluations(metric_rows(run_dir)).get(0, {})
-
-
 def second_half(points: Points) -> dict[str, float]:
     """Return each metric's mean over the evaluations of the second half of the run, as the paper's sweeps have it.
 
@@ -112,9 +106,9 @@ def second_half(points: Points) -> dict[str, float]:
     return {name: fmean(metrics[name] for metrics in half) for name in half[-1] if all(name in m for m in half)}
 
 
-def draw(run_dir: Path) -> None:
+def draw(run: Run) -> None:
     """Write ``plots/training.png``."""
-    training_curves(metric_rows(run_dir), run_dir / "plots" / "training.png", CURVES)
+    training_curves(run.rows, run.dir / "plots" / "training.png", CURVES)
 
 
 def model_label(name: str) -> str:

@@ -22,7 +22,7 @@ from reproalign.common.records import Run
 from reproalign.common.text.collate import PairCollator, UnpairedCollator
 from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.training.arguments import training_arguments
-from reproalign.common.training.fit import FINAL, fit, metric_rows
+from reproalign.common.training.fit import FINAL, fit
 from reproalign.common.training.hold_reference import hold_reference, reference_mode
 from reproalign.common.training.policy import PolicyTrainer
 from reproalign.common.training.preview import preview
@@ -31,7 +31,7 @@ from reproalign.common.training.value_head import clip_value_head_separately
 from reproalign.radpo.config import PolicyConfig, TrainConfig
 from reproalign.radpo.evaluation import MeasureBefore, PairEvaluation
 from reproalign.radpo.released import loss_scale
-from reproalign.radpo.report import draw, measured_before, print_metrics, second_half
+from reproalign.radpo.report import draw, print_metrics, second_half
 from reproalign.radpo.report import evaluations as logged_evaluations
 from reproalign.radpo.rules import RadpoRules, rules_of
 from reproalign.radpo.training_rows import epochs, read_rows, schedule
@@ -201,24 +201,22 @@ def _run(
     config: TrainConfig,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    before = None
     if config.evaluate_before and evaluation is not None:
-        before = MeasureBefore(trainer, evaluation)
-        trainer.add_callback(before)
+        trainer.add_callback(MeasureBefore(trainer, evaluation))
     fit(trainer, run, config, tokenizer)
     evaluations = {}
-    if before is not None and (found := before.metrics or measured_before(run.dir)):
+    if config.evaluate_before and evaluation is not None and (found := logged_evaluations(run.rows).get(0)):
         evaluations["before"] = found
     if evaluation is not None:
         evaluations["after"] = evaluation.measure(trainer)
     if not run.is_main:
         return
     if "after" in evaluations:
-        logged = logged_evaluations(metric_rows(run.dir)) | {trainer.state.global_step: evaluations["after"]}
+        logged = logged_evaluations(run.rows) | {trainer.state.global_step: evaluations["after"]}
         if half := second_half(logged):
             evaluations["second_half"] = half
     run.set_metrics(evaluations)
     if evaluation is not None:
         print_metrics(evaluations, evaluation.pairs_per_pass)
-    draw(run.dir)
+    draw(run)
     say(f"model, record and plots: {run.dir}")

@@ -53,8 +53,16 @@ def solve_published(problem: Problem, epsilon: float, folder: Path, log: Log) ->
     state: dict[str, Any] = {"step": 0}
     if (folder / STATE).is_file():
         state = json.loads((folder / STATE).read_text("utf-8"))
+    rows: list[tuple[int, dict[str, float]]] = []
+
+    def keep(step: int, numbers: dict[str, float]) -> None:
+        rows.append((step, numbers))
+        log(step, numbers)
+
     if state["step"]:
         optimizer.load(state["optimizer"])
+        for step, numbers in state.get("rows", []):  # an earlier version kept none
+            keep(step, numbers)
     main = PartialState().is_main_process
     label = f"adapting, ε {epsilon:g}"
     todo = track(
@@ -68,9 +76,9 @@ def solve_published(problem: Problem, epsilon: float, folder: Path, log: Log) ->
         gradient = torch.tensor(found.gradient, dtype=torch.float64)
         optimizer.step(parametrisation.pull_back(raw, gradient), rates[step])
         numbers = {"loss": found.value + parametrisation.penalty(raw), "learning_rate": rates[step]}
-        log(step + 1, numbers | _named(problem.names, parametrisation.saved(optimizer.raw).tolist()))
+        keep(step + 1, numbers | _named(problem.names, parametrisation.saved(optimizer.raw).tolist()))
         if main and ((step + 1) % steps.save_steps == 0 or step + 1 == len(batches)):
-            write_json(folder / STATE, {"step": step + 1, "optimizer": optimizer.state()})
+            write_json(folder / STATE, {"step": step + 1, "optimizer": optimizer.state(), "rows": rows})
     ratios = parametrisation.saved(optimizer.raw).tolist()
     return Solution(ratios, len(batches), {"sum_of_learning_rates": math.fsum(rates)})
 

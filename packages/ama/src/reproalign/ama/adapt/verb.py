@@ -33,7 +33,6 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
-from reproalign.common.training.fit import metric_rows
 
 SOLVERS: Mapping[str, Solver] = {"published": solve_published, "exact": solve_exact}
 ACROSS = {"published": "optimiser step", "exact": "evaluation", "search": "candidate"}
@@ -95,6 +94,7 @@ def _rule(settings: Settings, pair: Pair) -> TensorRule:
 
 
 def _identify(run: Run, config: AdaptConfig) -> None:
+    run.log_again()  # what was found before is logged from where it is kept
     for key in ("pre", "post"):
         name = str(getattr(config, key))
         run.add_fingerprint("weights", key, identity(name), path=name)
@@ -202,7 +202,7 @@ def _finish(
         console.print(epsilon_table(compared, held_out["criterion"], epsilon))
     console.print(ratio_table(rule.parts, settings, epsilon, solution.ratios))
     _say(console, ratios, gain)
-    draw_course(metric_rows(run.dir), rule.parts.names, run.dir / "plots" / "ratios.png", ACROSS[settings.solver])
+    draw_course(run.rows, rule.parts.names, run.dir / "plots" / "ratios.png", ACROSS[settings.solver])
     console.print(f"ratios, record and plot: {run.dir / NAME}", highlight=False)
 
 

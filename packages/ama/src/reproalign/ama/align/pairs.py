@@ -9,7 +9,6 @@ from reproalign.common.console import result_console, say
 from reproalign.common.evaluation.plots import training_curves
 from reproalign.common.evaluation.preferences import preference_metrics
 from reproalign.common.records import Run
-from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.pairs import ScoredPairsTrainer
 
 CURVES = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
@@ -31,5 +30,5 @@ def report(run: Run, trainer: ScoredPairsTrainer, held_out: Dataset | None) -> N
         for name, value in metrics.items():
             table.add_row(name.removeprefix("eval_").replace("_", " "), f"{value:.4f}")
         result_console().print(table)
-    training_curves(metric_rows(run.dir), run.dir / "plots" / "training.png", CURVES)
+    training_curves(run.rows, run.dir / "plots" / "training.png", CURVES)
     say(f"model, record and plots: {run.dir}")

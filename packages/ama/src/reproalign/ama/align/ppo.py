@@ -15,7 +15,7 @@ from reproalign.ama.align.online.loop import Loop
 from reproalign.ama.align.online.prompts import Prompts, load_prompts
 from reproalign.ama.align.online.report import draw, summary
 from reproalign.ama.align.online.rewards import Rewards, reading, reward_model
-from reproalign.ama.align.online.state import load_state
+from reproalign.ama.align.online.state import load_state, logged_rows
 from reproalign.ama.align.ppo_config import KLOptions, PPOConfig
 from reproalign.common.console import result_console
 from reproalign.common.errors import UserError
@@ -26,7 +26,7 @@ from reproalign.common.models.identify import identify_weights
 from reproalign.common.models.kind import check_language_model, check_reward_model, model_kind
 from reproalign.common.records import Run
 from reproalign.common.training.checkpoints import resume_from
-from reproalign.common.training.fit import FINAL, metric_rows
+from reproalign.common.training.fit import FINAL
 
 
 def ppo(config: PPOConfig, invocation: Invocation) -> None:
@@ -47,7 +47,6 @@ def ppo(config: PPOConfig, invocation: Invocation) -> None:
     check_reward_model(reward_model(config), "reward")
     reading(config)
     with Run.open(invocation, is_main=accelerator.is_main_process) as run:
-        accelerator.wait_for_everyone()  # the first process has made the folder
         tokenizer = asking_tokenizer(config.model, config.layout)
         prompts = load_prompts(config, tokenizer, shown=run.is_main)
         if run.is_main:
@@ -123,6 +122,7 @@ def _standing(config: PPOConfig, run_dir: Path, learner: Learner, start: Kept | 
     """Return where the run goes on: at its newest good checkpoint, else after the kept iteration, else at the start."""
     checkpoint = resume_from(run_dir, config.resume, config.on_bad_checkpoint)
     run.set("resumed_from", checkpoint.name if checkpoint else None)
+    run.log_again(logged_rows(checkpoint) if checkpoint else [])
     if checkpoint:
         return load_state(checkpoint, learner)
     if start is None:
@@ -140,7 +140,7 @@ def _finish(
     if run.is_main:
         keep_final(run.dir / FINAL, config, learner.model, tokenizer)
         run.made_weights(FINAL, run.dir / FINAL)
-        history = metric_rows(run.dir)
+        history = run.rows
         run.set_metrics(summary(history))
         draw(history, run.dir / "plots" / "training.png")
         table = Table("", "", header_style="bold")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from accelerate import PartialState
@@ -34,7 +32,7 @@ from reproalign.common.models.load import load_causal_lm, load_reference
 from reproalign.common.records import Run
 from reproalign.common.text.collate import RowCollator
 from reproalign.common.training.arguments import check_held_out, training_arguments
-from reproalign.common.training.fit import fit, metric_rows
+from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
 from reproalign.common.training.reference import AdapterDisabledReference, FrozenReference
 
@@ -129,20 +127,11 @@ def _facts(checked: Checked) -> dict[str, Any]:
     return {} if checked.distance is None else dict(zip(("statistic", "reduction"), checked.distance, strict=True))
 
 
-def _train_loss(run: Run) -> float:
-    """Return the mean loss of all steps, those before a resumption included, which the trainer's own leaves out."""
-    logged = {row["step"]: row["loss"] for row in metric_rows(run.dir) if "loss" in row}
-    if not logged:  # fewer steps than logging_steps
-        return float(run.record["training"]["train_loss"])
-    steps = sorted(logged)
-    return fmean((logged[step] for step in steps), [step - before for before, step in pairwise([0, *steps])])
-
-
 def _report(run: Run, trainer: ForgettingTrainer, loss: float | None) -> None:
     table = Table("", "", show_header=False)
     for name, value in run.record["rows"].items():
         table.add_row(name.replace("_", " "), f"{value:,}")
-    metrics = {"train_loss": _train_loss(run)}
+    metrics = {"train_loss": float(run.record["training"]["train_loss"])}
     if loss is not None:
         metrics |= {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 700.0))}
     run.set_metrics(metrics)
@@ -153,5 +142,5 @@ def _report(run: Run, trainer: ForgettingTrainer, loss: float | None) -> None:
         run.set("best_checkpoint", Path(best).name)
         table.add_row("best checkpoint", Path(best).name)
     result_console().print(table)
-    training_curves(metric_rows(run.dir), run.dir / "plots" / "training.png", ("loss", "penalty", "grad_norm"))
+    training_curves(run.rows, run.dir / "plots" / "training.png", ("loss", "penalty", "grad_norm"))
     say(f"model, record and plots: {run.dir}")

@@ -76,12 +76,14 @@ class ForgettingTrainer(TokenAverageTrainer):
             self.add_callback(averaging)
 
     def save_state(self, checkpoint: Path) -> None:
-        """Write the averages."""
+        """Write the averages too."""
+        super().save_state(checkpoint)
         if self.averaging is not None:
             self.averaging.save(checkpoint)
 
     def load_state(self, checkpoint: Path) -> None:
-        """Read the averages."""
+        """Read the averages too."""
+        super().load_state(checkpoint)
         if self.averaging is not None:
             self.averaging.load(checkpoint)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,11 @@ from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.mappings import flatten
 from reproalign.common.records.lineage import RECORD
+from reproalign.common.records.lock import LOCK, check_free
 from reproalign.common.records.record import plain
+
+CONFIG = "config.yaml"
+LOST = "lost"  # the status of a run of which nothing but its configuration is known
 
 # Keys that may change between the first start of a run and its resumption.
 VOLATILE = (
@@ -20,14 +27,23 @@ VOLATILE = (
 )
 
 
-def check_folder(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
-    """Say whether ``invocation`` may write into ``folder``.
-
-    Returns:
-        The record of the same, unfinished run, which is to be resumed; None if the folder is new or empty.
+def check_folder(folder: Path, invocation: Invocation) -> None:
+    """Say whether ``invocation`` may begin or resume in ``folder``, before it does; nothing is touched.
 
     Raises:
-        UserError: if the folder is a file, holds a finished run, another run, or files that are no run's.
+        UserError: if the folder is a file, or holds a run that is under way, a finished run, another run, or files that
+            are no run's.
+    """
+    if not (invocation.config.get("launch") or {}).get("machine_rank"):  # on other machines the first one's run is ours
+        check_free(folder)
+    unfinished_run(folder, invocation)
+
+
+def unfinished_run(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
+    """Return the record of ``invocation``'s run in ``folder``, which is to be resumed; None where it begins.
+
+    Raises:
+        UserError: if the folder is a file, or holds a finished run, another run, or files that are no run's.
     """
     record = same_run(folder, invocation)
     if record is None:
@@ -42,17 +58,21 @@ def check_folder(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
 
 
 def same_run(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
-    """Return the record of ``invocation``'s run in ``folder``, finished or not; None if the folder is new or empty.
+    """Return the record of ``invocation``'s run in ``folder``, finished or not.
+
+    Returns:
+        None if the folder is new or holds nothing but what a run that died at its start left. Of a run whose record was
+        lost a record of the configuration alone.
 
     Raises:
         UserError: if the folder is a file, holds another run, or files that are no run's.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output_dir={folder} is a file; choose another output_dir")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists():
         return None
     if not (folder / RECORD).is_file():
-        raise UserError(f"output_dir={folder} holds files that are not a run's; choose another output_dir")
+        return _without_record(folder, invocation)
     record = read_record(folder)
     differing = config_differences(record["config"], invocation.config)
     if differing or record.get("verb") != invocation.verb:
@@ -62,6 +82,42 @@ def same_run(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
             f"{names or 'verb'}); choose another output_dir"
         )
     return record
+
+
+def _without_record(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
+    import yaml
+
+    held = {path.name for path in folder.iterdir() if path.name != LOCK and not _is_temporary(path.name)}
+    if not held:
+        return None
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        config = None
+    if not isinstance(config, dict) or config_differences(config, invocation.config):
+        raise UserError(f"output_dir={folder} holds files that are not a run's; choose another output_dir")
+    if held == {CONFIG}:
+        return None
+    return {"config": config, "verb": invocation.verb, "status": LOST}
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left half written in a run's folder, whose lock is held.
+
+    Runs that this one started, in folders below, are left to themselves.
+    """
+    for path in list(_left(folder)):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _left(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place, name) for name in (*folders, *files) if _is_temporary(name))
+        folders[:] = [name for name in folders if not _is_temporary(name) and not Path(place, name, RECORD).is_file()]
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def _begins(command: str) -> str:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from reproalign.common.console import note
 from reproalign.common.errors import UserError
 from reproalign.common.files import follow_umask, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records.card import write_cards
 from reproalign.common.records.environment import peak_memory
 from reproalign.common.records.fingerprints import fingerprint_folder, identity_entry, identity_of
-from reproalign.common.records.folder import check_folder
+from reproalign.common.records.folder import CONFIG, LOST, check_folder, sweep, unfinished_run
 from reproalign.common.records.lineage import RECORD
+from reproalign.common.records.lock import LOCK, FolderLock, take
+from reproalign.common.records.metrics import METRICS, distinct
 from reproalign.common.records.record import new_record, now, plain
 
 
@@ -30,52 +34,75 @@ class Run:
     resumed one. ``run.json`` is strict JSON: NaN and infinities are the strings "NaN", "Infinity", "-Infinity".
     """
 
-    def __init__(self, folder: Path, record: dict[str, Any], *, is_main: bool, fresh: bool) -> None:
+    def __init__(self, folder: Path, invocation: Invocation, *, is_main: bool) -> None:
         self.dir = folder
-        self.record = record
+        self.record = new_record(invocation)
         self.is_main = is_main
         # The folders this run makes, innermost first; removed again if the configuration is rejected.
         self._made = [path for path in (folder, *folder.parents) if not path.exists()]
-        self._fresh = fresh
+        self._invocation = invocation
+        self._lock: FolderLock | None = None
+        self._fresh = True
+        self._rows: list[dict[str, Any]] = []
         self._started = time.perf_counter()
-        self._seconds_before = float(record.get("wall_seconds") or 0.0)
+        self._seconds_before = 0.0
 
     @classmethod
     def open(cls, invocation: Invocation, *, is_main: bool = True) -> Run:
-        """Open the run that ``invocation`` asks for in its ``output_dir``.
+        """Open the run that ``invocation`` asks for in its ``output_dir``; entered, it holds that folder.
 
         Raises:
-            UserError: if the folder holds another run, a finished one, or anything else (see :func:`check_folder`).
+            UserError: if the folder holds a run that is under way, another run, a finished one, or anything else (see
+                :func:`check_folder`), here or when it is entered.
         """
         if invocation.preview is not None:
-            return cls(Path(tempfile.mkdtemp(prefix="reproalign-")), new_record(invocation), is_main=True, fresh=True)
+            return cls(Path(tempfile.mkdtemp(prefix="reproalign-")), invocation, is_main=True)
         folder = Path(invocation.config["output_dir"])
-        earlier = check_folder(folder, invocation) if is_main else None
-        record = new_record(invocation)
-        if earlier is not None:
-            for key in ("started", "wall_seconds", "fingerprints", "children"):
-                record[key] = earlier.get(key, record.get(key))
-            record["resumptions"] = int(earlier.get("resumptions", 0)) + 1
-        return cls(folder, record, is_main=is_main, fresh=earlier is None)
+        if is_main:
+            check_folder(folder, invocation)
+        return cls(folder, invocation, is_main=is_main)
 
     def __enter__(self) -> Run:
         if self.is_main:
-            import yaml
-
             try:
-                self.dir.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                reason = (error.strerror or "not possible").lower()
-                raise UserError(f"output_dir={self.dir}: cannot be made ({reason}); choose another") from error
-            text = yaml.safe_dump(self.record["config"], sort_keys=False, allow_unicode=True)
-            try:
-                write_text(self.dir / "config.yaml", text)
-                self._write()
-            except OSError:  # a full disk
-                if self._fresh:
-                    self._undo()
+                self._begin()
+            except BaseException:
+                self._leave()
                 raise
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()  # no other process writes before the first one holds the folder
         return self
+
+    def _begin(self) -> None:
+        """Take the folder, and write what the run is; a run that is there already goes on."""
+        import yaml
+
+        if self._invocation.preview is None:
+            self._lock = take(self.dir)
+            # Again, under the lock: another start may have begun or ended since the folder was looked at.
+            earlier = unfinished_run(self.dir, self._invocation)
+            self._fresh = earlier is None
+            sweep(self.dir)
+            if earlier is not None:
+                if earlier["status"] == LOST:
+                    note(
+                        f"output_dir={self.dir}: {RECORD} is lost, and {CONFIG} is this command's: the run goes on "
+                        "from what is there; whether data and weights are what they were cannot be checked"
+                    )
+                for key in ("started", "wall_seconds", "fingerprints", "children"):
+                    self.record[key] = earlier.get(key, self.record.get(key))
+                self.record["resumptions"] = int(earlier.get("resumptions", 0)) + 1
+                self._seconds_before = float(earlier.get("wall_seconds") or 0.0)
+        try:
+            self._write()
+            text = yaml.safe_dump(self.record["config"], sort_keys=False, allow_unicode=True)
+            write_text(self.dir / CONFIG, text)
+        except OSError:  # a full disk
+            if self._fresh:
+                self._undo()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -85,6 +112,12 @@ class Run:
         if self.record["preview"] is not None:
             shutil.rmtree(self.dir)
             return
+        try:
+            self._end(error)
+        finally:
+            self._leave()
+
+    def _end(self, error: BaseException | None) -> None:
         children = (self.dir / name for name in self.record["children"])
         worth_keeping = any(path.exists() for path in (*self.dir.glob("checkpoint-*"), *children))
         if isinstance(error, UserError) and self._fresh and not worth_keeping:
@@ -103,9 +136,15 @@ class Run:
         follow_umask(self.dir)
 
     def _undo(self) -> None:
-        """Remove what this run wrote: its files, and the folders it made unless another run uses them by now."""
+        """Remove what this run wrote."""
         for path in self.dir.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.name != LOCK:  # as long as files are removed, nobody may begin here
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _leave(self) -> None:
+        """Give the folder free; it and those above that this run made go unless something is in them."""
+        if self._lock is not None:
+            self._lock.release()
         with suppress(OSError):  # not empty
             for path in self._made:
                 path.rmdir()
@@ -164,12 +203,28 @@ class Run:
         place = {"folder": str(folder.relative_to(self.dir))}
         self.add_fingerprint("weights", name, identity or fingerprint_folder(folder), made=True, **place, **facts)
 
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What was logged, see :func:`~reproalign.common.records.metrics.distinct`; on the main process."""
+        return distinct(self._rows)
+
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``."""
         if self.is_main:
-            with (self.dir / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(plain({"step": step, **metrics}), allow_nan=False) + "\n")
+            self._rows.append({"step": step, **metrics})
+            with (self.dir / METRICS).open("a", encoding="utf-8") as stream:
+                stream.write(_line(self._rows[-1]))
+
+    def log_again(self, rows: Iterable[dict[str, Any]] = ()) -> None:
+        """Let ``metrics.jsonl`` hold what a resumed run knows of earlier rows; those that follow are logged again."""
+        if self.is_main:
+            self._rows = list(rows)
+            write_text(self.dir / METRICS, "".join(map(_line, self._rows)))
 
     def _write(self) -> None:
         if self.is_main:
             write_json(self.dir / RECORD, plain(self.record))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(plain(row), allow_nan=False) + "\n"

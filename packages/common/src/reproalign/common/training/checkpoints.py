@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -93,24 +93,35 @@ def resume_from(run_dir: Path, resume: str, on_bad_checkpoint: str) -> Path | No
     return None
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """What has a state of its own in checkpoints, on every process."""
+
+    def save_state(self, checkpoint: Path) -> None:
+        """Write what the Trainer does not know of, before a checkpoint is sealed."""
+
+    def load_state(self, checkpoint: Path) -> None:
+        """Read back what :meth:`save_state` wrote, before training goes on."""
+
+
 class ManifestCallback(TrainerCallback):
     """Seals every checkpoint once all processes have written their part of it.
 
     Args:
-        save_state: writes into the checkpoint's folder, on every process, what the Trainer does not know of.
+        stateful: whose states it takes along.
     """
 
-    def __init__(self, save_state: Callable[[Path], None] | None = None) -> None:
-        self.save_state = save_state
+    def __init__(self, stateful: Sequence[Stateful]) -> None:
+        self.stateful = stateful
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the manifest of the checkpoint just saved."""
         partial = PartialState()
         folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
         partial.wait_for_everyone()
-        if self.save_state:
-            self.save_state(folder)
-            partial.wait_for_everyone()
+        for part in self.stateful:
+            part.save_state(folder)
+        partial.wait_for_everyone()
         if partial.is_main_process:
             write_manifest(folder)
         partial.wait_for_everyone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Dataset as TorchDataset
 from transformers import Trainer
 
-from reproalign.common.training.checkpoints import ManifestCallback
+from reproalign.common.files import write_text
 from reproalign.common.training.mixed_precision import keep_float32
 from reproalign.common.training.watch import show_progress
 
@@ -91,18 +92,26 @@ class CollectingTrainer(Trainer):
             keep_float32(self.accelerator, kwargs["model"])  # now: a reference is placed before training begins
         self.loss_is_scaled_for_ga = False  # the loss is a micro-batch mean
         self._collected: dict[str, dict[str, Tensor]] = {"train": defaultdict(_nothing), "eval": defaultdict(_nothing)}
-        self.add_callback(ManifestCallback(self.save_state))
         show_progress(self)
 
     def save_state(self, checkpoint: Path) -> None:
         """Write, on every process, what a checkpoint lacks before it is sealed."""
+        sums = {name: entry.tolist() for name, entry in self._collected["train"].items()}
+        write_text(self._collected_path(checkpoint), json.dumps(sums) + "\n")  # one may be NaN
         if self.evaluation is not None and self.args.process_index == 0:
             self.evaluation.save(checkpoint)
 
     def load_state(self, checkpoint: Path) -> None:
         """Read back what :meth:`save_state` wrote, before training goes on from ``checkpoint``."""
+        path = self._collected_path(checkpoint)
+        if path.is_file():  # a checkpoint of an earlier version has none
+            sums = json.loads(path.read_text(encoding="utf-8"))
+            self._collected["train"].update({name: torch.tensor(entry) for name, entry in sums.items()})
         if self.evaluation is not None:
             self.evaluation.load(checkpoint)
+
+    def _collected_path(self, checkpoint: Path) -> Path:
+        return checkpoint / f"collected-{self.args.process_index}.json"
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Return the schedule of the learning rate: ``schedule``, or that of ``trainer.*``."""

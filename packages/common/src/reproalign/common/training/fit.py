@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.config.run import BaseRunConfig
@@ -25,9 +25,9 @@ from reproalign.common.files import write_json
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.load import merge_adapter
 from reproalign.common.records import Run
-from reproalign.common.training.checkpoints import resume_from
-from reproalign.common.training.collecting import CollectingTrainer
+from reproalign.common.training.checkpoints import ManifestCallback, Stateful, resume_from
 from reproalign.common.training.interruption import interruptible
+from reproalign.common.training.loss_log import LossLog
 from reproalign.common.training.mixed_precision import PrecisionCallback, keep_float32, names
 from reproalign.common.training.plan import training_plan
 from reproalign.common.training.reference import AdapterDisabledReference, CachedReference, FrozenReference
@@ -88,14 +88,19 @@ def fit(
     checkpoint = resume_from(run.dir, config.resume, config.on_bad_checkpoint)
     assert trainer.model is not None
     keep_float32(trainer.accelerator, trainer.model)
+    losses = LossLog(trainer)
+    stateful: list[Stateful] = [losses, trainer] if isinstance(trainer, Stateful) else [losses]
+    trainer.add_callback(ManifestCallback(stateful))
     trainer.add_callback(RecordCallback(run))
     trainer.add_callback(PrecisionCallback(trainer, run))
     run.set("resumed_from", checkpoint.name if checkpoint else None)
     show_progress(trainer)
     if run.is_main:
         announce(_about_to(trainer, config, checkpoint))
-    if checkpoint and isinstance(trainer, CollectingTrainer):
-        trainer.load_state(checkpoint)
+    if checkpoint:
+        for part in stateful:
+            part.load_state(checkpoint)
+    run.log_again(_logged(checkpoint) if checkpoint else [])
     with interruptible(trainer, run.dir):
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     run.set("training", {name: value for name, value in result.metrics.items() if isinstance(value, int | float)})
@@ -103,6 +108,12 @@ def fit(
     if PartialState().is_main_process:
         run.made_weights(FINAL, folder)
     return folder
+
+
+def _logged(checkpoint: Path) -> list[dict[str, Any]]:
+    """Return the rows that were logged up to a checkpoint."""
+    history = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).log_history
+    return [{"step": row["step"], **row} for row in history]
 
 
 def _about_to(trainer: Trainer, config: BaseRunConfig, checkpoint: Path | None) -> dict[str, str]:
@@ -164,15 +175,3 @@ def save_final(
         temporary.rename(folder)
     partial.wait_for_everyone()
     return folder
-
-
-def metric_rows(run_dir: Path) -> list[dict[str, Any]]:
-    """Read back a run's ``metrics.jsonl``; of several rows with one step and the same keys the last one counts."""
-    path = run_dir / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    rows: dict[tuple[int, tuple[str, ...]], dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        rows[(row["step"], tuple(sorted(row)))] = row
-    return list(rows.values())

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl import SFTTrainer
 
 from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, choose
+from reproalign.common.files import write_json
 from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
 from reproalign.common.text.collate import IGNORED
@@ -23,11 +33,47 @@ from reproalign.common.text.prompts import encode_prompt, prompt_text
 from reproalign.common.text.shown import used_rows
 from reproalign.common.text.templates import SEPARATORS, render_completion
 from reproalign.common.text.tokenize import Encoder, Rules, add_special_tokens, split
-from reproalign.common.training.checkpoints import ManifestCallback
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
 
 LOSS_MEANS = ("tokens", "examples")
+_TOKENS = "tokens.json"  # in a checkpoint
+
+
+class _CountedTrainer(Trainer):
+    """Counts tokens on from those that were trained on before a resumption, which ``trl`` does not know of."""
+
+    tokens_before = 0.0
+    tokens = 0.0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        for name in ("num_tokens", "eval_num_tokens"):
+            if name in logs:
+                logs[name] = self.tokens = logs[name] + self.tokens_before
+        super().log(logs, start_time)
+
+
+class FineTuner(SFTTrainer, _CountedTrainer):
+    """``trl.SFTTrainer`` that logs the same numbers whether it was interrupted or not."""
+
+    def save_state(self, checkpoint: Path) -> None:  # type: ignore[override]
+        """Write the number of tokens into a checkpoint."""
+        if self.is_world_process_zero():
+            write_json(checkpoint / _TOKENS, {"tokens": self.tokens})
+
+    def load_state(self, checkpoint: Path) -> None:
+        """Read it back; a checkpoint of an earlier version has none."""
+        if (checkpoint / _TOKENS).is_file():
+            self.tokens_before = json.loads((checkpoint / _TOKENS).read_text(encoding="utf-8"))["tokens"]
+
+
+class _LogAtSaves(TrainerCallback):
+    """Logs where a checkpoint is written: the means that ``trl`` logs begin anew there when a run is resumed."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        control.should_log = control.should_log or control.should_save
+
+    on_epoch_end = on_step_end
 
 
 def fine_tune(
@@ -39,7 +85,7 @@ def fine_tune(
     evaluation: Dataset | None,
     *,
     loss_mean: str = "tokens",
-) -> SFTTrainer:
+) -> FineTuner:
     """Train, save the model, and record ``eval_loss`` (nats per token) if there is something held out.
 
     Args:
@@ -53,7 +99,7 @@ def fine_tune(
             mean over its own tokens; that needs one example per device at a time (:func:`check_loss_mean`).
     """
     preview(run, config, arguments, train, evaluation)
-    trainer = SFTTrainer(
+    trainer = FineTuner(
         model=load_causal_lm(config.model),
         args=arguments,  # type: ignore[arg-type]
         train_dataset=train,
@@ -63,7 +109,7 @@ def fine_tune(
     if loss_mean == "examples":
         trainer.model_accepts_loss_kwargs = False  # else each micro-batch is divided by the tokens of the whole step
     used_rows(run, tokenizer, trainer.train_dataset)
-    trainer.add_callback(ManifestCallback())
+    trainer.add_callback(_LogAtSaves())
     fit(trainer, run, config, tokenizer)
     if evaluation is not None:
         run.set_metrics({"eval_loss": trainer.evaluate()["eval_loss"]})

@@ -18,7 +18,6 @@ from reproalign.common.generation.samples import SELECTED, find, read_selected
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.text.templates import check_separator
-from reproalign.common.training.fit import metric_rows
 from reproalign.common.training.sft import answer_losses, check_loss_mean, fine_tune, tokenize_responses
 from reproalign.common.training.stages import open_training
 from reproalign.common.verbs.config import AlignConfig
@@ -66,7 +65,7 @@ def align(config: AlignConfig, invocation: Invocation) -> None:
                 for name, value in run.record["metrics"].items():
                     table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
                 result_console().print(table)
-            training_curves(metric_rows(run.dir), run.dir / "plots" / "training.png", ("loss", "grad_norm"))
+            training_curves(run.rows, run.dir / "plots" / "training.png", ("loss", "grad_norm"))
             say(f"model, record and plots: {run.dir}")
 
 

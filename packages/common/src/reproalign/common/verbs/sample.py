@@ -34,7 +34,6 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
     prompts = asked(read_prompts(config.prompts)[: config.max_prompts], config)
     with Run.open(invocation, is_main=state.is_main_process) as run:
         run.add_fingerprint("data", "prompts", sha256_json(prompts), path=config.prompts, rows=len(prompts))
-        state.wait_for_everyone()  # the first process has made the folder
         responses = sample_shared(
             prompts,
             run.dir,

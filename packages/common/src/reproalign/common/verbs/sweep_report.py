@@ -127,7 +127,7 @@ def _table(title: str, found: Spreads) -> Table:
 
 def _draw(folder: Path, groups: Mapping[str, Sequence[Result]], found: Spreads) -> None:
     from reproalign.common.evaluation.plots import Curve, comparison, mean_curve
-    from reproalign.common.training.fit import metric_rows
+    from reproalign.common.records.metrics import metric_rows
 
     histories = {label: [_by_name(metric_rows(entry.folder)) for entry in part] for label, part in groups.items()}
     runs = [history for part in histories.values() for history in part]

@@ -27,7 +27,7 @@ from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.text.collate import pad_id
 from reproalign.common.training.arguments import check_held_out, training_arguments
-from reproalign.common.training.fit import fit, metric_rows
+from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
 from reproalign.dtm.rules import rules_of
 from reproalign.dtm.tokens import TokensConfig, collator, resolved
@@ -187,5 +187,5 @@ def _report(run: Run, found: dict[str, Any]) -> None:
             table.add_row(f"held-out {name}", f"{value:.4f}")
     console = result_console()
     console.print(table)
-    training_curves(metric_rows(run.dir), run.dir / "plots" / "training.png", ("loss", "token_loss", "grad_norm"))
+    training_curves(run.rows, run.dir / "plots" / "training.png", ("loss", "token_loss", "grad_norm"))
     console.print(f"model, record and plots: {run.dir}")

@@ -26,7 +26,6 @@ from reproalign.ama.align.prompt_batches import next_batch
 from reproalign.common.generation.asking import turn_end
 from reproalign.common.records import Run
 from reproalign.common.text.collate import pad_id
-from reproalign.common.training.fit import metric_rows
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ class Loop:
     def _keep(self, standing: Standing, rollouts: list[Rollout], found: dict[str, float]) -> None:
         """Log the iteration and write its files; the sealed checkpoint comes last, so that nothing is half done."""
         config, folder, iteration = self.config, self.run.dir, standing.iteration
-        earlier = [row for row in metric_rows(folder) if row["step"] < iteration]
+        earlier = [row for row in self.run.rows if row["step"] < iteration]
         signs = collapse_signs([*earlier, {"step": iteration, **found}])
         self.run.log(iteration, {**found, "collapse_signs": len(signs)})
         if signs:
@@ -146,4 +145,4 @@ class Loop:
         if iteration % config.save_every == 0 or iteration == config.iterations:
             model = self.learner.model
             keep_iteration(folder / f"iteration-{iteration}", config, model, self.tokenizer, standing)
-        save_state(folder, self.learner, standing)
+        save_state(folder, self.learner, standing, self.run.rows)

@@ -20,14 +20,24 @@ from reproalign.ama.align.online.kept import NOTE, Standing
 from reproalign.ama.align.online.learner import Learner
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
+from reproalign.common.records.metrics import metric_rows
+from reproalign.common.records.record import plain
 from reproalign.common.training.checkpoints import list_checkpoints, write_manifest
 
 TRAINED, MOMENTS = "trained.safetensors", "optimizer.safetensors"
+ROWS = "rows.json"
 KEPT_CHECKPOINTS = 2  # the newest, and the one to fall back to
 
 
-def save_state(run_dir: Path, learner: Learner, standing: Standing) -> None:
-    """Write ``checkpoint-K``, sealed last of all, and remove those older than the one before; one process does it."""
+def save_state(run_dir: Path, learner: Learner, standing: Standing, rows: list[dict[str, Any]]) -> None:
+    """Write ``checkpoint-K``, sealed last of all, and remove those older than the one before; one process does it.
+
+    Args:
+        run_dir: the run's folder.
+        learner: what is trained.
+        standing: of the run.
+        rows: that were logged so far.
+    """
     folder = run_dir / f"checkpoint-{standing.iteration}"
     shutil.rmtree(folder, ignore_errors=True)  # what an interruption left of it
     folder.mkdir()
@@ -35,6 +45,7 @@ def save_state(run_dir: Path, learner: Learner, standing: Standing) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in trained.items()}, folder / TRAINED)
     save_file(_moments(learner.optimizer, list(trained)), folder / MOMENTS)
     write_json(folder / NOTE, asdict(standing))
+    write_json(folder / ROWS, plain(rows))
     write_manifest(folder)
     for old in list_checkpoints(run_dir)[KEPT_CHECKPOINTS:]:
         shutil.rmtree(old)
@@ -55,6 +66,12 @@ def load_state(folder: Path, learner: Learner) -> Standing:
             value.copy_(found[name])
     _load_moments(learner.optimizer, list(trained), load_file(folder / MOMENTS))
     return Standing(**json.loads((folder / NOTE).read_text(encoding="utf-8")))
+
+
+def logged_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows that were logged up to a checkpoint; one of an earlier version has them beside it."""
+    path = folder / ROWS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else metric_rows(folder.parent)
 
 
 def _moments(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:

@@ -1,0 +1,252 @@
+"""One run, one folder: a lock that one process holds on a run's folder for the life of the run.
+
+The lock is the system's own (``flock``), which dies with its process, whatever ends that, and which processes forked
+from it do not keep. Where a file system has none, or has it for each machine alone, a file decides: it says which
+process holds the folder since when, and a thread touches it every :data:`BEAT` seconds. A holder on this machine that
+is gone is recognised at once; one on another machine once the file has not been touched for :data:`STALE` seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from reproalign.common.console import note
+from reproalign.common.errors import UserError
+from reproalign.common.files import write_text
+from reproalign.common.records.record import now
+
+LOCK = ".run.lock"
+BEAT = 10.0  # seconds between two signs of life
+STALE = 60.0  # seconds without one, after which a holder on another machine counts as dead; above a network's caching
+LONG_AGO = 3600.0  # seconds by the clock, after which nobody waits for a sign: clocks of machines differ by less
+SETTLE = 2.0  # seconds after which the last of several that wrote the file is known, without the system's locks
+ATTEMPTS, PAUSE = 10, 0.05  # another start that looks whether the folder is free holds the lock for an instant
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+_descriptors: set[int] = set()
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a folder.
+
+    Attributes:
+        host: name of the machine.
+        process: its number there.
+        since: when it began to, as a record has the time.
+        place: what tells machines, their starts and containers apart: process numbers mean the same in one.
+        born: when the process began, in seconds since 1970: numbers are given again.
+    """
+
+    host: str
+    process: int
+    since: str
+    place: str
+    born: float
+
+    @classmethod
+    def me(cls) -> Holder:
+        """Return this process."""
+        return cls(platform.node(), os.getpid(), now(), place(), _born(os.getpid()))
+
+    def is_gone(self) -> bool:
+        """Say whether the process is known to have ended; one in another place is not known of."""
+        return self.place == place() and abs(_born(self.process) - self.born) > 1
+
+
+class FolderLock:
+    """A folder that this process holds until :meth:`release`, or until it ends."""
+
+    def __init__(self, path: Path, descriptor: int, holder: Holder) -> None:
+        self.path, self.holder = path, holder
+        self._descriptor = descriptor
+        self._released = threading.Event()
+        threading.Thread(target=self._beat, name="lock", daemon=True).start()
+
+    def release(self) -> None:
+        """Give the folder free; a folder that another process holds by now is left alone."""
+        self._released.set()
+        with suppress(OSError):
+            if _read(self.path) == self.holder:
+                self.path.unlink()
+        _close(self._descriptor)
+
+    def _beat(self) -> None:
+        while not self._released.wait(BEAT):
+            with suppress(OSError):
+                if (other := _read(self.path)) not in (self.holder, None):
+                    # The folder was removed, or this machine slept or was cut off: two must not write there.
+                    print(f"error: {_held(self.path.parent, other)}; this run ends here", file=sys.stderr, flush=True)
+                    os._exit(1)
+                os.utime(self.path)
+
+
+def take(folder: Path) -> FolderLock:
+    """Make ``folder`` if need be, and hold it.
+
+    Raises:
+        UserError: if another process holds it, naming that, or the folder cannot be made or written.
+    """
+    try:
+        for attempt in range(ATTEMPTS):
+            time.sleep(PAUSE if attempt else 0)
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # a run that was undone meanwhile took the folder along
+                if (lock := _try(folder / LOCK)) is not None:
+                    return lock
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        reason = (error.strerror or "not possible").lower()
+        raise UserError(f"output_dir={folder}: cannot be made or written ({reason}); choose another") from error
+    raise UserError(_held(folder, _read(folder / LOCK)))
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that another process holds, without touching it.
+
+    Raises:
+        UserError: naming the holder.
+    """
+    path = folder / LOCK
+    holder = _read(path)
+    for attempt in range(ATTEMPTS):
+        time.sleep(PAUSE if attempt else 0)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:  # there is no such file, or the folder may not be read, which whoever takes it says
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: others may look at the same time
+        except BlockingIOError:
+            continue
+        except OSError:  # without the system's locks
+            if holder is None or holder.place != place() or holder.is_gone():
+                return  # what is not known here is found out when the folder is taken
+        else:
+            return
+        finally:
+            os.close(descriptor)
+    raise UserError(_held(folder, _read(path)))
+
+
+def place() -> str:
+    """Return what processes have in common that know each other by their numbers: machine, its start, container."""
+    found = [platform.node()]
+    with suppress(OSError):
+        found.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        found.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(found)
+
+
+def _try(path: Path) -> FolderLock | None:
+    """Take the lock; None if another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    _descriptors.add(descriptor)
+    try:
+        if (lock := _taken(path, descriptor)) is None:
+            _close(descriptor)
+        return lock
+    except BaseException:
+        _close(descriptor)
+        raise
+
+
+def _taken(path: Path, descriptor: int) -> FolderLock | None:
+    native = True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        native = False
+    if native and not os.path.samestat(os.fstat(descriptor), path.stat()):
+        return None  # its holder removed it when it ended: the next attempt makes another
+    before = _read(path)
+    if before is not None and _lives(before, path, native=native):
+        raise UserError(_held(path.parent, before))
+    holder = Holder.me()
+    text = json.dumps(asdict(holder)) + "\n"
+    if native:  # the file stays the one that is locked
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+    else:
+        write_text(path, text)
+        time.sleep(SETTLE)
+        if (other := _read(path)) != holder:
+            raise UserError(_held(path.parent, other))
+    return FolderLock(path, descriptor, holder)
+
+
+def _lives(holder: Holder, path: Path, *, native: bool) -> bool:
+    """Say whether a process that wrote the file still runs, where the system's lock does not say so."""
+    if holder.place == place():
+        return not native and not holder.is_gone()
+    last = _touched(path)
+    if time.time() - last > LONG_AGO:
+        return False
+    note(
+        f"output_dir={path.parent} was held by process {holder.process} on {holder.host}, which did not say that it "
+        f"ended: watching for {STALE:.0f} s whether it still runs"
+    )
+    end = time.monotonic() + STALE
+    while time.monotonic() < end:
+        time.sleep(min(1.0, STALE))
+        if _touched(path) != last:
+            return True
+    return False
+
+
+def _touched(path: Path) -> float:
+    """Return when a file was last touched; it is opened first, since network file systems ask the server then."""
+    with suppress(OSError), path.open("rb") as stream:
+        return os.fstat(stream.fileno()).st_mtime
+    return 0.0
+
+
+def _read(path: Path) -> Holder | None:
+    try:
+        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _held(folder: Path, holder: Holder | None) -> str:
+    who = f"process {holder.process} on {holder.host}, since {holder.since}" if holder else "another process"
+    return f"output_dir={folder}: a run is under way there ({who}); wait for its end, or choose another output_dir"
+
+
+def _born(process: int) -> float:
+    import psutil
+
+    try:
+        return float(psutil.Process(process).create_time())
+    except psutil.Error:
+        return 0.0
+
+
+def _close(descriptor: int) -> None:
+    if descriptor in _descriptors:
+        _descriptors.remove(descriptor)
+        os.close(descriptor)
+
+
+def _forget() -> None:
+    """Close the descriptors in a forked process, which would keep the locks when this one is gone."""
+    for descriptor in list(_descriptors):
+        _close(descriptor)
+
+
+os.register_at_fork(after_in_child=_forget)
