@@ -7,6 +7,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "packages" / "common" / "tests"))  # the toy paper
 
-from faults.drill import main  # noqa: E402
+from faults.drill import main
 
 raise SystemExit(main())

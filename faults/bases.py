@@ -1,4 +1,4 @@
-"""Undisturbed runs, which disturbed ones are held against, and runs that were killed midway, which others begin with."""
+"""Undisturbed runs, which disturbed ones are held against, and runs killed midway, which others begin with."""
 
 from __future__ import annotations
 

@@ -28,12 +28,10 @@ class Case:
     Attributes:
         name: of the case, and of its folder below ``runs/``.
         line: the command line without ``output_dir``.
-        launchable: it can run in several processes.
     """
 
     name: str
     line: str
-    launchable: bool = False
 
     @property
     def folder(self) -> str:
@@ -56,17 +54,25 @@ def _cases(*cases: Case) -> dict[str, Case]:
 
 
 TOY = _cases(
-    Case("toy-train", "toy train experiment=smoke trainer.max_steps=6", launchable=True),
+    Case("toy-train", "toy train experiment=smoke trainer.max_steps=6"),
 )
 CASES = _cases(
-    Case("mmpo-sft", f"mmpo sft experiment=smoke-sft {ROWS} {STEPS}", launchable=True),
-    Case("mmpo-train", f"mmpo train experiment=smoke {ROWS} {STEPS}", launchable=True),
+    Case("mmpo-sft", f"mmpo sft experiment=smoke-sft {ROWS} {STEPS}"),
+    Case("mmpo-train", f"mmpo train experiment=smoke {ROWS} {STEPS}"),
     Case("mmpo-cached", f"mmpo train experiment=smoke {ROWS} {STEPS} reference.mode=cached"),
     Case("mmpo-lora", f"mmpo train experiment=smoke {ROWS} {STEPS} model.lora.enabled=true model.lora.merge=true"),
     Case("mmpo-reward", f"mmpo reward experiment=smoke-reward {ROWS} {STEPS}"),
-    Case("mmpo-evaluate", f"mmpo evaluate model.name=runs/mmpo-train/model data=demo {ROWS} text.max_length=256"),
-    Case("more-train", f"more-rm train experiment=smoke {ROWS} {STEPS} model.pooling=average", launchable=True),
-    Case("more-multitask", f"more-rm train experiment=smoke {ROWS} {STEPS} method=multitask"),
+    Case(
+        "mmpo-evaluate",
+        f"mmpo evaluate model.name=runs/mmpo-train/model reference.model=tiny:llama data=demo {ROWS} "
+        "text.max_length=256",
+    ),
+    Case(
+        "more-train",
+        f"more-rm train experiment=smoke {STEPS} trainer.eval_steps=4 model.pooling=average",
+        launchable=True,
+    ),
+    Case("more-multitask", f"more-rm train experiment=smoke {STEPS} trainer.eval_steps=4 method=multitask"),
     Case(
         "more-sample",
         "more-rm sample model=tiny prompts=demo:pairs-eval max_prompts=12 n=4 max_new_tokens=8 batch_size=8",
@@ -77,7 +83,7 @@ CASES = _cases(
     ),
     Case("more-select", "more-rm select scored=runs/more-score/scored.jsonl n=4"),
     Case("more-align", f"more-rm align model=tiny selected=runs/more-select/selected.jsonl {OWN_STEPS}"),
-    Case("radpo-train", f"radpo train experiment=smoke {ROWS} {STEPS}", launchable=True),
+    Case("radpo-train", f"radpo train experiment=smoke {ROWS} {STEPS}"),
     Case("radpo-dpo", f"radpo train experiment=smoke loss=dpo reference.mode=cached {ROWS} {STEPS}"),
     Case("radpo-kto", f"radpo train experiment=smoke loss=kto reference.mode=cached {ROWS} {STEPS}"),
     Case("radpo-ppo", f"radpo train experiment=smoke loss=ppo {ROWS} {STEPS}"),
@@ -103,7 +109,10 @@ CASES = _cases(
     ),
     Case("ama-reward", f"ama reward experiment=smoke {OWN_STEPS}"),
     Case("ama-sft", f"ama align sft model=tiny rows=[runs/more-select/selected.jsonl] {OWN_STEPS}"),
-    Case("ama-dpo", f"ama align dpo model=tiny data.sets.demo.path=demo:pairs-train data.max_rows=32 {OWN_STEPS}"),
+    Case(
+        "ama-dpo",
+        f"ama align dpo model=tiny data.sets.demo.path=demo:pairs-train data.max_rows=32 select_best=false {OWN_STEPS}",
+    ),
     Case(
         "ama-raft",
         "ama align raft experiment=smoke-raft reward=runs/ama-reward/model iterations=2 prompts_per_iteration=8 n=2 "

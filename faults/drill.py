@@ -8,6 +8,8 @@ import os
 import platform
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import traceback
 from collections import Counter
@@ -37,7 +39,8 @@ KINDS: dict[str, Kind] = {
     "signals": endings.send,
     "disks": disks.fill,
 }
-COUNTS = {"controls": 0, "kills": 300, "corruptions": 500, "starts": 100, "signals": 50, "disks": 50}
+FUZZ = "tests/test_fuzz.py"
+COUNTS = {"controls": 40, "kills": 300, "corruptions": 500, "starts": 100, "signals": 50, "disks": 50}
 
 
 def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,6 +49,7 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for kind, count in COUNTS.items():
         text = KINDS[kind].__doc__ or ""
         parser.add_argument(f"--{kind}", type=int, default=count, metavar="N", help=f"{text} (default: {count})")
+    parser.add_argument("--examples", type=int, default=1000, metavar="N", help="of each fuzz test (default: 1000)")
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="cases whose names begin so")
     parser.add_argument("--toy", action="store_true", help="the toy paper of the tests alone")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
@@ -87,7 +91,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                 stream.flush()
                 progress.advance(task)
-    return summed_up([rows[trial.key] for trial in trials], options)
+    code = summed_up([rows[trial.key] for trial in trials], options)
+    return _fuzz(options.examples) or code
+
+
+def _fuzz(examples: int) -> int:
+    """Run the tests that try made-up rows, recipes, words, plans and records, with many examples."""
+    if not examples:
+        return 0
+    given = {"FUZZ_EXAMPLES": str(examples)}
+    return subprocess.run([sys.executable, "-m", "pytest", "-q", FUZZ], env=os.environ | given, check=False).returncode
 
 
 def _side_by_side(trials: Sequence[Trial], bases: Bases, jobs: int, progress: Progress) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,6 @@ from faults.trials import FINISHED, Outcome, Scene
 UNDER_WAY = "a run is under way there"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 AGAIN = 0.25  # the share of resumed commands that are killed again
-TWO_PROCESSES = ("launch=ddp", "launch.processes=2", "launch.main_port=0")
 
 
 def control(scene: Scene) -> Outcome:
@@ -60,7 +59,7 @@ def send(scene: Scene) -> Outcome:
         status = json.loads((scene.place / scene.case.folder / RECORD).read_text(encoding="utf-8"))["status"]
     if ended.traceback:
         return Outcome("traceback", what, ended.error)
-    if ended.code not in (128 + number, -number if status is None else 128 + number):
+    if ended.code != 128 + number and not (ended.code == -number and status is None):  # before it heeded signals
         return Outcome("another exit code", what, f"exit {ended.code}: {ended.error}")
     if left:
         return Outcome("processes left", what, ", ".join(map(str, left)))
@@ -90,8 +89,8 @@ def start_twice(scene: Scene) -> Outcome:
     return Outcome("refused" if outcome == "identical" else outcome, what, said)
 
 
-def _ended_by(scene: Scene, number: int, delay: float, *words: str) -> Ended:
-    started = start([*scene.case.words, *words], scene.place)
+def _ended_by(scene: Scene, number: int, delay: float) -> Ended:
+    started = start(scene.case.words, scene.place)
     if started.sleep(delay):
         started.send(number)
     return started.end()

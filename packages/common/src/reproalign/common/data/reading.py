@@ -139,7 +139,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
 def _json_row(place: str, line: str) -> Row:
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of ten thousand brackets
         return Row(place, {}, f"not valid JSON ({error})")
     return _row(place, values)
 
@@ -159,7 +159,7 @@ def _json_array(path: Path) -> Iterator[Row]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); one object per line goes into a .jsonl file") from error
     if not isinstance(content, list):
         raise UserError(f"{path}: a list of objects is needed; one object per line goes into a .jsonl file")
