@@ -65,12 +65,11 @@ CASES = _cases(
     Case(
         "mmpo-evaluate",
         f"mmpo evaluate model.name=runs/mmpo-train/model reference.model=tiny:llama data=demo {ROWS} "
-        "text.max_length=256",
+        "text.max_length=256 text.max_prompt_length=128",
     ),
     Case(
         "more-train",
         f"more-rm train experiment=smoke {STEPS} trainer.eval_steps=4 model.pooling=average",
-        launchable=True,
     ),
     Case("more-multitask", f"more-rm train experiment=smoke {STEPS} trainer.eval_steps=4 method=multitask"),
     Case(

@@ -79,8 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = [case for case in cases if not options.only or case.name.startswith(tuple(options.only))]
     bases = Bases(work)
     with _progress() as progress:
+        broken: dict[str, str] = {}
         for case in _tracked(progress, "undisturbed runs", cases):
-            bases.make(case)
+            try:
+                if not broken.keys() & set(case.needs):
+                    bases.make(case)
+            except RuntimeError as error:
+                broken[case.name] = str(error)
+        wanted = [case for case in wanted if bases.made(case) is not None]
         trials = plan(options, wanted)
         rows = {row["trial"]: row for row in map(json.loads, recover_lines(work / "trials.jsonl"))}
         left = [trial for trial in trials if trial.key not in rows]
@@ -91,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                 stream.flush()
                 progress.advance(task)
-    code = summed_up([rows[trial.key] for trial in trials], options)
+    code = summed_up([rows[trial.key] for trial in trials], list(broken.values()), options)
     return _fuzz(options.examples) or code
 
 
@@ -157,8 +163,14 @@ def _kept(trial: Trial, bases: Bases) -> dict[str, Any]:
     return row
 
 
-def summed_up(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> int:
-    """Print what was found, write it to ``options.output``, and return the exit code."""
+def summed_up(rows: Sequence[Mapping[str, Any]], broken: Sequence[str], options: argparse.Namespace) -> int:
+    """Print what was found, write it to ``options.output``, and return the exit code.
+
+    Args:
+        rows: what is kept of each trial.
+        broken: what is wrong with cases that fail undisturbed.
+        options: of the drill.
+    """
     findings = [row for row in rows if not row["good"]]
     tables = {by: _counts(rows, by) for by in ("kind", "case")}
     console = Console()
@@ -167,10 +179,12 @@ def summed_up(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) ->
     for row in findings:
         console.print(f"{row['outcome']}: {row['trial']}: {row['what']}: {row['said']}", markup=False)
         console.print(f"    {row['command']}", markup=False)
+    for error in broken:
+        console.print(error, markup=False)
     console.print(f"{len(rows)} trials, {len(findings)} findings")
     facts = {"seed": options.seed, "python": platform.python_version(), "versions": _versions()}
-    write_json(options.output, {**facts, "trials": len(rows), "counts": tables, "findings": findings})
-    return 1 if findings else 0
+    write_json(options.output, {**facts, "trials": len(rows), "counts": tables, "findings": findings, "broken": broken})
+    return 1 if findings or broken else 0
 
 
 def _counts(rows: Sequence[Mapping[str, Any]], by: str) -> dict[str, dict[str, int]]:

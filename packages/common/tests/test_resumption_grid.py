@@ -76,6 +76,23 @@ def test_one_process_that_stops_three_times_is_as_one_that_never_did(tmp_path, m
     assert told(stopped) == told(whole)
 
 
+def test_a_run_that_stops_after_its_last_step_makes_no_further_one(tmp_path, monkeypatch):
+    """Its steps end inside an epoch, and it is killed while the model is saved."""
+    given, whole, stopped = [*words(16, 2), "trainer.max_steps=3"], tmp_path / "whole", tmp_path / "stopped"
+    expected = run(whole, given, monkeypatch)
+
+    def dying(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("reproalign.common.training.fit.save_final", dying)
+        assert main([*given, f"output_dir={stopped}"]) == 130
+    assert run(stopped, given, monkeypatch) == []
+    assert len(expected) == 6
+    assert fingerprint_folder(stopped / "model") == fingerprint_folder(whole / "model")
+    assert told(stopped) == told(whole)
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("strategy", ["ddp", "zero2"])
