@@ -16,7 +16,7 @@ OF_TIME = ("_runtime", "_per_second", "seconds", "started", "ended", "peak_memor
 LEFT_OUT = (
     "checkpoint-*",
     "iteration-*",
-    "logs",
+    "events.out.tfevents.*",
     "*.tmp",
     "README.md",
     "training_args.bin",
