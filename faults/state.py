@@ -12,6 +12,7 @@ from reproalign.common.files import sha256_file, sha256_json
 RECORD = "run.json"
 OF_RECORD = ("status", "metrics", "training", "fingerprints", "merges", "rows")
 OF_TIME = ("_runtime", "_per_second", "seconds", "started", "ended", "peak_memory", "written", "created", "_at")
+LEFT_KEYS = ("base_model_name_or_path", "seconds_")
 # What depends on how often a run began, on the clock, or is a summary of what is compared by itself.
 LEFT_OUT = (
     "checkpoint-*",
@@ -66,6 +67,11 @@ def _fingerprint(path: Path) -> str:
 
 
 def _timeless(value: Any) -> Any:
+    """Leave out times and places; PEFT writes the names of its modules in no order."""
     if isinstance(value, dict):
-        return {key: _timeless(entry) for key, entry in value.items() if not key.endswith(OF_TIME)}
+        kept = {key: entry for key, entry in value.items() if not (key.endswith(OF_TIME) or key.startswith(LEFT_KEYS))}
+        return {
+            key: sorted(entry) if key == "target_modules" and isinstance(entry, list) else _timeless(entry)
+            for key, entry in kept.items()
+        }
     return [_timeless(entry) for entry in value] if isinstance(value, list) else value
