@@ -129,6 +129,13 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Kill, signal, damage and start twice real commands of every package; JSON goes to results/faults."""
+    install_packages(session)
+    session.run("python", "-m", "faults", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Side-by-side benchmarks against peers; JSON goes to results/benchmarks. `-- NAME [words …]` runs one."""
     install_packages(session, "liger-kernel")

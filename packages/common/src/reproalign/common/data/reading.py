@@ -144,7 +144,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
 def _json_row(place: str, line: str) -> Row:
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of ten thousand brackets
         return Row(place, {}, f"not valid JSON ({error})")
     return _row(place, values)
 
@@ -162,7 +162,7 @@ def _row(place: str, values: Any) -> Row:
 def _json_array(path: Path) -> Iterator[Row]:
     try:
         content = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); one object per line goes into a .jsonl file") from error
     if not isinstance(content, list):
         raise UserError(f"{path}: a list of objects is needed; one object per line goes into a .jsonl file")

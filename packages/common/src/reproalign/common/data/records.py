@@ -40,10 +40,15 @@ class Prompt:
     extras: dict[str, Any] = field(default_factory=dict)
 
     def preferences(self) -> list[tuple[int, int]]:
-        """Return the pairs (better, worse): those given, otherwise those of responses with different scores."""
+        """Return the pairs (better, worse): those given, otherwise those of responses with different scores.
+
+        Raises:
+            RowError: for a score that is no finite number.
+        """
         if self.pairs or not self.scores:
             return self.pairs
-        known = [(number, score) for number, score in enumerate(self.scores) if score is not None]
+        scores = (_score(f"score {number}", score) for number, score in enumerate(self.scores, start=1))
+        known = [(number, score) for number, score in enumerate(scores) if score is not None]
         return [(i, j) for i, better in known for j, worse in known if better > worse]
 
     def turns(self) -> list[Message]:
@@ -216,6 +221,10 @@ def _score(name: str, value: Any) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RowError(f"{name}={value!r} is not a number")
-    if not math.isfinite(value):
-        raise RowError(f"{name} is {value}; a finite number is needed")
-    return float(value)
+    try:
+        score = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        score = math.inf
+    if not math.isfinite(score):
+        raise RowError(f"{name} is {score}; a finite number is needed")
+    return score

@@ -43,6 +43,22 @@ class InterruptionCallback(TrainerCallback):
             raise Interruption(self.number, f"after step {state.global_step}: checkpoint-{state.global_step} is whole")
 
 
+def take_no_step_beyond_the_last(trainer: Trainer) -> None:
+    """Give ``trainer`` no batches once all steps are done, as they are when the last checkpoint is resumed.
+
+    The Trainer looks whether training is over only after a step: with ``max_steps`` inside an epoch it would make one
+    more, and end with other weights.
+    """
+    patched: Any = trainer
+    original = patched.get_batch_samples
+
+    def get_batch_samples(*args: Any, **kwargs: Any) -> Any:
+        state = patched.state
+        return ([], None) if state.global_step >= state.max_steps else original(*args, **kwargs)
+
+    patched.get_batch_samples = get_batch_samples
+
+
 @contextmanager
 def interruptible(trainer: Trainer, run_dir: Path) -> Iterator[None]:
     """Let a signal that comes in this block, in which ``trainer`` trains, wait for the end of a step.
@@ -51,6 +67,7 @@ def interruptible(trainer: Trainer, run_dir: Path) -> Iterator[None]:
         Interruption: with what is kept of the run and what is lost.
     """
     trainer.add_callback(InterruptionCallback(trainer))
+    take_no_step_beyond_the_last(trainer)
     try:
         with safe_points():
             yield
