@@ -133,6 +133,12 @@ def config_differences(left: dict[str, Any], right: dict[str, Any]) -> list[str]
     ]
 
 
+_KINDS: dict[type, tuple[str, ...]] = {
+    str: ("status", "command", "package", "verb", "schema", "target"),
+    dict: ("config", "versions", "inputs", "children", "fingerprints", "metrics"),
+}
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """Read the record of a run folder, or a ``run.json`` itself.
 
@@ -144,10 +150,13 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: no run record there ({RECORD} is missing or unreadable)") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON ({error}); {ALTERED}") from error
     if isinstance(record, dict):
         check_written(record, file)
     if not isinstance(record, dict) or not {"config", "status", "command"} <= record.keys():
         raise UserError(f"{file}: not a run record (config, status and command are needed)")
+    for kind, names in _KINDS.items():
+        if odd := [name for name in names if not isinstance(record.get(name, kind()), kind)]:
+            raise UserError(f"{file}: not a run record ({odd[0]} is no {kind.__name__}); {ALTERED}")
     return record
