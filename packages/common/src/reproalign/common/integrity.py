@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +149,16 @@ def damage_of(path: Path, *, largest: int | None = None) -> str | None:
             entries = {folder / file: content["files"][file] for file in named}
             return next((found.problem for found in _compare(entries, largest) if found.problem), None)
     return None
+
+
+def is_whole(part: Path) -> bool:
+    """Say whether a part of the work is there as it was written; a line says so if it was, and is made again now."""
+    if not (part.is_file() and is_sealed(part)):  # the run ended while it was written
+        return False
+    problem = damage(part)
+    if problem:
+        print(f"reproalign: {problem}; it is made again", file=sys.stderr)
+    return problem is None
 
 
 def is_sealed(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.console import track
 from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path, sha256_json
-from reproalign.common.integrity import damage, is_sealed, seal
+from reproalign.common.integrity import is_whole, seal
 from reproalign.common.logprobs.model import install_completion_logps
 
 BLOCK_BATCHES = 64  # cached log-probs: batches per file at most, and files at least, if there are that many batches
@@ -73,7 +72,7 @@ def compute_once(
     files = {start: folder / f"{start:09d}.safetensors" for start in range(0, len(dataset), block_rows)}
 
     def fill(starts: Sequence[int]) -> None:
-        missing = [start for start in starts if not _is_whole(files[start])]
+        missing = [start for start in starts if not is_whole(files[start])]
         if not missing:
             return
         if is_deepspeed_zero3_enabled():  # weights are sharded as they are read: no process could work alone
@@ -103,13 +102,3 @@ def compute_once(
         fill(list(files))
     blocks = [load_file(file) for file in files.values()]
     return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
-
-
-def _is_whole(block: Path) -> bool:
-    """Say whether a block is there as it was written; a line says so if it was and is no longer."""
-    if not (block.is_file() and is_sealed(block)):  # the run ended while it was written
-        return False
-    problem = damage(block)
-    if problem:
-        print(f"reproalign: {problem}; these log-probs are computed again", file=sys.stderr)
-    return problem is None

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from reproalign.common.console import note_console
 from reproalign.common.errors import UserError
-from reproalign.dtm.disperse.embeddings import is_shard, normalise, shard_path, write_shard
+from reproalign.common.integrity import is_whole
+from reproalign.dtm.disperse.embeddings import normalise, shard_path, write_shard
 
 Encode = Callable[[list[str]], NDArray[Any]]  # texts -> (texts, dim)
 TEXTS = ("instruction", "response", "both")
@@ -97,7 +98,7 @@ def embed_shards(
         UserError: for an embedding that is zero or not finite, naming the row; and for a full disk.
     """
     mine = share(-(-rows // shard_size), rank, processes)
-    missing = [number for number in mine if not is_shard(shard_path(folder, number))]
+    missing = [number for number in mine if not is_whole(shard_path(folder, number))]
     if not missing:
         return
     encode = load()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path, space_needed
-from reproalign.common.integrity import damage, is_sealed, seal
+from reproalign.common.integrity import seal
 from reproalign.common.records.handed_on import as_written
 
 FOLDER, MANIFEST = "embeddings", "embeddings.json"
@@ -105,16 +104,6 @@ def write_shard(path: Path, rows: NDArray[Any]) -> None:
     with space_needed(f"{path.parent}"), atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.save(stream, rows)
     seal(path)
-
-
-def is_shard(path: Path) -> bool:
-    """Say whether a shard is there as it was written; a line says so if it was and is no longer."""
-    if not (path.is_file() and is_sealed(path)):  # the run ended while it was written
-        return False
-    problem = damage(path)
-    if problem:
-        print(f"reproalign: {problem}; it is made again", file=sys.stderr)
-    return problem is None
 
 
 def open_embeddings(folder: Path, expected: dict[str, Any], key: str) -> Embeddings:
