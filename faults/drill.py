@@ -29,7 +29,8 @@ from faults.bases import Bases
 from faults.cases import CASES, TOY, Case, chosen
 from faults.forks import below
 from faults.trials import GOOD, Kind, Outcome, Scene, Trial, as_row
-from reproalign.common.files import recover_lines, write_json
+from reproalign.common.files import write_json
+from reproalign.common.journal import recover_lines
 
 KINDS: dict[str, Kind] = {
     "controls": endings.control,

@@ -20,6 +20,7 @@ LEFT_OUT = (
     "events.out.tfevents.*",
     "*.tmp",
     "README.md",
+    "*manifest.json",
     "training_args.bin",
     "index.html",
     "*.svg",

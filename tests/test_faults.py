@@ -31,7 +31,7 @@ def test_nothing_is_lost_and_nothing_kept_quiet(tmp_path, monkeypatch):
     lines = (tmp_path / "work" / "trials.jsonl").read_text().splitlines()
     (tmp_path / "work" / "trials.jsonl").write_text("\n".join(lines[:-1]) + '\n{"tri')
     assert run_command(command).returncode == 0, "a drill that was interrupted goes on"
-    assert sorted((tmp_path / "work" / "trials.jsonl").read_text().splitlines())[:3] == sorted(lines)[:3]
+    assert set(lines[:-1]) < set((tmp_path / "work" / "trials.jsonl").read_text().splitlines())
 
 
 def test_what_differs_is_named_and_times_do_not_count(tmp_path):

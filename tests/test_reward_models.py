@@ -13,6 +13,7 @@ import pytest
 from reproalign.common.config.data import DataConfig, SetConfig
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.data.load import load_evaluation
+from reproalign.common.integrity import seal
 from reproalign.common.reward.rules import read_rules
 from reproalign.common.reward.scorer import Scorer
 from reproalign.mmpo.cli import main as mmpo
@@ -64,6 +65,7 @@ def test_training_goes_on_from_a_model_of_the_other_paper_and_reads_as_it_did(tm
 def test_pairs_are_evaluated_as_the_other_paper_s_model_reads_them(tmp_path, models):
     model = shutil.copytree(models[1], tmp_path / "model")
     (model / "chat_template.jinja").unlink()  # transcripts need none
+    seal(model)
     words = [f"model.name={model}", "data=demo", "data.max_eval_rows=8", f"output_dir={tmp_path / 'evaluation'}"]
     assert mmpo(["evaluate", *words]) == 0
     found = json.loads((tmp_path / "evaluation" / "run.json").read_text())["metrics"]

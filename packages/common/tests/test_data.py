@@ -358,7 +358,9 @@ def test_files_that_are_broken_inside_are_refused_by_name(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes('{"prompt": "é"}'.encode("latin-1"))
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "dataset_info.json").write_text("{}")
-    for name in ("cut.jsonl.gz", "flipped.jsonl.gz", "latin.jsonl", "saved"):
+    with pytest.raises(UserError, match=r"latin\.jsonl: not UTF-8 at byte 13; save it as UTF-8"):
+        load(tmp_path / "latin.jsonl")
+    for name in ("cut.jsonl.gz", "flipped.jsonl.gz", "saved"):
         with pytest.raises(UserError, match=f"{name}: cannot be read"):
             load(tmp_path / name)
 

@@ -239,7 +239,7 @@ def test_a_disk_that_fills_up(pair, capsys, tmp_path, monkeypatch):
     for call in ("posix_fallocate", "pwrite"):
         with monkeypatch.context() as patch:
             patch.setattr(os, call, full)
-            assert "no space to write" in refusal("reproalign", main, words, capsys)
+            assert "free some" in refusal("reproalign", main, words, capsys)
         assert not (tmp_path / "run").exists()
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))

@@ -19,6 +19,7 @@ from transformers import DebertaV2Config, DebertaV2Model
 
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
+from reproalign.common.journal import sums_of
 from reproalign.common.judging.ask import SIDES, Bout
 from reproalign.common.judging.config import JudgeConfig, PairRMConfig
 from reproalign.common.judging.endpoint import EndpointConfig
@@ -268,6 +269,7 @@ def test_judgments_of_other_files_are_refused(folders, tmp_path):
     judge_.collect_logits(BOUTS, tmp_path / "judgments")
     with pytest.raises(UserError, match="another instruction"):
         judge_.collect_logits(BOUTS[::-1], tmp_path / "judgments")
+    sums_of(tmp_path / "judgments").unlink()  # an earlier version wrote none
     (tmp_path / "judgments").write_text('{"index": 0, "shown_first": "first", "logit": "high"}\n')
     with pytest.raises(UserError, match=r"index, shown_first and logit \(number\) are needed"):
         judge_.collect_logits(BOUTS, tmp_path / "judgments")

@@ -18,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertModel
 
 from reproalign.common.models.tiny_tokenizers import CORPUS, tiny_tokenizer
+from reproalign.common.signing import write_signed
 from reproalign.common.testing import refusal, run_command
 from reproalign.dtm.cli import main
 from reproalign.dtm.rows import read_labels, read_rows
@@ -329,7 +330,7 @@ def test_changed_rows_do_not_continue_a_run(tmp_path, kmeans, rows, capsys):
     words = [f"data.sets.chats.path={copy}" if word.startswith("data.sets") else word for word in kmeans]
     disperse(tmp_path / "run", *words)
     record = tmp_path / "run" / "run.json"
-    record.write_text(record.read_text().replace('"finished"', '"interrupted"'))
+    write_signed(record, json.loads(record.read_text()) | {"status": "interrupted"})
     copy.write_text("".join(copy.read_text().splitlines(keepends=True)[:60]))
     assert main(["disperse", *words, f"output_dir={tmp_path / 'run'}"]) == 2
     assert "data 'chats' is not what it was when this run began" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import pytest
 from reproalign.common.config.data import DataConfig, SetConfig
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.data.load import load_evaluation
+from reproalign.common.integrity import seal
 from reproalign.common.reward.rules import NOTE, read_rules
 from reproalign.common.reward.scorer import Scorer
 from reproalign.mmpo.cli import main
@@ -82,5 +83,6 @@ def test_options_that_the_training_has_decided_are_named(tmp_path, trained, capl
     assert "text.max_length=99 is not used: the reward model reads as it was trained" in caplog.text
     caplog.clear()
     (model / NOTE).unlink()  # a model of which nothing is known is read by the options
+    seal(model)
     assert main([*words, "text.max_length=256", f"output_dir={tmp_path / 'bare'}"]) == 0
     assert "is not used" not in caplog.text

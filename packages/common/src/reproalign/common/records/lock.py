@@ -155,6 +155,9 @@ def _try(path: Path) -> FolderLock | None:
             _close(descriptor)
         return lock
     except BaseException:
+        with suppress(OSError):  # a full disk
+            if not path.stat().st_size:
+                path.unlink()
         _close(descriptor)
         raise
 
