@@ -138,6 +138,7 @@ def run(words: Sequence[str], place: Path, **disturbance: Any) -> Ended:
 def _carry_out(
     words: Sequence[str], place: Path, notes: Path, kill_at: int | None, file_limit: int | None, modules: bool
 ) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in what was started in the background
     code = 1
     try:
         os.setpgid(0, 0)

@@ -49,8 +49,8 @@ def uninterrupted(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def signals():
-    """Put back what pytest does on signals."""
-    before = {number: signal.getsignal(number) for number in ENDING}
+    """No signal is ignored, as all are that a test run in the background does; what pytest does is put back."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -34,13 +34,21 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
-TOY = "import sys; from toy.cli import main; sys.exit(main())"
+# Started in the background, as test runs may be, a process would ignore SIGINT.
+TOY = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); from toy.cli import main; sys.exit(main())"
 
 
 def test_a_forked_process_dies_of_sigterm_in_its_first_moment_too():
     """A pool ends its workers as soon as the last result is there, and waits for those that it forked just before."""
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(-signal.SIGTERM), "interrupted"], done.stderr
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    """As SIGINT is for what a script starts with `&`."""
+    code = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    code += "from reproalign.common.launch.signals import heed_signals; heed_signals(); os.kill(os.getpid(), 2)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -92,6 +100,7 @@ def ranks_of(launcher: psutil.Process) -> list[psutil.Process]:
         (signal.SIGUSR1, "launcher", 138, "interrupted", "toy: interrupted by SIGUSR1; the same command goes on"),
         (signal.SIGKILL, "command", -9, "interrupted", ""),
         (signal.SIGKILL, "launcher", 1, "interrupted", "was killed by SIGKILL; the same command goes on"),
+        (signal.SIGKILL, "rank 0", 1, "failed", "error: rank 0 (process"),
         (signal.SIGKILL, "rank 1", 1, "failed", "error: rank 1 (process"),
     ],
 )
@@ -111,7 +120,7 @@ def test_two_processes_end_together(tmp_path, started, number, target, code, sta
     started += [launcher, *ranks]
     assert len(ranks) == 2
     targets = {"command": process.pid, "launcher": launcher.pid}
-    targets["rank 1"] = next(rank.pid for rank in ranks if rank.environ()["RANK"] == "1")
+    targets |= {f"rank {rank.environ()['RANK']}": rank.pid for rank in ranks}
     psutil.Process(targets[target]).send_signal(number)
     assert process.wait(100) == code
     assert psutil.wait_procs(ranks, timeout=100)[1] == []

@@ -47,7 +47,8 @@ def heed_signals() -> None:
         return
     _state.asked, _state.when = None, -SAME
     for number in ENDING:
-        signal.signal(number, _on_signal)
+        if signal.getsignal(number) != signal.SIG_IGN:  # `command &` in a script is not ended by the script's Ctrl-C
+            signal.signal(number, _on_signal)
     _spare_forks()
 
 

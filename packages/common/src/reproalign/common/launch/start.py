@@ -22,7 +22,7 @@ from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
 from reproalign.common.launch.worker import ERROR_FILE
 from reproalign.common.options.load import load_object
-from reproalign.common.records.folder import check_folder
+from reproalign.common.records.folder import check_folder, note_death
 from reproalign.common.records.hub import check_push, push
 
 AT_ONCE = "at_once"  # a run with this key starts others, whose launch its section is
@@ -110,7 +110,10 @@ def _start(invocation: Invocation, *, dry_run: bool, check_options: str, preview
             carry_out(invocation)
             return 0
         record.write_text(json.dumps(asdict(invocation)), encoding="utf-8")
-        return wait_for(planned.command, planned.environment, Path(temporary) / "error")
+        code = wait_for(planned.command, planned.environment, Path(temporary) / "error")
+        if code:
+            note_death(Path(invocation.config["output_dir"]), "a process of this run was killed or failed")
+        return code
 
 
 def _preview(invocation: Invocation, config: LaunchConfig, cache: str) -> None:

@@ -49,10 +49,10 @@ def git_state(package_file: Path) -> dict[str, Any] | None:
     """
 
     def git(*words: str) -> str | None:
+        # `status` would refresh the index, and a run that is killed meanwhile would leave the repository locked.
+        command = ["git", "--no-optional-locks", "-C", str(package_file.parent), *words]
         try:
-            done = subprocess.run(
-                ["git", "-C", str(package_file.parent), *words], capture_output=True, text=True, timeout=10, check=True
-            )
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()

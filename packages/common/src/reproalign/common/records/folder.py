@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.mappings import flatten
 from reproalign.common.records.lineage import ALTERED, RECORD, check_written
-from reproalign.common.records.lock import LOCK, check_free
-from reproalign.common.records.record import plain
+from reproalign.common.records.lock import LOCK, check_free, take
+from reproalign.common.records.record import now, plain
+from reproalign.common.signing import write_signed
 
 CONFIG = "config.yaml"
 LOST = "lost"  # the status of a run of which nothing but its configuration is known
@@ -99,6 +101,20 @@ def _without_record(folder: Path, invocation: Invocation) -> dict[str, Any] | No
     if held == {CONFIG}:
         return None
     return {"config": config, "verb": invocation.verb, "status": LOST}
+
+
+def note_death(folder: Path, error: str) -> None:
+    """Let the record of a run whose main process was killed say that it failed, unless another process goes on."""
+    if not (folder / RECORD).is_file():
+        return
+    with suppress(UserError, OSError):
+        lock = take(folder)
+        try:
+            record = read_record(folder)
+            if record["status"] == "running":
+                write_signed(folder / RECORD, {**record, "status": "failed", "error": error, "ended": now()})
+        finally:
+            lock.release()
 
 
 def sweep(folder: Path) -> None:
