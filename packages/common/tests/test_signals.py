@@ -44,6 +44,16 @@ def test_a_forked_process_dies_of_sigterm_in_its_first_moment_too():
     assert done.stdout.split() == [str(-signal.SIGTERM), "interrupted"], done.stderr
 
 
+def test_a_signal_in_a_callback_whose_exceptions_python_drops_comes_again():
+    code = (
+        "import os, signal, time, weakref; from reproalign.common.launch.signals import heed_signals; heed_signals()\n"
+    )
+    code += "class Thing: pass\nthing = Thing(); ref = weakref.ref(thing, lambda ref: os.kill(os.getpid(), 15))\n"
+    code += "try:\n    del thing\n    time.sleep(60)\nexcept KeyboardInterrupt as error:\n    print(error)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("interrupted by SIGTERM\n", "")
+
+
 def test_a_signal_that_is_ignored_stays_so():
     """As SIGINT is for what a script starts with `&`."""
     code = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "

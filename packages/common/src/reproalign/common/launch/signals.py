@@ -12,10 +12,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import FrameType
+from typing import Any
 
 from reproalign.common.errors import Interruption
 
@@ -32,6 +33,7 @@ class _State:
         self.has_safe_points = False
         self.asked: signal.Signals | None = None
         self.when = -SAME
+        self.hook: Callable[[Any], Any] = sys.__unraisablehook__
 
 
 _state = _State()
@@ -50,6 +52,8 @@ def heed_signals() -> None:
         if signal.getsignal(number) != signal.SIG_IGN:  # `command &` in a script is not ended by the script's Ctrl-C
             signal.signal(number, _on_signal)
     _spare_forks()
+    if sys.unraisablehook is not _on_unraisable:
+        _state.hook, sys.unraisablehook = sys.unraisablehook, _on_unraisable
 
 
 @contextmanager
@@ -78,6 +82,17 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         # Not by print: the signal may have come in the middle of one.
         text = f"{_state.asked.name}: this step is finished and a checkpoint written; once more ends at once\n"
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+
+
+def _on_unraisable(unraisable: Any) -> None:
+    """Signal again what came in a callback of a weak reference or in a ``__del__``: Python drops exceptions there."""
+    if not isinstance(unraisable.exc_value, Interruption):
+        _state.hook(unraisable)
+        return
+    _state.asked, _state.when = None, -SAME
+    again = threading.Timer(0.05, os.kill, (os.getpid(), unraisable.exc_value.number))
+    again.daemon = True
+    again.start()
 
 
 @cache
