@@ -300,6 +300,20 @@ def test_killed_in_the_middle_there_is_no_half_model_and_the_same_command_finish
         assert (model / path.name).read_bytes() == path.read_bytes()
 
 
+def test_killed_between_the_model_and_its_record_the_same_command_finishes_it(tmp_path, models, monkeypatch):
+    command = ["merge", words(models, "llama", 1, 2), f"output_dir={tmp_path / 'run'}"]
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("reproalign.common.records.run.Run.made_weights", killed)
+        assert main(command) == 130
+    first = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    assert main(command) == 0
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == first
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_model(tmp_path):
     """Peak resident memory above the start stays far below the 96 MB that one model of the larger pair has."""

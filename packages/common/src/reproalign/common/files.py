@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,6 +63,12 @@ def space_needed(what: str) -> Iterator[None]:
         raise UserError(
             f"{what}: no space to write ({error.strerror}); free some, and give the same command again"
         ) from error
+
+
+def put_in_place(made: Path, folder: Path) -> None:
+    """Give a folder that is whole its name; what a run that was killed right after that left there is replaced."""
+    shutil.rmtree(folder, ignore_errors=True)
+    made.rename(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,7 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.config.run import BaseRunConfig
-from reproalign.common.files import write_json
+from reproalign.common.files import put_in_place, write_json
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.load import merge_adapter
 from reproalign.common.records import Run
@@ -171,7 +171,6 @@ def save_final(
         for name, content in notes.items():
             write_json(temporary / name, content)
         (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        put_in_place(temporary, folder)
     partial.wait_for_everyone()
     return folder

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from safetensors.torch import save_file
 
 from reproalign.common.console import note_console, result_console
-from reproalign.common.files import sha256_file, sha256_json, space_needed, write_json
+from reproalign.common.files import put_in_place, sha256_file, sha256_json, space_needed, write_json
 from reproalign.common.integrity import digest_of
 from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter
 from reproalign.common.merging.adapters import CONFIG, WEIGHTS
@@ -85,7 +85,7 @@ def _write_ensemble(run: Run, config: MergeConfig, settings: Settings, plan: Ens
     with space_needed(f"output_dir={run.dir}"):
         write_ensemble_files(folder, plan)
     checked = verify_ensemble(folder, config.verify)
-    folder.rename(run.dir / "model")
+    put_in_place(folder, run.dir / "model")
     run.made_weights("model", run.dir / "model", identify_weights(str(run.dir / "model"), None))
     run.set("verified", checked)
     _note(run, "model", by, as_plan_file(settings), plan.notes)
@@ -127,7 +127,7 @@ def _write_model(
     plan.agreement.notes += notes
     (folder / JOURNAL).unlink()
     target = run.dir / "model"
-    folder.rename(target)
+    put_in_place(folder, target)
     run.made_weights("model", target, sha256_json(files), files=files)
     run.set_metrics({"tensors": len(plan.jobs), "bytes": plan.output_bytes})
     run.set("verified", checked)
@@ -161,7 +161,7 @@ def write_adapter(run: Run, merged: MergedAdapter, inputs: Inputs, *, plan: Mapp
             write_json(folder / MANIFEST, merged.manifest)
         copy_files(inputs.adapters[0].folder, folder)
     files = {WEIGHTS: sha256_file(folder / WEIGHTS)}
-    folder.rename(run.dir / "adapter")
+    put_in_place(folder, run.dir / "adapter")
     run.made_weights("adapter", run.dir / "adapter", sha256_json(files), files=files)
     run.set_metrics({"factor_delta_gap": merged.gap, "error": merged.error})
     _note(run, "adapter", made_by, plan, merged.notes)

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.ama.align.ppo_config import PPOConfig
 from reproalign.common.errors import UserError
-from reproalign.common.files import write_json
+from reproalign.common.files import put_in_place, write_json
 from reproalign.common.integrity import seal
 from reproalign.common.models.adapters import Model, adapter_folder
 from reproalign.common.models.forward import unwrap_peft
@@ -149,5 +149,4 @@ def _whole(folder: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    put_in_place(temporary, folder)
