@@ -9,6 +9,8 @@ import re
 import signal
 from collections.abc import Iterable
 
+INTERRUPTED = 128  # exit codes above it: a signal ended the work
+
 
 class UserError(Exception):
     """A mistake in what the user gave (a key, a file, a row, a launch).
@@ -28,16 +30,18 @@ class ReportedError(Exception):
 class Interruption(KeyboardInterrupt):
     """A signal ended the work: Ctrl-C's, a scheduler's.
 
-    Commands print one line, and exit with code 128 + the signal's number, as shells do.
+    Commands print one line, and exit with :attr:`exit_code`.
 
     Attributes:
         number: of the signal.
         where: how far the work came, if it says so; a clause.
+        exit_code: 128 + the signal's number, as shells have it.
     """
 
     def __init__(self, number: int = signal.SIGINT, where: str = "") -> None:
         self.number = number
         self.where = where
+        self.exit_code = INTERRUPTED + number
         super().__init__(f"interrupted by {signal.Signals(number).name}{where and f' {where}'}")
 
 
@@ -66,6 +70,11 @@ def choose(kind: str, word: str, choices: Iterable[str]) -> str:
     if word not in known:
         raise UserError(f"unknown {kind} '{word}'{did_you_mean(word, known)}; choose one of: {', '.join(known)}")
     return word
+
+
+def mistake_in(error: Exception) -> str | None:
+    """Return the sentence on what the user can repair: a :class:`UserError`'s, or one on disk and rights; else None."""
+    return str(error) if isinstance(error, UserError) else trouble_of_the_system(error)
 
 
 def trouble_of_the_system(error: BaseException) -> str | None:

@@ -152,8 +152,8 @@ def damage_of(path: Path, *, largest: int | None = None) -> str | None:
 
 
 def is_whole(part: Path) -> bool:
-    """Say whether a part of the work is there as it was written; a line says so if it was, and is made again now."""
-    if not (part.is_file() and is_sealed(part)):  # the run ended while it was written
+    """Say whether a file or folder is there as it was written; a line says so if it was, and is made again now."""
+    if not (part.exists() and is_sealed(part)):  # the run ended while it was written
         return False
     problem = damage(part)
     if problem:

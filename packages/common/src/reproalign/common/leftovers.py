@@ -44,7 +44,9 @@ def sweep_dead(folder: Path) -> None:
 def _is_dead(path: Path) -> bool:
     made = _MADE.fullmatch(path.name)
     if made and made["place"] == _short_place():
-        return not _runs(int(made["process"]))
+        import psutil
+
+        return not psutil.pid_exists(int(made["process"]))
     try:
         return bool(made or _OTHERS.fullmatch(path.name)) and time.time() - path.stat().st_mtime > OLD
     except OSError:  # gone meanwhile
@@ -53,13 +55,3 @@ def _is_dead(path: Path) -> bool:
 
 def _short_place() -> str:
     return hashlib.sha256(place().encode()).hexdigest()[:12]
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True

@@ -86,7 +86,7 @@ def guarded(command: str, action: object, *, show_traceback: bool = False) -> in
     except KeyboardInterrupt as error:
         interruption = error if isinstance(error, Interruption) else Interruption()
         print(f"{command}: {interruption}; the same command goes on from there", file=sys.stderr)
-        return 128 + interruption.number
+        return interruption.exit_code
     except Exception as error:
         trouble = trouble_of_the_system(error)
         if trouble is None or show_traceback:

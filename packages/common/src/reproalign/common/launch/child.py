@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from reproalign.common.errors import Interruption, ReportedError, UserError, trouble_of_the_system
+from reproalign.common.errors import Interruption, ReportedError
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.signals import end_with_parent, heed_signals
 from reproalign.common.launch.start import start
@@ -23,15 +23,12 @@ def main(path: str) -> int:
     except Interruption as error:
         if error.where:
             print(error, file=sys.stderr)
-        return 128 + error.number
+        return error.exit_code
     except ReportedError as error:
         print(error, file=sys.stderr)
         return 1
-    except (UserError, OSError, RuntimeError, ValueError) as error:
-        mistake = str(error) if isinstance(error, UserError) else trouble_of_the_system(error)
-        if mistake is None:
-            raise
-        hand_on(mistake)
+    except Exception as error:
+        hand_on(error)
         return 2
 
 

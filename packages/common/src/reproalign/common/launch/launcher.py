@@ -8,9 +8,8 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from reproalign.common.errors import INTERRUPTED
 from reproalign.common.launch.signals import GRACE, end_with_parent
-
-INTERRUPTED = 128  # exit codes above it: a signal ended the run, and its record says so
 
 
 def main(words: Sequence[str]) -> int:

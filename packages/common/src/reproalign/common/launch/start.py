@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.errors import Interruption, PreviewedError, ReportedError, UserError
+from reproalign.common.errors import INTERRUPTED, Interruption, PreviewedError, ReportedError, UserError
 from reproalign.common.invocation import Invocation, carry_out, structured
-from reproalign.common.launch.launcher import INTERRUPTED
 from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
 from reproalign.common.launch.worker import ERROR_FILE

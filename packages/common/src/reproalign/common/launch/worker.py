@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from reproalign.common.errors import Interruption, UserError, trouble_of_the_system
+from reproalign.common.errors import Interruption, UserError, mistake_in
 from reproalign.common.files import write_text
 from reproalign.common.invocation import Invocation, carry_out
 from reproalign.common.launch.ending import end_after_leaving, leave
@@ -34,20 +34,20 @@ def main(path: str) -> int:
         leave()
     except Interruption as error:
         return _interrupted(error)
-    except (UserError, OSError, RuntimeError, ValueError) as error:
-        mistake = str(error) if isinstance(error, UserError) else trouble_of_the_system(error)
-        if mistake is None:
-            raise
-        print(f"error: {mistake}", file=sys.stderr)
-        hand_on(mistake)
+    except Exception as error:
+        print(f"error: {hand_on(error)}", file=sys.stderr)
         return 2
     return 0
 
 
-def hand_on(mistake: str) -> None:
-    """Tell the process that started this one what the user's mistake was."""
+def hand_on(error: Exception) -> str:
+    """Tell the process that started this one what the user can repair, and return it; other errors are raised on."""
+    mistake = mistake_in(error)
+    if mistake is None:
+        raise error
     if ERROR_FILE in os.environ:
         write_text(Path(os.environ[ERROR_FILE]), mistake)
+    return mistake
 
 
 def _interrupted(error: Interruption) -> int:
@@ -62,7 +62,7 @@ def _interrupted(error: Interruption) -> int:
             leave()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(128 + error.number)  # threads of a collective that nobody ends must not keep this process
+    os._exit(error.exit_code)  # threads of a collective that nobody ends must not keep this process
 
 
 if __name__ == "__main__":

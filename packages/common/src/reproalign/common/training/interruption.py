@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ class InterruptionCallback(TrainerCallback):
 
     def __init__(self, trainer: Trainer) -> None:
         self.accelerator = trainer.accelerator
-        self.number: int | None = None
+        self.number: signal.Signals | None = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask all processes whether one was signalled; ask for a checkpoint if so."""
@@ -34,7 +35,7 @@ class InterruptionCallback(TrainerCallback):
         else:
             ends = mine is not None
         if ends:
-            self.number = int(mine) if mine else Interruption().number
+            self.number = mine or signal.SIGINT
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -80,4 +81,4 @@ def interruptible(trainer: Trainer, run_dir: Path) -> Iterator[None]:
         lost = (
             f"in step {step + 1}: what came after {kept[0]} is lost" if kept else f"in step {step + 1}: no checkpoint"
         )
-        raise Interruption(asked() or Interruption().number, lost) from error
+        raise Interruption(asked() or signal.SIGINT, lost) from error

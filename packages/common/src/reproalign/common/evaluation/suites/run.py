@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from reproalign.common.evaluation.suites.prepare import Prepared, quiet
 from reproalign.common.evaluation.suites.samples import task_hash, truncated, write_samples
 from reproalign.common.evaluation.suites.sharing import share_examples
 from reproalign.common.files import sha256_json, write_json
-from reproalign.common.integrity import damage, is_sealed, seal
+from reproalign.common.integrity import is_whole, seal
 
 RESULT, SAMPLES = "result.json", "samples.jsonl"
 ANSWER_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval takes the first
@@ -116,12 +115,7 @@ def plan(
 
 def is_complete(folder: Path, *, samples: bool) -> bool:
     """Say whether a folder of the cache holds a result, and its samples if they are wanted, as they were written."""
-    if not is_sealed(folder):  # the run ended while it was written
-        return False
-    problem = damage(folder)
-    if problem:
-        print(f"reproalign: {problem}; it is evaluated again", file=sys.stderr)
-    return problem is None and (not samples or (folder / SAMPLES).is_file())
+    return is_whole(folder) and (not samples or (folder / SAMPLES).is_file())
 
 
 def _evaluate(
