@@ -19,6 +19,7 @@ STEPS = (
 )
 ROWS = "data.max_rows=32 data.max_eval_rows=8"
 OWN_STEPS = f"trainer.save_strategy=steps {STEPS} trainer.learning_rate=0.001"
+TWO = ("launch=ddp", "launch.processes=2", "launch.main_port=0")
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Case:
     Attributes:
         name: of the case, and of its folder below ``runs/``.
         line: the command line without ``output_dir``.
+        two: whether it starts two processes, which takes a quarter of a minute.
     """
 
     name: str
     line: str
+    two: bool = False
 
     @property
     def folder(self) -> str:
@@ -41,7 +44,7 @@ class Case:
     @property
     def words(self) -> list[str]:
         """The whole command line."""
-        return [*shlex.split(self.line), f"output_dir={self.folder}"]
+        return [*shlex.split(self.line), *(TWO if self.two else ()), f"output_dir={self.folder}"]
 
     @property
     def needs(self) -> list[str]:
@@ -146,6 +149,9 @@ CASES = _cases(
         "suite",
         "mmpo evaluate suite=ama suite.tasks=[boolq] suite.data.boolq=rows/boolq.jsonl suite.limit=4 model=tiny",
     ),
+    Case("two-mmpo", f"mmpo train experiment=smoke {ROWS} {STEPS}", two=True),
+    Case("two-radpo", f"radpo train experiment=smoke loss=dpo reference.mode=cached {ROWS} {STEPS}", two=True),
+    Case("two-more", f"more-rm train experiment=smoke {STEPS} trainer.eval_steps=4", two=True),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from faults.forks import run
@@ -14,6 +14,7 @@ from faults.trials import FINISHED, Outcome, Scene
 
 HARMS = ("flip", "cut", "zero", "delete")
 ZEROED = 64  # bytes at most
+OF_PEOPLE = ("events.out.tfevents.*", "README.md")  # to be looked at, or written on: nothing reads or seals them
 NEVER_READ = (".said-*", "*.lock", "*.tmp", "plots", "logs")
 
 
@@ -42,6 +43,26 @@ def corrupt(scene: Scene) -> Outcome:
     return Outcome("healed" if told else "harmless", what, ended.error if told else "")
 
 
+def corrupt_finished(scene: Scene) -> Outcome:
+    """Damage one file of a finished run: `check` and `verify` name it, `show` shows or refuses the run."""
+    folder, original = scene.case.folder, scene.base.place / scene.case.folder
+    shutil.rmtree(scene.place, ignore_errors=True)
+    shutil.copytree(original, scene.place / folder, symlinks=True)
+    target = _target(scene.place, scene.rng, OF_PEOPLE)
+    if target is None:
+        return Outcome("harmless", "nothing to damage")
+    what = f"finished: {harm(target, scene.rng)} of {target.relative_to(scene.place)}"
+    kept = any(part.startswith("checkpoint-") for part in target.parts)  # which no comparison of two runs reads
+    for words in (["check", folder], ["verify", str(original), folder], ["show", folder]):
+        ended, verb = run(["reproalign", *words], scene.place), words[0]
+        if ended.traceback:
+            return Outcome("traceback", what, f"{verb}: {ended.error}")
+        told = _names(ended.said + ended.printed, target, scene.place)
+        if verb != "show" and not (verb == "verify" and kept) and not (ended.code and told):
+            return Outcome("unnamed" if ended.code else "SILENT", what, f"{verb}, exit {ended.code}: {ended.error}")
+    return Outcome("named", what)
+
+
 def harm(path: Path, rng: random.Random) -> str:
     """Damage a file, and say how."""
     data = bytearray(path.read_bytes())
@@ -64,21 +85,21 @@ def harm(path: Path, rng: random.Random) -> str:
     return f"zeroing of {count} bytes at {at}"
 
 
-def _target(place: Path, rng: random.Random) -> Path | None:
+def _target(place: Path, rng: random.Random, spared: Sequence[str] = ()) -> Path | None:
     """Draw a folder of those that hold files, then a file: many small files of one kind are not drawn all the time."""
     folders: dict[Path, list[Path]] = {}
     for top in ("runs", "cache"):
-        for path in _files(place / top):
+        for path in _files(place / top, (*NEVER_READ, *spared)):
             folders.setdefault(path.parent, []).append(path)
     return rng.choice(folders[rng.choice(sorted(folders))]) if folders else None
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, spared: Sequence[str]) -> Iterator[Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.is_symlink() or any(path.match(pattern) for pattern in NEVER_READ):
+        if path.is_symlink() or any(path.match(pattern) for pattern in spared):
             continue
         if path.is_dir():
-            yield from _files(path)
+            yield from _files(path, spared)
         else:
             yield path
 

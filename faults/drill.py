@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from faults import corruption, disks, endings
+from faults import corruption, disks, endings, ranks
 from faults.bases import Bases
 from faults.cases import CASES, TOY, Case, chosen
 from faults.forks import below
@@ -39,9 +39,16 @@ KINDS: dict[str, Kind] = {
     "starts": endings.start_twice,
     "signals": endings.send,
     "disks": disks.fill,
+    "finished": corruption.corrupt_finished,
+    "ranks": ranks.disturb,
+    "ends": ranks.end_alone,
 }
+OF_TWO = {"ranks", "ends"}  # processes
 FUZZ = "tests/test_fuzz.py"
-COUNTS = {"controls": 40, "kills": 300, "corruptions": 500, "starts": 100, "signals": 50, "disks": 50}
+COUNTS = {
+    **{"controls": 40, "kills": 300, "corruptions": 500, "starts": 100, "signals": 50, "disks": 50},
+    **{"finished": 100, "ranks": 24, "ends": 100},
+}
 
 
 def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -61,11 +68,12 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def plan(options: argparse.Namespace, cases: Sequence[Case]) -> list[Trial]:
-    """List the trials: the cases in turn, of every kind as many as are asked for."""
+    """List the trials: of every kind as many as are asked for, its cases in turn."""
+    fitting = {kind: [case for case in cases if case.two == (kind in OF_TWO)] for kind in KINDS}
     return [
-        Trial(kind, options.seed, number, cases[number % len(cases)])
+        Trial(kind, options.seed, number, fitting[kind][number % len(fitting[kind])])
         for kind in KINDS
-        for number in range(getattr(options, kind))
+        for number in range(getattr(options, kind) if fitting[kind] else 0)
     ]
 
 

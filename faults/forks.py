@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
+
+from reproalign.common.testing import disk
 
 MAINS = {
     "ama": "reproalign.ama.cli",
@@ -44,12 +45,14 @@ class Ended:
     Attributes:
         code: its exit code; negative: of the signal that killed it.
         said: what it wrote to stderr.
+        printed: what it wrote to stdout.
         seconds: that it ran.
         events: how many file events it came to.
     """
 
     code: int
     said: str
+    printed: str
     seconds: float
     events: int
 
@@ -74,8 +77,13 @@ class Started:
         self._notes = notes
         self._started = time.monotonic()
 
+    @property
+    def seconds(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self._started
+
     def sleep(self, seconds: float) -> bool:
-        """Wait, but not beyond the command's end; say whether it is still under way."""
+        """Wait until so long after the start, but not beyond the command's end; say whether it is still under way."""
         end = self._started + seconds
         while time.monotonic() < end:
             if self._gone():
@@ -93,12 +101,14 @@ class Started:
         if self.sleep(PATIENCE):
             os.killpg(self.process, signal.SIGKILL)
         status = os.waitpid(self.process, 0)[1]
-        seconds = time.monotonic() - self._started
+        seconds = self.seconds
         with suppress(ProcessLookupError):  # workers of a killed process would keep their files open
             os.killpg(self.process, signal.SIGKILL)
-        said = (self._notes / "stderr").read_text(encoding="utf-8", errors="replace")
+        said, printed = (
+            (self._notes / name).read_text(encoding="utf-8", errors="replace") for name in ("stderr", "stdout")
+        )
         events = (self._notes / "events").stat().st_size if (self._notes / "events").is_file() else 0
-        return Ended(os.waitstatus_to_exitcode(status), said, seconds, events)
+        return Ended(os.waitstatus_to_exitcode(status), said, printed, seconds, events)
 
     def _gone(self) -> bool:
         return os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -151,12 +161,12 @@ def _carry_out(
         sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
         os.environ["REPROALIGN_CACHE"] = str(place / "cache")
         _reseed()
-        if file_limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
-        else:  # what counts is a file too, which a limit would end
+        if file_limit is None:  # what counts is a file too, which a limit would end
             sys.addaudithook(_counting(place, os.open(notes / "events", os.O_WRONLY | os.O_CREAT), kill_at))
         sys.argv = list(words)
-        code = int(import_module(MAINS[words[0]]).main(list(words[1:])))
+        main = import_module(MAINS[words[0]]).main
+        with nullcontext() if file_limit is None else disk.file_limit(file_limit):
+            code = int(main(list(words[1:])))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:

@@ -17,7 +17,7 @@ import yaml
 from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
-from reproalign.common.launch import start
+from reproalign.common.launch.start import start
 from reproalign.common.launch.plan import STRATEGIES, Hardware, Plan, check_in_force, deepspeed_config, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
 

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,8 +17,10 @@ import psutil
 import pytest
 from toy.cli import main as toy
 
-from reproalign.common.errors import trouble_of_the_system
+from reproalign.common.command.app import guarded
+from reproalign.common.errors import Interruption, shorten_errors_of_threads, trouble_of_the_system
 from reproalign.common.integrity import damage
+from reproalign.common.testing import file_limit
 from reproalign.common.training.checkpoints import list_checkpoints
 
 FORKED = """
@@ -59,6 +62,36 @@ def test_a_signal_that_is_ignored_stays_so():
     code = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     code += "from reproalign.common.launch.signals import heed_signals; heed_signals(); os.kill(os.getpid(), 2)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_error_that_a_library_makes_of_a_signal_is_the_signal(capsys):
+    """As OmegaConf does while it composes."""
+
+    def composed() -> int:
+        try:
+            raise Interruption(signal.SIGUSR1)
+        finally:
+            raise AttributeError
+
+    assert guarded("toy", composed) == 128 + signal.SIGUSR1
+    assert capsys.readouterr().err == "toy: interrupted by SIGUSR1; the same command goes on from there\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(OSError(errno.ENOSPC, ""), "tracker: no space left on device; free"), (ValueError("x"), "Traceback")],
+)
+def test_a_thread_on_a_full_disk_says_so_on_one_line(error, said, capsys, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+
+    def work() -> None:
+        raise error
+
+    shorten_errors_of_threads()
+    thread = threading.Thread(target=work, name="tracker")
+    thread.start()
+    thread.join()
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -108,6 +141,7 @@ def ranks_of(launcher: psutil.Process) -> list[psutil.Process]:
         (signal.SIGTERM, "command", 143, "interrupted", "toy: interrupted by SIGTERM; the same command goes on"),
         (signal.SIGINT, "command", 130, "interrupted", "toy: interrupted by SIGINT; the same command goes on"),
         (signal.SIGUSR1, "launcher", 138, "interrupted", "toy: interrupted by SIGUSR1; the same command goes on"),
+        (signal.SIGTERM, "rank 1", 143, "interrupted", "toy: interrupted by SIGTERM; the same command goes on"),
         (signal.SIGKILL, "command", -9, "interrupted", ""),
         (signal.SIGKILL, "launcher", 1, "interrupted", "was killed by SIGKILL; the same command goes on"),
         (signal.SIGKILL, "rank 0", 1, "failed", "error: rank 0 (process"),
@@ -142,14 +176,8 @@ def test_two_processes_end_together(tmp_path, started, number, target, code, sta
 
 def test_a_full_disk_is_one_sentence(tmp_path, capfd):
     """A limit on the size of files stands for it: the weights do not fit."""
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
-    try:
-        words = ["train", "experiment=smoke", "trainer.max_steps=2", "trainer.save_steps=2"]
+    words = ["train", "experiment=smoke", "trainer.max_steps=2", "trainer.save_steps=2"]
+    with file_limit(40_000):
         assert toy([*words, f"output_dir={tmp_path / 'run'}"]) == 2
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "file too large; free some space, and give the same command again" in capfd.readouterr().err
     assert json.loads(Path(tmp_path / "run/run.json").read_text())["status"] == "failed"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.evaluation.suites.config import SuiteConfig
 from reproalign.common.files import space_needed
 from reproalign.common.models.tiny import save_tiny
-from reproalign.common.testing import refusal
+from reproalign.common.testing import file_limit, refusal
 from reproalign.common.testing.benchmark_rows import benchmark_rows, write_benchmark, write_rows
 from reproalign.common.verbs import EVALUATE_SUITE
 
@@ -216,13 +215,9 @@ def test_a_disk_that_fills_up(space, tmp_path, capsys):
         "suite.samples=true",
     ]
     before = {entry.name for entry in tmp_path.iterdir()}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     assert main([*words, f"output_dir={tmp_path / 'warm'}", "--dry-run"]) == 0  # the tiny model is made
-    resource.setrlimit(resource.RLIMIT_FSIZE, (space, hard))
-    try:
+    with file_limit(space):
         code = main([*words, f"output_dir={tmp_path / 'run'}"])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("toy: error")]
     assert code == 2
     assert len(error) == 1

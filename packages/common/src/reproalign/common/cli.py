@@ -197,7 +197,7 @@ def _report(left: dict[str, Any], right: dict[str, Any], tolerance: float, ignor
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from reproalign.common.launch import start
+    from reproalign.common.launch.start import start
     from reproalign.common.records.environment import package_versions
     from reproalign.common.records.folder import read_record
     from reproalign.common.records.record import recorded_invocation

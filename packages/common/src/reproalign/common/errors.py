@@ -7,6 +7,8 @@ import errno
 import os
 import re
 import signal
+import sys
+import threading
 from collections.abc import Iterable
 
 INTERRUPTED = 128  # exit codes above it: a signal ended the work
@@ -75,6 +77,32 @@ def choose(kind: str, word: str, choices: Iterable[str]) -> str:
 def mistake_in(error: Exception) -> str | None:
     """Return the sentence on what the user can repair: a :class:`UserError`'s, or one on disk and rights; else None."""
     return str(error) if isinstance(error, UserError) else trouble_of_the_system(error)
+
+
+def interruption_behind(error: BaseException) -> Interruption | None:
+    """Return the signal that led to ``error``: a library's own error may come of work that one broke off."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, Interruption):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def shorten_errors_of_threads() -> None:
+    """Let a thread that a full disk or missing rights end say so on one line.
+
+    A tracker writes in a thread; its error comes up again where the work waits for it, and is reported there.
+    """
+    threading.excepthook = _on_error_of_thread
+
+
+def _on_error_of_thread(arguments: threading.ExceptHookArgs) -> None:
+    trouble = arguments.exc_value and trouble_of_the_system(arguments.exc_value)
+    if not trouble:
+        threading.__excepthook__(arguments)
+        return
+    print(f"{arguments.thread.name if arguments.thread else 'a thread'}: {trouble}", file=sys.stderr)
 
 
 def trouble_of_the_system(error: BaseException) -> str | None:

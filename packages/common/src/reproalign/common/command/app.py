@@ -18,7 +18,15 @@ from typing import NoReturn
 
 from reproalign.common.command.help import FLAGS, print_help, print_verb_help
 from reproalign.common.console import QUIET
-from reproalign.common.errors import Interruption, ReportedError, UserError, choose, trouble_of_the_system
+from reproalign.common.errors import (
+    Interruption,
+    ReportedError,
+    UserError,
+    choose,
+    interruption_behind,
+    shorten_errors_of_threads,
+    trouble_of_the_system,
+)
 from reproalign.common.invocation import Invocation, Verb, carry_out
 from reproalign.common.launch.signals import heed_signals
 from reproalign.common.options.load import load_object
@@ -70,8 +78,14 @@ def guarded(command: str, action: object, *, show_traceback: bool = False) -> in
     """Call ``action`` (no arguments, returns an exit code); print a user's mistake on one line."""
     assert callable(action)
     heed_signals()
+    shorten_errors_of_threads()
     try:
-        return int(action())
+        try:
+            return int(action())
+        except Exception as error:
+            if (interruption := interruption_behind(error)) is not None:
+                raise interruption from None
+            raise
     except UserError as error:
         if show_traceback:
             traceback.print_exc()
@@ -210,7 +224,7 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
         carry_out(replace(invocation, target=verb.dry_run))
         return 0
     if verb.launchable:
-        from reproalign.common.launch import start
+        from reproalign.common.launch.start import start
 
         return start(invocation, dry_run="--dry-run" in flags, check_options=verb.check, previewed=verb.previewed)
     if "--dry-run" in flags:

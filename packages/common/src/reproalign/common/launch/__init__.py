@@ -1,5 +1,4 @@
-"""Starting a run: in this process, in several through ``accelerate launch``, or as a SLURM job's script."""
+"""Starting a run: in this process, in several through ``accelerate launch``, or as a SLURM job's script.
 
-from reproalign.common.launch.start import start
-
-__all__ = ["start"]
+Nothing is imported here: Python warns of a process's own module that its package has imported before.
+"""

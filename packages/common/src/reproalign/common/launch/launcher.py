@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 from reproalign.common.errors import INTERRUPTED
@@ -52,11 +53,14 @@ def _what_happened(rank: int, process: int, code: int) -> str:
 def _hand_on(number: int, frame: FrameType | None) -> None:
     import psutil
 
-    ranks = [child for child in psutil.Process().children() if "reproalign.common.launch.worker" in child.cmdline()]
-    if not ranks:
+    told = False
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has ended
+            if "reproalign.common.launch.worker" in child.cmdline():
+                child.send_signal(number)
+                told = True
+    if not told:
         raise SystemExit(INTERRUPTED + number)
-    for rank in ranks:
-        rank.send_signal(number)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What tests need: golden vectors, commands in processes of their own and their logs, composed configurations, facts.
+"""What tests need: golden vectors, commands in processes of their own, logs, full disks, composed configurations, facts.
 
 Public, because the tests of paper packages use it and so may yours; no package imports it.
 """
 
+from reproalign.common.testing.disk import file_limit
 from reproalign.common.testing.facts import Fact, assert_facts, launch_facts, read_facts, recipe_config
 from reproalign.common.testing.golden import assert_matches, load_adapters, load_golden, parametrize_golden
 from reproalign.common.testing.logs import logged
@@ -17,6 +18,7 @@ __all__ = [
     "assert_matches",
     "composed",
     "effective_batch",
+    "file_limit",
     "launch_facts",
     "load_adapters",
     "load_golden",

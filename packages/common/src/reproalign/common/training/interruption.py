@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reproalign.common.errors import Interruption
@@ -35,7 +36,7 @@ class InterruptionCallback(TrainerCallback):
         else:
             ends = mine is not None
         if ends:
-            self.number = mine or signal.SIGINT
+            self.number = next(number for number in gather_object([mine]) if number)
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
