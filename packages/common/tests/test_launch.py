@@ -17,9 +17,9 @@ import yaml
 from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
-from reproalign.common.launch.start import start
 from reproalign.common.launch.plan import STRATEGIES, Hardware, Plan, check_in_force, deepspeed_config, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
+from reproalign.common.launch.start import start
 
 LAPTOP = Hardware(gpus=0, deepspeed=False)
 SERVER = Hardware(gpus=0, deepspeed=True)

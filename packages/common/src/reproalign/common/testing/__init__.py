@@ -1,4 +1,4 @@
-"""What tests need: golden vectors, commands in processes of their own, logs, full disks, composed configurations, facts.
+"""What tests need: golden vectors, commands in processes of their own, logs, full disks, composed settings, facts.
 
 Public, because the tests of paper packages use it and so may yours; no package imports it.
 """
