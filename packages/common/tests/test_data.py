@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import logging
@@ -60,6 +61,11 @@ def write(path: Path, rows: list[Any]) -> Path:
         path.write_text(json.dumps(rows))
     elif path.name.endswith(".parquet"):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(filled(rows)), path)
+    elif path.name.endswith(".csv"):
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, filled(rows)[0])
+            writer.writeheader()
+            writer.writerows(rows)
     else:
         Dataset.from_list(filled(rows)).save_to_disk(path)
     return path
@@ -266,7 +272,9 @@ def test_a_bad_row_is_named_and_stops_or_is_skipped(tmp_path, source, row, messa
     assert (facts["rows_read"], facts["rows_rejected"], facts["rows_used"], len(data.train)) == (3, 1, 2, 2)
 
 
-@pytest.mark.parametrize(("name", "place"), [("rows.json", "row"), ("rows.jsonl.gz", "line"), ("rows.parquet", "row")])
+@pytest.mark.parametrize(
+    ("name", "place"), [("rows.json", "row"), ("rows.jsonl.gz", "line"), ("rows.parquet", "row"), ("a.csv", "row")]
+)
 def test_the_place_of_a_bad_row_is_told_for_every_kind_of_file(tmp_path, name, place):
     file = write(tmp_path / name, [pair(1), pair(2, chosen="no"), pair(3)])
     with pytest.raises(UserError, match=f"{name} {place} 2: chosen and rejected are the same"):
@@ -337,6 +345,22 @@ def test_pairs_of_scored_responses_are_all_that_differ_in_score():
 def test_every_kind_of_file_gives_the_same_rows(tmp_path, name, rows):
     records = [record("preference", row) for row in rows]
     assert load(write(tmp_path / name, rows)).train.to_list() == records
+
+
+def test_a_table_of_text_and_numbers_gives_the_same_rows(tmp_path):
+    rows = [
+        pair(1, note="é, 漢\n"),
+        pair(2, **SCORES),
+        {"chosen": 'The "sky" is blue.', "rejected": "The sky is black."},
+    ]
+    records = [record("preference", row) for row in rows]
+    assert load(write(tmp_path / "a.csv", rows)).train.to_list() == records
+
+
+def test_a_table_with_a_cell_too_many_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\nq,a,b\nq,a,b,c\n")
+    with pytest.raises(UserError, match=r"a\.csv: cannot be read as CSV after row 0 \(.*Expected 3 columns, got 4"):
+        load(tmp_path / "a.csv")
 
 
 def test_a_folder_stands_for_its_one_file_of_the_split(tmp_path):

@@ -19,8 +19,8 @@ class RowsConfig:
     )
     path: str | None = option(
         None,
-        help="local rows: .json, .jsonl, .jsonl.gz, .parquet, a save_to_disk folder, a folder with a file per split; "
-        "or demo:pairs-train",
+        help="local rows: .json, .jsonl, .jsonl.gz, .parquet, .csv, a save_to_disk folder, a folder with a file per "
+        "split; or demo:pairs-train",
         null="from the Hub",
     )
     name: str | None = option(None, help="data set on the Hub", null="the source's home")

@@ -11,11 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, first_line
 from reproalign.common.files import read_text
 from reproalign.common.records.handed_on import intact
 
-SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet", ".csv")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def local_path(path: str, split: str | None = None, *, key: str = "path") -> Pat
 
 
 def read_local(path: Path) -> Iterator[Row]:
-    """Yield the rows of a ``.json``, ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file or a ``save_to_disk`` folder.
+    """Yield the rows of a file of one of :data:`SUFFIXES`, or of a ``save_to_disk`` folder.
 
     A line that is not valid JSON is yielded with its problem; the caller decides what becomes of it.
 
@@ -73,6 +73,8 @@ def read_local(path: Path) -> Iterator[Row]:
         rows = _json_array(path)
     elif path.name.endswith(".parquet"):
         rows = _parquet(path)
+    elif path.name.endswith(".csv"):
+        rows = _csv(path)
     else:
         raise UserError(f"{path}: unknown kind of file; give one of {', '.join(SUFFIXES)}")
     empty = True
@@ -183,3 +185,19 @@ def _parquet(path: Path) -> Iterator[Row]:
                 yield Row(f"{path} row {number}", values)
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({error})") from error
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    """Yield the rows of a table with a header; columns of numbers are numbers, a cell without even quotes is None."""
+    import pyarrow
+    from pyarrow import csv
+
+    empty = csv.ConvertOptions(null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False)
+    number = 0
+    try:
+        for batch in csv.open_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=empty):
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(f"{path} row {number}", values)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read as CSV after row {number} ({first_line(error)})") from error

@@ -46,7 +46,7 @@ def read_answers(path: str, cut: str, limit: int | None) -> list[Answer]:
     ``\n\nAssistant: `` after it; so MORE's files of test answers were made.
 
     Args:
-        path: JSON, JSON lines or Parquet.
+        path: JSON, JSON lines, Parquet or CSV.
         cut: one of :data:`CUTS`; for transcripts.
         limit: the first so many rows; None: all.
 
