@@ -281,6 +281,14 @@ def test_the_place_of_a_bad_row_is_told_for_every_kind_of_file(tmp_path, name, p
         load(file)
 
 
+def test_rows_whose_responses_have_equal_scores_are_counted(tmp_path, caplog):
+    rows = [{"prompt": f"q{n}", "responses": ["a", "b"], "scores": [1, score]} for n, score in enumerate((2, 1, 0))]
+    with caplog.at_level(logging.WARNING):
+        data = load(write(tmp_path / "rows.jsonl", rows), None)
+    assert (data.provenance["train"]["rows_unused"], data.provenance["train"]["rows_used"]) == (1, 2)
+    assert "1 of 3 train rows of rows are of no use: equal scores, or no response" in caplog.text
+
+
 def test_rows_in_another_form_than_the_first_are_bad(tmp_path):
     file = write(tmp_path / "rows.jsonl", [TEXT, MOON])
     with pytest.raises(UserError, match="line 2: text and messages are mixed in one file"):

@@ -96,7 +96,7 @@ def test_a_recipe_of_another_verb_or_none_and_a_key_that_is_not_set(capsys):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("pairs.csv", "unknown kind of file"),
+        ("pairs.xml", "unknown kind of file"),
         ("empty-folder", "one file named train* is needed, found none"),
         ("broken.parquet", "cannot be read as Parquet"),
         ("broken.json", "not valid JSON"),
@@ -109,7 +109,7 @@ def test_a_recipe_of_another_verb_or_none_and_a_key_that_is_not_set(capsys):
 )
 def test_files(fails, tmp_path, name, message):
     (tmp_path / "empty-folder").mkdir()
-    for broken in ("pairs.csv", "broken.parquet", "broken.json", "broken.jsonl.gz"):
+    for broken in ("pairs.xml", "broken.parquet", "broken.json", "broken.jsonl.gz"):
         (tmp_path / broken).write_text("prompt,chosen\n")
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "cut.jsonl").write_text(lines(GOOD, '{"prompt": '))

@@ -113,7 +113,7 @@ def read_split(
         rejects_dir: where skipped rows are listed, in ``rejects-<train|evaluation>-<label>.jsonl``.
 
     Returns:
-        The records, and facts: where they came from, rows read and rejected.
+        The records, and facts: where they came from, how many rows were read, rejected, and of no use (equal scores).
 
     Raises:
         UserError: for the first bad row under ``raise``, and if no row is usable.
@@ -125,12 +125,12 @@ def read_split(
         raise UserError(f"{source.name} is for evaluation only; train on another data set")
     parts: list[Part] = []
     rejects: list[dict[str, str]] = []
-    differing = 0
+    differing = unused = 0
     forms: set[bool] = set()
     for row in track(rows, f"reading {label}, {role}", console=Console(stderr=True), transient=True):
         try:
             prompts = _prompts(row, source, forms)
-            parts += [part for prompt in prompts for part in view.parts(prompt, source)]
+            found = [part for prompt in prompts for part in view.parts(prompt, source)]
         except RowError as error:
             if on_error == "raise":
                 raise UserError(
@@ -138,6 +138,8 @@ def read_split(
                 ) from error
             rejects.append({"place": row.place, "reason": str(error)})
             continue
+        parts += found
+        unused += not found
         differing += any(prompt.extras.get("prompts_differ", False) for prompt in prompts)
     if rejects:
         _report_rejects(rejects, f"{role}-{label}", rejects_dir)
@@ -146,12 +148,16 @@ def read_split(
             "%d %s rows have different prompts before chosen and rejected; chosen's is used", differing, role
         )
     read = facts["rows_read"]
+    if unused:
+        logger.warning(
+            "%d of %d %s rows of %s are of no use: equal scores, or no response", *(unused, read), *(role, label)
+        )
     if not parts and len(rejects) == read:
         raise UserError(f"{facts.get('path') or facts.get('name')}: none of its {read} rows is usable")
     records = view.collect(parts, source, training)
     if not records:
         raise UserError(f"data.sets.{label}: its {read} {role} rows make nothing to use; give more rows")
-    return records, {**facts, "rows_rejected": len(rejects)}
+    return records, {**facts, "rows_rejected": len(rejects), "rows_unused": unused}
 
 
 def _counted(rows: Iterable[Row], facts: dict[str, Any]) -> Iterator[Row]:
