@@ -124,11 +124,15 @@ def _dispatch(app: App, words: list[str]) -> int:
     if "--help" in flags and len(words) == 1 and _kinds(app, words[0]):
         print_help(app)
         return 0
-    name, rest = _whole_name(app, words)
+    name, rest = split_verb(app, words)
     if name == "recipes":
         from reproalign.common.command.recipes import recipes_command
 
         return recipes_command(app.command, app.package, rest)
+    if name == "completion":
+        from reproalign.common.command.completion import completion
+
+        return completion(app, rest)
     for other, _, target in app.more:
         if name == other:
             return int(load_object(target)([*rest, *(["--help"] if "--help" in flags else [])]))
@@ -151,7 +155,7 @@ def _kinds(app: App, name: str) -> list[str]:
     return [verb.name.partition(" ")[2] for verb in app.verbs if verb.name.startswith(f"{name} ")]
 
 
-def _whole_name(app: App, words: Sequence[str]) -> tuple[str, list[str]]:
+def split_verb(app: App, words: Sequence[str]) -> tuple[str, list[str]]:
     """Return the verb, of one word or two, and the words after it."""
     name, rest = words[0], list(words[1:])
     kinds = _kinds(app, name)
@@ -173,7 +177,8 @@ def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
     from reproalign.common.options.groups import options
 
     recipes = ["recipes"] if options(app.package, "experiment") else []
-    choose("verb", name, [*(verb.name for verb in app.verbs), *recipes, *(other for other, _, _ in app.more)])
+    others = [*recipes, *(other for other, _, _ in app.more), "completion"]
+    choose("verb", name, [*(verb.name for verb in app.verbs), *others])
     keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words} | recipe_keys(app.package, words)
     file = given_file(words)
     keys |= set(read_file(file)) if file is not None else set()

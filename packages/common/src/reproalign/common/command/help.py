@@ -46,6 +46,7 @@ def print_help(app: App) -> None:
         verbs.add_row(name, text)
     if recipes:
         verbs.add_row("recipes", "list the published recipes, or show one with its command and numbers")
+    verbs.add_row("completion", f'let the shell complete words: eval "$({app.command} completion bash)", or zsh')
     console.print(verbs)
     if recipes:
         console.print("\nrecipes", style="bold")
