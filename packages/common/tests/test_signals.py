@@ -17,7 +17,7 @@ import psutil
 import pytest
 from toy.cli import main as toy
 
-from reproalign.common.command.app import guarded
+from reproalign.common.command.guarded import guarded
 from reproalign.common.errors import Interruption, shorten_errors_of_threads, trouble_of_the_system
 from reproalign.common.integrity import damage
 from reproalign.common.testing import file_limit

@@ -10,25 +10,16 @@ import argparse
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
+from reproalign.common.command.guarded import guarded
 from reproalign.common.command.help import FLAGS, print_help, print_verb_help
 from reproalign.common.console import QUIET
-from reproalign.common.errors import (
-    Interruption,
-    ReportedError,
-    UserError,
-    choose,
-    interruption_behind,
-    shorten_errors_of_threads,
-    trouble_of_the_system,
-)
+from reproalign.common.errors import UserError, choose
 from reproalign.common.invocation import Invocation, Verb, carry_out
-from reproalign.common.launch.signals import heed_signals
 from reproalign.common.options.load import load_object
 
 SWEPT = ("seeds=", "sweep.")  # words that ask for several runs
@@ -72,41 +63,6 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     return guarded(app.command, lambda: _dispatch(app, words), show_traceback="--traceback" in words)
-
-
-def guarded(command: str, action: object, *, show_traceback: bool = False) -> int:
-    """Call ``action`` (no arguments, returns an exit code); print a user's mistake on one line."""
-    assert callable(action)
-    heed_signals()
-    shorten_errors_of_threads()
-    try:
-        try:
-            return int(action())
-        except Exception as error:
-            if (interruption := interruption_behind(error)) is not None:
-                raise interruption from None
-            raise
-    except UserError as error:
-        if show_traceback:
-            traceback.print_exc()
-        print(f"{command}: error: {error}", file=sys.stderr)
-        return 2
-    except ReportedError as error:
-        print(f"{command}: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # the reader, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt as error:
-        interruption = error if isinstance(error, Interruption) else Interruption()
-        print(f"{command}: {interruption}; the same command goes on from there", file=sys.stderr)
-        return interruption.exit_code
-    except Exception as error:
-        trouble = trouble_of_the_system(error)
-        if trouble is None or show_traceback:
-            raise
-        print(f"{command}: error: {trouble} (--traceback shows where)", file=sys.stderr)
-        return 2
 
 
 def _dispatch(app: App, words: list[str]) -> int:
