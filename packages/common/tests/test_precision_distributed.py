@@ -19,6 +19,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from reproalign.common.launch.ending import end_after_leaving, leave
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.models.tiny import tiny_model
+from reproalign.common.signing import write_signed
 from reproalign.common.testing import run_command
 from reproalign.common.training.mixed_precision import fsdp_policy, names, optimizer_states, updated_weights
 
@@ -70,7 +71,7 @@ def test_a_resumed_run_keeps_its_precision(tmp_path, recipe):
     record = run(folder, recipe)
     path = folder / "run.json"
     del record["precision"]
-    path.write_text(json.dumps({**record, "status": "failed"}))
+    write_signed(path, {**record, "status": "failed"})
     (folder / "checkpoint-2").rename(tmp_path / "later")
     again = run(folder, recipe)
     assert again["resumed_from"] == "checkpoint-1"

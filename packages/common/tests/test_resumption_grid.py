@@ -7,10 +7,9 @@ fills an epoch or is cut off at its end, a stop early, at the seam of two epochs
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,16 @@ from reproalign.common.training.pairs import PairTrainer
 ROWS = {"last batch full": 16, "last batch not full": 15}  # in batches of 2: 8 an epoch
 HARDEST = "epoch cut off"
 ACCUMULATED = {"epoch filled": 2, HARDEST: 3}  # batches a step: 4 steps an epoch, and 3
+# What every process begins with: the one that saves is signalled meanwhile.
+SIGNALLED = """
+import os, signal, sys
+
+def signal_who_saves(event, arguments):
+    if event == "os.mkdir" and os.path.basename(os.fspath(arguments[0])) == "checkpoint-{stop}":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+sys.addaudithook(signal_who_saves)
+"""
 STOPS = {"early": 0.1, "at the seam": 0.5, "late": 0.8}
 
 
@@ -101,18 +110,18 @@ def test_a_run_that_stops_after_its_last_step_makes_no_further_one(tmp_path, mon
     [(16, 2, 1), (15, 2, 2), (16, 3, 3), (15, 3, 1)],
     ids=["early", "last batch not full: at the seam", "epoch cut off: late", "both: early"],
 )
-def test_two_processes_go_on_where_they_stopped(tmp_path, strategy, rows, accumulated, stop):
+def test_two_processes_go_on_where_they_stopped(tmp_path, monkeypatch, strategy, rows, accumulated, stop):
     if strategy == "zero2":
         pytest.importorskip("deepspeed")
     given = [*words(rows, accumulated), f"launch={strategy}", "launch.processes=2", "launch.main_port=0"]
     command = [sys.executable, "-c", "import sys; from toy.cli import main; sys.exit(main())", *given]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run_command([*command, f"output_dir={whole}"]).returncode == 0
-    with subprocess.Popen([*command, f"output_dir={stopped}"], stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (stopped / f"checkpoint-{stop}" / "manifest.json").is_file():
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-    assert process.returncode == 128 + signal.SIGTERM
+    (tmp_path / "sitecustomize.py").write_text(SIGNALLED.format(stop=stop))
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        assert run_command([*command, f"output_dir={stopped}"]).returncode == 128 + signal.SIGTERM
+    assert [path.name for path in stopped.glob("checkpoint-*")] == [f"checkpoint-{stop + 1}"]
     assert run_command([*command, f"output_dir={stopped}"]).returncode == 0
     assert fingerprint_folder(stopped / "model") == fingerprint_folder(whole / "model")
     assert told(stopped) == told(whole)

@@ -241,8 +241,8 @@ def test_a_sub_model_that_failed_is_named_and_the_rest_goes_on_from_there(tmp_pa
     folder = tmp_path / "each"
     command = [*words, "clusters=0+1", "trainer.max_steps=2", f"output_dir={folder}"]
     monkeypatch.setenv("REPROALIGN_CACHE", "/dev/null/nowhere")
-    assert main(command) == 1
-    assert "cluster-0 failed" in capsys.readouterr().err
+    assert main(command) == 2
+    assert "dtm: error: cluster-0: /dev/null/nowhere/models: not a directory" in capsys.readouterr().err
     assert record(folder)["status"] == "failed"
     monkeypatch.setenv("REPROALIGN_CACHE", str(tmp_path / "cache"))
     assert main(command) == 0

@@ -125,7 +125,7 @@ def run_child(run: Run, child: Child, environment: Mapping[str, str] | None = No
         The child's folder.
 
     Raises:
-        UserError: for a mistake that the child found.
+        UserError: for a mistake that the child found, naming it.
         ReportedError: if the child failed. What is finished is kept either way.
     """
     folder = run.dir / child.name
@@ -134,7 +134,7 @@ def run_child(run: Run, child: Child, environment: Mapping[str, str] | None = No
     print(f"{child.name}: {shlex.join(child.invocation.command)}", file=sys.stderr)
     note_child(run, child, "running")
     try:
-        with handed_over(run, child) as (command, error):
+        with naming(child.name), handed_over(run, child) as (command, error):
             code = wait_for(command, dict(environment or {}), error)
     finally:
         note_child(run, child)
