@@ -119,6 +119,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+LONGEST = {"test_faults.py", "test_train.py", "test_facts.py", "test_ppo.py", "test_recipes.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that no worker is left alone with one."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 FROZEN = [0]  # modules
 
 

@@ -72,8 +72,9 @@ def demo(session: nox.Session) -> None:
 def test(session: nox.Session) -> None:
     """The default tests: CPU, offline, minutes."""
     install_packages(session)
-    # A file's tests share what they train and compose, so they stay in one worker.
-    run_pytest(session, "-n", "2", "--dist", "loadfile", "-m", QUICK, *session.posargs)
+    # A file's tests share what they train and compose, so they stay in one worker; the order is conftest.py's.
+    workers = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+    run_pytest(session, *workers, "-m", QUICK, *session.posargs)
 
 
 @nox.session(python=["3.11", "3.13"], download_python="never")

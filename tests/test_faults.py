@@ -18,7 +18,7 @@ from faults.state import differences, state  # noqa: E402
 
 def test_nothing_is_lost_and_nothing_kept_quiet(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    counts = {"controls": 1, "kills": 3, "corruptions": 0, "starts": 2, "signals": 2, "disks": 2, "finished": 3}
+    counts = {"controls": 1, "kills": 2, "corruptions": 0, "starts": 1, "signals": 1, "disks": 1, "finished": 2}
     given = [word for kind, count in counts.items() for word in (f"--{kind}", str(count))]
     places = ["--folder", str(tmp_path / "work"), "--output", str(tmp_path / "drill.json")]
     command = [sys.executable, "-m", "faults", "--toy", "--examples", "0", "--jobs", "1", *given, *places]

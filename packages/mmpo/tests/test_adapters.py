@@ -27,7 +27,9 @@ def test_a_reward_models_head_is_trained_and_saved_with_its_adapter(tmp_path):
     assert 1e-5 < (heads[0] - heads[1]).abs().max() < 2.1e-3
 
 
-@pytest.mark.parametrize(("variant", "drops"), [("paper", True), ("released", False)])
+@pytest.mark.parametrize(
+    ("variant", "drops"), [pytest.param("paper", True, marks=pytest.mark.slow), ("released", False)]
+)
 def test_adapters_drop_out_except_where_the_release_turned_it_off(tmp_path, variant, drops):
     """ERRATA Q34a. Two policies that differ in their adapters' dropout alone become different only where it acts."""
     adapters = []

@@ -52,8 +52,8 @@ def trained(tmp_path_factory):
     [
         [],
         ["pool=first_pad", "variant=released", "text.special_tokens=released"],
-        ["text.max_length=48", "text.system_message=Be kind."],
-        ["text.system_message=null", "model.chat_template=llama3"],
+        pytest.param(["text.max_length=48", "text.system_message=Be kind."], marks=pytest.mark.slow),
+        pytest.param(["text.system_message=null", "model.chat_template=llama3"], marks=pytest.mark.slow),
     ],
 )
 def test_evaluation_and_scoring_read_as_the_training_did(tmp_path, trained, words):

@@ -35,7 +35,7 @@ def logged(folder: Path) -> list[dict]:
     [
         [],
         pytest.param(["weights.normalize=l2", "weights.alpha=0.5", "data.resampling=false"], marks=pytest.mark.slow),
-        ["method=multitask", "data.resampling=false"],
+        pytest.param(["method=multitask", "data.resampling=false"], marks=pytest.mark.slow),
     ],
     ids=["more", "mixture", "multitask"],
 )

@@ -109,17 +109,25 @@ def test_uniform_weights_are_the_plain_loss(tmp_path) -> None:
     assert first["loss"] == pytest.approx(sum(first[f"loss/{name}"] for name in ("whole", "half", "quarter")) / 3)
 
 
+FIXED = ["weights.rule=fixed", "weights.fixed={whole: 1, half: 1, quarter: 2}"]
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        ["method=multitask", "data.train_domains=[half]", "trainer.per_device_train_batch_size=6"],
         ["variant=released", "data.resampling_size=80"],
-        ["model.pooling=max", "text.padding_side=left", "weights.normalize=loss"],
-        ["model.lora.enabled=true", "model.pooling=average", "text.layout=chat"],
         ["model.lora.enabled=true", "model.lora.merge=true", "model.pooling=eos", "evaluate_before=true"],
-        ["weights.rule=fixed", "weights.fixed={whole: 1, half: 1, quarter: 2}", "trainer.gradient_checkpointing=true"],
-        ["model.name=tiny:gpt_neox", "trainer.bf16=true", "data.train_domains=[half]"],
-        ["model.name=tiny:gemma", "data.resampling=false", "trainer.per_device_train_batch_size=3"],
+        *(
+            pytest.param(others, marks=pytest.mark.slow)
+            for others in [
+                ["method=multitask", "data.train_domains=[half]", "trainer.per_device_train_batch_size=6"],
+                ["model.pooling=max", "text.padding_side=left", "weights.normalize=loss"],
+                ["model.lora.enabled=true", "model.pooling=average", "text.layout=chat"],
+                [*FIXED, "trainer.gradient_checkpointing=true"],
+                ["model.name=tiny:gpt_neox", "trainer.bf16=true", "data.train_domains=[half]"],
+                ["model.name=tiny:gemma", "data.resampling=false", "trainer.per_device_train_batch_size=3"],
+            ]
+        ),
     ],
     ids=lambda words: " ".join(words),
 )
@@ -175,7 +183,10 @@ def test_a_run_can_be_evaluated_and_plotted(tmp_path, trained, capsys) -> None:
     "odd",
     [
         ["variant=released", "data.resampling_size=80", "text.max_length=48", "model.pooling=average"],
-        ["text.layout=chat", "text.padding_side=left", "model.pooling=max", "text.truncation_side=right"],
+        pytest.param(
+            ["text.layout=chat", "text.padding_side=left", "model.pooling=max", "text.truncation_side=right"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_model_is_read_as_it_was_trained(tmp_path, odd) -> None:

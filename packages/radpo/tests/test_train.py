@@ -64,18 +64,23 @@ def test_every_loss_trains_and_saves_a_plain_model(trained, name):
     ("left", "right"),
     [
         (["loss=ra-dpo", "loss.risk=expectation"], ["loss=tdpo"]),
-        (["loss=ra-dpo", "loss.risk.level=0.999999"], ["loss=tdpo"]),
         (["loss=tdpo", "loss.alpha=1e-12"], ["loss=dpo"]),
-        (["loss=cdpo", "loss.epsilon=0"], ["loss=dpo"]),
         (["loss=dpo", "reference.mode=cached"], ["loss=dpo"]),
-        (["loss=kto", "reference.mode=cached"], ["loss=kto"]),
-        (["loss=ra-dpo", "logprobs.implementation=plain"], ["loss=ra-dpo"]),
         (["loss=ra-dpo", "logprobs.chunk_size=5"], ["loss=ra-dpo"]),
-        (["loss=ra-dpo", "trainer.gradient_checkpointing=true"], ["loss=ra-dpo"]),
-        ([*REPLACED, "logprobs.chunk_size=5"], [*REPLACED, "logprobs.implementation=plain"]),
-        (
-            ["loss=ra-dpo", "model.lora.enabled=true"],
-            ["loss=ra-dpo", "model.lora.enabled=true", "reference.mode=copy"],
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in [
+                (["loss=ra-dpo", "loss.risk.level=0.999999"], ["loss=tdpo"]),
+                (["loss=cdpo", "loss.epsilon=0"], ["loss=dpo"]),
+                (["loss=kto", "reference.mode=cached"], ["loss=kto"]),
+                (["loss=ra-dpo", "logprobs.implementation=plain"], ["loss=ra-dpo"]),
+                (["loss=ra-dpo", "trainer.gradient_checkpointing=true"], ["loss=ra-dpo"]),
+                ([*REPLACED, "logprobs.chunk_size=5"], [*REPLACED, "logprobs.implementation=plain"]),
+                (
+                    ["loss=ra-dpo", "model.lora.enabled=true"],
+                    ["loss=ra-dpo", "model.lora.enabled=true", "reference.mode=copy"],
+                ),
+            ]
         ),
     ],
     ids=lambda words: " ".join(words),
