@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 INTERRUPTED = 128  # exit codes above it: a signal ended the work
 
@@ -81,12 +81,15 @@ def mistake_in(error: Exception) -> str | None:
 
 def interruption_behind(error: BaseException) -> Interruption | None:
     """Return the signal that led to ``error``: a library's own error may come of work that one broke off."""
+    return next((cause for cause in _led_to(error) if isinstance(cause, Interruption)), None)
+
+
+def _led_to(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, what led to it, and what to that."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, Interruption):
-            return cause
+        yield cause
         cause = cause.__cause__ or cause.__context__
-    return None
 
 
 def shorten_errors_of_threads() -> None:
@@ -112,8 +115,7 @@ def trouble_of_the_system(error: BaseException) -> str | None:
     system's error that a Rust library writes into its message is read, and torch's word for a file that was cut off.
     """
     place = next(iter(getattr(error, "__notes__", [])), "")  # where the run writes
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _led_to(error):
         number, path = getattr(cause, "errno", 0), getattr(cause, "filename", None)
         if not number and (found := re.search(r"\(os error (\d+)\)", str(cause))):
             number = int(found[1])
@@ -125,7 +127,6 @@ def trouble_of_the_system(error: BaseException) -> str | None:
                 return (
                     f"{where and f'{where}: '}{os.strerror(number).lower()}; {remedy}, and give the same command again"
                 )
-        cause = cause.__cause__ or cause.__context__
     return None
 
 
