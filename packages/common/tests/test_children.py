@@ -157,6 +157,16 @@ def test_a_failing_child_is_named_others_end_and_the_same_command_goes_on(tmp_pa
     assert found.get("nap-1", "") == ("finished" if at_once == 2 else "")
     assert found.get("nap-2", "") in ("", "finished")  # started only if another was done before
     (tmp_path / "well").touch()
+    if at_once == 2:
+        kept = tmp_path / "out/nap-1/config.yaml"
+        text = kept.read_text()
+        kept.write_text(text.replace("well", "wull"))
+        refused = napping(*words)
+        _, errors = refused.communicate(timeout=300)
+        assert refused.returncode == 2
+        assert "naps: error: nap-1: out/nap-1/config.yaml was altered" in errors
+        assert "delete out/nap-1 to have it made again" in errors
+        kept.write_text(text)
     again = napping(*words)
     _, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors

@@ -13,6 +13,7 @@ from typing import Any
 from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, write_json
+from reproalign.common.integrity import SMALL, examine, is_sealed
 from reproalign.common.invocation import Invocation, Verb
 from reproalign.common.launch.plan import Hardware, check
 from reproalign.common.launch.start import wait_for
@@ -147,16 +148,25 @@ def is_finished(run: Run, child: Child) -> bool:
     """Say whether ``child`` was finished before; if not, whether it may be run is checked.
 
     Raises:
-        UserError: if its folder holds something else.
+        UserError: if its folder holds something else, or a file of it was altered since.
     """
     folder = run.dir / child.name
     record = same_run(folder, child.invocation)
     if record is not None and record["status"] == "finished":
+        with naming(child.name):
+            _check_kept(folder)
         print(f"{child.name}: finished before, kept", file=sys.stderr)
         note_child(run, child)
         return True
     check_folder(folder, child.invocation)
     return False
+
+
+def _check_kept(folder: Path) -> None:
+    """Refuse a finished child that is not what was written; a folder that its parent has removed is no damage."""
+    for finding in examine(folder, largest=SMALL) if is_sealed(folder) else ():
+        if finding.problem and finding.path.parent.is_dir():
+            raise UserError(f"{finding.problem}; put it back from a copy, or delete {folder} to have it made again")
 
 
 @contextmanager
