@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -117,6 +118,17 @@ def test_what_led_to_an_error_is_looked_through():
     found = trouble_of_the_system(error)
     assert found is not None
     assert "/a/optimizer.pt: disk quota exceeded; free" in found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_launcher_that_has_started_nobody_yet_leaves_at_once(tmp_path, monkeypatch, number):
+    """The signal comes while it imports."""
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate" / "__init__.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    command = [sys.executable, "-m", "reproalign.common.launch.launcher"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, "")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import FrameType
 
 from reproalign.common.errors import INTERRUPTED
-from reproalign.common.launch.signals import GRACE, end_with_parent
+from reproalign.common.launch.signals import ENDING, GRACE, end_with_parent
 
 
 def main(words: Sequence[str]) -> int:
@@ -19,7 +19,8 @@ def main(words: Sequence[str]) -> int:
     SIGUSR1 is handed on to them: they end at a safe point. SIGTERM ends them too, and :data:`GRACE` seconds later
     kills them. Once the process that started this one is gone, they are sent SIGTERM.
     """
-    signal.signal(signal.SIGUSR1, _hand_on)
+    for number in ENDING:  # torch takes SIGINT and SIGTERM over when it starts the processes
+        signal.signal(number, _hand_on)
     end_with_parent()
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", f"{GRACE:.0f}")
     from accelerate.commands.launch import launch_command, launch_command_parser
