@@ -131,6 +131,21 @@ def test_a_launcher_that_has_started_nobody_yet_leaves_at_once(tmp_path, monkeyp
     assert (done.returncode, done.stderr) == (128 + number, "")
 
 
+def test_a_launcher_that_has_ended_its_work_is_not_signalled_any_more(tmp_path, monkeypatch):
+    commands = tmp_path / "accelerate" / "commands"
+    commands.mkdir(parents=True)
+    for package in (commands, commands.parent):
+        (package / "__init__.py").touch()
+    late = "import argparse, atexit, os; atexit.register(os.kill, os.getpid(), 10)"
+    (commands / "launch.py").write_text(
+        f"{late}; launch_command, launch_command_parser = print, argparse.ArgumentParser"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    command = [sys.executable, "-m", "reproalign.common.launch.launcher"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Namespace()\n", "")
+
+
 @pytest.fixture
 def started() -> Iterator[list[psutil.Process]]:
     """Processes that do not outlive the test."""

@@ -39,6 +39,9 @@ def main(words: Sequence[str]) -> int:
             return failure.exitcode
         print(f"error: {_what_happened(rank, failure.pid, failure.exitcode)}", file=sys.stderr)
         return 1
+    finally:
+        for number in ENDING:  # it ends by itself now
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 
