@@ -107,7 +107,7 @@ CASES = _cases(
     Case(
         "dtm-evaluate",
         "dtm evaluate model.name=runs/dtm-train-0/model rows=[runs/dtm-disperse/held_out.jsonl] "
-        "tokens.max_length=128 resamples=50",
+        "tokens.max_length=128 resamples=100",
     ),
     Case("ama-reward", f"ama reward experiment=smoke {OWN_STEPS}"),
     Case("ama-sft", f"ama align sft model=tiny rows=[runs/more-select/selected.jsonl] {OWN_STEPS}"),
@@ -129,7 +129,7 @@ CASES = _cases(
     Case(
         "ama-collect",
         "ama collect prompts=demo:pairs-train model.name=runs/ama-dpo/model reward=runs/ama-reward/model n=2 draw=4 "
-        "max_prompts=8 sample.max_new_tokens=6 filters=none min_length=1 layout=chat",
+        "sample.max_prompts=8 sample.max_new_tokens=6 filters=none min_length=1 layout=chat",
     ),
     Case(
         "ama-adapt",
@@ -140,7 +140,7 @@ CASES = _cases(
         "ama-frontier",
         "ama frontier pre=tiny:llama post.dpo=runs/ama-dpo/model alphas=[0,0.5,1] evaluate.prompts=demo:pairs-eval "
         "evaluate.max_prompts=4 evaluate.reward=runs/ama-reward/model evaluate.layout=chat "
-        "evaluate.max_new_tokens=6 resamples=20",
+        "evaluate.max_new_tokens=6 resamples=100",
     ),
     Case(
         "merge", "reproalign merge models=[runs/mmpo-train/model,runs/radpo-train/model] method=linear shard_size=6KB"

@@ -29,6 +29,7 @@ from faults.bases import Bases
 from faults.cases import CASES, TOY, Case, chosen
 from faults.forks import below
 from faults.trials import GOOD, Kind, Outcome, Scene, Trial, as_row
+from reproalign.common.console import result_console
 from reproalign.common.files import write_json
 from reproalign.common.journal import recover_lines
 
@@ -182,7 +183,7 @@ def summed_up(rows: Sequence[Mapping[str, Any]], broken: Sequence[str], options:
     """
     findings = [row for row in rows if not row["good"]]
     tables = {by: _counts(rows, by) for by in ("kind", "case")}
-    console = Console()
+    console = result_console()
     for by, counts in tables.items():
         console.print(_table(by, counts))
     for row in findings:

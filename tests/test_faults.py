@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import random
 import sys
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 from reproalign.common.testing import run_command
 
@@ -13,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from faults import cases, corruption  # noqa: E402
+from faults.forks import MAINS  # noqa: E402
 from faults.state import differences, state  # noqa: E402
 
 
@@ -63,3 +67,9 @@ def test_cases_come_after_what_they_read():
     for case in cases.CASES.values():
         assert all(names.index(need) < names.index(case.name) for need in case.needs)
     assert [case.name for case in cases.chosen(["more-select"], cases.CASES)][-1] == "more-select"
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_a_case_is_a_command_that_is_understood(name, capsys):
+    command, *words = cases.CASES[name].words
+    assert import_module(MAINS[command]).main([*words, "--cfg"]) == 0, capsys.readouterr().err
