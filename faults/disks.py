@@ -64,13 +64,11 @@ def _judged(scene: Scene, what: str, ended: Ended) -> Outcome:
     if ended.traceback:
         return Outcome("traceback", what, ended.error)
     if ended.code == 0:
-        outcome, said = scene.verdict(ended)
-        return Outcome("too late" if outcome == "identical" else outcome, what, said)
+        return scene.outcome(ended, what, "too late")
     errors = [line for line in ended.said.splitlines() if "error: " in line]
     if ended.code != 2 or len(errors) != 1:
         return Outcome("not one sentence", what, f"exit {ended.code}: {ended.said[-500:]}")
-    outcome, said = scene.verdict(scene.start_again())
-    return Outcome("said" if outcome == "identical" else outcome, f"{what}: {errors[0]}", said)
+    return scene.outcome(scene.start_again(), f"{what}: {errors[0]}", "said")
 
 
 @cache

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
-from contextlib import suppress
 from typing import Any
 
 from faults.forks import Ended, below, start
-from faults.state import RECORD
 from faults.trials import FINISHED, Outcome, Scene
 
 UNDER_WAY = "a run is under way there"
@@ -20,8 +17,7 @@ def control(scene: Scene) -> Outcome:
     """Run a case again undisturbed: what differs then is no fault's doing."""
     scene.lay_out()
     ended = start(scene.case.words, scene.place).end()
-    outcome, said = scene.verdict(ended)
-    return Outcome(outcome, "undisturbed", said)
+    return scene.outcome(ended, "undisturbed")
 
 
 def kill(scene: Scene) -> Outcome:
@@ -51,22 +47,25 @@ def send(scene: Scene) -> Outcome:
     delay = scene.rng.uniform(0, scene.base.seconds)
     what, ended = f"{number.name} after {delay:.2f} s", _ended_by(scene, number, delay)
     if ended.code == 0:
-        outcome, said = scene.verdict(ended)
-        return Outcome("too late" if outcome == "identical" else outcome, what, said)
+        return scene.outcome(ended, what, "too late")
     left = below(scene.place)
-    status = None
-    with suppress(OSError):  # it had not begun, or took back what it had
-        status = json.loads((scene.place / scene.case.folder / RECORD).read_text(encoding="utf-8"))["status"]
+    if (outcome := misreported(scene, ended, number, what)) is not None:
+        return outcome
+    if left:
+        return Outcome("processes left", what, ", ".join(map(str, left)))
+    return scene.outcome(scene.start_again(), what, "interrupted")
+
+
+def misreported(scene: Scene, ended: Ended, number: int, what: str) -> Outcome | None:
+    """Say what is wrong with the last words, the exit code or the record of a signalled command; None if nothing is."""
+    status = scene.status()
     if ended.traceback:
         return Outcome("traceback", what, ended.error)
     if ended.code != 128 + number and not (ended.code == -number and status is None):  # before it heeded signals
         return Outcome("another exit code", what, f"exit {ended.code}: {ended.error}")
-    if left:
-        return Outcome("processes left", what, ", ".join(map(str, left)))
     if status not in (None, "interrupted", "finished"):
         return Outcome("record untrue", what, f"status {status}")
-    outcome, said = scene.verdict(scene.start_again())
-    return Outcome("interrupted" if outcome == "identical" else outcome, what, said)
+    return None
 
 
 def start_twice(scene: Scene) -> Outcome:
@@ -85,8 +84,7 @@ def start_twice(scene: Scene) -> Outcome:
         return Outcome("both ran" if ends[-1].code == 0 else "not one ran and one refused", what, said)
     if not any(words in ends[-1].error for words in (UNDER_WAY, FINISHED)):
         return Outcome("refused for another reason", what, ends[-1].error)
-    outcome, said = scene.verdict(ends[0])
-    return Outcome("refused" if outcome == "identical" else outcome, what, said)
+    return scene.outcome(ends[0], what, "refused")
 
 
 def _ended_by(scene: Scene, number: int, delay: float) -> Ended:

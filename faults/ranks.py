@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from contextlib import suppress
 
 import psutil
 
-from faults.endings import SIGNALS
+from faults.endings import SIGNALS, misreported
 from faults.forks import Ended, Started, below, run, start
-from faults.state import RECORD
 from faults.trials import Outcome, Scene
 
 LEAVING = 200  # seconds at most until orphans have left: a step, a checkpoint, and the grace that they are given
@@ -24,10 +22,7 @@ def end_alone(scene: Scene) -> Outcome:
     """A command of two processes, undisturbed: exit code 0, the same result, and no process aborts at its end."""
     scene.lay_out()
     ended = run(scene.case.words, scene.place)
-    if (outcome := _aborted(ended, "undisturbed")) is not None:
-        return outcome
-    outcome, said = scene.verdict(ended)
-    return Outcome(outcome, "undisturbed", said)
+    return _aborted(ended, "undisturbed") or scene.outcome(ended, "undisturbed")
 
 
 def disturb(scene: Scene) -> Outcome:
@@ -42,35 +37,25 @@ def disturb(scene: Scene) -> Outcome:
     sent = started.sleep(delay) and _send(started, number, whom)
     ended = started.end()
     if not sent or ended.code == 0:
-        outcome, said = scene.verdict(ended)
-        return Outcome("too late" if outcome == "identical" else outcome, what, said)
+        return scene.outcome(ended, what, "too late")
     if left := _left(scene):
         return Outcome("processes left", what, ", ".join(map(str, left)))
-    if (outcome := _aborted(ended, what)) is not None:
+    wrong = _misreported_kill(scene, ended, whom, what) if killed else misreported(scene, ended, number, what)
+    if (outcome := _aborted(ended, what) or wrong) is not None:
         return outcome
-    if wrong := _wrong(scene, ended, number, whom):
-        return Outcome("told wrong", what, wrong)
-    outcome, said = scene.verdict(scene.start_again())
-    return Outcome("interrupted" if outcome == "identical" and not killed else outcome, what, said)
+    return scene.outcome(scene.start_again(), what, "identical" if killed else "interrupted")
 
 
-def _wrong(scene: Scene, ended: Ended, number: signal.Signals, whom: str) -> str:
-    """Say what is wrong with an exit code, a record or a sentence; nothing if all are right."""
-    status = None
-    with suppress(OSError):  # it had not begun, or took back what it had
-        status = json.loads((scene.place / scene.case.folder / RECORD).read_text(encoding="utf-8"))["status"]
-    if number != signal.SIGKILL:
-        fine = ended.code == 128 + number or (ended.code == -number and status is None)  # before it heeded signals
-        true = status in (None, "interrupted", "finished")
-        if ended.traceback:
-            return f"traceback: {ended.error}"
-    else:
-        fine = ended.code == (-number if whom == "command" else 1)
-        # What a rank that was killed, or saw its peer go, had been doing may have been the record's last word.
-        true = status in (None, "interrupted", "failed", "running", "finished")
-        if whom != "command" and "was killed by SIGKILL" not in ended.said:
-            return f"not a word of the kill: {ended.said[-500:]}"
-    return "" if fine and true else f"exit {ended.code}, record {status}: {ended.error}"
+def _misreported_kill(scene: Scene, ended: Ended, whom: str, what: str) -> Outcome | None:
+    """Likewise of a command one of whose processes was killed: a rank that saw its peer go may leave a traceback."""
+    if whom != "command" and "was killed by SIGKILL" not in ended.said:
+        return Outcome("not a word of the kill", what, ended.said[-500:])
+    if ended.code != (-signal.SIGKILL if whom == "command" else 1):
+        return Outcome("another exit code", what, f"exit {ended.code}: {ended.error}")
+    # The record's last word may be of before the kill.
+    if (status := scene.status()) not in (None, "interrupted", "failed", "running", "finished"):
+        return Outcome("record untrue", what, f"status {status}")
+    return None
 
 
 def _send(started: Started, number: int, whom: str) -> bool:

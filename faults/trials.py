@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 from faults.bases import Base, Bases
 from faults.cases import Case
 from faults.forks import Ended, run
-from faults.state import differences, state
+from faults.state import RECORD, differences, state
 
 STARTS = 3  # of the same command at most, until it has finished
 FINISHED = "holds this very run, finished"
@@ -92,6 +94,18 @@ class Scene:
             return "cannot go on", f"exit {ended.code}: {ended.error}"
         differing = differences(self.base.files, state(self.place / self.case.folder))
         return ("differs", ", ".join(differing)) if differing else ("identical", "")
+
+    def outcome(self, ended: Ended, what: str, if_identical: str = "identical") -> Outcome:
+        """Judge a run likewise; ``if_identical`` is the word for one whose result is right."""
+        word, said = self.verdict(ended)
+        return Outcome(if_identical if word == "identical" else word, what, said)
+
+    def status(self) -> str | None:
+        """Return what the record says of the run; None if it had not begun, or took back what it had."""
+        with suppress(OSError):
+            record = json.loads((self.place / self.case.folder / RECORD).read_text(encoding="utf-8"))
+            return str(record["status"])
+        return None
 
 
 Kind = Callable[[Scene], Outcome]

@@ -77,7 +77,7 @@ def _dispatch(app: App, words: list[str]) -> int:
     if not words or (words[0] == "help"):
         print_help(app)
         return 0 if "--help" in flags or words else 2
-    if "--help" in flags and len(words) == 1 and _kinds(app, words[0]):
+    if "--help" in flags and len(words) == 1 and kinds_of(app, words[0]):
         print_help(app)
         return 0
     name, rest = split_verb(app, words)
@@ -106,7 +106,7 @@ def _dispatch(app: App, words: list[str]) -> int:
     return _run_verb(app, verb, rest, flags)
 
 
-def _kinds(app: App, name: str) -> list[str]:
+def kinds_of(app: App, name: str) -> list[str]:
     """List the second words of verbs with two, such as ``claims`` of ``study claims``."""
     return [verb.name.partition(" ")[2] for verb in app.verbs if verb.name.startswith(f"{name} ")]
 
@@ -114,12 +114,20 @@ def _kinds(app: App, name: str) -> list[str]:
 def split_verb(app: App, words: Sequence[str]) -> tuple[str, list[str]]:
     """Return the verb, of one word or two, and the words after it."""
     name, rest = words[0], list(words[1:])
-    kinds = _kinds(app, name)
+    kinds = kinds_of(app, name)
     if not kinds:
         return name, rest
     if not rest or "=" in rest[0]:
         raise UserError(f"'{app.command} {name}' needs a second word; choose one of: {', '.join(kinds)}")
     return f"{name} {choose(name, rest[0], kinds)}", rest[1:]
+
+
+def known_verbs(app: App) -> list[str]:
+    """List what may follow the command's name."""
+    from reproalign.common.options.groups import options
+
+    recipes = ["recipes"] if options(app.package, "experiment") else []
+    return [*(verb.name for verb in app.verbs), *recipes, *(other for other, _, _ in app.more), "completion"]
 
 
 def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
@@ -130,11 +138,8 @@ def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
     """
     from reproalign.common.command.recipes import recipe_keys
     from reproalign.common.options.file import given_file, read_file
-    from reproalign.common.options.groups import options
 
-    recipes = ["recipes"] if options(app.package, "experiment") else []
-    others = [*recipes, *(other for other, _, _ in app.more), "completion"]
-    choose("verb", name, [*(verb.name for verb in app.verbs), *others])
+    choose("verb", name, known_verbs(app))
     keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words} | recipe_keys(app.package, words)
     file = given_file(words)
     keys |= set(read_file(file)) if file is not None else set()

@@ -59,30 +59,27 @@ def _to_next_dot(known: str, start: int) -> str:
 
 
 def _known(app: App, before: Sequence[str], word: str) -> Iterator[str]:
-    from reproalign.common.command.app import find_verb, split_verb
+    from reproalign.common.command.app import find_verb, kinds_of, known_verbs, split_verb
     from reproalign.common.command.recipes import read_headers
 
     if word.startswith("-"):
         yield from _finished(FLAGS)
         return
     given = [other for other in before if not other.startswith("-")]
-    recipes = list(read_headers(app.package))
-    others = [name for name, _, _ in app.more]
-    names = [verb.name.split() for verb in app.verbs]
     if not given:
-        yield from _finished([*(name[0] for name in names), *(["recipes"] if recipes else []), *others, "completion"])
+        yield from _finished(name.split()[0] for name in known_verbs(app))
     elif given == ["recipes"]:
-        yield from _finished(recipes)
+        yield from _finished(read_headers(app.package))
     elif given == ["completion"]:
         yield from _finished(SCRIPTS)
-    elif len(given) == 1 and (kinds := [name[1] for name in names if name[0] == given[0] and len(name) > 1]):
+    elif len(given) == 1 and (kinds := kinds_of(app, given[0])):
         yield from _finished(kinds)
-    elif given[0] not in others:
+    elif given[0] not in (name for name, _, _ in app.more):
         name, rest = split_verb(app, given)
-        yield from _of_verb(app, find_verb(app, name, rest), rest, recipes, word)
+        yield from _of_verb(app, find_verb(app, name, rest), rest, word)
 
 
-def _of_verb(app: App, verb: Verb, words: Sequence[str], recipes: Sequence[str], word: str) -> Iterator[str]:
+def _of_verb(app: App, verb: Verb, words: Sequence[str], word: str) -> Iterator[str]:
     """Yield a verb's groups and keys, or the values of the one that ``word`` begins with."""
     from reproalign.common.options.compose import in_force
     from reproalign.common.options.groups import options, verb_groups
@@ -97,8 +94,7 @@ def _of_verb(app: App, verb: Verb, words: Sequence[str], recipes: Sequence[str],
         yield from _keys(schema, word)
         return
     if key in groups:
-        names = recipes if key == "experiment" else options(app.package, key)
-        yield from _finished(f"{key}={name}" for name in names)
+        yield from _finished(f"{key}={name}" for name in options(app.package, key))
     found = locate(schema, key)
     if found and found[0].option is not None:
         values = ("true", "false") if found[0].kind is bool else found[0].option.allowed()
