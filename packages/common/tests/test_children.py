@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child
@@ -95,6 +97,16 @@ def napping(tmp_path, monkeypatch):
 def statuses(folder: Path) -> dict[str, str]:
     record = json.loads((folder / "out" / "run.json").read_text())
     return {name: entry["status"] for name, entry in record["children"].items()}
+
+
+def test_a_run_that_ended_well_meanwhile_is_no_mistake(tmp_path, napping):
+    config = {"output_dir": "out", "seconds": 0.0, "end": "well", "launch": asdict(LaunchConfig())}
+    invocation = Invocation(["naps", "nap"], "napping", "nap", "napping:NapConfig", "napping:nap", config)
+    (tmp_path / "nap.json").write_text(json.dumps(asdict(invocation)))
+    command = [sys.executable, "-m", "reproalign.common.launch.child", "nap.json"]
+    for expected in ("slept\n", ""):
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+        assert (ended.returncode, ended.stdout) == (0, expected), ended.stderr
 
 
 def child(processes: int = 1) -> Child:

@@ -22,6 +22,10 @@ class UserError(Exception):
     """
 
 
+class FinishedError(UserError):
+    """The folder holds this very run, finished: a mistake of a user's, and nothing to do for a run that wants it."""
+
+
 class ReportedError(Exception):
     """A failure that is no mistake of the user's, and whose details were printed where it happened.
 

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from reproalign.common.errors import Interruption, ReportedError, shorten_errors_of_threads
+from reproalign.common.errors import FinishedError, Interruption, ReportedError, shorten_errors_of_threads
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.signals import end_with_parent, heed_signals
 from reproalign.common.launch.start import start
@@ -21,6 +21,8 @@ def main(path: str) -> int:
     invocation = Invocation(**json.loads(Path(path).read_text(encoding="utf-8")))
     try:
         return start(invocation, dry_run=False)
+    except FinishedError:
+        return 0  # its parent was killed and started again, and an earlier process of this run has ended since
     except Interruption as error:
         if error.where:
             print(error, file=sys.stderr)

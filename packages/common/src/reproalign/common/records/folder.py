@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.errors import UserError
+from reproalign.common.errors import FinishedError, UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.mappings import flatten
 from reproalign.common.records.lineage import ALTERED, RECORD, check_written
@@ -51,7 +51,9 @@ def unfinished_run(folder: Path, invocation: Invocation) -> dict[str, Any] | Non
     if record is None:
         return None
     if record["status"] == "finished":
-        raise UserError(f"output_dir={folder} holds this very run, finished; choose another output_dir to run it again")
+        raise FinishedError(
+            f"output_dir={folder} holds this very run, finished; choose another output_dir to run it again"
+        )
     if invocation.config.get("resume") == "never":
         raise UserError(
             f"output_dir={folder} holds this run, unfinished, and resume=never; set resume=auto or another output_dir"
