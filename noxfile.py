@@ -98,7 +98,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Strict types."""
     install_packages(session, "mypy")
-    session.run("mypy", *(f"packages/{name}/src" for name in ["common", *PAPERS]))
+    session.run("mypy", *(f"packages/{name}/src" for name in ["common", *PAPERS]), "benchmarks", "faults")
 
 
 @nox.session

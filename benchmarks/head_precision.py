@@ -100,11 +100,13 @@ def before(chunk: int) -> Way:
     """What it did: logits, sums over the vocabulary and every chunk's share of the gradient rounded to bfloat16."""
 
     def rounded_dot(left: Tensor, right: Tensor) -> Tensor:
-        return torch.linalg.vecdot(left.to(HALF), right.to(HALF)).float()
+        dot: Tensor = torch.linalg.vecdot(left.to(HALF), right.to(HALF))
+        return dot.float()
 
     def way(hidden: Tensor, weight: Tensor, reference: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         states, head = hidden.to(HALF), weight.to(HALF)
-        gradient, values = torch.zeros_like(weight), {name: [] for name in NAMES}
+        gradient = torch.zeros_like(weight)
+        values: dict[str, list[Tensor]] = {name: [] for name in NAMES}
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
             logps = (states[part] @ head.T).float().log_softmax(1)

@@ -99,7 +99,8 @@ def peak_bytes(run: Run, device: str) -> int:
         start = torch.cuda.memory_allocated()
         run()
         return int(torch.cuda.max_memory_allocated() - start)
-    with LiveBytes() as live:
+    live = LiveBytes()
+    with live:
         run()
     return live.peak
 

@@ -61,7 +61,8 @@ def main() -> None:
     parser.add_argument("--worker", nargs=2, metavar=("WAY", "PLAN"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(*arguments.worker, arguments.threads)
+        way, plan = arguments.worker
+        work(way, Path(plan), arguments.threads)
         return
     arguments.device = "cpu"
     from measure import write  # not by the workers: mergekit's environment has no reproalign
@@ -129,12 +130,10 @@ def run(arguments: argparse.Namespace, way: str, plan: Path) -> dict[str, float]
     return found
 
 
-def work(way: str, plan: str, threads: int) -> None:
+def work(way: str, plan: Path, threads: int) -> None:
     """In the process: import, note the level, merge, print what it took."""
-    output = Path(plan).parent / "out"
-    action = {"copy": copy, "ours": ours, "ours, verb": ours_verb, "mergekit": mergekit}[way](
-        Path(plan), output, threads
-    )
+    output = plan.parent / "out"
+    action = {"copy": copy, "ours": ours, "ours, verb": ours_verb, "mergekit": mergekit}[way](plan, output, threads)
     before, used, start = peak(), processor_seconds(), time.perf_counter()
     action()
     seconds = time.perf_counter() - start
@@ -226,15 +225,18 @@ def make_checkpoint(folder: Path, size: float, seed: int) -> Path:
         return made
     made.mkdir(parents=True, exist_ok=True)
     vocabulary, intermediate = 32_000, 11_008
-    layer = {
+    layer: dict[str, tuple[int, ...]] = {
         **{f"self_attn.{name}_proj.weight": (HIDDEN, HIDDEN) for name in "qkvo"},
         **{f"mlp.{name}_proj.weight": (intermediate, HIDDEN) for name in ("gate", "up")},
         "mlp.down_proj.weight": (HIDDEN, intermediate),
         "input_layernorm.weight": (HIDDEN,),
         "post_attention_layernorm.weight": (HIDDEN,),
     }
-    outside = {"model.embed_tokens.weight": (vocabulary, HIDDEN), "lm_head.weight": (vocabulary, HIDDEN)}
-    outside["model.norm.weight"] = (HIDDEN,)
+    outside: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (vocabulary, HIDDEN),
+        "lm_head.weight": (vocabulary, HIDDEN),
+        "model.norm.weight": (HIDDEN,),
+    }
     layer_bytes = sum(2 * torch.Size(shape).numel() for shape in layer.values())
     layers = max(1, round((size * 1e9 - 4 * vocabulary * HIDDEN) / layer_bytes))
     generators = {"base": torch.Generator().manual_seed(10_000), "own": torch.Generator().manual_seed(seed)}

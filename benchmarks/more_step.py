@@ -34,6 +34,7 @@ from reproalign.common.reward.rules import RewardRules
 from reproalign.more.balanced import MoreTrainer
 from reproalign.more.config import WeightsConfig
 from reproalign.more.loss import DomainSums, ranking_loss
+from reproalign.more.released import PAPER
 from reproalign.more.trainer import RewardTrainer
 
 VOCABULARY = 32_000
@@ -91,7 +92,7 @@ def make_batch(domains: int, arguments: argparse.Namespace) -> Batch:
 
 
 def make_trainer(kind: type[RewardTrainer], hidden: int, domains: int, arguments: argparse.Namespace) -> Any:
-    """Make a trainer, with a model of its own."""
+    """Make a trainer of the paper's rules, with a model of its own."""
     options: dict[str, Any] = {} if kind is RewardTrainer else {"weights": WeightsConfig(), "grouped": True}
     return kind(
         model=reward_model(hidden, arguments),
@@ -100,7 +101,7 @@ def make_trainer(kind: type[RewardTrainer], hidden: int, domains: int, arguments
         ),
         domains=[f"domain {k}" for k in range(domains)],
         held_out={},
-        variant="paper",
+        rules=PAPER,
         **options,
     )
 

@@ -48,7 +48,7 @@ from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1}  # norm of the difference of two gradients over their norm
 MODELS_HELD = 2.1  # by either of ours at most: two models plus 5 %
-SHAPES: dict[str, dict[str, int]] = {  # layers, hidden, intermediate
+SHAPES: dict[str, dict[str, Any]] = {  # layers, hidden, intermediate
     "small": {"num_hidden_layers": 6, "hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8},
     "1b": {"num_hidden_layers": 16, "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32},
     "7b": {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32},
@@ -66,7 +66,8 @@ def save_models(shape: str, folder: Path, dtype: torch.dtype, vocabulary: int) -
         )
     else:
         torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **SHAPES[shape])).to(dtype)
+        made: Any = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **SHAPES[shape]))
+        model = made.to(dtype)
     paths = (folder / "pre", folder / "post")
     generator = torch.Generator().manual_seed(1)
     for path in paths:
@@ -75,7 +76,7 @@ def save_models(shape: str, folder: Path, dtype: torch.dtype, vocabulary: int) -
         with torch.no_grad():
             for parameter in model.parameters():
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
-                parameter += (0.002 * noise).to(dtype)
+                parameter.add_((0.002 * noise).to(dtype))
     return paths
 
 
@@ -93,6 +94,8 @@ def held_bytes(*models: nn.Module) -> int:
 
 class Merged(nn.Module):
     """A weight that is merged in every call."""
+
+    post: Tensor
 
     def __init__(self, post: Tensor, ratio: Tensor, *, release: bool) -> None:
         super().__init__()
@@ -209,9 +212,9 @@ def run_shape(shape: str, tokens: int, arguments: argparse.Namespace) -> dict[st
             runs = {name: run for name, (run, _) in made.items()}
             label = f"{shape}, {arguments.rows} x {tokens} tokens"
             row = measure.measurements(runs, arguments.repeats, arguments.device, label, base="frozen")
-            held = {name: size for name, (_, size) in made.items()}
-            row["held_bytes"] = held
-            row["held_models"] = {name: size / held["frozen"] for name, size in held.items()}
+            sizes = {name: size for name, (_, size) in made.items()}
+            row["held_bytes"] = sizes
+            row["held_models"] = {name: size / sizes["frozen"] for name, size in sizes.items()}
             row["refresh_seconds"] = {
                 held: measure.seconds(partial(refresh, model), arguments.device) for held, model in models.items()
             }

@@ -44,7 +44,8 @@ def policy(arguments: argparse.Namespace, seed: int = 1, spread: float = 0.05) -
         bos_token_id=1,
         eos_token_id=2,
     )
-    return LlamaForCausalLM(config).to(arguments.device, getattr(torch, arguments.dtype))
+    model: LlamaForCausalLM = LlamaForCausalLM(config).to(arguments.device, getattr(torch, arguments.dtype))
+    return model
 
 
 def reference(arguments: argparse.Namespace) -> LlamaForCausalLM:
@@ -111,5 +112,5 @@ def our_step(objective: Objective, arguments: argparse.Namespace, folder: str, c
 
 def method_step(method: str, arguments: argparse.Namespace, folder: str, chunk_size: int | None = None) -> Made:
     """Make a step of ``reproalign.radpo``; Ra-DPO's risk is the CVaR at LEVEL."""
-    options = {"risk": CVaR(LEVEL)} if method == "ra-dpo" else {}
-    return our_step(OBJECTIVES[method](beta=BETA, **options), arguments, folder, chunk_size)
+    options: dict[str, Any] = {"beta": BETA, **({"risk": CVaR(LEVEL)} if method == "ra-dpo" else {})}
+    return our_step(OBJECTIVES[method](**options), arguments, folder, chunk_size)

@@ -73,7 +73,7 @@ def _send(started: Started, number: int, whom: str) -> bool:
 
 def _targets(command: psutil.Process, whom: str) -> list[psutil.Process]:
     """Return whom a signal is for; none while it has not been started."""
-    launchers = command.children()
+    launchers: list[psutil.Process] = command.children()
     ranks = [child for launcher in launchers for child in launcher.children() if WORKER in child.cmdline()]
     if whom == "command":
         return [command]
