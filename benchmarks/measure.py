@@ -74,7 +74,7 @@ def _tensors(value: Any) -> list[Tensor]:
 def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
     made = argparse.ArgumentParser(description=description)
-    made.add_argument("--repeats", type=int, default=5)
+    made.add_argument("--repeats", type=int, default=5, help="of what is timed; a profile is taken once")
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     made.add_argument("--output", type=Path, help="JSON file")

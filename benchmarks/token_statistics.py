@@ -125,10 +125,10 @@ def sorted_tail(d: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return d_sorted, retained, order
 
 
-def sorted_cvar(d: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+def sorted_cvar(d: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
     """CVaR by a full sort, and its derivative in d."""
-    d_sorted, retained, order = sorted_tail(d, p)
-    return (retained * d_sorted).sum(1), torch.empty_like(p).scatter_(1, order, retained)
+    d_sorted, retained, order = sorted_tail(d, log_p.exp())
+    return (retained * d_sorted).sum(1), torch.empty_like(d).scatter_(1, order, retained)
 
 
 def oracle(problem: Problem) -> Outputs:
