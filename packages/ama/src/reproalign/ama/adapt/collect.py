@@ -31,7 +31,7 @@ D_THETA = "d_theta.jsonl"
 FILTERS = ("auto", "lmflow", "none")
 OWNED = {
     "sample": ("prompts", "model", "seed", "output_dir", "layout", "n", "clean"),
-    "score": ("responses", "model.name", "seed", "output_dir"),
+    "score": ("responses", "model.name", "output_dir"),
 }
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -131,14 +131,13 @@ def check_collect(config: CollectConfig) -> Quality:
 def _children(config: CollectConfig, invocation: Invocation, quality: Quality) -> list[Child]:
     path = find(str(config.prompts), "prompts.jsonl", "prompts")
     read_prompts(str(path))
-    seed = as_word("seed", config.seed)
     sample = plan_child(
         invocation,
         "sample",
         SAMPLE,
         [
             as_word("prompts", str(path)),
-            seed,
+            as_word("seed", config.seed),
             *section_words("model", config.model),
             as_word("layout", config.layout),
             as_word("n", config.n),
@@ -153,7 +152,6 @@ def _children(config: CollectConfig, invocation: Invocation, quality: Quality) -
         [
             as_word("responses", str(Path(config.output_dir) / "sample")),
             as_word("model.name", config.reward),
-            seed,
             *given_words("score", config.score, OWNED["score"], by="collect"),
         ],
     )

@@ -33,6 +33,7 @@ RENAMED: Renamed = {
             *("system_message", "layout", "truncation_side", "padding_side", "response_separator"),
         )
     },
+    "seed": "nothing is drawn at random here; leave it out",
     "data=preference": "own",
     "data=messages": "own",
     "data=imdb_characters": "imdb",

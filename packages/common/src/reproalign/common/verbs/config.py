@@ -63,7 +63,6 @@ class ScoreConfig:
     """``score``: rewards of sampled responses."""
 
     output_dir: str = output_dir()
-    seed: int = seed()
     responses: str = option(help="file or folder of the verb `sample`: prompt and responses")
     model: RewardModelConfig = section(RewardModelConfig)
     variant: str | None = option(
@@ -78,7 +77,6 @@ class SelectConfig:
     """``select``: of the scored responses to a prompt the best, or a preference pair."""
 
     output_dir: str = output_dir()
-    seed: int = seed()
     scored: str = option(help="file or folder of the verb `score`: prompt, responses, scores")
     n: int | None = option(None, help="of the first n responses", at_least=1, null="of all")
     keep: str = option(

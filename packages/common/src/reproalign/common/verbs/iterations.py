@@ -68,8 +68,8 @@ class Iterations:
         """The four steps, in their order."""
         first = (
             Step("sample", SAMPLE, ("prompts", "model", "seed", OUTPUT)),
-            Step("score", SCORE, ("responses", "model.name", "seed", OUTPUT)),
-            Step("select", SELECT, ("scored", "seed", OUTPUT, "keep")),
+            Step("score", SCORE, ("responses", "model.name", OUTPUT)),
+            Step("select", SELECT, ("scored", OUTPUT, "keep")),
         )
         return tuple(
             replace(step, owned=(*step.owned, *self.owned.get(step.name, ()))) for step in (*first, self.train)
@@ -120,13 +120,12 @@ def plan_iterations(
     folder, model = Path(invocation.config[OUTPUT]), config.model
     for number in range(1, config.iterations + 1):
         at = {step.name: folder / f"{number}-{step.name}" for step in steps}
-        common = [as_word("seed", config.seed + (number - 1) * seed_step)]
-        policy = [*common, *section_words("model", model)]
+        policy = [as_word("seed", config.seed + (number - 1) * seed_step), *section_words("model", model)]
         selected = str(at["select"])
         own = {
             "sample": [as_word("prompts", str(prompts_file(folder, number))), *policy],
-            "score": [as_word("responses", str(at["sample"])), as_word("model.name", config.reward), *common],
-            "select": [as_word("scored", str(at["score"])), *common],
+            "score": [as_word("responses", str(at["sample"])), as_word("model.name", config.reward)],
+            "select": [as_word("scored", str(at["score"]))],
             iterations.train.name: [
                 as_word(iterations.selected, [selected] if iterations.listed else selected),
                 *policy,
