@@ -135,6 +135,13 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """What a GPU computes against what the CPU does, interruptions, and two GPUs against one where there are two."""
+    install_packages(session, "deepspeed")
+    run_pytest(session, "-m", "gpu", *session.posargs)
+
+
+@nox.session
 def faults(session: nox.Session) -> None:
     """Kill, signal, damage and start twice real commands of every package; JSON goes to results/faults."""
     install_packages(session)
