@@ -108,15 +108,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stream.flush()
                 progress.advance(task)
     code = summed_up([rows[trial.key] for trial in trials], list(broken.values()), options)
-    return _fuzz(options.examples) or code
+    return _fuzz(options.examples, options.seed) or code
 
 
-def _fuzz(examples: int) -> int:
+def _fuzz(examples: int, seed: int) -> int:
     """Run the tests that try made-up rows, recipes, words, plans and records, with many examples."""
     if not examples:
         return 0
     given = {"FUZZ_EXAMPLES": str(examples)}
-    return subprocess.run([sys.executable, "-m", "pytest", "-q", FUZZ], env=os.environ | given, check=False).returncode
+    words = ["-q", FUZZ, f"--hypothesis-seed={seed}", "--override-ini=faulthandler_timeout=0"]  # a test may take long
+    return subprocess.run([sys.executable, "-m", "pytest", *words], env=os.environ | given, check=False).returncode
 
 
 def _side_by_side(trials: Sequence[Trial], bases: Bases, jobs: int, progress: Progress) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Whatever is in files and words: a result, or one sentence of ours; never a traceback, and no row vanishes unsaid.
 
-``FUZZ_EXAMPLES`` says how many examples each test tries.
+``FUZZ_EXAMPLES`` says how many examples each test tries, which are then drawn by ``--hypothesis-seed``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from reproalign.ama import cli as ama
@@ -35,6 +35,9 @@ from reproalign.radpo import cli as radpo
 
 EXAMPLES = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "8")),
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    database=None,
+    phases=[phase for phase in Phase if phase is not Phase.explain],  # to trace every line takes the longest
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TEXTS = st.text(max_size=20)

@@ -11,15 +11,21 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 
+_BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # what str.splitlines breaks lines at
 INTERRUPTED = 128  # exit codes above it: a signal ended the work
 
 
 class UserError(Exception):
-    """A mistake in what the user gave (a key, a file, a row, a launch).
+    r"""A mistake in what the user gave (a key, a file, a row, a launch).
 
     Commands print its message on one line, without a traceback, and exit with code 2. Raise it before
-    anything is written; the message names the thing, the place and the remedy.
+    anything is written; the message names the thing, the place and the remedy. It is one line: a break in a name or a
+    value of the user's that it repeats is written ``\n``.
     """
+
+    def __str__(self) -> str:
+        """Return the message, on one line."""
+        return _BREAKS.sub(lambda found: repr(found[0])[1:-1], super().__str__())
 
 
 class FinishedError(UserError):

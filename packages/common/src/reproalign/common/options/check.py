@@ -110,5 +110,7 @@ def _check_scalar(option: Option, key: str, value: Any) -> None:
         allowed = option.allowed()
         if value not in allowed:
             choose(key, str(value), map(str, allowed))
+    if isinstance(value, str) and "\0" in value:
+        raise UserError(f"{key} holds a NUL character, which no path and no name may; remove it")
     if isinstance(value, str) and value in option.needs and importlib.util.find_spec(option.needs[value]) is None:
         raise UserError(f"{key}={value} needs the package '{option.needs[value]}', which is not installed")

@@ -38,7 +38,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # no UTF-8, or no path
         raise UserError(f"{KEY}={path}: cannot be read as YAML ({first_line(error)}); check the path") from error
     if not isinstance(content, dict):
         raise UserError(f"{KEY}={path}: holds no mapping from keys to values")
