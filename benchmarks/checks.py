@@ -87,7 +87,7 @@ def main() -> None:
     table = Table("command", "s", "in checks, s", "share")
     for row in rows:
         table.add_row(row["run"], f"{row['seconds']:.1f}", f"{sum(row['checks'].values()):.3f}", f"{row['share']:.2%}")
-    Console().print(table)
+    Console(markup=False).print(table)  # a command may hold brackets
     measure.write(arguments, {"rows": rows}, "transformers")
 
 

@@ -6,8 +6,10 @@ import math
 
 import pytest
 from datasets import Dataset
+from toy.cli import main as toy
 from transformers import TrainingArguments
 
+from reproalign.common.cli import main as reproalign
 from reproalign.common.command.recipes import ANYWHERE, family, listing
 from reproalign.common.training.plan import count_tokens, memory_bytes, training_plan
 from reproalign.common.training.watch import log_line
@@ -35,6 +37,16 @@ def test_a_recipe_is_one_line_with_its_whole_name(width):
 
 def test_a_file_gets_everything():
     assert listing(HEADERS, 100_000)[1].endswith(f"{'t' * 90}; expected: KL 0.5")
+
+
+def test_brackets_in_a_path_are_no_markup(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = "runs[bold] of [/b]"
+    words = ["trainer.max_steps=1", "trainer.save_strategy=no", "data.max_rows=4"]
+    assert toy(["train", "experiment=smoke", *words, f"output_dir={folder}"]) == 0
+    assert reproalign(["show", folder]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if folder in line]
+    assert len(shown) == 3  # the command, the head of the table, output_dir
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def _show(arguments: argparse.Namespace) -> int:
     records = {str(path): read_record(path) for path in arguments.runs}
     console = result_console()
     if len(records) == 1:
-        console.print(next(iter(records.values()))["command"], markup=False, soft_wrap=True)
+        console.print(next(iter(records.values()))["command"], soft_wrap=True)
     console.print(record_table(records, everything=arguments.all))
     for path, record in records.items():
         folder = Path(path)

@@ -1,8 +1,8 @@
 """Where a command writes: its results to standard output, everything on the way to standard error.
 
 A terminal gets colours, bars and lines of its width; a file or a pipe gets plain lines that are never wrapped or cut,
-so that ``grep`` finds whole names. ``--quiet``, or ``REPROALIGN_QUIET=1`` in the environment, leaves results, warnings
-and errors.
+so that ``grep`` finds whole names. Texts are printed as they are: rich would take brackets in a path for its markup.
+``--quiet``, or ``REPROALIGN_QUIET=1`` in the environment, leaves results, warnings and errors.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ def has_bars() -> bool:
 
 def result_console() -> Console:
     """Return the console of what was asked for: standard output."""
-    return Console(width=_width(sys.stdout.isatty()), highlight=False)
+    return Console(width=_width(sys.stdout.isatty()), highlight=False, markup=False)
 
 
 def note_console() -> Console:
     """Return the console of what is being done, silent under ``--quiet``: standard error."""
-    return Console(stderr=True, width=_width(sys.stderr.isatty()), highlight=False, quiet=is_quiet())
+    width = _width(sys.stderr.isatty())
+    return Console(stderr=True, width=width, highlight=False, markup=False, quiet=is_quiet())
 
 
 def say(text: str) -> None:
@@ -50,7 +51,7 @@ def say(text: str) -> None:
 
 def note(text: str, *, style: str | None = None) -> None:
     """Print one line on what is being done, whole, unless the user wants quiet."""
-    note_console().print(text, style=style, markup=False, soft_wrap=True)
+    note_console().print(text, style=style, soft_wrap=True)
 
 
 def progress(*, shown: bool = True) -> Progress:
@@ -60,7 +61,7 @@ def progress(*, shown: bool = True) -> Progress:
         shown: false where another process shows it.
     """
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    label = TextColumn("{task.description}")
+    label = TextColumn("{task.description}", markup=False)
     return Progress(label, *columns, console=note_console(), disable=not (shown and has_bars()), transient=True)
 
 

@@ -49,7 +49,7 @@ def frontier(config: FrontierConfig, invocation: Invocation) -> None:
         run.set_metrics({"points": len(found), "models": len(plan.chains), "noise_floor": result["noise_floor"]})
         write_report(config, plan, found, result, run)
         places = f"{POINTS}, {FRONTIER}, plots and index.html: {run.dir}"
-        result_console().print(places, highlight=False, markup=False)
+        result_console().print(places)
 
 
 def show_plan(config: FrontierConfig, invocation: Invocation) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from reproalign.common.command.app import WordParser
@@ -45,14 +44,14 @@ def doctor(argv: Sequence[str]) -> int:
     table.add_column(overflow="fold")
     for key, value in found.items():
         if key != "optional":
-            table.add_row(key, escape(value))
+            table.add_row(key, value)
     console = result_console()
     console.print(table)
     console.print("\noptional", style="bold")
     for name, there in found["optional"].items():
         needed, remedy = OPTIONAL[name]
         line = f"  {name:14}{'here' if there else f'missing; {needed} needs it: {remedy}'}"
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     return 0
 
 

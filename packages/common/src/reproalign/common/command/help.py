@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from reproalign.common.console import result_console
 from reproalign.common.invocation import Verb
@@ -35,9 +36,9 @@ def print_help(app: App) -> None:
     from reproalign.common.command.recipes import listing, read_headers
 
     console = result_console()
-    console.print(f"[bold]{app.command}[/]: {app.title}\n")
+    console.print(Text.assemble((app.command, "bold"), f": {app.title}\n"))
     recipes = read_headers(app.package)
-    usage = "VERB \\[experiment=RECIPE] \\[key=value …]" if recipes else "VERB …"
+    usage = "VERB [experiment=RECIPE] [key=value …]" if recipes else "VERB …"
     console.print(f"Usage: {app.command} {usage}\n", style="cyan")
     verbs = Table("verb", "what it does", box=None, pad_edge=False, header_style="bold")
     for verb in app.verbs:
@@ -51,7 +52,7 @@ def print_help(app: App) -> None:
     if recipes:
         console.print("\nrecipes", style="bold")
         for line in listing(recipes, console.width):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     flags = Table("\nflag", "\n", box=None, pad_edge=False, header_style="bold")
     for flag, text in FLAGS.items():
         flags.add_row(flag, text)

@@ -57,7 +57,7 @@ def papers(argv: Sequence[str]) -> int:
         console.print(f"{app.command}: {app.title}", style="bold", soft_wrap=True)
         if arguments.word:
             for line in listing(recipes, console.width):
-                console.print(line, markup=False, soft_wrap=True)
+                console.print(line, soft_wrap=True)
         else:
             verbs = ", ".join(dict.fromkeys(verb.name for verb in app.verbs))
             console.print(f"  verbs: {verbs}")

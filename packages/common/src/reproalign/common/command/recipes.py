@@ -29,6 +29,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError, choose
@@ -135,7 +136,7 @@ def recipes_command(command: str, package: str, words: Sequence[str]) -> int:
     else:
         console = result_console()
         for line in listing(headers, console.width):
-            console.print(line, markup=False, soft_wrap=True, style=None if line.startswith(" ") else "bold")
+            console.print(line, soft_wrap=True, style=None if line.startswith(" ") else "bold")
         say(f"\n`{command} recipes NAME` shows one whole, `{command} recipes --json` all for a program.")
     return 0
 
@@ -174,16 +175,16 @@ def _print_recipe(package: str, name: str, header: dict[str, str], console: Cons
     from reproalign.common.records.paper import load_paper
 
     paper = load_paper(package)
-    console.print(f"[bold]{name}[/]: {header.get('title', '')}\n", highlight=False)
+    console.print(Text.assemble((name, "bold"), f": {header.get('title', '')}\n"))
     facts = Table(box=None, show_header=False, pad_edge=False)
     for key in ("paper", "hardware", "expected", "not_established", "global_batch", "processes"):
         if key in header:
             facts.add_row(key.replace("_", " "), header[key])
     console.print(facts)
     console.print("\nCommand:", style="bold")
-    console.print(header.get("command", ""), soft_wrap=True, highlight=False, markup=False)
+    console.print(header.get("command", ""), soft_wrap=True)
     if "also" in header:
-        console.print(header["also"], soft_wrap=True, highlight=False, markup=False)
+        console.print(header["also"], soft_wrap=True)
     targets = paper.get("targets", {}).get(name)
     if targets:
         table = Table("\nmeasure", "\nvalue", "\nsource", box=None, pad_edge=False, header_style="bold")
@@ -192,9 +193,9 @@ def _print_recipe(package: str, name: str, header: dict[str, str], console: Cons
         console.print(table)
         used = {entry["source"] for entry in _entries(targets).values() if entry.get("source")}
         for letter in sorted(used & set(paper.get("sources", {}))):
-            console.print(f"  {letter}: {paper['sources'][letter]}", markup=False, highlight=False)
+            console.print(f"  {letter}: {paper['sources'][letter]}")
     console.print("\nCite:", style="bold")
-    console.print(str(paper.get("bibtex", "")).strip(), soft_wrap=True, highlight=False, markup=False)
+    console.print(str(paper.get("bibtex", "")).strip(), soft_wrap=True)
 
 
 def _entries(targets: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -162,4 +162,4 @@ def _read_done(path: Path, places: Sequence[int]) -> list[RowLoss]:
 
 def _progress(*, disable: bool) -> Progress:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, disable=disable)
+    return Progress(TextColumn("{task.description}", markup=False), *columns, disable=disable)

@@ -159,4 +159,4 @@ def _processes(child: Child) -> int:
 
 def _progress() -> Progress:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("running {task.description}"), *columns, console=note_console())
+    return Progress(TextColumn("running {task.description}", markup=False), *columns, console=note_console())

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.tree import Tree
 
 from reproalign.common.errors import UserError
@@ -81,9 +80,9 @@ def family_tree(folder: Path, record: dict[str, Any]) -> Tree | None:
 
     None if there are no such runs. A run whose folder is gone or whose record has changed since is marked.
     """
-    tree = Tree(escape(str(folder)))
+    tree = Tree(str(folder))
     if record.get("parent"):
-        tree.add(escape(f"started by {record['parent']}"))
+        tree.add(f"started by {record['parent']}")
     _add_inputs(tree, record, {folder.resolve()})
     _add_children(tree, folder, record)
     return tree if tree.children else None
@@ -94,10 +93,10 @@ def _add_inputs(tree: Tree, record: dict[str, Any], seen: set[Path], within: Pat
     for key, entry in record.get("inputs", {}).items():
         folder = Path(entry["run"])
         if within is not None and folder.resolve().is_relative_to(within):
-            tree.add(escape(f"{key} from {folder.resolve().relative_to(within)}"))
+            tree.add(f"{key} from {folder.resolve().relative_to(within)}")
             continue
         before, mark = _read(folder, entry)
-        branch = tree.add(escape(f"{key} from {entry['run']}{mark}: {entry['command']}"))
+        branch = tree.add(f"{key} from {entry['run']}{mark}: {entry['command']}")
         if before is not None and folder.resolve() not in seen:
             _add_inputs(branch, before, seen | {folder.resolve()})
 
@@ -106,7 +105,7 @@ def _add_children(tree: Tree, folder: Path, record: dict[str, Any]) -> None:
     for name, entry in record.get("children", {}).items():
         place = folder / name  # a folder that was moved takes its children along
         child, mark = _read(place, entry)
-        branch = tree.add(escape(f"started {name}: {entry['status']}{mark}"))
+        branch = tree.add(f"started {name}: {entry['status']}{mark}")
         if child is not None:
             _add_inputs(branch, child, {place.resolve()}, within=folder.resolve())
             _add_children(branch, place, child)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Column, Table
+from rich.text import Text
 
 from reproalign.common.errors import UserError
 from reproalign.common.mappings import flatten
@@ -66,7 +67,7 @@ def _add_section(table: Table, title: str, columns: Sequence[Mapping[str, Any]])
     names = list(dict.fromkeys(name for column in columns for name in column))
     if names:
         table.add_section()
-        table.add_row(f"[bold]{title}[/]")
+        table.add_row(Text(title, "bold"))
         for name in names:
             table.add_row(name, *(text(column[name]) if name in column else "" for column in columns))
 

@@ -93,7 +93,7 @@ class WatchCallback(TrainerCallback):
         if state.is_world_process_zero and logs and self.training is not None:
             console = note_console()
             line = log_line(logs, state.global_step, state.max_steps, console.width)
-            (self.bars.console.print if self.bars else console.print)(line, markup=False, soft_wrap=True)
+            (self.bars.console.print if self.bars else console.print)(line, soft_wrap=True)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -159,8 +159,8 @@ def _print(
 ) -> None:
     console = result_console()
     for name, file in samples.items():
-        console.print(f"\n[bold]{name}[/]")
-        console.print(show(file), highlight=False, markup=False)
+        console.print(f"\n{name}", style="bold")
+        console.print(show(file))
     console.print(table(config.suite, config.model.name, rows))
     for line in notes(rows):
         say(f"- {line}")

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Column, Table
 
+from reproalign.common.console import result_console
 from reproalign.common.evaluation.spread import METHOD, Spread, paired_differences, spread
 from reproalign.common.files import csv_text, write_json, write_text
 from reproalign.common.mappings import flatten
@@ -101,7 +101,7 @@ def _csv(found: Spreads, seeds: Mapping[str, Sequence[int | None]]) -> str:
 
 
 def _print(folder: Path, found: Spreads, differences: Spreads) -> None:
-    console = Console(highlight=False)
+    console = result_console()
     console.print(_table("measure", found))
     if differences:
         console.print(_table(f"less {next(iter(found))}", differences))

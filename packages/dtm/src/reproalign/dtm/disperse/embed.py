@@ -120,6 +120,6 @@ def embed_shards(
 
 
 def _progress(rank: int) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     return Progress(*columns, *times, console=note_console(), disable=rank != 0)

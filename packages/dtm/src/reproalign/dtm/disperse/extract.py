@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.progress import track
 
 from reproalign.common.config.data import RowsConfig
@@ -131,7 +132,9 @@ def _read(
     rows, source, facts = open_rows(label, entry)
     read = 0
     console = note_console()
-    for original in track(islice(rows, entry.first), description=f"reading {label}", console=console, transient=True):
+    for original in track(
+        islice(rows, entry.first), description=f"reading {escape(label)}", console=console, transient=True
+    ):
         read += 1
         try:
             if original.problem:

@@ -18,7 +18,7 @@ class Bars:
     """
 
     def __init__(self, done: int, total: int, *, shown: bool) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         self._progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=not shown)
         self._all = self._progress.add_task("iterations", completed=done, total=total)
         self._phase = self._progress.add_task("loading", total=None)
