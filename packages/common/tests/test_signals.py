@@ -103,6 +103,7 @@ def test_a_thread_on_a_full_disk_says_so_on_one_line(error, said, capsys, monkey
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "free some space"),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), "free some space"),
         (FileNotFoundError(errno.ENOENT, "", "rows.jsonl"), "rows.jsonl: no such file or directory; put back"),
+        (FileNotFoundError(errno.ENOENT, "", "two\nlines"), "two\\nlines: no such file"),
         (ValueError("a mistake of ours"), None),
     ],
 )

@@ -86,6 +86,11 @@ def test_rows(fails, tmp_path, content, message):
     assert message in fails(*MINE)
 
 
+@pytest.mark.parametrize("verb", ["score", "select"])
+def test_a_verb_that_draws_nothing_has_no_seed(fails, verb):
+    assert "seed is gone: nothing is drawn at random here; leave it out" in fails("seed=1", verb=verb)
+
+
 def test_an_evaluation_needs_held_out_items(fails, tmp_path):
     (tmp_path / "mine.jsonl").write_text(lines(ITEM))
     assert "needs held-out items" in fails(*MINE, "trainer.eval_strategy=steps")

@@ -1,8 +1,8 @@
 """Where a command writes: its results to standard output, everything on the way to standard error.
 
 A terminal gets colours, bars and lines of its width; a file or a pipe gets plain lines that are never wrapped or cut,
-so that ``grep`` finds whole names. Texts are printed as they are: rich would take brackets in a path for its markup.
-``--quiet``, or ``REPROALIGN_QUIET=1`` in the environment, leaves results, warnings and errors.
+so that ``grep`` finds whole names. Texts are printed as they are: rich would take what stands in brackets or between
+colons for markup. ``--quiet``, or ``REPROALIGN_QUIET=1`` in the environment, leaves results, warnings and errors.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 QUIET = "REPROALIGN_QUIET"
 UNBROKEN = 100_000  # columns of what is no terminal
+AS_IT_IS: Any = {"highlight": False, "markup": False, "emoji": False}
 SECONDS = 30.0  # between two lines on progress in a file
 
 Item = TypeVar("Item")
@@ -35,13 +36,18 @@ def has_bars() -> bool:
 
 def result_console() -> Console:
     """Return the console of what was asked for: standard output."""
-    return Console(width=_width(sys.stdout.isatty()), highlight=False, markup=False)
+    return Console(width=_width(sys.stdout.isatty()), **AS_IT_IS)
 
 
 def note_console() -> Console:
     """Return the console of what is being done, silent under ``--quiet``: standard error."""
     width = _width(sys.stderr.isatty())
-    return Console(stderr=True, width=width, highlight=False, markup=False, quiet=is_quiet())
+    return Console(stderr=True, width=width, **AS_IT_IS, quiet=is_quiet())
+
+
+def warning_console() -> Console:
+    """Return the console of what the user should know, even under ``--quiet``: standard error."""
+    return Console(stderr=True, width=_width(sys.stderr.isatty()), **AS_IT_IS)
 
 
 def say(text: str) -> None:

@@ -25,7 +25,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         """Return the message, on one line."""
-        return _BREAKS.sub(lambda found: repr(found[0])[1:-1], super().__str__())
+        return _one_line(super().__str__())
 
 
 class FinishedError(UserError):
@@ -37,6 +37,10 @@ class ReportedError(Exception):
 
     Commands print its message on one line, without a traceback, and exit with code 1.
     """
+
+    def __str__(self) -> str:
+        """Return the message, on one line."""
+        return _one_line(super().__str__())
 
 
 class Interruption(KeyboardInterrupt):
@@ -59,6 +63,11 @@ class Interruption(KeyboardInterrupt):
 
 class PreviewedError(Exception):
     """A dry run has said what it can: it ends here, and well."""
+
+
+def _one_line(text: str) -> str:
+    """Write line breaks as escapes."""
+    return _BREAKS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:
@@ -134,9 +143,8 @@ def trouble_of_the_system(error: BaseException) -> str | None:
         for numbers, remedy in _REMEDIES:
             if number in numbers:
                 where = path or (f"{place} or the cache" if place else "")
-                return (
-                    f"{where and f'{where}: '}{os.strerror(number).lower()}; {remedy}, and give the same command again"
-                )
+                said = f"{where and f'{where}: '}{os.strerror(number).lower()}; {remedy}"
+                return _one_line(f"{said}, and give the same command again")
     return None
 
 

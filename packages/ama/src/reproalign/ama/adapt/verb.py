@@ -203,15 +203,13 @@ def _finish(
     console.print(ratio_table(rule.parts, settings, epsilon, solution.ratios))
     _say(console, ratios, gain)
     draw_course(run.rows, rule.parts.names, run.dir / "plots" / "ratios.png", ACROSS[settings.solver])
-    console.print(f"ratios, record and plot: {run.dir / NAME}", highlight=False)
+    console.print(f"ratios, record and plot: {run.dir / NAME}")
 
 
 def _say(console: Console, ratios: Ratios, gain: Mapping[str, float]) -> None:
     if gain:
         before, after = gain["held_out_loss_at_equal_ratios"], gain["held_out_loss"]
-        console.print(f"held-out loss per token: {before:.6f} at equal ratios, {after:.6f} now", highlight=False)
+        console.print(f"held-out loss per token: {before:.6f} at equal ratios, {after:.6f} now")
     outside = [f"{name} {ratio:.4f}" for name, ratio in ratios.groups.items() if not 0 <= ratio <= 1]
     if outside:
-        console.print(
-            f"note: outside [0, 1]: {', '.join(outside)}; average with allow=[extrapolation]", highlight=False
-        )
+        console.print(f"note: outside [0, 1]: {', '.join(outside)}; average with allow=[extrapolation]")

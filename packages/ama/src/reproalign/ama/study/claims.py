@@ -106,7 +106,7 @@ def _report(checked: Sequence[Checked], published: Results, ours: Results | None
     notes = ours.notes if ours else []
     report_claims(checked, run, console, {"notes": notes})
     for note in notes:
-        console.print(f"- {note}", highlight=False)
+        console.print(f"- {note}")
     draw_claims(checked, run.dir / "plots" / "claims.png")
     draw_fronts(claim_panels(published, ours), run.dir / "plots" / "fronts.png")
     say(f"record, claims.json, claims.csv, claims.md and plots: {run.dir}")

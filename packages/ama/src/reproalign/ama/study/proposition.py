@@ -59,7 +59,7 @@ def _report(found: Found, run: Run) -> None:
     rows = list(_rows(found))
     console.print(_table(found))
     for line in _sentences(found):
-        console.print(f"- {line}", highlight=False)
+        console.print(f"- {line}")
     write_text(run.dir / "proposition.csv", csv_text(_HEADER, rows))
     plain = [{**asdict(setting), **{name: asdict(value) for name, value in forms.items()}} for setting, forms in found]
     write_json(run.dir / "proposition.json", plain)

@@ -21,8 +21,9 @@ def main(path: str) -> int:
     invocation = Invocation(**json.loads(Path(path).read_text(encoding="utf-8")))
     try:
         return start(invocation, dry_run=False)
-    except FinishedError:
-        return 0  # its parent was killed and started again, and an earlier process of this run has ended since
+    except FinishedError:  # its parent was killed and started again meanwhile
+        print(f"{invocation.config['output_dir']}: finished by an earlier process, kept", file=sys.stderr)
+        return 0
     except Interruption as error:
         if error.where:
             print(error, file=sys.stderr)

@@ -61,7 +61,7 @@ def adapter_table(settings: Settings, merged: MergedAdapter) -> Table:
 def print_notes(console: Console, notes: Sequence[str]) -> None:
     """Print what the user should know."""
     for note in notes:
-        console.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+        console.print(f"note: {note}", style="yellow", soft_wrap=True)
 
 
 def as_plan_file(settings: Settings) -> dict[str, Any]:

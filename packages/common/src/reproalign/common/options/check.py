@@ -40,6 +40,24 @@ def check(schema: type, config: Mapping[str, Any], prefix: str = "") -> None:
             _check_value(field, f"{prefix}{field.name}", config[field.name])
 
 
+def check_characters(value: Any, key: str) -> None:
+    """Refuse NUL in any text of a configuration, keys too: no path and no name may hold it.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if isinstance(value, str) and "\0" in value:
+        raise UserError(f"{key.replace(chr(0), '')} holds a NUL character, which no path and no name may; remove it")
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            inner = f"{key}.{name}".lstrip(".")
+            check_characters(name, inner)
+            check_characters(entry, inner)
+    elif isinstance(value, list):
+        for entry in value:
+            check_characters(entry, key)
+
+
 def check_value(value: Any) -> None:
     """Check the options of a value that was made without a configuration, as an objective is.
 
@@ -110,7 +128,5 @@ def _check_scalar(option: Option, key: str, value: Any) -> None:
         allowed = option.allowed()
         if value not in allowed:
             choose(key, str(value), map(str, allowed))
-    if isinstance(value, str) and "\0" in value:
-        raise UserError(f"{key} holds a NUL character, which no path and no name may; remove it")
     if isinstance(value, str) and value in option.needs and importlib.util.find_spec(option.needs[value]) is None:
         raise UserError(f"{key}={value} needs the package '{option.needs[value]}', which is not installed")

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from reproalign.common.errors import UserError, choose, did_you_mean
-from reproalign.common.options.check import check
+from reproalign.common.options.check import check, check_characters
 from reproalign.common.options.choices import chosen_sections, named, opened, specialised
 from reproalign.common.options.file import KEY, check_keys, given_file, is_whole, put_file, read_file
 from reproalign.common.options.foreign import check_foreign
@@ -71,6 +71,7 @@ def compose(
     """
     composed, recipe, node = _compose(package, config_name, schema, overrides, renamed or {})
     resolved = _resolve(composed, node)
+    check_characters(resolved, "")
     check(node, resolved)
     if foreign:
         check_foreign(node, resolved)

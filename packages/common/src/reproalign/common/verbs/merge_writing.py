@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from safetensors.torch import save_file
 
-from reproalign.common.console import note_console, result_console
+from reproalign.common.console import note_console, result_console, warning_console
 from reproalign.common.files import put_in_place, sha256_file, sha256_json, space_needed, write_json
 from reproalign.common.integrity import digest_of
 from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter
@@ -75,7 +74,7 @@ def write_merge(
 
 
 def _write_ensemble(run: Run, config: MergeConfig, settings: Settings, plan: EnsemblePlan, by: str) -> None:
-    print_notes(Console(stderr=True, highlight=False), plan.notes)
+    print_notes(warning_console(), plan.notes)
     folder = run.dir / PARTIAL
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -101,7 +100,7 @@ def _write_model(
     by: str,
     noting: Noting | None,
 ) -> None:
-    print_notes(Console(stderr=True, highlight=False), plan.agreement.notes)
+    print_notes(warning_console(), plan.agreement.notes)
     assert inputs.template is not None
     folder = run.dir / PARTIAL
     folder.mkdir(exist_ok=True)
@@ -123,7 +122,7 @@ def _write_model(
     checked = verify(folder, plan, config.verify)
     digests = _record_inputs(run, hashes)
     notes = noting(digests) if noting else []
-    print_notes(Console(stderr=True, highlight=False), notes)
+    print_notes(warning_console(), notes)
     plan.agreement.notes += notes
     (folder / JOURNAL).unlink()
     target = run.dir / "model"
@@ -148,7 +147,7 @@ def write_adapter(run: Run, merged: MergedAdapter, inputs: Inputs, *, plan: Mapp
     Raises:
         UserError: for a full disk.
     """
-    print_notes(Console(stderr=True, highlight=False), merged.notes)
+    print_notes(warning_console(), merged.notes)
     folder = run.dir / PARTIAL
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -6,9 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-
-from reproalign.common.console import result_console
+from reproalign.common.console import result_console, warning_console
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child
 from reproalign.common.launch.together import run_children
@@ -70,7 +68,7 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
         with open_inputs(settings) as inputs:
             merged = merge_flat(plan, inputs)
         result_console().print(adapter_table(settings, merged))
-        print_notes(Console(stderr=True, highlight=False), merged.notes)
+        print_notes(warning_console(), merged.notes)
         return
     if plan.statistics == AUTO:
         for child in _statistics(plan, invocation):

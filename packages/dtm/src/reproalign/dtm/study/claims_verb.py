@@ -105,13 +105,13 @@ def _report(config: ClaimsConfig, checked: list[Checked], paper: Mapping[str, An
     console.print(means_table(averages, own))
     agreement = base_rows(scores, paper, config.tolerance)
     if agreement:
-        console.print(base_sentence(agreement, paper, config.tolerance), highlight=False)
+        console.print(base_sentence(agreement, paper, config.tolerance))
     known = {method for methods in paper["methods"].values() for method in methods}
     strange = sorted({method for rows in scores.values() for method in rows} - known)
     if strange:
         say(f"- no claim is about {', '.join(strange)}")
     if ANY in scores:
-        console.print("- rows without a setting stand for the setting of every claim", highlight=False)
+        console.print("- rows without a setting stand for the setting of every claim")
     report_claims(checked, run, console, {"means": averages or own, "base_rows": agreement})
     effects(checked, run.dir / "plots" / "claims.png")
     say(f"record, claims.json, claims.csv, claims.md and plot: {run.dir}")

@@ -151,9 +151,7 @@ def _report(points: Points, run: Run) -> None:
     run.set_metrics({name: _ends(entry) for name, entry in found.items()})
     console = result_console()
     console.print(_table(found, paper))
-    console.print(
-        "final minus peak is the tax that the paper speaks of; final minus base says what is left", highlight=False
-    )
+    console.print("final minus peak is the tax that the paper speaks of; final minus base says what is left")
     say(f"record, {CURVES}, curves.csv and plot: {run.dir}")
 
 

@@ -142,7 +142,6 @@ def _report(found: ErrorSets, items: Items, wrong: Mapping[str, AbstractSet[str]
         f"sub-models share it keeps {_share(found.shared_kept, found.shared)}, of {sum(found.unique.values())} that "
         f"one alone makes it corrects {_share(sum(found.corrected.values()), sum(found.unique.values()))}; "
         f"{found.union} items are wrong for some sub-model",
-        highlight=False,
     )
     for name, value in pairs.items():
         say(f"Jaccard index, {name}: {value:.3f}")

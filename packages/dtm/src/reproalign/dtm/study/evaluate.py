@@ -228,10 +228,8 @@ def _print(config: EvaluateConfig, held_out: HeldOut, summaries: Sequence[Summar
     facts = held_out.facts
     for count, what in ((facts["without_text"], "no text"), (facts["without_supervised_token"], "no supervised token")):
         if count:
-            console.print(f"- {count} of {facts['read']} rows have {what} and were left out", highlight=False)
+            console.print(f"- {count} of {facts['read']} rows have {what} and were left out")
     if summaries[0].accuracy_released is not None:
-        console.print(
-            f"- accuracy as the release computes it ({OVERALL}): {summaries[0].accuracy_released:.4f}", highlight=False
-        )
+        console.print(f"- accuracy as the release computes it ({OVERALL}): {summaries[0].accuracy_released:.4f}")
     files = "results.json, results.csv, rows.jsonl" + (", tokens.safetensors" if config.per_token else "")
     say(f"record, {files} and plot: {run.dir}")

@@ -125,7 +125,7 @@ def _report(run: Run, mode: str, fractions: list[float], losses: dict[str, list[
     run.set_metrics({"rho": dict(zip(map(str, fractions[1:]), rhos, strict=True))})
     console = result_console()
     console.print(table)
-    console.print(f"published: {published['how']}", highlight=False)
+    console.print(f"published: {published['how']}")
     say(f"record, gap.json, gap.csv and plot: {run.dir}")
 
 

@@ -114,8 +114,8 @@ def _report(config: TokensStudyConfig, lists: dict[str, list[Learned]], write: C
     console = result_console()
     console.print(table)
     for name, value in medians.items():
-        console.print(f"{name}: the listed tokens are targets {value:g} times in the median", highlight=False)
-    console.print("published: early common, general words, late rare words of the corpus", highlight=False)
+        console.print(f"{name}: the listed tokens are targets {value:g} times in the median")
+    console.print("published: early common, general words, late rare words of the corpus")
     say(f"record, tokens.json, tokens.csv and plot: {run.dir}")
 
 
@@ -123,7 +123,7 @@ def _cells(entries: Sequence[Learned], place: int, write: Callable[[int], str]) 
     if place >= len(entries):
         return "", "", ""
     entry = entries[place]
-    return write(entry.id).replace("[", r"\["), f"{entry.delta:+.4f}", str(entry.count)
+    return write(entry.id), f"{entry.delta:+.4f}", str(entry.count)
 
 
 def _csv(lists: dict[str, list[Learned]], write: Callable[[int], str]) -> str:

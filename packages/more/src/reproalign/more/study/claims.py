@@ -43,7 +43,7 @@ def claims(config: ClaimsConfig, invocation: Invocation) -> None:
     with Run.open(invocation) as run:
         console = result_console()
         report_claims(checked, run, console, {})
-        console.print(f"record, claims.json, claims.csv and claims.md: {run.dir}", highlight=False)
+        console.print(f"record, claims.json, claims.csv and claims.md: {run.dir}")
 
 
 def check_claim(claim: Mapping[str, Any], results: Mapping[Key, Value], noise: Mapping[str, Any]) -> Finding[Effect]:

@@ -47,7 +47,7 @@ def tables(config: TablesConfig, invocation: Invocation) -> None:
         write_text(run.dir / "tables.md", "\n".join(text))
         write_text(run.dir / "results.csv", results_csv(ours))
         run.set_metrics({_name(key): value.value for key, value in ours.items()})
-        console.print(f"tables and numbers: {run.dir}", highlight=False)
+        console.print(f"tables and numbers: {run.dir}")
 
 
 def all_tables(ours: Results, published: Mapping[Key, Value]) -> Iterator[tuple[str, list[str], Rows]]:

@@ -94,7 +94,7 @@ def run_suite(
         if state.is_main_process:
             facts = planned[name][0]
             rows, shots = facts["data"]["rows"], facts["shots"]
-            console.print(f"{name} ({number} of {len(pending[0])}): {rows} questions, {shots} shots", highlight=False)
+            console.print(f"{name} ({number} of {len(pending[0])}): {rows} questions, {shots} shots")
         _evaluate(prepared.evaluations[name], *planned[name], suite, subject, seeds, loaded)
     if not state.is_main_process:
         return {}
