@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import measure
-from rich.console import Console
 from rich.table import Table
 
 import reproalign.common
+from reproalign.common.console import result_console
 
 MODULES = (
     *("integrity", "signing", "journal", "leftovers", "records/lock", "records/handed_on", "records/checking"),
@@ -87,7 +87,7 @@ def main() -> None:
     table = Table("command", "s", "in checks, s", "share")
     for row in rows:
         table.add_row(row["run"], f"{row['seconds']:.1f}", f"{sum(row['checks'].values()):.3f}", f"{row['share']:.2%}")
-    Console(markup=False).print(table)  # a command may hold brackets
+    result_console().print(table)
     measure.write(arguments, {"rows": rows}, "transformers")
 
 

@@ -43,12 +43,11 @@ COMMANDS = {
 
 def started(words: list[str], folder: Path, gpus: int = 1) -> subprocess.Popen[str]:
     """Start a command that sees the first ``gpus`` of the GPUs that this process sees."""
-    main = "import sys; from importlib.metadata import entry_points as of; "
-    main += "(found,) = of(group='console_scripts', name=sys.argv.pop(1)); sys.exit(found.load()())"
+    command, *rest = words
     names = os.environ.get(VISIBLE, ",".join(map(str, range(GPUS)))).split(",")
     environment = {**os.environ, VISIBLE: ",".join(names[:gpus])}
-    command = [sys.executable, "-c", main, *words, f"output_dir={folder}"]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    line = [Path(sys.executable).with_name(command), *rest, f"output_dir={folder}"]
+    return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def trained(words: list[str], folder: Path, gpus: int = 1) -> Path:

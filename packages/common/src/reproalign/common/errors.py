@@ -15,7 +15,12 @@ _BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # what str.splitli
 INTERRUPTED = 128  # exit codes above it: a signal ended the work
 
 
-class UserError(Exception):
+class _SentenceError(Exception):
+    def __str__(self) -> str:
+        return _one_line(super().__str__())
+
+
+class UserError(_SentenceError):
     r"""A mistake in what the user gave (a key, a file, a row, a launch).
 
     Commands print its message on one line, without a traceback, and exit with code 2. Raise it before
@@ -23,24 +28,16 @@ class UserError(Exception):
     value of the user's that it repeats is written ``\n``.
     """
 
-    def __str__(self) -> str:
-        """Return the message, on one line."""
-        return _one_line(super().__str__())
-
 
 class FinishedError(UserError):
     """The folder holds this very run, finished: a mistake of a user's, and nothing to do for a run that wants it."""
 
 
-class ReportedError(Exception):
+class ReportedError(_SentenceError):
     """A failure that is no mistake of the user's, and whose details were printed where it happened.
 
     Commands print its message on one line, without a traceback, and exit with code 1.
     """
-
-    def __str__(self) -> str:
-        """Return the message, on one line."""
-        return _one_line(super().__str__())
 
 
 class Interruption(KeyboardInterrupt):
