@@ -27,7 +27,8 @@ import reproalign.common
 from reproalign.common.console import result_console
 
 MODULES = (
-    *("integrity", "signing", "journal", "leftovers", "records/lock", "records/handed_on", "records/checking"),
+    *("manifests", "integrity", "signing", "journal", "leftovers"),
+    *("records/lock", "records/holder", "records/handed_on", "records/checking"),
     *("launch/signals", "training/interruption"),
 )
 THROUGH = {"get_batch_samples"}  # hands a call on to the Trainer's own work

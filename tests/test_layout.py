@@ -60,8 +60,8 @@ FLOORS = {
     2: "models text data",
     1: "records launch",
     # Records keep an invocation and launch starts one from a file; composing makes it, and settles its precision.
-    0: "options invocation precision errors files leftovers integrity journal signing config console lazy mappings "
-    "demo",
+    0: "options invocation precision errors files leftovers manifests integrity journal signing config console lazy "
+    "mappings demo",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 

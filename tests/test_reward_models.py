@@ -13,7 +13,7 @@ import pytest
 from reproalign.common.config.data import DataConfig, SetConfig
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.data.load import load_evaluation
-from reproalign.common.integrity import seal
+from reproalign.common.manifests import seal
 from reproalign.common.reward.rules import read_rules
 from reproalign.common.reward.scorer import Scorer
 from reproalign.mmpo.cli import main as mmpo

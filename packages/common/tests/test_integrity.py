@@ -15,9 +15,10 @@ from reproalign.common.data.cache import cached, make_whole
 from reproalign.common.data.reading import read_local
 from reproalign.common.errors import UserError
 from reproalign.common.generation.samples import write_rows
-from reproalign.common.integrity import damage, seal
+from reproalign.common.integrity import damage
 from reproalign.common.invocation import Invocation
 from reproalign.common.journal import growing, recover_lines, sums_of
+from reproalign.common.manifests import seal
 from reproalign.common.models.load import model_path
 from reproalign.common.records import Run
 from reproalign.common.records.folder import read_record

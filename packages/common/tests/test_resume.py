@@ -16,8 +16,9 @@ from toy.cli import main
 
 from reproalign.common.cli import main as reproalign
 from reproalign.common.errors import UserError
-from reproalign.common.integrity import damage, seal
+from reproalign.common.integrity import damage
 from reproalign.common.launch.signals import ENDING
+from reproalign.common.manifests import seal
 from reproalign.common.records import fingerprint_folder
 from reproalign.common.training.checkpoints import list_checkpoints, resume_from
 from reproalign.common.training.pairs import PairTrainer

@@ -17,13 +17,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from reproalign.ama.adapt.gradient import Blend, Merge, MergedLinear, Scratch, inner, merge_into
 from reproalign.ama.adapt.learned import PRE, SECOND, Learned
-from reproalign.ama.adapt.pair import CHUNK, Pair, Tensors, merge
+from reproalign.ama.adapt.pair import Pair, Tensors, merge
 from reproalign.ama.tensors import BASE, TensorRule
 from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.logprobs.model import install_completion_logps
@@ -111,7 +110,7 @@ class RatioModel:
                 continue
             ratio = float(wanted[entry.group])
             if not entry.paired:
-                self._write(entry.tensors, entry.first, partial(self._merge, ratio=ratio))
+                self._pair.fill(entry.tensors, entry.first, partial(self._merge, ratio=ratio))
             elif not entry.linear:
                 merge_into(entry.first, entry.pre, entry.second, self._merge, ratio)
 
@@ -148,12 +147,12 @@ class RatioModel:
             group = index.get(tensors.place) if isinstance(tensors.place, str) else None
             if group is None:
                 fixed = base if tensors.place == BASE else float(tensors.place)
-                self._write(tensors, parameter, partial(self._merge, ratio=fixed))
+                self._pair.fill(tensors, parameter, partial(self._merge, ratio=fixed))
                 continue
             linear = tensors.parameter in in_linear
             entry = Learned(tensors, group, self.network.get_submodule(path), key, linear, paired)
             merged = partial(self._merge, ratio=float(self.ratios[group]))
-            self._write(tensors, parameter, _pre if paired and linear else merged)
+            self._pair.fill(tensors, parameter, _pre if paired and linear else merged)
             self._add(entry, SECOND, _post if paired else _difference)
             if paired and not linear:
                 self._add(entry, PRE, _pre)
@@ -162,17 +161,8 @@ class RatioModel:
     def _add(self, entry: Learned, suffix: str, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
         """Put a tensor beside a learned parameter, in its module, so that it is moved and sharded alike."""
         beside = nn.Parameter(torch.empty_like(entry.first), requires_grad=False)
-        self._write(entry.tensors, beside, combine)
+        self._pair.fill(entry.tensors, beside, combine)
         entry.module.register_parameter(entry.key + suffix, beside)
-
-    @torch.no_grad()
-    def _write(self, tensors: Tensors, target: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Fill a tensor from P and Q in their files, a slice at a time."""
-        first, flat = local_entries(target)
-        for start in range(0, flat.numel(), CHUNK):
-            stop = min(start + CHUNK, flat.numel())
-            pre, post = (part.to(flat.device) for part in self._pair.read(tensors, first + start, first + stop))
-            flat[start:stop].copy_(combine(pre, post))
 
     def _in_linear(self, learned: set[str]) -> set[str]:
         """Return which learned parameters plain linear layers use, all of whose parameters are learned."""
@@ -231,16 +221,6 @@ class RatioModel:
         found = inner(weight.grad, entry.difference(self.blend(entry.group))).to(leaf)
         leaf.grad = found if leaf.grad is None else leaf.grad + found
         weight.grad = None
-
-
-def local_entries(tensor: Tensor) -> tuple[int, Float[Tensor, " entries"]]:
-    """Return the flattened entries that this process holds, and the index of the first of them."""
-    if not isinstance(tensor, DTensor):
-        return 0, tensor.view(-1)
-    mesh, local = tensor.device_mesh, tensor.to_local()
-    # FSDP2 divides rows as torch.chunk does.
-    rows = min(-(-tensor.shape[0] // mesh.size()) * mesh.get_local_rank(), tensor.shape[0])
-    return rows * (tensor.numel() // tensor.shape[0]), local.view(-1)
 
 
 def _pre(pre: Tensor, post: Tensor) -> Tensor:

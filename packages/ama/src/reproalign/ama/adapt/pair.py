@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from reproalign.ama.inputs import check_there
 from reproalign.ama.tensors import TensorRule
@@ -63,6 +64,21 @@ class Pair:
             return pre, post
         pre, post = (model.read(name, start, stop) for model, name in zip(self.models, tensors.names, strict=True))
         return pre, post
+
+    @torch.no_grad()
+    def fill(self, tensors: Tensors, target: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Fill a tensor, or this process's shard of it, a slice at a time.
+
+        Args:
+            tensors: what to read.
+            target: of the parameter's shape.
+            combine: a slice of pre and the same one of post to a slice of ``target``.
+        """
+        first, flat = _local_entries(target)
+        for start in range(0, flat.numel(), CHUNK):
+            stop = min(start + CHUNK, flat.numel())
+            pre, post = (part.to(flat.device) for part in self.read(tensors, first + start, first + stop))
+            flat[start:stop].copy_(combine(pre, post))
 
     def check_kept(self, parameters: Sequence[str]) -> None:
         """Refuse adapters of models with parameters that :meth:`keep` takes from loaded, unadapted models.
@@ -150,3 +166,13 @@ def merge_released(
     """
     half, share = torch.bfloat16, torch.tensor(ratio, dtype=torch.float32)
     return pre.to(half) * share + post.to(half) * (1 - share)
+
+
+def _local_entries(tensor: Tensor) -> tuple[int, Float[Tensor, " entries"]]:
+    """Return the flattened entries that this process holds, and the index of the first of them."""
+    if not isinstance(tensor, DTensor):
+        return 0, tensor.view(-1)
+    mesh, local = tensor.device_mesh, tensor.to_local()
+    # FSDP2 divides rows as torch.chunk does.
+    rows = min(-(-tensor.shape[0] // mesh.size()) * mesh.get_local_rank(), tensor.shape[0])
+    return rows * (tensor.numel() // tensor.shape[0]), local.view(-1)

@@ -27,8 +27,9 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.console import has_bars
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
-from reproalign.common.integrity import SMALL, damage, seal
+from reproalign.common.integrity import SMALL, damage
 from reproalign.common.leftovers import make_beside, sweep_dead
+from reproalign.common.manifests import seal
 
 FORMAT = 2  # raised when prepared data made by older code must not be read
 

@@ -13,15 +13,15 @@ from typing import Any
 from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.errors import ReportedError, UserError
 from reproalign.common.files import sha256_file, write_json
-from reproalign.common.integrity import SMALL, examine, is_sealed
+from reproalign.common.integrity import SMALL, examine
 from reproalign.common.invocation import Invocation, Verb
 from reproalign.common.launch.plan import Hardware, check
 from reproalign.common.launch.start import wait_for
+from reproalign.common.manifests import RECORD, is_sealed
 from reproalign.common.mappings import flatten
 from reproalign.common.options.compose import compose
 from reproalign.common.options.words import as_word
 from reproalign.common.records.folder import check_folder, read_record, same_run
-from reproalign.common.records.lineage import RECORD
 from reproalign.common.records.run import Run
 
 

@@ -6,7 +6,6 @@ no private paths: of a folder or file given by an absolute path, only its name i
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -14,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.files import sha256_file, write_text
+from reproalign.common.manifests import CARD, RECORD
 from reproalign.common.mappings import flatten
 from reproalign.common.records.fingerprints import identity_of
-from reproalign.common.records.lineage import RECORD, read_plain
+from reproalign.common.records.lineage import read_plain
 from reproalign.common.records.markdown import code, duration, number, public, public_values, table, yaml_block
+from reproalign.common.records.model_folder import ModelFolder
 from reproalign.common.records.paper import load_paper
 
-CARD = "README.md"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def model_card(folder: Path, record: Mapping[str, Any], made: str, repo: str | N
     from huggingface_hub import ModelCard, ModelCardData
 
     model = folder / made
-    kind = _Kind(model)
+    kind = ModelFolder(model)
     base = hub_base(record)
     paper = _paper(record["package"])
     name = record["package"].rpartition(".")[2]
@@ -93,45 +93,6 @@ def hub_base(record: Mapping[str, Any]) -> str | None:
     return next((base for before in earlier if before and (base := hub_base(before))), None)
 
 
-class _Kind:
-    """What a model folder holds, read off its files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.adapter = (folder / "adapter_config.json").is_file()
-        self.ensemble = (folder / "ensemble.json").is_file()
-        self.reward = (folder / "reward.json").is_file()
-        config = folder / "config.json"
-        names = json.loads(config.read_text(encoding="utf-8")).get("architectures") if config.is_file() else None
-        self.architecture = (names or [""])[0]
-        self.reward = self.reward or self.architecture.endswith("ForSequenceClassification")
-
-    def __str__(self) -> str:
-        what = "reward model" if self.reward else "ensemble of language models" if self.ensemble else "language model"
-        held = "A low-rank adapter of a " if self.adapter else "An " if self.ensemble else "A "
-        return f"{held}{what}" + (f" (`{self.architecture}`)" if self.architecture else "")
-
-    def usage(self, name: str, base: str | None) -> str:
-        if self.ensemble:
-            return f"An ensemble is read by reproalign: `reproalign evaluate suite=dtm model.name={name}`."
-        task = "SequenceClassification" if self.reward else "CausalLM"
-        loader = f"AutoPeftModelFor{task}" if self.adapter else f"AutoModelFor{task}"
-        one = f"from peft import {loader}\nfrom transformers import AutoTokenizer"
-        imports = one if self.adapter else f"from transformers import {loader}, AutoTokenizer"
-        program = (
-            f'{imports}\n\nmodel = {loader}.from_pretrained("{name}")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{name}")'
-        )
-        notes = []
-        if self.adapter and base is None:
-            notes.append("`adapter_config.json` names the base as it was on the machine of training.")
-        if self.reward:
-            notes.append(
-                "`reward.json` says how a dialogue becomes the text that it reads (turn marks, special tokens, length, "
-                f"pooling); `more-rm score model.name={name} responses=FILE` follows it."
-            )
-        return "\n\n".join([f"```python\n{program}\n```", *notes])
-
-
 def _paper(package: str) -> dict[str, Any]:
     try:
         return load_paper(package)
@@ -143,7 +104,7 @@ def _arxiv_tag(paper: Mapping[str, Any]) -> list[str]:
     return [f"arxiv:{paper['arxiv']}"] if "arxiv" in paper else []
 
 
-def _summary(record: Mapping[str, Any], kind: _Kind, paper: Mapping[str, Any], base: str | None) -> str:
+def _summary(record: Mapping[str, Any], kind: ModelFolder, paper: Mapping[str, Any], base: str | None) -> str:
     text = f"{kind}, made by `{record['command'].split()[0]} {record['verb']}` of reproalign"
     text += f", from [{base}](https://huggingface.co/{base})" if base else ""
     if paper:

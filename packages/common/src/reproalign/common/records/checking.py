@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.errors import UserError
-from reproalign.common.integrity import MANIFEST, Finding, damage, digest_of, examine, is_sealed, seal
+from reproalign.common.integrity import Finding, damage, examine
+from reproalign.common.manifests import MANIFEST, RECORD, digest_of, is_sealed, seal
 from reproalign.common.records.fingerprints import fingerprint_folder
 from reproalign.common.records.folder import read_record
-from reproalign.common.records.lineage import RECORD
 
 
 def sealed_in(path: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.integrity import digest_of
+from reproalign.common.manifests import digest_of
 
 _COMMIT = re.compile(r"(.+@)?[0-9a-f]{40}")
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from reproalign.common.errors import FinishedError, UserError
 from reproalign.common.invocation import Invocation
+from reproalign.common.manifests import RECORD
 from reproalign.common.mappings import flatten
-from reproalign.common.records.lineage import ALTERED, RECORD, check_written
+from reproalign.common.records.lineage import ALTERED, check_written
 from reproalign.common.records.lock import LOCK, check_free, take
 from reproalign.common.records.record import now, plain
 from reproalign.common.signing import write_signed

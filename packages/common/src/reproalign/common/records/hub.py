@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.errors import ReportedError, UserError, choose, first_line
-from reproalign.common.integrity import MANIFEST
-from reproalign.common.records.card import CARD, hub_base, made_folders, model_card
+from reproalign.common.manifests import CARD, MANIFEST
+from reproalign.common.records.card import hub_base, made_folders, model_card
 from reproalign.common.records.folder import read_record
 from reproalign.common.records.handed_on import as_written
 from reproalign.common.records.markdown import public_values

@@ -12,7 +12,7 @@ from rich.tree import Tree
 
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
-from reproalign.common.integrity import RECORD as RECORD
+from reproalign.common.manifests import RECORD
 from reproalign.common.mappings import flatten
 from reproalign.common.signing import SUM, is_as_signed
 

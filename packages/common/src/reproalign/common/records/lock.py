@@ -12,20 +12,18 @@ import errno
 import fcntl
 import json
 import os
-import platform
-import secrets
 import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from reproalign.common.console import note
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_text
 from reproalign.common.leftovers import place
-from reproalign.common.records.record import now
+from reproalign.common.records.holder import Holder, read_holder
 
 LOCK = ".run.lock"
 BEAT = 10.0  # seconds between two signs of life
@@ -36,36 +34,6 @@ ATTEMPTS, PAUSE = 10, 0.05  # another start that looks whether the folder is fre
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 _descriptors: set[int] = set()
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a folder.
-
-    Attributes:
-        host: name of the machine.
-        process: its number there.
-        since: when it began to, as a record has the time.
-        place: what tells machines, their starts and containers apart: process numbers mean the same in one.
-        born: when the process began, in seconds since 1970: numbers are given again.
-        token: differs between any two attempts.
-    """
-
-    host: str
-    process: int
-    since: str
-    place: str
-    born: float
-    token: str
-
-    @classmethod
-    def me(cls) -> Holder:
-        """Return this process."""
-        return cls(platform.node(), os.getpid(), now(), place(), _born(os.getpid()), secrets.token_hex(8))
-
-    def is_gone(self) -> bool:
-        """Say whether the process is known to have ended; one in another place is not known of."""
-        return self.place == place() and abs(_born(self.process) - self.born) > 1
 
 
 class FolderLock:
@@ -81,14 +49,14 @@ class FolderLock:
         """Give the folder free; a folder that another process holds by now is left alone."""
         self._released.set()
         with suppress(OSError):
-            if _read(self.path) == self.holder:
+            if read_holder(self.path) == self.holder:
                 self.path.unlink()
         _close(self._descriptor)
 
     def _beat(self) -> None:
         while not self._released.wait(BEAT):
             with suppress(OSError):
-                if (other := _read(self.path)) not in (self.holder, None):
+                if (other := read_holder(self.path)) not in (self.holder, None):
                     # The folder was removed, or this machine slept or was cut off: two must not write there.
                     print(f"error: {_held(self.path.parent, other)}; this run ends here", file=sys.stderr, flush=True)
                     os._exit(1)
@@ -115,7 +83,7 @@ def take(folder: Path) -> FolderLock:
             raise
         reason = (error.strerror or "not possible").lower()
         raise UserError(f"output_dir={folder}: cannot be {what} ({reason}); choose another") from error
-    raise UserError(_held(folder, _read(folder / LOCK)))
+    raise UserError(_held(folder, read_holder(folder / LOCK)))
 
 
 def check_free(folder: Path) -> None:
@@ -125,7 +93,7 @@ def check_free(folder: Path) -> None:
         UserError: naming the holder.
     """
     path = folder / LOCK
-    holder = _read(path)
+    holder = read_holder(path)
     for attempt in range(ATTEMPTS):
         time.sleep(PAUSE if attempt else 0)
         try:
@@ -143,7 +111,7 @@ def check_free(folder: Path) -> None:
             return
         finally:
             os.close(descriptor)
-    raise UserError(_held(folder, _read(path)))
+    raise UserError(_held(folder, read_holder(path)))
 
 
 def _try(path: Path) -> FolderLock | None:
@@ -174,7 +142,7 @@ def _taken(path: Path, descriptor: int) -> FolderLock | None:
         native = False
     if native and not os.path.samestat(os.fstat(descriptor), path.stat()):
         return None  # its holder removed it when it ended: the next attempt makes another
-    before = _read(path)
+    before = read_holder(path)
     if before is not None and _lives(before, path, native=native):
         raise UserError(_held(path.parent, before))
     holder = Holder.me()
@@ -185,7 +153,7 @@ def _taken(path: Path, descriptor: int) -> FolderLock | None:
     else:
         write_text(path, text)
         time.sleep(SETTLE)
-        if (other := _read(path)) != holder:
+        if (other := read_holder(path)) != holder:
             raise UserError(_held(path.parent, other))
     return FolderLock(path, descriptor, holder)
 
@@ -216,25 +184,9 @@ def _touched(path: Path) -> float:
     return 0.0
 
 
-def _read(path: Path) -> Holder | None:
-    try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
 def _held(folder: Path, holder: Holder | None) -> str:
     who = f"process {holder.process} on {holder.host}, since {holder.since}" if holder else "another process"
     return f"output_dir={folder}: a run is under way there ({who}); wait for its end, or choose another output_dir"
-
-
-def _born(process: int) -> float:
-    import psutil
-
-    try:
-        return float(psutil.Process(process).create_time())
-    except psutil.Error:
-        return 0.0
 
 
 def _close(descriptor: int) -> None:

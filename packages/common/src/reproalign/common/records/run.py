@@ -16,14 +16,13 @@ from typing import Any
 from reproalign.common.console import note
 from reproalign.common.errors import UserError
 from reproalign.common.files import follow_umask, write_json, write_text
-from reproalign.common.integrity import seal
 from reproalign.common.invocation import Invocation
 from reproalign.common.journal import sweep_sums
+from reproalign.common.manifests import RECORD, seal
 from reproalign.common.records.card import write_cards
 from reproalign.common.records.environment import peak_memory
 from reproalign.common.records.fingerprints import fingerprint_folder, identity_entry, identity_of
 from reproalign.common.records.folder import CONFIG, LOST, check_folder, sweep, unfinished_run
-from reproalign.common.records.lineage import RECORD
 from reproalign.common.records.lock import LOCK, FolderLock, take
 from reproalign.common.records.metrics import METRICS, distinct
 from reproalign.common.records.record import new_record, now, plain

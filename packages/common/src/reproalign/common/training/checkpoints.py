@@ -12,7 +12,8 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reproalign.common.errors import UserError
-from reproalign.common.integrity import damage, seal
+from reproalign.common.integrity import damage
+from reproalign.common.manifests import seal
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:

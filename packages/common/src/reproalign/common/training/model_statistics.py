@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from reproalign.common.console import note_console
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json
-from reproalign.common.integrity import digest_of, seal
+from reproalign.common.manifests import digest_of, seal
 from reproalign.common.merging.statistics import FACTS, KINDS, write_facts, write_statistics
 from reproalign.common.signing import read_signed, write_signed
 from reproalign.common.training.row_statistics import Row, Sums, fisher_information, gram_matrices, linear_layers

@@ -19,8 +19,9 @@ from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.console import track
 from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path, sha256_json
-from reproalign.common.integrity import is_whole, seal
+from reproalign.common.integrity import is_whole
 from reproalign.common.logprobs.model import install_completion_logps
+from reproalign.common.manifests import seal
 
 BLOCK_BATCHES = 64  # cached log-probs: batches per file at most, and files at least, if there are that many batches
 

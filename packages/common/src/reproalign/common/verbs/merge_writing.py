@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from reproalign.common.console import note_console, result_console, warning_console
 from reproalign.common.files import put_in_place, sha256_file, sha256_json, space_needed, write_json
-from reproalign.common.integrity import digest_of
+from reproalign.common.manifests import digest_of
 from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter
 from reproalign.common.merging.adapters import CONFIG, WEIGHTS
 from reproalign.common.merging.config import MergeConfig

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path, space_needed
-from reproalign.common.integrity import seal
+from reproalign.common.manifests import seal
 from reproalign.common.records.handed_on import as_written
 
 FOLDER, MANIFEST = "embeddings", "embeddings.json"

@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import PartialState
 
 from reproalign.common.files import sha256_json, write_json
-from reproalign.common.integrity import digest_of
+from reproalign.common.manifests import digest_of
 from reproalign.common.records import Run
 from reproalign.dtm.disperse.embed import embed_shards, hash_texts, read_texts
 from reproalign.dtm.disperse.embedder import Embedder, identify_embedder

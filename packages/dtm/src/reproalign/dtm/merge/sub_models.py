@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.errors import UserError
+from reproalign.common.manifests import RECORD
 from reproalign.common.merging.headers import read_json
-from reproalign.common.records.lineage import RECORD, read_plain
+from reproalign.common.records.lineage import read_plain
 from reproalign.dtm.rows import DISPERSAL, parse_clusters
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")

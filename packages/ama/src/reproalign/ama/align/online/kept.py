@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.ama.align.ppo_config import PPOConfig
 from reproalign.common.errors import UserError
 from reproalign.common.files import put_in_place, write_json
-from reproalign.common.integrity import seal
+from reproalign.common.manifests import seal
 from reproalign.common.models.adapters import Model, adapter_folder
 from reproalign.common.models.forward import unwrap_peft
 from reproalign.common.models.load import merge_adapter

@@ -20,7 +20,7 @@ from reproalign.ama.align.online.kept import NOTE, Standing
 from reproalign.ama.align.online.learner import Learner
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
-from reproalign.common.integrity import seal
+from reproalign.common.manifests import seal
 from reproalign.common.records.metrics import metric_rows
 from reproalign.common.records.record import plain
 from reproalign.common.training.checkpoints import list_checkpoints

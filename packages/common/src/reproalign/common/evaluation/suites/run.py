@@ -24,7 +24,8 @@ from reproalign.common.evaluation.suites.prepare import Prepared, quiet
 from reproalign.common.evaluation.suites.samples import task_hash, truncated, write_samples
 from reproalign.common.evaluation.suites.sharing import share_examples
 from reproalign.common.files import sha256_json, write_json
-from reproalign.common.integrity import is_whole, seal
+from reproalign.common.integrity import is_whole
+from reproalign.common.manifests import seal
 
 RESULT, SAMPLES = "result.json", "samples.jsonl"
 ANSWER_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval takes the first
