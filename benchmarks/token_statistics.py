@@ -31,6 +31,7 @@ from functools import partial
 from typing import Any
 
 import measure
+import psutil
 import steps
 import torch
 from rich.console import Console
@@ -39,7 +40,6 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from reproalign.common.logprobs.chunked import chunked_token_logps
-from reproalign.common.logprobs.chunks import free_bytes
 from reproalign.common.logprobs.head_states import HeadStates
 from reproalign.common.logprobs.plain import token_statistics
 from reproalign.common.logprobs.statistics import chunked_token_statistics
@@ -79,6 +79,14 @@ class Problem:
         """Values and gradients of their weighted sum."""
         trained = torch.stack([values[name] for name in ("logps", "forward_kl", "risk")])
         return {name: values[name].detach() for name in NAMES} | self.gradients((self.upstream * trained).sum())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the memory that can still be allocated on ``device``, with what PyTorch's allocator keeps in reserve."""
+    if device.type == "cpu":
+        return int(psutil.virtual_memory().available)
+    free, _ = torch.accelerator.get_memory_info(device)
+    return int(free + torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device))
 
 
 def make_problem(vocab: int, tokens: int, arguments: argparse.Namespace) -> Problem:
@@ -285,7 +293,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024])
     parser.add_argument("--hidden", type=int, default=576)
     parser.add_argument("--length", type=int, default=512, help="tokens of a response, in the part logps")
-    parser.add_argument("--chunk-size", type=int, help="of ours (default: by vocabulary and free memory)")
+    parser.add_argument("--chunk-size", type=int, help="of ours (default: by the vocabulary)")
     parser.add_argument("--skip-above", type=int, metavar="BYTES", help="(default: three quarters of the free memory)")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--gpu-step", action="store_true", help="also a whole Ra-DPO step against a DPO step (CUDA)")

@@ -15,19 +15,23 @@ import pytest
 import torch
 
 from reproalign.ama.cli import APP, FRONTIER, main
-from reproalign.ama.frontier.collected import Found, Measured
+from reproalign.ama.frontier.collected import Found, Measured, read_measured
 from reproalign.ama.frontier.config import FrontierConfig, LearnedSweep, PartSweep, PatternSweep
-from reproalign.ama.frontier.entries import Entry
+from reproalign.ama.frontier.entries import Entry, Model
 from reproalign.ama.frontier.fronts import all_fronts
+from reproalign.ama.frontier.plan import Chain
 from reproalign.ama.frontier.settings import check_settings
 from reproalign.ama.frontier.sweeps import make_sweeps
 from reproalign.ama.points import Measure, Point, read_points
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.invocation import Invocation, structured
+from reproalign.common.launch.children import Child
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.options.compose import compose
+from reproalign.common.records.fingerprints import identity_of
 from reproalign.common.reward.rules import RewardRules
+from reproalign.common.signing import write_signed
 from reproalign.common.testing import refusal, run_command
 from reproalign.common.testing.pairrm import save_tiny_pairrm
 from reproalign.common.testing.tiny import tiny_reward_model
@@ -274,6 +278,32 @@ def test_margins_are_against_the_line_of_ma_and_paired_by_prompt():
     assert front["hypervolume"]["HMA (rsf)"]["value"] == pytest.approx(own)
     assert front["hypervolume"]["HMA (rsf)"]["minus_ma"]["value"] == pytest.approx(own - ma)
     assert front["hypervolume"]["HMA (rsf)"]["minus_ma"]["above_zero"] == 1.0
+
+
+@pytest.mark.parametrize("weights", [{"sha256": "ab"}, {"commit": f"org/model@{'1f' * 20}"}])
+def test_beside_win_rates_a_reward_is_told_and_no_more(tmp_path, weights):
+    asked = Invocation([], "reproalign.ama", "evaluate", "", "", {})
+    evaluated, compared = (Child(f"{verb}-rsf", asked) for verb in ("evaluate", "judge"))
+    chain = Chain(Model("rsf", "post"), None, None, evaluated, None, compared)
+    metrics = {"reward": 2.5, "reward_stderr": 0.1, "perplexity": 9.0}
+    judged = {"win_rate": 0.75, "wins": 3, "ties": 0, "losses": 1}
+    for child, found in ((evaluated, metrics), (compared, judged)):
+        (tmp_path / child.name).mkdir()
+        record = {
+            "format": 1,
+            "command": "",
+            "config": {},
+            "status": "finished",
+            "metrics": found,
+            "fingerprints": {"weights": {"model": weights}},
+        }
+        write_signed(tmp_path / child.name / "run.json", record)
+    write(tmp_path / evaluated.name / "rewards.jsonl", [{"id": 0, "reward": 2.5}])
+    by_rate = read_measured(chain, tmp_path, by_reward=False)
+    assert (by_rate.x.value, len(by_rate.rewards), by_rate.beside["reward"].value) == (0.75, 0, 2.5)
+    assert by_rate.weights == identity_of(weights)
+    by_reward = read_measured(chain, tmp_path, by_reward=True)
+    assert (by_reward.x.value, len(by_reward.rewards), by_reward.beside) == (2.5, 1, {})
 
 
 def run_until(command: list[str], there: Path) -> None:

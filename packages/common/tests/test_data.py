@@ -241,14 +241,14 @@ def test_an_implicit_text_prompt_is_shared_whole_words(shared, chosen, rejected)
         ("preference", {**TEXT, "rejected": [assistant("green.")]}, "'chosen' is text but 'rejected' is not"),
         ("preference", {**TEXT, "prompt": [user("The sky?")]}, "'chosen' is text but 'prompt' is not"),
         ("preference", without(MOON, "prompt"), "no turn before the response, and there is no 'prompt'"),
-        ("preference", {**TEXT, "score_chosen": True, "score_rejected": 1}, "score_chosen=True is not a number"),
+        ("preference", {**TEXT, "score_chosen": True, "score_rejected": 1}, "score_chosen: True is not"),
         ("preference", {**TEXT, "chosen": "half a pair \ud83d"}, "not valid Unicode"),
         ("preference", {**MOON, "chosen": [assistant("  ")]}, "'chosen' is empty"),
         ("preference", {**MOON, "rejected": MOON["chosen"]}, "chosen and rejected are the same"),
         ("preference", {**MOON, "chosen": [user("x")]}, "'chosen' must end with an assistant message"),
         ("preference", {**MOON, "prompt": "text"}, "'chosen' has no turn before the response"),
-        ("preference", {**TEXT, "score_chosen": "high", "score_rejected": 1}, "score_chosen='high' is not a number"),
-        ("preference", {**TEXT, "score_chosen": 1, "score_rejected": float("nan")}, "is nan; a finite number"),
+        ("preference", {**TEXT, "score_chosen": "high", "score_rejected": 1}, "score_chosen: 'high' is not a"),
+        ("preference", {**TEXT, "score_chosen": 1, "score_rejected": float("nan")}, "nan is not a finite number"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named_and_stops_or_is_skipped(tmp_path, source, row, message, caplog):

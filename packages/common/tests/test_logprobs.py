@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.logprobs.chunked import chunked_token_logps
 from reproalign.common.logprobs.chunks import default_chunk_size
+from reproalign.common.logprobs.completions import completion_logps
 from reproalign.common.logprobs.model import install_completion_logps, uninstall_completion_logps
 from reproalign.common.models.tiny import TINY_MODELS, tiny_model
 from reproalign.common.testing.oracle import token_logps
@@ -200,6 +201,21 @@ def test_other_calls_are_answered_as_before_and_the_forward_can_be_given_back():
     assert torch.equal(model(input_ids=inputs["input_ids"]).logits, before)
     uninstall_completion_logps(model)
     assert model.forward == original
+
+
+def test_one_call_leaves_a_trainers_forward_in_force():
+    model, inputs = tiny_model(), batch()
+    install_completion_logps(model, LogprobsConfig(chunk_size=3))
+    forwards = [model.forward, model.get_output_embeddings().forward]
+    asked = {name: inputs[name] for name in ("input_ids", "attention_mask", "completion_mask")}
+    before = model(**asked, use_cache=False)["sums"]
+    assert torch.allclose(completion_logps(model, **asked, implementation="plain")["sums"], before)
+    assert [model.forward, model.get_output_embeddings().forward] == forwards
+    assert torch.equal(model(**asked, use_cache=False)["sums"], before)
+    uninstall_completion_logps(model)
+    plain = model.forward
+    completion_logps(model, **asked)
+    assert model.forward == plain
 
 
 def test_padding_order_and_chunk_size_do_not_matter():

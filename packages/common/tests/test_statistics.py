@@ -10,7 +10,6 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from reproalign.common.config.model import LogprobsConfig
-from reproalign.common.logprobs.chunks import default_chunk_size, free_bytes
 from reproalign.common.logprobs.head_states import HeadStates
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.logprobs.plain import token_statistics
@@ -137,15 +136,6 @@ def test_misuse_is_refused():
         chunked_token_statistics(policy, HeadStates(reference.hidden, reference.weight[:-1]), targets)
     with pytest.raises(ValueError, match="or its logits, are needed"):
         chunked_token_statistics(policy, HeadStates(), targets)
-
-
-def test_chunks_follow_the_memory_there_is(monkeypatch):
-    from reproalign.common.logprobs import chunks
-
-    assert free_bytes(torch.device("cpu")) > 0
-    full = default_chunk_size(50_000, torch.device("cpu"))
-    monkeypatch.setattr(chunks, "free_bytes", lambda device: 64 * 2**20)
-    assert default_chunk_size(50_000, torch.device("cpu")) * 4 * 50_000 <= 4 * 2**20 < full * 4 * 50_000
 
 
 def batch() -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.evaluation.losses import batch_order
+from reproalign.common.models import identify
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.signing import write_signed
 from reproalign.common.testing import run_command
@@ -155,6 +156,12 @@ def test_the_releases_accuracy_counts_prompts_wrong_and_padding_between_batches_
     for batch, width in zip(batches, widths, strict=True):
         right += len(batch) * max(0, widest - 1 - width)
     assert results["measures"][0]["accuracy_released"] == pytest.approx(right / (len(expected) * (widest - 1)))
+
+
+def test_weights_on_the_hub_are_told_by_their_commit(evaluate, monkeypatch):
+    commit = f"org/model@{'1f' * 20}"
+    monkeypatch.setattr(identify, "identify_weights", lambda *given: commit)
+    assert evaluate()["weights"] == commit
 
 
 def test_a_sample_is_drawn_by_the_seed_and_keeps_the_order(evaluate):

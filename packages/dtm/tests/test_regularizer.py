@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import save_file
+from torch import nn
 
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny import tiny_model
@@ -54,6 +57,22 @@ def test_l2_is_the_norm_of_what_the_adapters_add():
     torch.testing.assert_close(penalty().double(), explicit, rtol=1e-5, atol=0)
     for found, expected in zip(gradients(penalty(), model), gradients(explicit, model), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_penalty_holds_follows_the_weights_to_their_device(tmp_path):
+    """A Trainer moves the model after the penalty has read it."""
+    plain = nn.Linear(3, 2)
+    l2 = make_regularizer(RegularizerConfig("l2", 0.7), plain)
+    plain.to("meta")
+    l2.changes = [replace(change, parameters=(plain.get_parameter(change.name),)) for change in l2.changes]
+    l2.place()
+    assert {change.start.device.type for change in l2.changes} == {"meta"}
+    model = adapted()
+    file = fisher_file(tmp_path / "f.safetensors", model)
+    ewc = make_regularizer(RegularizerConfig("ewc", 3.0, file), model)
+    ewc.changes = [replace(one, parameters=tuple(p.to("meta") for p in one.parameters)) for one in ewc.changes]
+    ewc.place()
+    assert {weights.device.type for weights in ewc.fisher.values()} == {"meta"}
 
 
 @pytest.mark.parametrize("block", [regularizer.BLOCK_BYTES, 200])

@@ -112,7 +112,12 @@ def test_policies_and_reward_models_are_evaluated(tmp_path, reward):
         folder = tmp_path / f"{kind}-evaluation{'-free' if more == free else ''}"
         words = [f"model.name={models[kind] / 'model'}", "data=demo", "data.max_eval_rows=8", f"rewardbench={bench}"]
         assert main(["evaluate", *words, *more, f"output_dir={folder}"]) == 0
-        metrics = json.loads((folder / "run.json").read_text())["metrics"]
+        record = json.loads((folder / "run.json").read_text())
+        metrics = record["metrics"]
+        assert record["fingerprints"]["weights"].keys() == {kind, *(word.partition(".")[0] for word in more[:1])} - {
+            "reference_free=avg"
+        }
+        assert record["fingerprints"]["data"]["rewardbench"]["rows"] == 3
         assert 0 <= metrics["accuracy"] <= 1
         assert metrics["rewardbench"]["subsets"].keys() == {"alpacaeval-easy", "math-prm", "shp"}
         assert metrics["rewardbench"]["prior_sets"] == metrics["rewardbench"]["subsets"]["shp"]

@@ -15,7 +15,7 @@ from reproalign.common.config.data import SetConfig
 from reproalign.common.config.model import RewardModelConfig
 from reproalign.common.config.text import TextConfig
 from reproalign.common.data.reading import Row
-from reproalign.common.data.records import assistant, user
+from reproalign.common.data.records import RowError, assistant, user
 from reproalign.common.data.sources import SOURCES
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
@@ -178,6 +178,17 @@ def test_oasst1_trees_and_messages_give_the_same():
     assert replies([tree], "all", "oasst1_trees") == replies(OASST, "all")
 
 
+def test_trees_whose_messages_have_no_ids_stay_apart():
+    def tree(text: str) -> dict[str, Any]:
+        answers = [{"role": "assistant", "text": f"{text} {rank}", "rank": rank, "lang": "en"} for rank in (0, 1)]
+        return {"prompt": {"role": "prompter", "text": text, "lang": "en", "replies": answers}}
+
+    gather = SOURCES["oasst1_trees"].gather
+    rows = (Row(str(number), tree(f"q{number}")) for number in range(20))  # each is freed before the next is made
+    prompts = [prompt for found in gather(rows) for prompt in SOURCES["oasst1_trees"].read(found.values)]
+    assert [len(prompt.responses) for prompt in prompts] == [2] * 20
+
+
 def test_webgpt_scores_are_not_negative():
     row = {"question": {"full_text": "Why?"}, "answer_0": "A", "answer_1": "B", "score_0": -0.5, "score_1": 0.5}
     assert item("webgpt", row) == Item([[user("Why?"), assistant("A")], [user("Why?"), assistant("B")]], [0.5, 1.5])
@@ -196,6 +207,14 @@ def test_summarize():
     assert found.scores == [1, 0]
     news = item("summarize", {**row, "info": {"article": "News.", "post": None}})
     assert news.dialogues[0][0] == user("News.\n\nTL;DR:")
+    with pytest.raises(RowError, match="'info' must be an object"):
+        item("summarize", {**row, "info": "post"})
+
+
+def test_an_integer_beyond_all_floats_is_a_bad_row():
+    row = {"question": {"full_text": "Why?"}, "answer_0": "A", "answer_1": "B", "score_0": 10**400, "score_1": 0.5}
+    with pytest.raises(RowError, match="score_0: inf is not a finite number"):
+        item("webgpt", row)
 
 
 def test_records_with_responses():

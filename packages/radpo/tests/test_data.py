@@ -257,6 +257,12 @@ def test_bad_rows_are_named_or_set_aside(tmp_path, name, row, reason):
     assert json.loads(reject)["place"].endswith("line 1")
 
 
+def test_scores_with_a_gap_are_left_out(tmp_path):
+    row = {"prompt": "Hi", "responses": ["a", "b", "c"], "scores": [1.0, None, 3.0]}
+    (found,) = read(tmp_path, "responses", row).values()
+    assert (found.generations, found.pairs, found.scores) == (["a", "b", "c"], [(2, 0)], [])
+
+
 # Several data sets
 
 
@@ -362,7 +368,7 @@ def test_one_response_a_prompt_in_turns():
 def test_the_best_and_the_worst_by_score_in_turns(scores, pairs):
     data = examples(2, generations=["middle", "best", "worst"], scores=scores, pairs=pairs)
     assert texts(unpaired_rows(data, 0, selection="scores")) == ["best", "worst"]
-    with pytest.raises(UserError, match="selection=scores needs scores, but 'made-up' has none"):
+    with pytest.raises(UserError, match="needs a score of each response, which 'made-up' lacks"):
         unpaired_rows(examples(2), 0, selection="scores")
 
 

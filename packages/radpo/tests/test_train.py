@@ -17,6 +17,7 @@ from reproalign.radpo.objectives import OBJECTIVES
 
 QUICK = ["trainer.max_steps=3", "data.max_eval_rows=8", "data.max_rows=40", "evaluate_before=false"]
 
+ONE_BY_ONE = ["trainer.gradient_accumulation_steps=1"]
 REPLACED = ["loss=ra-dpo", "variant=released", "loss.risk.replace_logps=true"]  # ERRATA Q2
 
 
@@ -219,16 +220,25 @@ def test_ppo_saves_its_value_head_beside_a_plain_model(trained):
     assert {f"v_head.layers.{place}.{part}" for place in (0, 3, 6) for part in ("weight", "bias")} <= names
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "last", "checkpoint"),
+    [
+        (["loss=ra-dpo", "trainer.save_steps=2"], 7, 2),  # two micro-batches a step: in the fourth
+        # The third step is the first of two on its batch, whose advantages the fourth still needs.
+        (["loss=ppo", "variant=released", "loss.ppo_epochs=2", "trainer.save_steps=1", *ONE_BY_ONE], 4, 3),
+    ],
+    ids=["ra-dpo", "ppo"],
+)
+def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch, words, last, checkpoint):
     from transformers import Trainer
 
-    words = ["loss=ra-dpo", "trainer.max_steps=4", "trainer.save_steps=2", "data.max_rows=40"]
+    words = [*words, "trainer.max_steps=4", "data.max_rows=40"]
     run(tmp_path / "whole", *words)
     original, steps = Trainer.training_step, []
 
     def stopping(self, *args, **kwargs):
         steps.append(1)
-        if len(steps) == 7:  # two micro-batches a step: in the fourth
+        if len(steps) == last:
             raise KeyboardInterrupt
         return original(self, *args, **kwargs)
 
@@ -236,7 +246,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         patched.setattr(Trainer, "training_step", stopping)
         assert main(["train", "experiment=smoke", *QUICK, *words, f"output_dir={tmp_path / 'part'}"]) != 0
     record = run(tmp_path / "part", *words)
-    assert record["resumed_from"] == "checkpoint-2"
+    assert record["resumed_from"] == f"checkpoint-{checkpoint}"
     ours, theirs = (AutoModelForCausalLM.from_pretrained(tmp_path / name / "model") for name in ("part", "whole"))
     for left, right in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
         assert torch.equal(left, right)

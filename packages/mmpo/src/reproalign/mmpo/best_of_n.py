@@ -19,7 +19,7 @@ from reproalign.common.generation.samplers import SAMPLERS
 from reproalign.common.generation.samples import SELECTED, Sampled, write_rows
 from reproalign.common.generation.sampling import sample_responses
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
 from reproalign.common.verbs.sample import VLLM_CHUNK
 from reproalign.common.verbs.score import score_responses
@@ -50,8 +50,7 @@ def best_of_n_run(config: BestOfNConfig, invocation: Invocation) -> None:
     with Run.open(invocation) as run:
         for judged in models:
             name = "reward" if judged.key == PROXY else judged.key
-            weights = identify_weights(judged.model.name, judged.model.revision)
-            run.add_fingerprint("weights", name, weights, name=judged.model.name)
+            used_weights(run, name, judged.model.name, judged.model.revision)
         pool = (
             judge_dialogues(config, counts, models, run) if config.questions else _prompts(config, counts, models, run)
         )

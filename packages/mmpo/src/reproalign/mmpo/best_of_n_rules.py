@@ -84,7 +84,7 @@ def sampling_backend(config: BestOfNConfig, policy: ModelConfig, run: Run) -> st
     """Return the backend that ``policy`` (of :func:`policy_rules`) is sampled with, and record its weights."""
     check_language_model(policy, "policy.name")
     backend = choose_backend(config.backend, LaunchConfig(), 1, policy)
-    used_weights(run, "policy", config.policy, backend=backend)
+    used_weights(run, "policy", config.policy.name, config.policy.revision, backend=backend)
     return backend
 
 

@@ -28,8 +28,9 @@ from reproalign.common.evaluation.rewardbench import (
     section_scores,
     subset_accuracies,
 )
-from reproalign.common.files import write_json
+from reproalign.common.files import sha256_json, write_json
 from reproalign.common.invocation import Invocation
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import model_kind, with_gemma_numerics
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
@@ -47,7 +48,7 @@ from reproalign.common.training.reference import FrozenReference
 from reproalign.common.training.reward import PairedRewardTrainer
 from reproalign.mmpo.config import EvaluateConfig, PairRulesConfig
 from reproalign.mmpo.objective import MMPO, Likelihood, MMPOReward
-from reproalign.mmpo.prepare import PairOptions, prepare_split, reading_rules
+from reproalign.mmpo.prepare import PairOptions, prepare_split, reading_rules, used_soft_labels
 from reproalign.mmpo.report import Rewards, draw, print_metrics
 from reproalign.mmpo.rules import MmpoRules, rules_of
 from reproalign.mmpo.target import check_gamma
@@ -68,11 +69,15 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     rules = _rules(config) if kind == "reward" else None
     _check_reference(config, kind)
     with Run.open(invocation) as run:
+        used_weights(run, kind, config.model.name, config.model.revision)
+        if config.reference.model is not None:
+            used_weights(run, "reference", config.reference.model, config.reference.revision)
         tokenizer = load_reward_tokenizer(config.model) if rules else load_tokenizer(config.model)
         if rules is None:  # what a reward model needs of its tokenizer depends on how it reads
             check_tokenizer(tokenizer, chat_template=config.model.chat_template)
         reader = Reader(tokenizer, rules) if rules else None
         run.set("in_force", {"beta": config.beta, "target": asdict(config.target)})
+        used_soft_labels(run, config.target)
         trainer = _trainer(config, variant, tokenizer, reader)
         held_out = load_evaluation(config.data, seed=config.seed, rejects_dir=run.dir)
         run.used_data(held_out.provenance)
@@ -182,6 +187,7 @@ def _rewardbench(
     run: Run,
 ) -> dict[str, Any]:
     rows = read_rewardbench(str(config.rewardbench))
+    run.add_fingerprint("data", "rewardbench", sha256_json(rows), path=config.rewardbench, rows=len(rows))
     pairs = (
         rewardbench_dialogues(rows, reader, config.data) if reader else rewardbench_pairs(rows, tokenizer, config.data)
     )

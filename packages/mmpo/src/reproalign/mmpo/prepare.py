@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.config.data import DataConfig
 from reproalign.common.config.text import PairTextConfig, RewardTextConfig
 from reproalign.common.errors import UserError, choose
+from reproalign.common.files import sha256_json
 from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
 from reproalign.common.reward.reading import Reader
@@ -19,6 +20,7 @@ from reproalign.common.text.render import render_pairs
 from reproalign.common.training.stages import read_pairs
 from reproalign.mmpo.config import PairRulesConfig, PreferenceConfig, RewardConfig, TargetConfig
 from reproalign.mmpo.data import apply_pair_rules, build_targets
+from reproalign.mmpo.target import read_soft_labels
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,18 @@ def load_pairs(
     def prepare(records: Dataset, split: str) -> Dataset:
         return prepare_split(records, tokenizer, options, split, reader)
 
+    used_soft_labels(run, config.target)
     train, evaluation = read_pairs(config, run, tokenizer, prepare)
     if not len(train):
         raise UserError("no training pair is left after the rules of data.*, target.* and pairs.*; loosen them")
     return Pairs(train, evaluation)
+
+
+def used_soft_labels(run: Run, target: TargetConfig) -> None:
+    """Record the file of soft labels, if targets come from one."""
+    if target.soft_labels and run.is_main:
+        labels = read_soft_labels(target.soft_labels)
+        run.add_fingerprint("data", "soft labels", sha256_json(labels), path=target.soft_labels, rows=len(labels))
 
 
 def prepare_split(

@@ -82,7 +82,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         pad_id = tokenizer.pad_token_id
         assert isinstance(pad_id, int)  # check_tokenizer has set it
         model = load_reward(config.model, tokenizer, rules, pad_id)
-        used_weights(run, "start", config.model)
+        used_weights(run, "start", config.model.name, config.model.revision)
         trainer = PairedRewardTrainer(
             objective=MMPOReward(batch_targets=variant.batch_targets),
             rules=rules,

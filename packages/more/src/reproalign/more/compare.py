@@ -59,7 +59,7 @@ def compare_responses(config: EvaluateConfig, invocation: Invocation) -> None:
     with keeping_answers(), Run.open(invocation) as run:
         for label, rows in zip(labels, entries, strict=True):
             run.add_fingerprint("data", label, sha256_json([asdict(row) for row in rows]), rows=len(rows))
-        used_weights(run, "reward", config.model)
+        used_weights(run, "reward", config.model.name, config.model.revision)
         if template:
             run.add_fingerprint("data", "judge prompt", sha256_json(template), path=config.prompts)
         rewards = _score(config, entries)

@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
             rules=variant,
             ties=ties,
         )
-        used_weights(run, "reward", config.model)
+        used_weights(run, "reward", config.model.name, config.model.revision)
         report(run, trainer.measured(), ties=ties, seed=config.seed, temperature=config.temperature)
         say(f"record and plots: {run.dir}")
 

@@ -65,7 +65,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         check_held_out(arguments, domains.held_out, remedy, rows="items")
         preview(run, config, arguments, domains.train)
         model = load_reward(config.model, tokenizer, rules, domains.pad_id)
-        used_weights(run, "start", config.model)
+        used_weights(run, "start", config.model.name, config.model.revision)
         if run.is_main and config.method == "more":
             run.set("weights", asdict(weights))  # with what null stands for
         common: dict[str, Any] = {

@@ -13,7 +13,7 @@ from reproalign.common.console import say
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.text.collate import PairCollator
@@ -36,16 +36,14 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     if not config.reference.model:
         raise UserError("rewards and KL are relative; set reference.model to the model that training started from")
     with Run.open(invocation) as run:
+        used_weights(run, "policy", config.model.name, config.model.revision)
+        used_weights(run, "reference", config.reference.model, config.reference.revision)
         tokenizer = load_tokenizer(config.model)
         variant = rules_of(config.variant)
         check_tokenizer(tokenizer, chat_template=with_template(config.model, variant.halos).chat_template)
         pairs = _pairs(config, variant, tokenizer, run)
         trainer = _trainer(config, tokenizer)
         metrics = PairEvaluation(config.loss, pairs, None, tokenizer.pad_token_id).measure(trainer)
-        policy = (config.model.name, config.model.revision)
-        reference = (config.reference.model, config.reference.revision)
-        for role, (name, revision) in (("policy", policy), ("reference", reference)):
-            run.add_fingerprint("weights", role, identify_weights(name, revision), name=name, revision=revision)
         run.set_metrics(metrics)
         print_metrics({model_label(config.model.name): metrics}, len(pairs))
         say(f"record: {run.dir}")

@@ -187,7 +187,7 @@ def _paired(prompt: Prompt, name: str) -> Example:
     if len(prompt.scores) == 2:
         check_scores(*prompt.scores)
     mode = "keep_start" if name in KEEP_START else "keep_end"
-    scores = [float(score) for score in prompt.scores if score is not None]
+    scores = [] if None in prompt.scores else [float(score) for score in prompt.scores if score is not None]
     generations = [prompt.answer(index) for index in range(len(prompt.responses))]
     return Example(_key(turns), turns, generations, name, prompt.preferences(), scores, truncation_mode=mode)
 

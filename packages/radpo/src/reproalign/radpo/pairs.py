@@ -19,7 +19,7 @@ from reproalign.common.generation.samplers import SAMPLERS, start_sampling
 from reproalign.common.generation.samples import SCORED, Sampled, write_rows
 from reproalign.common.generation.sampling import sample_shared
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.load import load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.verbs.score import score_rows
@@ -40,6 +40,8 @@ def pairs(config: PairsConfig, invocation: Invocation) -> None:
     label_column(config.classifier)  # before hours of sampling
     state, backend = start_sampling(config.backend, config.launch, config.model)
     with Run.open(invocation, is_main=state.is_main_process) as run:
+        used_weights(run, "policy", config.model.name, config.model.revision)
+        used_weights(run, "classifier", config.classifier.name, config.classifier.revision)
         with state.main_process_first():
             prompts = _prompts(config, load_tokenizer(config.model), run)
         responses = sample_shared(
@@ -66,9 +68,6 @@ def pairs(config: PairsConfig, invocation: Invocation) -> None:
         if not rows:
             raise UserError("no prompt has two continuations of different scores; raise n or temperature")
         write_rows(run.dir / PAIRS, rows)
-        weights = (("policy", config.model), ("classifier", config.classifier))
-        for role, model in weights:
-            run.add_fingerprint("weights", role, identify_weights(model.name, model.revision), name=model.name)
         run.add_fingerprint("data", "pairs", sha256_json(rows), made=True, rows=len(rows), backend=backend)
         means = {side: fmean(row[f"{side}_score"] for row in rows) for side in ("chosen", "rejected")}
         run.set_metrics({"prompts": len(scored), "pairs": len(rows), **{f"scores/{k}": v for k, v in means.items()}})

@@ -31,7 +31,7 @@ def replaced_statistics(
         logits: of the policy.
         batch: ``input_ids`` and ``completion_mask``, (rows, seq).
         reference: of the positions that predict completion tokens.
-        chunk_size: positions whose distributions exist at once; None: by the vocabulary and the memory there is.
+        chunk_size: positions whose distributions exist at once; None: by the vocabulary and the kind of device.
     """
     scored = batch["completion_mask"][:, 1:].bool()
     policy, targets = logits[:, :-1][scored], batch["input_ids"][:, 1:][scored]

@@ -179,7 +179,9 @@ def _by_score(example: Example) -> tuple[int, int]:
     """Return the indices of the best and the worst generation; the pairs tell whether higher scores are better."""
     scores = example.scores
     if not scores:
-        raise UserError(f"selection=scores needs scores, but '{example.name}' has none; set selection=one")
+        raise UserError(
+            f"selection=scores needs a score of each response, which '{example.name}' lacks; set selection=one"
+        )
     i, j = example.pairs[0]
     lowest, highest = scores.index(min(scores)), scores.index(max(scores))
     return (highest, lowest) if scores[i] >= scores[j] else (lowest, highest)

@@ -39,6 +39,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
     rules.check()
     state, backend = start_sampling(config.backend, config.launch, config.model)
     with Run.open(invocation, is_main=state.is_main_process) as run:
+        used_weights(run, "policy", config.model.name, config.model.revision)
         with state.main_process_first():
             instructions, prompts = _prompts(config, run)
         responses = sample_shared(
@@ -54,7 +55,6 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         outputs = [response for (response,) in responses]
         generator = config.generator or model_label(config.model.name)
         write_outputs(run.dir / OUTPUTS, instructions, outputs, generator)
-        used_weights(run, "policy", config.model)
         run.add_fingerprint("data", "responses", sha256_json(outputs), made=True, rows=len(outputs), backend=backend)
         run.set_metrics({"responses": len(outputs), "empty": outputs.count("")})
         say(f"{len(outputs)} responses of {generator}: {run.dir / OUTPUTS}")

@@ -15,7 +15,7 @@ from reproalign.common.console import say
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Dropout, Model
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path, reference_weights
 from reproalign.common.models.value_head import DetachedValueHead, attach_value_head
 from reproalign.common.records import Run
@@ -75,12 +75,9 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         if mode != "none":
             reference, rows, pairs = hold_reference(mode, config, config.reference, rows, pairs, pad, start=start)
         model = _policy(config, variant, start, tokenizer)
-        if run.is_main:
-            roles = {"policy": (start.name, start.revision)}
-            if mode in ("copy", "cached"):
-                roles["reference"] = reference_weights(start, config.reference)
-            for role, (name, revision) in roles.items():
-                run.add_fingerprint("weights", role, identify_weights(name, revision), name=name, revision=revision)
+        used_weights(run, "policy", start.name, start.revision)
+        if mode in ("copy", "cached"):
+            used_weights(run, "reference", *reference_weights(start, config.reference))
         evaluation = PairEvaluation(objective, pairs, found.pairs_per_pass, pad) if pairs is not None else None
         trainer = TRAINERS[needs.rows](
             objective=objective,
@@ -141,11 +138,6 @@ def _check_own_loop(config: TrainConfig, arguments: TrainingArguments) -> None:
             f"variant=released loss={config.loss.name} steps on every micro-batch (ERRATA Q18), not on "
             f"{cut[0]} process(es) x {cut[1]} of them; set launch=single and trainer.gradient_accumulation_steps=1 "
             "(the release's, which divides the loss, is released.accumulation)"
-        )
-    if arguments.save_strategy == "steps" and arguments.save_steps % config.loss.steps_per_batch:
-        raise UserError(
-            f"trainer.save_steps={arguments.save_steps:g} must be a multiple of loss.ppo_epochs="
-            f"{config.loss.steps_per_batch}, since a run cannot go on within a batch's epochs"
         )
 
 

@@ -33,6 +33,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
+from reproalign.common.records.fingerprints import identity_entry
 
 SOLVERS: Mapping[str, Solver] = {"published": solve_published, "exact": solve_exact}
 ACROSS = {"published": "optimiser step", "exact": "evaluation", "search": "candidate"}
@@ -171,8 +172,8 @@ def _ratios(config: AdaptConfig, settings: Settings, rule: TensorRule, epsilon: 
         head=rule.head,
         variant=config.variant,
         found=found,
-        pre={"name": config.pre, "sha256": identity(config.pre)},
-        post={"name": config.post, "sha256": identity(config.post)},
+        pre={"name": config.pre, **identity_entry(identity(config.pre))},
+        post={"name": config.post, **identity_entry(identity(config.post))},
     )
 
 

@@ -16,9 +16,10 @@ from reproalign.ama.align.raft_config import DataConfig
 from reproalign.ama.rules import rules_of
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.console import note_console, result_console, say
+from reproalign.common.data.cache import fingerprint_rows
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.errors import UserError
-from reproalign.common.files import sha256_file, sha256_json
+from reproalign.common.files import sha256_json
 from reproalign.common.generation.samples import write_rows
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
@@ -107,8 +108,7 @@ def _rows(config: DataConfig, role: str, paths: list[Path], run: Run) -> Iterato
     """Yield the rows of a role, and fingerprint where they came from."""
     if config.train:
         for number, path in enumerate(paths, start=1):
-            sha256 = sha256_file(path) if path.is_file() else ""
-            run.add_fingerprint("data", f"{role}-{number}", sha256, path=str(path))
+            run.add_fingerprint("data", f"{role}-{number}", fingerprint_rows(path), path=str(path))
         yield from chain.from_iterable(map(read_local, paths))
         return
     split = config.train_split if role == "train" else config.test_split
@@ -117,7 +117,8 @@ def _rows(config: DataConfig, role: str, paths: list[Path], run: Run) -> Iterato
     for number, folder in enumerate(config.folders or [None], start=1):
         rows, commit = read_hub(config.name, None, split, config.revision, data_dir=folder, key=role)
         name = f"{role}-{number}"
-        run.add_fingerprint("data", name, commit or "", name=config.name, folder=folder, split=split)
+        identity = commit or f"{config.name}@{config.revision or 'main'}"
+        run.add_fingerprint("data", name, identity, name=config.name, folder=folder, split=split)
         yield from rows
 
 

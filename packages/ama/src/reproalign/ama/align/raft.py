@@ -27,6 +27,7 @@ from reproalign.common.generation.samples import SCORED, SELECTED, find, read_sa
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child, check_launches, run_child
 from reproalign.common.records import Run
+from reproalign.common.records.fingerprints import identity_of
 from reproalign.common.records.folder import read_record
 from reproalign.common.verbs.iterations import check_iteration, plan_iterations, report_rewards, write_prompts
 
@@ -85,7 +86,7 @@ def raft(config: RaftConfig, invocation: Invocation) -> None:
         if config.keep_samples:
             write_rows(run.dir / SAMPLES, pool_rows(run.dir, len(found), "score", SCORED))
         model = folders["train"] / "model"
-        weights = read_record(folders["train"])["fingerprints"]["weights"]["model"]["sha256"]
+        weights = identity_of(read_record(folders["train"])["fingerprints"]["weights"]["model"])
         run.add_fingerprint("weights", "model", weights, made=True, path=str(model))
         rewards = {"all responses": "mean_reward_of_all", "the candidates": "mean_reward_counted"}
         rewards |= {"the selected": "mean_reward"}

@@ -48,7 +48,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
         assert isinstance(tokenizer.pad_token_id, int)  # load_reward_tokenizer has set it
         preview(run, config, arguments, train, held_out)
         model = load_reward(config.model, tokenizer, rules, tokenizer.pad_token_id)
-        used_weights(run, "start", config.model)
+        used_weights(run, "start", config.model.name, config.model.revision)
         trainer = PairedRewardTrainer(
             objective=BradleyTerry(),
             model=model,

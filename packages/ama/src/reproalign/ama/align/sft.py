@@ -57,7 +57,7 @@ def sft(config: SFTConfig, invocation: Invocation) -> None:
         set_seed(config.seed)  # before the model: adapters begin at random
         model = load_causal_lm(config.model)
         if run.is_main:
-            used_weights(run, "start", config.model)
+            used_weights(run, "start", config.model.name, config.model.revision)
             run.set("penalty", {"name": config.penalty.name, "weight": config.penalty.weight, **_facts(checked)})
         if checked.distance is not None:
             _check_positions(model, max(map(len, data.train["input_ids"])))

@@ -14,12 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.ama.align.config import ReplayConfig, SFTConfig
 from reproalign.ama.align.packing import Text, blocks, effective_block_size, pack, to_dataset, tokenize_texts
 from reproalign.ama.align.rows import Entry, find_files, read_rows
-from reproalign.common.data.cache import fingerprint_dataset
+from reproalign.common.data.cache import fingerprint_dataset, fingerprint_rows
 from reproalign.common.data.holdout import hold_out
 from reproalign.common.data.reading import read_local
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
-from reproalign.common.files import sha256_file
 from reproalign.common.records import Run
 from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.prompts import prompt_text
@@ -61,8 +60,7 @@ def load(config: SFTConfig, rules: TextRules, tokenizer: PreTrainedTokenizerBase
         entries, held_out = hold_out(entries, config.eval_fraction, config.seed, _prompt, key="eval_fraction")
     for key, files in (("rows", config.rows), ("eval_rows", config.eval_rows), ("replay.rows", config.replay.rows)):
         for path in find_files(files, key):
-            sha256 = fingerprint_dataset(Dataset.load_from_disk(str(path))) if path.is_dir() else sha256_file(path)
-            run.add_fingerprint("data", f"{key} {path.name}", sha256, path=str(path))
+            run.add_fingerprint("data", f"{key} {path.name}", fingerprint_rows(path), path=str(path))
     train = tokenize(entries, tokenizer, rules, "rows")
     evaluation = tokenize(held_out, tokenizer, rules, "eval_rows") if held_out else None
     counts = {"rows": len(entries), "skipped": skipped, "held_out": len(held_out), **_counted(train, "")}

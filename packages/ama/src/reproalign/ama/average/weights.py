@@ -19,6 +19,7 @@ from reproalign.ama.tensors import TensorRule, tensor_rule
 from reproalign.common.merging.blocks import Blocks
 from reproalign.common.merging.inputs import Model
 from reproalign.common.merging.values import PerTensor
+from reproalign.common.records.fingerprints import identity_of
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Averaged:
         notes = []
         for key, known in (("pre", file.pre), ("post", file.post)) if file else ():
             name = str(getattr(self.plan.config, key))
-            if known.get("sha256") and identity(name, digests) != known["sha256"]:
+            if identity_of(known) and identity(name, digests) != identity_of(known):
                 notes.append(
                     f"the ratios were found for other weights of {key} ({known.get('name', 'unnamed')}) than those of "
                     f"{name}, on which they are used"

@@ -17,6 +17,7 @@ from reproalign.ama.frontier.plan import Chain, Plan
 from reproalign.ama.points import Measure, Point
 from reproalign.ama.ratios_file import read_ratios
 from reproalign.common.errors import UserError
+from reproalign.common.records.fingerprints import identity_of
 from reproalign.common.records.folder import read_record
 from reproalign.common.records.handed_on import intact
 
@@ -35,7 +36,7 @@ class Measured:
         tasks: metric -> number; perplexities among them, of which lower is better.
         losses: file of texts, or "" for all -> (texts, 2): of each text the sum of its losses and its tokens.
         beside: further measures of its responses.
-        weights: SHA-256 of what was evaluated.
+        weights: SHA-256 of what was evaluated, or its commit on the Hub.
     """
 
     x: Measure
@@ -64,7 +65,7 @@ def collect(plan: Plan, folder: Path, *, measure: str, tensors: str) -> list[Fou
         measure: note of what ``x`` is, empty for a reward.
         tensors: rule that averages are made by.
     """
-    measured = {name: read_measured(chain, folder) for name, chain in plan.chains.items()}
+    measured = {name: read_measured(chain, folder, by_reward=not measure) for name, chain in plan.chains.items()}
     weighted = {name: _layer_weighted(chain, folder) for name, chain in plan.chains.items()}
     found = []
     for entry in plan.sweeps.entries:
@@ -90,8 +91,13 @@ def collect(plan: Plan, folder: Path, *, measure: str, tensors: str) -> list[Fou
     return found
 
 
-def read_measured(chain: Chain, folder: Path) -> Measured:
+def read_measured(chain: Chain, folder: Path, *, by_reward: bool) -> Measured:
     """Read the measures of one model.
+
+    Args:
+        chain: its runs.
+        folder: of the frontier.
+        by_reward: ``x`` is the reward; otherwise the win rate, and the reward, if there is one, is told beside it.
 
     Raises:
         UserError: if a file of its runs is missing or cut.
@@ -105,14 +111,15 @@ def read_measured(chain: Chain, folder: Path) -> Measured:
             if entry["value"] is not None:
                 tasks[RENAMED.get(name, name)] = Measure(entry["value"], entry["stderr"])
     tasks |= {name: _measure(metrics, name) for name in metrics if _is_perplexity(name)}
-    rewards = [row["reward"] for row in _lines(run / REWARDS) if "reward" in row]
+    rewards = [row["reward"] for row in _lines(run / REWARDS)] if by_reward else []
+    beside = BESIDE if by_reward else ("reward", *BESIDE)
     return Measured(
-        x=_across(chain, folder, metrics),
+        x=_measure(metrics, "reward") if by_reward else _win_rate(chain, folder),
         rewards=np.asarray(rewards, dtype=np.float64),
         tasks=tasks,
         losses=_losses(run / LOSSES),
-        beside={name: _measure(metrics, name) for name in BESIDE if name in metrics},
-        weights=record["fingerprints"]["weights"]["model"]["sha256"],
+        beside={name: _measure(metrics, name) for name in beside if name in metrics},
+        weights=identity_of(record["fingerprints"]["weights"]["model"]),
     )
 
 
@@ -121,9 +128,7 @@ def lower_is_better(metric: str) -> bool:
     return metric.startswith("perplexity")
 
 
-def _across(chain: Chain, folder: Path, metrics: Mapping[str, Any]) -> Measure:
-    if "reward" in metrics:
-        return _measure(metrics, "reward")
+def _win_rate(chain: Chain, folder: Path) -> Measure:
     if chain.judge is None:  # the model that the others are compared with
         return Measure(0.5, 0.0)
     judged = read_record(folder / chain.judge.name)["metrics"]

@@ -27,7 +27,7 @@ from reproalign.common.generation.samplers import start_sampling
 from reproalign.common.generation.samples import Sampled
 from reproalign.common.invocation import Invocation
 from reproalign.common.logprobs.model import install_completion_logps
-from reproalign.common.models.identify import identify_weights
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model, check_reward_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
@@ -146,7 +146,7 @@ def _fingerprint(config: EvaluateConfig, given: Given, run: Run) -> None:
         ("reference", _reference(config) if config.reference is not None else None),
     ):
         if model is not None:
-            run.add_fingerprint("weights", name, identify_weights(model.name, model.revision), name=model.name)
+            used_weights(run, name, model.name, model.revision)
     if given.prompts:
         run.add_fingerprint("data", "prompts", sha256_json(given.prompts), path=config.prompts, rows=len(given.prompts))
     if given.texts:

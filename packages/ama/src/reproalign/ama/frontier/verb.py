@@ -22,6 +22,7 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child
 from reproalign.common.launch.together import run_children
 from reproalign.common.records import Run
+from reproalign.common.records.fingerprints import identity_entry, identity_of
 from reproalign.common.records.folder import read_record
 
 POINTS, FRONTIER = "points.csv", "frontier.json"
@@ -111,7 +112,7 @@ def _note_weights(chain: Chain, run: Run) -> None:
     record = read_record(run.dir / chain.evaluate.name)
     fingerprint = record["fingerprints"]["weights"]["model"]
     run.add_fingerprint(
-        "weights", chain.model.name, fingerprint["sha256"], made=chain.average is not None, name=fingerprint["name"]
+        "weights", chain.model.name, identity_of(fingerprint), made=chain.average is not None, name=fingerprint["name"]
     )
 
 
@@ -129,7 +130,9 @@ def _result(config: FrontierConfig, plan: Plan, found: Sequence[Found], run: Run
         "tensors": config.tensors,
         "interval": {"confidence": config.confidence, "resamples": config.resamples, "seed": config.seed},
         "noise_floor": _noise_floor(plan, found, run),
-        "models": {row.entry.model: {"sha256": row.measured.weights, "x": asdict(row.measured.x)} for row in found},
+        "models": {
+            row.entry.model: {**identity_entry(row.measured.weights), "x": asdict(row.measured.x)} for row in found
+        },
         "fronts": all_fronts(found, confidence=config.confidence, resamples=config.resamples, seed=config.seed),
     }
 

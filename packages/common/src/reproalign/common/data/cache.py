@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.console import has_bars
 from reproalign.common.errors import UserError
-from reproalign.common.files import sha256_json
+from reproalign.common.files import sha256_file, sha256_json
 from reproalign.common.integrity import SMALL, damage
 from reproalign.common.leftovers import make_beside, sweep_dead
 from reproalign.common.manifests import seal
@@ -101,6 +101,11 @@ def fingerprint_dataset(dataset: Dataset) -> str:
     for row in dataset:
         total.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
     return total.hexdigest()
+
+
+def fingerprint_rows(path: Path) -> str:
+    """Return the SHA-256 of a file of rows, or of the rows of a ``save_to_disk`` folder."""
+    return fingerprint_dataset(Dataset.load_from_disk(str(path))) if path.is_dir() else sha256_file(path)
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

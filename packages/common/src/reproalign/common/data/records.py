@@ -130,9 +130,15 @@ def number(name: str, value: Any) -> float:
     Raises:
         RowError: for anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise RowError(f"{name}: {value!r} is not a finite number")
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        found = math.inf
+    if not math.isfinite(found):
+        raise RowError(f"{name}: {found} is not a finite number")
+    return found
 
 
 def text_of(row: Any, name: str, prefix: str = "") -> str:
@@ -217,14 +223,4 @@ def _check_completion(name: str, part: Text) -> None:
 
 
 def _score(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RowError(f"{name}={value!r} is not a number")
-    try:
-        score = float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        score = math.inf
-    if not math.isfinite(score):
-        raise RowError(f"{name} is {score}; a finite number is needed")
-    return score
+    return None if value is None else number(name, value)

@@ -65,7 +65,7 @@ def chunked_token_logps(
         bias: the output head's bias.
         softcap: c of Gemma 2's ``final_logit_softcapping``.
         scale: s, e.g. Cohere's ``logit_scale`` or 1 / Granite's ``logits_scaling``.
-        chunk_size: tokens whose logits exist at once; None: by the vocabulary and the memory there is.
+        chunk_size: tokens whose logits exist at once; None: by the vocabulary and the kind of device.
 
     Returns:
         Log-probabilities in float32, or float64 for float64 inputs.

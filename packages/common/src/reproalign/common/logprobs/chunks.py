@@ -8,23 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import psutil
 import torch
 from torch import Tensor
 
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}  # CPU: what stays near the caches; GPU: what keeps it busy
-SHARE_OF_FREE = 16  # of what is free, one buffer takes no more than this part
 
 
 def default_chunk_size(vocab_size: int, device: torch.device) -> int:
     """Return how many token positions one float32 logits buffer holds.
 
-    The buffer is 32 MiB on a CPU and 256 MiB on an accelerator, or a sixteenth of the free memory where that is less.
-    Chunks of another size add up in another order: on a device that is nearly full, set the size to get the same bits
-    again.
+    The buffer is 32 MiB on a CPU and 256 MiB on an accelerator. It does not depend on the memory that is free: chunks
+    of another size add up in another order, and a run resumed beside others must give the same bits.
     """
-    budget = CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"])
-    return max(16, min(budget, free_bytes(device) // SHARE_OF_FREE) // (4 * vocab_size))
+    return max(16, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (4 * vocab_size))
 
 
 def positions_at_once(chunk_size: int | None, vocab_size: int, device: torch.device, *, buffers: int = 1) -> int:
@@ -38,14 +34,6 @@ def positions_at_once(chunk_size: int | None, vocab_size: int, device: torch.dev
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     return chunk_size
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the memory that can still be allocated on ``device``, with what PyTorch's allocator keeps in reserve."""
-    if device.type == "cpu":
-        return int(psutil.virtual_memory().available)
-    free, _ = torch.accelerator.get_memory_info(device)
-    return int(free + torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device))
 
 
 def statistics_dtype(hidden: Tensor) -> torch.dtype:

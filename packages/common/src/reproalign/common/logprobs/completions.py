@@ -6,7 +6,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from reproalign.common.config.model import LogprobsConfig
-from reproalign.common.logprobs.model import install_completion_logps, uninstall_completion_logps
+from reproalign.common.logprobs.model import completion_logps_installed
 from reproalign.common.logprobs.questions import CompletionLogps
 
 
@@ -30,7 +30,7 @@ def completion_logps(
         input_ids: prompts and completions.
         attention_mask: 0 on padding.
         completion_mask: which tokens are scored, each given all tokens before it.
-        chunk_size: positions whose logits exist at once; None: by the vocabulary and the memory there is.
+        chunk_size: positions whose logits exist at once; None: by the vocabulary and the kind of device.
         implementation: ``chunked``, or ``plain`` for full logits.
 
     Returns:
@@ -46,11 +46,8 @@ def completion_logps(
         raise ValueError(f"input_ids, attention_mask and completion_mask are (rows, seq), got {sorted(shapes)}")
     if bool(completion_mask[:, 0].any()):
         raise ValueError("completion_mask scores a first token, before which nothing stands; prepend a BOS token")
-    install_completion_logps(model, LogprobsConfig(implementation=implementation, chunk_size=chunk_size))
-    try:
+    with completion_logps_installed(model, LogprobsConfig(implementation=implementation, chunk_size=chunk_size)):
         found: CompletionLogps = model(
             input_ids=input_ids, attention_mask=attention_mask, completion_mask=completion_mask, use_cache=False
         )
-    finally:
-        uninstall_completion_logps(model)
     return found

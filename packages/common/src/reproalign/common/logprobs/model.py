@@ -18,7 +18,8 @@ has: collectives always meet.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -41,7 +42,13 @@ from reproalign.common.logprobs.questions import (
     StatisticsQuestion,
     StatisticsRequest,
 )
-from reproalign.common.models.forward import earlier_forward, replace_forward, restore_forward, unwrap_peft
+from reproalign.common.models.forward import (
+    earlier_forward,
+    forwards_kept,
+    replace_forward,
+    restore_forward,
+    unwrap_peft,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +69,7 @@ def install_completion_logps(model: nn.Module, logprobs: LogprobsConfig | None =
     Args:
         model: changed in place; installing again replaces the earlier settings.
         logprobs: ``chunked`` (:mod:`~reproalign.common.logprobs.chunked`) or ``plain`` (full logits), and the tokens
-            whose logits exist at once; None: chunked, by the vocabulary and the memory there is.
+            whose logits exist at once; None: chunked, by the vocabulary and the kind of device.
 
     Returns:
         The way in force: ``chunked``, ``module`` (the head is called chunk by chunk under activation checkpointing:
@@ -120,10 +127,22 @@ def install_completion_logps(model: nn.Module, logprobs: LogprobsConfig | None =
 
 def uninstall_completion_logps(model: nn.Module) -> None:
     """Give ``model`` its own forward back; nothing happens if none was installed."""
+    for module in _changed_modules(model):
+        restore_forward(module, _LOGPS)
+
+
+@contextmanager
+def completion_logps_installed(model: nn.Module, logprobs: LogprobsConfig) -> Iterator[None]:
+    """Install the computation for a block; what was installed before is in force again afterwards."""
+    with forwards_kept(_changed_modules(model), _LOGPS):
+        install_completion_logps(model, logprobs)
+        yield
+
+
+def _changed_modules(model: nn.Module) -> list[nn.Module]:
     base = unwrap_peft(model)
-    for module in (base, base.get_output_embeddings()):
-        if module is not None:
-            restore_forward(module, _LOGPS)
+    head = base.get_output_embeddings()
+    return [base] if head is None else [base, head]
 
 
 def _choose_way(base: PreTrainedModel, head: Head) -> tuple[str, str | None]:

@@ -21,7 +21,7 @@ def token_losses(
     Args:
         states: hidden states and head, or logits, of the positions that predict ``targets``.
         targets: token ids.
-        chunk_size: tokens whose logits exist at once; None: by the vocabulary and the memory there is.
+        chunk_size: tokens whose logits exist at once; None: by the vocabulary and the kind of device.
 
     Returns:
         Losses in float32, or float64 for float64 inputs, and truth values.

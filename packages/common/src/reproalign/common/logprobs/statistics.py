@@ -69,7 +69,7 @@ def chunked_token_statistics(
         targets: token ids.
         statistics: names out of :data:`STATISTICS`.
         measure: Φ, needed for ``risk``.
-        chunk_size: tokens whose logits exist at once; None: by the vocabulary and the memory there is.
+        chunk_size: tokens whose logits exist at once; None: by the vocabulary and the kind of device.
 
     Returns:
         (tokens,) tensors by name, float32, or float64 for float64 inputs.

@@ -6,7 +6,8 @@ of the module must call its own. Changes under different keys can be stacked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from types import MethodType
@@ -51,6 +52,20 @@ def restore_forward(module: nn.Module, key: str) -> None:
     original = module.__dict__.pop(_slot(key), None)
     if original is not None:
         module.forward = original
+
+
+@contextmanager
+def forwards_kept(modules: Iterable[nn.Module], key: str) -> Iterator[None]:
+    """Put modules' forwards back at the end of a block as they are now: a change under ``key`` is in force again."""
+    before = [(module, module.__dict__.get(_slot(key)), module.forward) for module in modules]
+    try:
+        yield
+    finally:
+        for module, earlier, forward in before:
+            restore_forward(module, key)
+            if earlier is not None:
+                module.__dict__[_slot(key)] = earlier
+                module.forward = forward
 
 
 def _open_signature(forward: Callable[..., Any]) -> Signature:

@@ -46,7 +46,7 @@ def identify_weights(name: str, revision: str | None, known: Mapping[str, str] |
     return fingerprint_folder(path, known) if path.is_dir() else f"{name}@{hub_commit(name, revision)}"
 
 
-def used_weights(run: Run, role: str, model: ModelConfig, **facts: Any) -> None:
+def used_weights(run: Run, role: str, name: str, revision: str | None, **facts: Any) -> None:
     """Record the weights that a model begins at: the fingerprint of a folder, or the commit of a Hub repository.
 
     Only the main process reads them.
@@ -54,15 +54,16 @@ def used_weights(run: Run, role: str, model: ModelConfig, **facts: Any) -> None:
     Args:
         run: the open record.
         role: what they are for: ``policy``, ``reference``, ``start``.
-        model: ``name`` and ``revision`` are read.
+        name: a folder or a Hub id.
+        revision: of a Hub id.
         facts: what else is to be known of them.
 
     Raises:
         UserError: if a resumed run began with other weights.
     """
     if run.is_main:
-        identity = identify_weights(model.name, model.revision)
-        run.add_fingerprint("weights", role, identity, name=model.name, revision=model.revision, **facts)
+        identity = identify_weights(name, revision)
+        run.add_fingerprint("weights", role, identity, name=name, revision=revision, **facts)
 
 
 def identify_settings(name: str) -> str | None:

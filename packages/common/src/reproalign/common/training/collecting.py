@@ -206,7 +206,7 @@ class CollectingTrainer(Trainer):
                 total, count = value
             else:
                 total, count = value.sum(), torch.tensor(float(value.numel()), device=value.device)
-            entry = torch.stack([total.detach().float(), count.detach().float()])
+            entry = torch.stack([total.detach().float(), count.detach().float().to(total.device)])
             self._collected[phase][name] = self._collected[phase][name].to(entry.device) + entry
 
     def _drain(self, phase: str) -> dict[str, float]:
@@ -214,7 +214,8 @@ class CollectingTrainer(Trainer):
         if not collected:
             return {}
         names = sorted(collected)
-        local = torch.stack([collected[name] for name in names]).to(self.accelerator.device)
+        device = self.accelerator.device  # what a checkpoint gave back is on the CPU until something is added to it
+        local = torch.stack([collected[name].to(device) for name in names])
         sums, counts = self.accelerator.reduce(local, reduction="sum").unbind(1)
         means = {
             name: value / count

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
@@ -38,14 +40,32 @@ class ExampleTrainer(PolicyTrainer):
         self.advantages: Tensor | None = None  # of the batch that several steps are made on
         super().__init__(compute_metrics=_evaluation_metrics, **kwargs)
 
+    def save_state(self, checkpoint: Path) -> None:
+        """Write the advantages too, where the next step is on the same batch."""
+        super().save_state(checkpoint)
+        if self.advantages is not None and self.state.global_step % self.objective.steps_per_batch:
+            save_file({"advantages": self.advantages.contiguous()}, self._advantages_path(checkpoint))
+
+    def load_state(self, checkpoint: Path) -> None:
+        """Read back what :meth:`save_state` wrote."""
+        super().load_state(checkpoint)
+        path = self._advantages_path(checkpoint)
+        if path.is_file():
+            self.advantages = load_file(path, device=str(self.args.device))["advantages"]
+
+    def _advantages_path(self, checkpoint: Path) -> Path:
+        return checkpoint / f"advantages-{self.args.process_index}.safetensors"
+
     def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
         """Compute the log-probs of the micro-batch and hand them to the objective."""
         if "KL_input_ids" in inputs:
             (inputs,) = self._with_kl(model, [inputs])
         batch = self._examples(model, inputs)
-        if self.state.global_step % self.objective.steps_per_batch == 0:  # the batch is new
-            self.advantages = self.objective.advantages(batch)
-        scores: ExampleScores = self.objective(replace(batch, advantages=self.advantages))
+        if model.training:
+            if self.state.global_step % self.objective.steps_per_batch == 0:  # the batch is new
+                self.advantages = self.objective.advantages(batch)
+            batch = replace(batch, advantages=self.advantages)
+        scores: ExampleScores = self.objective(batch)
         metrics = dict(scores.metrics)
         for name, chosen in (("desirable", batch.desirable), ("undesirable", ~batch.desirable)):
             metrics[f"rewards/{name}"] = scores.rewards[chosen]

@@ -54,13 +54,15 @@ class PairTrainer(PolicyTrainer, ScoredPairsTrainer):
         return self.objective(Pairs(*responses.halves(), inputs.get("p_chosen"))), responses
 
 
-def reward_metrics(chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]) -> dict[str, Float[Tensor, ""]]:
-    """Return mean rewards, mean margin, and the share of pairs ordered rightly; ties count as wrong."""
+def reward_metrics(
+    chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]
+) -> dict[str, Float[Tensor, " pairs"]]:
+    """Return rewards, margin and whether a pair is ordered rightly, of each pair; ties count as wrong."""
     return {
-        "rewards/chosen": chosen.mean(),
-        "rewards/rejected": rejected.mean(),
-        "rewards/margins": (chosen - rejected).mean(),
-        "rewards/accuracies": (chosen > rejected).float().mean(),
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": (chosen > rejected).float(),
     }
 
 

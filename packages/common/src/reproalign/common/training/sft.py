@@ -26,6 +26,7 @@ from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import write_json
+from reproalign.common.models.identify import used_weights
 from reproalign.common.models.load import load_causal_lm
 from reproalign.common.records import Run
 from reproalign.common.text.collate import IGNORED
@@ -99,6 +100,7 @@ def fine_tune(
             mean over its own tokens; that needs one example per device at a time (:func:`check_loss_mean`).
     """
     preview(run, config, arguments, train, evaluation)
+    used_weights(run, "start", config.model.name, config.model.revision)
     trainer = FineTuner(
         model=load_causal_lm(config.model),
         args=arguments,  # type: ignore[arg-type]

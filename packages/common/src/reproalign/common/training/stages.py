@@ -121,7 +121,9 @@ def pair_trainer(
         held, train, held_out = hold_reference(mode, config, reference, train, held_out, pad_id)
     train = lay_out(train)
     model = load_causal_lm(config.model, dropout=dropout)
-    used_weights(run, weights, config.model)
+    used_weights(run, weights, config.model.name, config.model.revision)
+    if mode != "none" and reference.model is not None:
+        used_weights(run, "reference", reference.model, reference.revision)
     return PairTrainer(
         objective=objective,
         reference=held,

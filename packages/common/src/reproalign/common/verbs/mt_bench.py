@@ -160,7 +160,7 @@ def _answers(config: MTBenchConfig, questions: Sequence[Question], run: Run) -> 
     model, own = ask_by(config.template, config.model, config.system_message)
     rules = dialogue_rules(config, own)
     backend = choose_backend(config.backend, LaunchConfig(), 1, model)
-    used_weights(run, "policy", config.model, backend=backend)
+    used_weights(run, "policy", config.model.name, config.model.revision, backend=backend)
     answers = answer_questions(
         questions,
         run.dir / ANSWERS,

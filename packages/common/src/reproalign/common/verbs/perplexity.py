@@ -62,7 +62,7 @@ def perplexity(config: PerplexityConfig, invocation: Invocation) -> None:
 
     with Run.open(invocation, is_main=state.is_main_process) as run:
         if state.is_main_process:
-            used_weights(run, "model", config.model)
+            used_weights(run, "model", config.model.name, config.model.revision)
             for name, rows in answers.items():
                 run.add_fingerprint("data", name, sha256_json([vars(row) for row in rows]), rows=len(rows))
         state.wait_for_everyone()  # the folder is there

@@ -10,6 +10,7 @@ from reproalign.common.generation.prompt_files import read_prompts
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child, check_launches, run_child
 from reproalign.common.records import Run
+from reproalign.common.records.fingerprints import identity_of
 from reproalign.common.records.folder import read_record
 from reproalign.common.verbs import REJECTION_SAMPLING
 from reproalign.common.verbs.align import check_align
@@ -57,7 +58,7 @@ def raft(config: RaftConfig, invocation: Invocation) -> None:
             rewards["the selected"].append(found["mean_reward"])
             aligned = read_record(folders["align"])
             run.set_metrics({f"iteration_{number}": {**found, "eval_loss": aligned["metrics"].get("eval_loss")}})
-        weights = aligned["fingerprints"]["weights"]["model"]["sha256"]
+        weights = identity_of(aligned["fingerprints"]["weights"]["model"])
         run.add_fingerprint("weights", "model", weights, made=True, path=str(folders["align"] / "model"))
         report_rewards(rewards, run.dir)
         say(f"model: {folders['align'] / 'model'}; record and plot: {run.dir}")

@@ -33,6 +33,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
     check_language_model(config.model)
     prompts = asked(read_prompts(config.prompts)[: config.max_prompts], config)
     with Run.open(invocation, is_main=state.is_main_process) as run:
+        used_weights(run, "policy", config.model.name, config.model.revision)
         run.add_fingerprint("data", "prompts", sha256_json(prompts), path=config.prompts, rows=len(prompts))
         responses = sample_shared(
             prompts,
@@ -49,7 +50,6 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
             for number, (prompt, texts) in enumerate(zip(prompts, responses, strict=True))
         ]
         write_rows(run.dir / RESPONSES, rows)
-        used_weights(run, "policy", config.model)
         run.add_fingerprint("data", "responses", sha256_json(responses), made=True, rows=len(rows), backend=backend)
         texts = [text for row in responses for text in row]
         run.set_metrics({"prompts": len(prompts), "responses": len(texts), "empty": texts.count("")})

@@ -41,7 +41,7 @@ def score(config: ScoreConfig, invocation: Invocation) -> None:
     rows = read_sampled(path)
     with Run.open(invocation) as run:
         run.add_fingerprint("data", "responses", sha256_json([asdict(row) for row in rows]), path=config.responses)
-        used_weights(run, "reward", config.model)
+        used_weights(run, "reward", config.model.name, config.model.revision)
         scored = score_responses(rows, config.model, rules, run.dir / SCORED, batch_size=config.batch_size)
         run.set_metrics(_report(scored, run.dir))
         say(f"scores: {run.dir / SCORED}; plot: {run.dir / 'plots'}")

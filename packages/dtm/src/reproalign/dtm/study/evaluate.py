@@ -27,6 +27,7 @@ from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
 from reproalign.common.records import Run
+from reproalign.common.records.fingerprints import identity_of
 from reproalign.dtm.rows import is_placeholder, read_rows
 from reproalign.dtm.rules import DtmRules, rules_of
 from reproalign.dtm.study.config import EvaluateConfig
@@ -82,7 +83,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     full = f"output_dir={config.output_dir}"
     with space_needed(full), Run.open(invocation, is_main=state.is_main_process) as run, space_needed(full):
         if state.is_main_process:
-            used_weights(run, "model", config.model)
+            used_weights(run, "model", config.model.name, config.model.revision)
             run.add_fingerprint("data", "rows", held_out.facts["sha256"], files=list(config.rows))
         state.wait_for_everyone()  # the folder is there
         # Sorting by length pads less; the release's accuracy depends on which rows share a batch.
@@ -176,7 +177,7 @@ def _report(
         write_tokens(run, losses)
     results = {
         "model": {"name": config.model.name, "revision": config.model.revision},
-        "weights": run.record["fingerprints"]["weights"]["model"]["sha256"],
+        "weights": identity_of(run.record["fingerprints"]["weights"]["model"]),
         "rows": {"files": list(config.rows), **held_out.facts},
         "variant": config.variant,
         "tokens": {name: value for name, value in asdict(tokens).items() if name not in _ELSEWHERE},

@@ -23,6 +23,7 @@ from reproalign.common.options.compose import compose
 from reproalign.common.options.keys import known_keys
 from reproalign.common.options.words import as_word
 from reproalign.common.records import Run
+from reproalign.common.records.fingerprints import identity_of
 from reproalign.common.records.folder import read_record
 from reproalign.dtm.cli import TRAIN
 from reproalign.dtm.rows import check_clusters, parse_clusters, read_labels
@@ -45,7 +46,7 @@ def train_each(config: TrainEachConfig, invocation: Invocation) -> None:
         folders = run_children(run, children, at_once=config.at_once)
         records = {child.name: read_record(folder) for child, folder in zip(children, folders, strict=True)}
         for name, record in records.items():
-            weights = record["fingerprints"]["weights"]["model"]["sha256"]
+            weights = identity_of(record["fingerprints"]["weights"]["model"])
             run.add_fingerprint("weights", name, weights, made=True, path=str(run.dir / name / "model"))
         starts = {name: record["adapter_start"] for name, record in records.items()}
         run.set("same_start", len({str(start) for start in starts.values()}) == 1)

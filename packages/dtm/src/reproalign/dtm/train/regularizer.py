@@ -22,7 +22,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -57,6 +57,11 @@ class Change:
     start: Tensor | None = None
     scaling: float = 1.0
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.parameters[0].device
+
     def squared_norm(self) -> Float[Tensor, ""]:
         """Return ‖Δθ‖² of this tensor, in float32."""
         if self.start is not None:
@@ -85,6 +90,13 @@ class Regularizer:
         self.changes = changes
         self.weight = weight
 
+    def place(self) -> None:
+        """Move θ_0 to where the weights are; the Trainer moves these after they were read."""
+        self.changes = [
+            change if change.start is None else replace(change, start=change.start.to(change.device))
+            for change in self.changes
+        ]
+
     @abstractmethod
     def __call__(self) -> Float[Tensor, ""]:
         """Return the penalty at the current weights."""
@@ -110,6 +122,11 @@ class EWC(Regularizer):
     def __init__(self, changes: list[Change], weight: float, fisher: dict[str, Tensor]) -> None:
         super().__init__(changes, weight)
         self.fisher = fisher
+
+    def place(self) -> None:
+        """Move θ_0 and F to where the weights are."""
+        super().place()
+        self.fisher = {change.name: self.fisher[change.name].to(change.device) for change in self.changes}
 
     def __call__(self) -> Float[Tensor, ""]:
         """Return the penalty."""
@@ -194,7 +211,7 @@ def _read_fisher(name: str, changes: list[Change]) -> dict[str, Tensor]:
                     f"regularizer.fisher={name}: '{change.name}' is of shape {stored}, the weight of {shape}"
                 )
             values = statistics.read(change.name, 0, math.prod(shape)).reshape(shape)
-            found[change.name] = values.to(change.parameters[0].device)
+            found[change.name] = values
     return found
 
 

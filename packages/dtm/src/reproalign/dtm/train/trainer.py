@@ -53,6 +53,8 @@ class SupervisedTrainer(TokenAverageTrainer):
         install_completion_logps(kwargs["model"], logprobs)
         super().__init__(normalisation=normalisation, **kwargs)
         self.regularizer, self.batch_measures = regularizer, batch_measures
+        if regularizer is not None:
+            regularizer.place()  # the Trainer has moved the weights by now
         self.chunk_size = logprobs.chunk_size
 
     def micro_batch(self, model: nn.Module, inputs: dict[str, Tensor]) -> MicroBatch:
@@ -67,7 +69,7 @@ class SupervisedTrainer(TokenAverageTrainer):
         answer = model(**inputs, completion_mask=supervised, use_cache=False)
         losses = -answer["per_token"]
         total = micro_batch_mean(losses) if share is None else averaged(losses, share)
-        metrics: dict[str, Any] = {"token_loss": (losses.sum(), torch.tensor(float(len(losses))))}
+        metrics: dict[str, Any] = {"token_loss": (losses.sum(), losses.new_tensor(float(len(losses))))}
         if self.regularizer is not None:
             penalty = self.regularizer()
             total = total + penalty

@@ -85,7 +85,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         model = _model(config, tokenizer)
         manifest = start_manifest(get_peft_model_state_dict(model)) if isinstance(model, PeftModel) else {}
         if run.is_main:
-            used_weights(run, "start", config.model)
+            used_weights(run, "start", config.model.name, config.model.revision)
             run.set("adapter_start", manifest)
         trainer = SupervisedTrainer(
             normalisation=checked.normalisation,

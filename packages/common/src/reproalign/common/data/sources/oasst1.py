@@ -21,11 +21,11 @@ def as_trees(rows: Iterable[Row]) -> Iterator[Row]:
     """
     messages: list[tuple[str, dict[str, Any]]] = []
     replies: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
+    for index, row in enumerate(rows):
         try:
             if row.problem:
                 raise RowError(row.problem)
-            found = [*_walk(row.values["prompt"])] if "prompt" in row.values else [_message(row.values, None)]
+            found = [*_walk(row.values["prompt"], index)] if "prompt" in row.values else [_message(row.values, None)]
         except RowError as error:
             yield Row(row.place, {}, str(error))
             continue
@@ -98,7 +98,8 @@ def english(prompts: Iterable[Prompt]) -> list[Prompt]:
     return found
 
 
-def _walk(root: Any) -> Iterator[dict[str, Any]]:
+def _walk(root: Any, row: int) -> Iterator[dict[str, Any]]:
+    """Yield the messages of a tree; one without an id gets that of its place in the row."""
     waiting: list[tuple[Any, str | None]] = [(root, None)]
     for place in count():
         if not waiting:
@@ -106,7 +107,7 @@ def _walk(root: Any) -> Iterator[dict[str, Any]]:
         node, parent = waiting.pop(0)
         if not isinstance(node, dict):
             raise RowError("'prompt' and each of its 'replies' must be a message")
-        message = _message({"message_id": f"{id(root)} {place}", **node}, parent)
+        message = _message({"message_id": f"row {row}, message {place}", **node}, parent)
         yield message
         waiting += [(reply, message["message_id"]) for reply in node.get("replies") or []]
 

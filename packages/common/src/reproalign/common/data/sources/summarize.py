@@ -23,6 +23,8 @@ def summarize(row: dict[str, Any]) -> Prompt:
     info, summaries, choice = column(row, "info"), column(row, "summaries"), column(row, "choice")
     if not isinstance(summaries, list) or len(summaries) != 2 or choice not in (0, 1):
         raise RowError("there must be two 'summaries', and 'choice' must be 0 or 1")
+    if not isinstance(info, dict):
+        raise RowError("'info' must be an object with 'post' or 'article'")
     if info.get("post"):
         query = f"SUBREDDIT: r/{info.get('subreddit')}\n\nTITLE: {info.get('title')}\n\nPOST: {info['post']}"
     else:
