@@ -75,7 +75,7 @@ def structured(schema: str, config: dict[str, Any]) -> Any:
     from reproalign.common.options.choices import built, specialised
 
     cls = load_object(schema)
-    merged = OmegaConf.merge(OmegaConf.structured(specialised(cls, config)), OmegaConf.create(config))
+    merged = OmegaConf.unsafe_merge(OmegaConf.structured(specialised(cls, config)), OmegaConf.create(config))
     return built(cls, OmegaConf.to_object(merged))
 
 

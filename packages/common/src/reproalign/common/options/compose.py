@@ -125,7 +125,7 @@ def _compose(
             named(node, config, {key: _value(word) for word, key in words.items()})
             node = specialised(node, config)
             check_keys(node, file, content, renamed)
-            composed = OmegaConf.merge(OmegaConf.structured(node), OmegaConf.create(config))
+            composed = OmegaConf.unsafe_merge(OmegaConf.structured(node), OmegaConf.create(config))
         checked = [_check_key(word, key, node, renamed) for word, key in words.items()]
         _put_values(composed, [word for word in checked if word])
         leave_out_other_variants(composed, node, words.values())
