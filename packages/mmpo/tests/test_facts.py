@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from reproalign.common.command.recipes import read_headers
 from reproalign.common.testing import Fact, assert_facts, launch_facts, read_facts, recipe_config
-from reproalign.common.testing.facts import scheduled_rates
+from reproalign.common.testing.facts import by_family, scheduled_rates
 from reproalign.mmpo.cli import APP
 from reproalign.mmpo.config import PreferenceConfig, RewardConfig, SFTRunConfig
 from reproalign.mmpo.released import count_steps
@@ -88,7 +88,7 @@ def derived(config: Any, stated: dict[str, Fact], folder: Any) -> dict[str, Any]
     return found
 
 
-@pytest.mark.parametrize("recipe", [name for name in PUBLISHED if family(name)])
+@pytest.mark.parametrize("recipe", by_family(PUBLISHED, family))
 def test_a_recipe_comes_to_the_published_launch(recipe, tmp_path):
     stated = FACTS[str(family(recipe))]
     config = recipe_config(APP, f"experiment={recipe}")

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from reproalign.common.command.recipes import read_headers
-from reproalign.common.testing.facts import assert_facts, launch_facts, read_facts, recipe_config
+from reproalign.common.testing.facts import assert_facts, by_family, launch_facts, read_facts, recipe_config
 from reproalign.more.balance import settle_weights
 from reproalign.more.cli import APP
 from reproalign.more.groups import resample
@@ -81,7 +81,7 @@ def derived(name: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("name", by_family(TRAINING, family))
 def test_a_recipe_comes_to_the_published_launch(name: str) -> None:
     facts, found = dict(FACTS[family(name)]), derived(name)
     if "compute" in facts:  # the one difference, ERRATA Q21

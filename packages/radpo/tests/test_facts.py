@@ -13,6 +13,7 @@ import pytest
 from reproalign.common.command.recipes import read_headers
 from reproalign.common.data.records import user
 from reproalign.common.testing import assert_facts, launch_facts, read_facts, recipe_config
+from reproalign.common.testing.facts import by_family
 from reproalign.radpo.batches import lay_out
 from reproalign.radpo.cli import APP
 from reproalign.radpo.config import TrainConfig
@@ -120,7 +121,7 @@ def derived(name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", by_family(PUBLISHED, family))
 def test_a_recipe_comes_to_the_published_launch(name):
     assert_facts(FACTS[family(name)], derived(name))
 

@@ -11,7 +11,7 @@ A package's test derives the same names from its recipes with the functions that
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,4 +138,22 @@ def scheduled_rates(arguments: TrainingArguments, total: int, steps: Collection[
         schedule.step()
         if step in steps:
             found[step] = schedule.get_last_lr()[0]
+    return found
+
+
+def by_family(recipes: Iterable[str], family: Callable[[str], str | None]) -> list[Any]:
+    """Return recipes as parameters of a test: of each family that has facts the first, and the others marked slow.
+
+    Members of a family differ in what has no facts of its own, such as the measure or the seed.
+
+    Args:
+        recipes: their names.
+        family: of a recipe; None: it has no facts.
+    """
+    seen: set[str | None] = {None}
+    found = []
+    for name in recipes:
+        if family(name) is not None:
+            found.append(pytest.param(name, marks=[pytest.mark.slow] if family(name) in seen else []))
+        seen.add(family(name))
     return found
