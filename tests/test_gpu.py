@@ -139,6 +139,31 @@ def test_a_recipe_has_the_losses_that_it_has_on_the_cpu(tmp_path, name):
     assert distance(on_gpu, on_cpu) < 1e-2
 
 
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_penalty_and_its_start_are_where_the_weights_are(tmp_path, lora):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"instruction": f"Say {n}.", "output": f"{n}"}) + "\n" for n in range(8)))
+    words = [
+        "dtm",
+        "train",
+        f"rows=[{rows}]",
+        "model.name=tiny:llama",
+        "trainer.max_steps=3",
+        "trainer.logging_steps=1",
+    ]
+    words += [
+        "trainer.warmup_steps=1",
+        "trainer.learning_rate=0.01",
+        "regularizer.name=l2",
+        "regularizer.weight=0.1",
+        "model.lora.dropout=0",
+        f"model.lora.enabled={lora}",
+    ]
+    on_cpu, on_gpu = (trained(words, tmp_path / str(gpus), gpus) for gpus in (0, 1))
+    assert_near(on_gpu, on_cpu, 1e-3)
+    assert distance(on_gpu, on_cpu) < 1e-2
+
+
 def test_autocast_computes_in_bfloat16(tmp_path):
     exact = trained(MMPO, tmp_path / "float32")
     rounded = trained([*MMPO, "trainer.bf16=true"], tmp_path / "bfloat16")
