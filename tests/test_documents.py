@@ -10,18 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.ama import cli as ama
-from reproalign.common import cli as reproalign
+from papers import CLIS, CORE, PAPERS, ROOT
 from reproalign.common.launch.plan import STRATEGIES
 from reproalign.common.options.groups import options
 from reproalign.common.text.templates import TEMPLATES
-from reproalign.dtm import cli as dtm
-from reproalign.mmpo import cli as mmpo
-from reproalign.more import cli as more
-from reproalign.radpo import cli as radpo
 
-PAPERS = [mmpo, more, radpo, dtm, ama]
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("packages/*/*.md"))]
 
 
@@ -39,7 +32,7 @@ def commands(document: Path, name: str) -> list[list[str]]:
 
 COMMANDS = [
     pytest.param(paper, words, id=f"{document.relative_to(ROOT)}: {paper.APP.command} {shlex.join(words)[:60]}")
-    for paper in [*PAPERS, reproalign]
+    for paper in [*CLIS, CORE]
     for document in DOCUMENTS
     for words in commands(document, paper.APP.command)
     if words[0] not in (name for name, _, _ in paper.APP.more)
@@ -62,9 +55,14 @@ def test_documented_commands_compose(paper, words, capsys, monkeypatch, tmp_path
     assert paper.main([*words, *extra]) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.APP.command)
+@pytest.mark.parametrize("paper", CLIS, ids=lambda paper: paper.APP.command)
 def test_some_commands_are_documented(paper):
     assert sum(command.values[0] is paper for command in COMMANDS) > 5
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.name)
+def test_every_paper_is_in_the_table_of_the_readme(paper):
+    assert f"| [`packages/{paper.name}`](packages/{paper.name}) |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -74,7 +72,7 @@ def test_links_lead_somewhere(document):
             assert (document.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.APP.command)
+@pytest.mark.parametrize("paper", CLIS, ids=lambda paper: paper.APP.command)
 def test_every_verb_is_in_the_package_readme(paper):
     app = paper.APP
     text = (ROOT / "packages" / app.package.rpartition(".")[2] / "README.md").read_text(encoding="utf-8")
@@ -96,7 +94,7 @@ def docstrings(file: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.APP.command)
+@pytest.mark.parametrize("paper", CLIS, ids=lambda paper: paper.APP.command)
 def test_every_equation_has_its_code_that_cites_it_and_its_test(paper):
     """The table "equation, code, test" is complete; what it names exists; the package's code cites the number."""
     folder = ROOT / "packages" / paper.APP.package.rpartition(".")[2]

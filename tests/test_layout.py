@@ -14,9 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
-PAPERS = [package for package in PACKAGES if package.name != "common"]
+from papers import PACKAGES, PAPERS, ROOT
 
 
 def imported_modules(file: Path) -> Iterator[str]:
