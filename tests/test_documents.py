@@ -13,6 +13,7 @@ import pytest
 from papers import CLIS, CORE, PAPERS, ROOT
 from reproalign.common.launch.plan import STRATEGIES
 from reproalign.common.options.groups import options
+from reproalign.common.options.renamed import RENAMED
 from reproalign.common.text.templates import TEMPLATES
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("packages/*/*.md"))]
@@ -143,6 +144,21 @@ def test_every_choice_is_documented(document, names):
     text = (ROOT / document).read_text(encoding="utf-8")
     for name in names:
         assert re.search(rf"[`=\s/]{re.escape(name)}[`\s,.]", text), name
+
+
+def braces(text: str) -> list[str]:
+    """``a.{b,c}`` as a shell expands it."""
+    found = re.fullmatch(r"(.*)\{(.*)\}(.*)", text)
+    return [f"{found[1]}{part}{found[3]}" for part in found[2].split(",")] if found else [text]
+
+
+def test_every_renamed_key_of_the_changes_is_answered_with_its_new_name():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*`.*) \|$", text[: text.index("### New")], flags=re.MULTILINE)
+    keys = [key for row in rows for word in re.findall(r"`(.*?)`", row.split(" | ")[0]) for key in braces(word)]
+    known = {*RENAMED, *(key for cli in CLIS for key in cli.APP.renamed)}
+    assert len(keys) > 30
+    assert [key for key in keys if not known & {key, key.partition("=")[0]}] == ["data.sets.NAME=FILE"]  # by its value
 
 
 def test_every_session_is_named_in_the_documents():
