@@ -81,6 +81,12 @@ def test_every_verb_is_in_the_package_readme(paper):
         assert f"{app.command} {name}" in text, name
 
 
+def test_every_word_of_the_cores_command_is_in_its_readme():
+    text = (ROOT / "packages" / "common" / "README.md").read_text(encoding="utf-8")
+    for name in [*(verb.name for verb in CORE.APP.verbs), *(name for name, _, _ in CORE.APP.more), "completion"]:
+        assert f"`{name}`" in text, name
+
+
 EQUATION = re.compile(r"\((R\d+|eq\. \d+)\)")
 
 

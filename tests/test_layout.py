@@ -81,6 +81,14 @@ def test_the_rooms_of_the_core_stand_on_floors_and_import_downwards_or_sideways_
     list(TopologicalSorter(arrows).static_order())  # raises CycleError, which names the circle
 
 
+def test_the_rooms_are_in_the_documents():
+    architecture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for floor, rooms in FLOORS.items():
+        assert f"| {floor} | {' '.join(f'`{room}`' for room in rooms.split())} |" in architecture
+    readme = (ROOT / "packages" / "common" / "README.md").read_text(encoding="utf-8")
+    assert [room for room in FLOOR_OF if f"`{room}`" not in readme] == ["cli"]
+
+
 def test_the_namespace_belongs_to_no_package():
     assert not list(ROOT.glob("packages/*/src/__init__.py"))
     assert not list(ROOT.glob("packages/*/src/reproalign/__init__.py")), "it would hide every other package"
