@@ -15,7 +15,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
-PAPERS = ["mmpo", "more", "radpo", "dtm", "ama"]
+PAPERS = sorted({path.parent.name for path in ROOT.glob("packages/*/pyproject.toml")} - {"common"})
 CONSTRAINTS = ["-c", str(ROOT / "constraints.txt")]
 NO_SIBLINGS = {"REPROALIGN_NO_SIBLINGS": "1"}  # see packages/*/hatch_build.py
 BENCHMARKS = (
@@ -98,7 +98,8 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Strict types."""
     install_packages(session, "mypy")
-    session.run("mypy", *(f"packages/{name}/src" for name in ["common", *PAPERS]), "benchmarks", "faults")
+    sources = [f"packages/{name}/src" for name in ["common", *PAPERS]]
+    session.run("mypy", *sources, "benchmarks", "faults", env={"MYPYPATH": os.pathsep.join(sources)})
 
 
 @nox.session

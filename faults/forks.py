@@ -21,17 +21,11 @@ from typing import Any, NoReturn
 
 import psutil
 
+from reproalign.common.command.papers import installed
 from reproalign.common.testing import disk
 
-MAINS = {
-    "ama": "reproalign.ama.cli",
-    "dtm": "reproalign.dtm.cli",
-    "mmpo": "reproalign.mmpo.cli",
-    "more-rm": "reproalign.more.cli",
-    "radpo": "reproalign.radpo.cli",
-    "reproalign": "reproalign.common.cli",
-    "toy": "toy.cli",
-}
+MAINS = {app.command: f"{app.package}.cli" for app in installed()}
+MAINS |= {"reproalign": "reproalign.common.cli", "toy": "toy.cli"}
 PATIENCE = 600  # seconds; only a command that hangs takes them, however loaded the machine is
 LOOK = 0.01  # seconds between two looks whether a process has ended
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir"}

@@ -23,7 +23,7 @@ GOOD = {
     "identical",  # the same result as an undisturbed run's
     "too late",  # the command had ended before, with the same result
     "named",  # refused, and the damaged file is named
-    "healed",  # named, passed over or made again, and the result is right
+    "healed",  # named, skipped or made again, and the result is right
     "harmless",  # not a word, and the result is right
     "refused",  # the second of two starts, naming the first or its end
     "interrupted",  # by a signal, as it should be, and then identical

@@ -10,18 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from reproalign.ama import cli as ama
-from reproalign.common import cli as reproalign
+from papers import CLIS, CORE, PAPERS, ROOT
 from reproalign.common.launch.plan import STRATEGIES
 from reproalign.common.options.groups import options
+from reproalign.common.options.renamed import RENAMED
 from reproalign.common.text.templates import TEMPLATES
-from reproalign.dtm import cli as dtm
-from reproalign.mmpo import cli as mmpo
-from reproalign.more import cli as more
-from reproalign.radpo import cli as radpo
 
-PAPERS = [mmpo, more, radpo, dtm, ama]
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("packages/*/*.md"))]
 
 
@@ -39,7 +33,7 @@ def commands(document: Path, name: str) -> list[list[str]]:
 
 COMMANDS = [
     pytest.param(paper, words, id=f"{document.relative_to(ROOT)}: {paper.APP.command} {shlex.join(words)[:60]}")
-    for paper in [*PAPERS, reproalign]
+    for paper in [*CLIS, CORE]
     for document in DOCUMENTS
     for words in commands(document, paper.APP.command)
     if words[0] not in (name for name, _, _ in paper.APP.more)
@@ -62,9 +56,14 @@ def test_documented_commands_compose(paper, words, capsys, monkeypatch, tmp_path
     assert paper.main([*words, *extra]) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.APP.command)
+@pytest.mark.parametrize("paper", CLIS, ids=lambda paper: paper.APP.command)
 def test_some_commands_are_documented(paper):
     assert sum(command.values[0] is paper for command in COMMANDS) > 5
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.name)
+def test_every_paper_is_in_the_table_of_the_readme(paper):
+    assert f"| [`packages/{paper.name}`](packages/{paper.name}) |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -74,7 +73,7 @@ def test_links_lead_somewhere(document):
             assert (document.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.APP.command)
+@pytest.mark.parametrize("paper", CLIS, ids=lambda paper: paper.APP.command)
 def test_every_verb_is_in_the_package_readme(paper):
     app = paper.APP
     text = (ROOT / "packages" / app.package.rpartition(".")[2] / "README.md").read_text(encoding="utf-8")
@@ -82,7 +81,18 @@ def test_every_verb_is_in_the_package_readme(paper):
         assert f"{app.command} {name}" in text, name
 
 
+def test_every_word_of_the_cores_command_is_in_its_readme():
+    text = (ROOT / "packages" / "common" / "README.md").read_text(encoding="utf-8")
+    for name in [*(verb.name for verb in CORE.APP.verbs), *(name for name, _, _ in CORE.APP.more), "completion"]:
+        assert f"`{name}`" in text, name
+
+
 EQUATION = re.compile(r"\((R\d+|eq\. \d+)\)")
+
+
+def plain(text: str) -> str:
+    """Words as they are compared: those of names and of sentences, ``Ra-DPO R1`` and ``radpo R1``, alike."""
+    return re.sub(r"[-.]", "", text.replace("_", " ")).lower()
 
 
 def docstrings(file: Path) -> dict[str, str]:
@@ -96,9 +106,12 @@ def docstrings(file: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.APP.command)
+@pytest.mark.parametrize("paper", CLIS, ids=lambda paper: paper.APP.command)
 def test_every_equation_has_its_code_that_cites_it_and_its_test(paper):
-    """The table "equation, code, test" is complete; what it names exists; the package's code cites the number."""
+    """The table "equation, code, test" is complete; what it names exists and cites the number, tests among it.
+
+    A docstring does, or a test's name (``…_eq_7_…``); what lies in the core names the paper too: ``MORE eq. 3``.
+    """
     folder = ROOT / "packages" / paper.APP.package.rpartition(".")[2]
     text = (folder / "README.md").read_text(encoding="utf-8")
     method, rows = (
@@ -108,17 +121,21 @@ def test_every_equation_has_its_code_that_cites_it_and_its_test(paper):
     listed = [number for row in rows for number in EQUATION.findall(row.split(" | ")[0])]
     assert sorted(listed) == sorted(set(EQUATION.findall(method)))
     for equations, code, tests in (row.split(" | ") for row in rows):
-        cited = ""
+        numbers = {plain(number) for number in EQUATION.findall(equations)}
         for cell in (code, tests):
+            cited = set()
             places = re.findall(r"\]\((\S+?)\): (`[\w.]+`(?:, `[\w.]+`)*)", cell)
             assert places, cell
             for path, names in places:
                 known = docstrings(folder / path)
+                owner = f"{folder.name} " if path.startswith("../common/") else ""
                 for name in re.findall(r"[\w.]+", names):
                     assert name in known, f"{equations}: {path} has no {name}"
-                    cited += known[name] if path.startswith("src/") else ""
-        for number in EQUATION.findall(equations) if "(src/" in code else []:
-            assert re.search(rf"\b{re.escape(number)}\b", cited), f"no docstring of {code} cites {number}"
+                    words = plain(f"{name} {known[name]}")
+                    found = {number for number in numbers if re.search(rf"\b{owner}{number}\b", words)}
+                    assert found, f"{path}: {name} cites nothing of {equations}"
+                    cited |= found
+            assert cited == numbers, f"{cell} does not cite all of {equations}"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +150,21 @@ def test_every_choice_is_documented(document, names):
     text = (ROOT / document).read_text(encoding="utf-8")
     for name in names:
         assert re.search(rf"[`=\s/]{re.escape(name)}[`\s,.]", text), name
+
+
+def braces(text: str) -> list[str]:
+    """``a.{b,c}`` as a shell expands it."""
+    found = re.fullmatch(r"(.*)\{(.*)\}(.*)", text)
+    return [f"{found[1]}{part}{found[3]}" for part in found[2].split(",")] if found else [text]
+
+
+def test_every_renamed_key_of_the_changes_is_answered_with_its_new_name():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*`.*) \|$", text[: text.index("### New")], flags=re.MULTILINE)
+    keys = [key for row in rows for word in re.findall(r"`(.*?)`", row.split(" | ")[0]) for key in braces(word)]
+    known = {*RENAMED, *(key for cli in CLIS for key in cli.APP.renamed)}
+    assert len(keys) > 30
+    assert [key for key in keys if not known & {key, key.partition("=")[0]}] == ["data.sets.NAME=FILE"]  # by its value
 
 
 def test_every_session_is_named_in_the_documents():

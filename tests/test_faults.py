@@ -6,18 +6,17 @@ import json
 import random
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
+from papers import CLIS, ROOT
 from reproalign.common.testing import run_command
 
-ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from faults import cases, corruption  # noqa: E402
-from faults.forks import MAINS  # noqa: E402
-from faults.state import differences, state  # noqa: E402
+from faults import cases, corruption
+from faults.forks import MAINS
+from faults.state import differences, state
 
 
 def test_nothing_is_lost_and_nothing_kept_quiet(tmp_path, monkeypatch):
@@ -67,6 +66,11 @@ def test_cases_come_after_what_they_read():
     for case in cases.CASES.values():
         assert all(names.index(need) < names.index(case.name) for need in case.needs)
     assert [case.name for case in cases.chosen(["more-select"], cases.CASES)][-1] == "more-select"
+
+
+@pytest.mark.parametrize("command", [cli.APP.command for cli in CLIS])
+def test_every_paper_has_cases(command):
+    assert any(case.words[0] == command for case in cases.CASES.values())
 
 
 @pytest.mark.parametrize("name", cases.CASES)

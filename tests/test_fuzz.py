@@ -18,9 +18,10 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from reproalign.ama import cli as ama
+from papers import CLIS
+from reproalign.ama.cli import main as ama
 from reproalign.common.cli import main as reproalign
-from reproalign.common.command.recipes import parse_header
+from reproalign.common.command.recipes import parse_header, read_headers
 from reproalign.common.config.data import DataConfig, SetConfig
 from reproalign.common.data.load import PreferenceData, load_preferences
 from reproalign.common.errors import UserError
@@ -28,10 +29,7 @@ from reproalign.common.generation.prompt_files import read_prompts
 from reproalign.common.generation.samples import read_sampled, read_selected
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.resolving import resolve
-from reproalign.dtm import cli as dtm
-from reproalign.mmpo import cli as mmpo
-from reproalign.more import cli as more
-from reproalign.radpo import cli as radpo
+from reproalign.mmpo.cli import main as mmpo
 
 EXAMPLES = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "8")),
@@ -142,7 +140,6 @@ def test_a_header_of_a_recipe_is_read_line_by_line(text):
     assert all(isinstance(value, str) for value in parse_header("# @package _global_\n# " + text).values())
 
 
-COMMANDS = {"ama": ama.main, "dtm": dtm.main, "mmpo": mmpo.main, "more-rm": more.main, "radpo": radpo.main}
 SMOKE = [
     "experiment=smoke",
     "trainer.max_steps=3",
@@ -160,21 +157,22 @@ WORDS = st.one_of(
 )
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("cli", CLIS, ids=lambda cli: cli.APP.command)
 @EXAMPLES
 @given(words=st.lists(WORDS, max_size=3))
-def test_words_are_composed_or_refused(command, words, capsys, tmp_path, monkeypatch):
+def test_words_are_composed_or_refused(cli, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = COMMANDS[command](["reward" if command == "ama" else "train", "--cfg", "experiment=smoke", *words])
+    verb = read_headers(cli.APP.package)["smoke"]["verb"]
+    code = cli.main([*verb.split(), "--cfg", "experiment=smoke", *words])
     printed = capsys.readouterr()
-    assert code == 0 or (code == 2 and f"{command}: error: " in printed.err), shlex.join(words)
+    assert code == 0 or (code == 2 and f"{cli.APP.command}: error: " in printed.err), shlex.join(words)
 
 
 @EXAMPLES
 @given(content=VALUES.map(yaml.safe_dump) | st.binary(max_size=40).map(lambda data: data.decode("latin-1")))
 def test_a_configuration_file_is_taken_or_refused(content, capsys, tmp_path):
     (tmp_path / "mine.yaml").write_text(content, encoding="utf-8")
-    code = mmpo.main(["train", f"config={tmp_path}/mine.yaml", "--cfg"])
+    code = mmpo(["train", f"config={tmp_path}/mine.yaml", "--cfg"])
     assert code == 0 or (code == 2 and "mmpo: error: " in capsys.readouterr().err)
 
 
@@ -201,7 +199,7 @@ def test_a_merging_plan_is_taken_or_refused(content, tmp_path):
 def record(tmp_path_factory) -> dict[str, Any]:
     """The record of a finished command."""
     folder = tmp_path_factory.mktemp("runs") / "study"
-    assert ama.main(["study", "proposition", "samples=1000", "overlap=[0]", f"output_dir={folder}"]) == 0
+    assert ama(["study", "proposition", "samples=1000", "overlap=[0]", f"output_dir={folder}"]) == 0
     return json.loads((folder / "run.json").read_text())
 
 

@@ -14,9 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
-PAPERS = [package for package in PACKAGES if package.name != "common"]
+from papers import PACKAGES, PAPERS, ROOT
 
 
 def imported_modules(file: Path) -> Iterator[str]:
@@ -81,6 +79,14 @@ def test_the_rooms_of_the_core_stand_on_floors_and_import_downwards_or_sideways_
                 arrows.setdefault(here, set()).add(parts[2])
                 assert FLOOR_OF[parts[2]] <= FLOOR_OF[here], f"{file.relative_to(core)} imports {module} from below"
     list(TopologicalSorter(arrows).static_order())  # raises CycleError, which names the circle
+
+
+def test_the_rooms_are_in_the_documents():
+    architecture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for floor, rooms in FLOORS.items():
+        assert f"| {floor} | {' '.join(f'`{room}`' for room in rooms.split())} |" in architecture
+    readme = (ROOT / "packages" / "common" / "README.md").read_text(encoding="utf-8")
+    assert [room for room in FLOOR_OF if f"`{room}`" not in readme] == ["cli"]
 
 
 def test_the_namespace_belongs_to_no_package():

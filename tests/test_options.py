@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from papers import CLIS, CORE, ROOT
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Verb
 from reproalign.common.mappings import flatten
@@ -21,16 +22,18 @@ from reproalign.common.options.groups import options, verb_groups
 from reproalign.common.options.keys import Field, keys
 from reproalign.common.options.words import as_word
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("ama", "common", "dtm", "mmpo", "more", "radpo")
 NOTING = {  # they declare keys or write down what was set
     f"reproalign.common.{name}"
     for name in ("config.run", "options", "records.card", "records.groups", "records.record")
 }
 VERBS = [
-    pytest.param(f"reproalign.{package}", verb, id=f"{package}-{verb.name}{'-' if verb.when else ''}{verb.when}")
-    for package in PACKAGES
-    for verb in importlib.import_module(f"reproalign.{package}.cli").APP.verbs
+    pytest.param(
+        cli.APP.package,
+        verb,
+        id=f"{cli.APP.package.rpartition('.')[2]}-{verb.name}{'-' if verb.when else ''}{verb.when}",
+    )
+    for cli in [*CLIS, CORE]
+    for verb in cli.APP.verbs
 ]
 
 

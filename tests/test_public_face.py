@@ -6,13 +6,14 @@ import importlib
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+from papers import PACKAGES, ROOT
+
+PAGE = ROOT / "docs" / "python.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-PACKAGES = ["ama", "common", "common.logprobs", "common.merging", "dtm", "mmpo", "more", "radpo"]
+EXPORTING = [*(package.name for package in PACKAGES), "common.logprobs", "common.merging"]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: next(line for line in text.splitlines()[::-1] if line))
@@ -21,7 +22,7 @@ def test_a_program_of_the_page_runs_and_is_short(program):
     exec(compile(program, str(PAGE), "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", EXPORTING)
 def test_every_exported_name_is_there_and_is_on_the_page(package):
     module = importlib.import_module(f"reproalign.{package}")
     assert all(getattr(module, name) is not None for name in module.__all__)
@@ -31,7 +32,7 @@ def test_every_exported_name_is_there_and_is_on_the_page(package):
 
 
 def test_importing_the_packages_loads_no_torch():
-    names = ", ".join(f"reproalign.{package}" for package in PACKAGES)
+    names = ", ".join(f"reproalign.{package}" for package in EXPORTING)
     names += ", reproalign.radpo.config, reproalign.mmpo.config"  # --help reads the objectives' options
     code = f"import sys, {names}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

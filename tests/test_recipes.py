@@ -7,16 +7,13 @@ from importlib.resources import files
 import pytest
 import yaml
 
-from reproalign.ama import cli as ama
+from papers import CLIS
 from reproalign.common.command.recipes import OF_FAMILY, parse_header, read_headers
 from reproalign.common.errors import UserError
 from reproalign.common.testing import composed
-from reproalign.dtm import cli as dtm
-from reproalign.mmpo import cli as mmpo
-from reproalign.more import cli as more
 from reproalign.radpo import cli as radpo
 
-PAPERS = pytest.mark.parametrize("paper", [mmpo, more, radpo, dtm, ama], ids=lambda paper: paper.APP.command)
+PAPERS = pytest.mark.parametrize("paper", CLIS, ids=lambda paper: paper.APP.command)
 
 
 def test_a_recipe_leaves_to_its_family_what_no_table_row_is_about():

@@ -67,6 +67,7 @@ def run(models: Path, tmp_path: Path) -> Callable[..., tuple[Any, dict[str, Any]
 
 
 def test_the_exact_solution_is_better_on_the_constraint_set(run: Any, tmp_path: Path) -> None:
+    """Eq. 9: within Ω the loss is lowest at the solution, where its slope along Ω is 0."""
     ratios, record = run("exact", "parts=even2", "solver=exact", "alpha=0.4", "eval_fraction=0.25", "epsilon=0")
     assert sum(ratios.groups.values()) / 2 == pytest.approx(0.4, abs=1e-12)
     assert all(0 <= ratio <= 1 for ratio in ratios.groups.values())

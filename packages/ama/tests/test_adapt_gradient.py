@@ -152,6 +152,7 @@ CASES = [
 @pytest.mark.parametrize("held", [MERGED, PAIR])
 @pytest.mark.parametrize(("kind", "level", "rule"), CASES)
 def test_equals_autograd_over_an_explicit_merge(folders: Any, kind: str, level: str, rule: str, held: str) -> None:
+    """R4: ∂L/∂α of every part, against autograd through merged weights."""
     with opened(folders(kind), level, rule, held=held) as (model, pre, post):
         value = loss(model.network(**batch()))
         value.backward()

@@ -64,6 +64,7 @@ def files(data: Path) -> list[str]:
 
 
 def test_the_loss_of_a_pair_is_the_bradley_terry_likelihood() -> None:
+    """R6, by the ratio of exponentials."""
     chosen, rejected = torch.tensor([1.5, -2.0, 0.0]), torch.tensor([0.5, 3.0, 0.0])
     expected = [-math.log(math.exp(a) / (math.exp(a) + math.exp(b))) for a, b in zip(chosen, rejected, strict=True)]
     torch.testing.assert_close(bradley_terry(chosen, rejected), torch.tensor(expected))
@@ -95,6 +96,7 @@ def test_dpo_keeps_the_evaluation_with_the_lowest_loss(data: Path, tmp_path: Pat
 def test_dpo_moves_towards_what_was_chosen_and_resumes_to_the_same_bits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """R8: log 2 at the start, where policy and reference are one; lower, on held-out pairs too, after training."""
     words = ["align", "dpo", *QUICK, *files(data)]
     assert main([*words, f"output_dir={tmp_path / 'whole'}"]) == 0
     assert logged(tmp_path / "whole", "loss")[0] == pytest.approx(math.log(2), abs=1e-5)

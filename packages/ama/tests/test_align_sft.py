@@ -174,6 +174,7 @@ def test_adapters_are_penalised_against_the_model_without_them(run: Callable[...
 
 
 def test_swa_is_the_mean_of_its_samples(run: Callable[..., Path]) -> None:
+    """R14: SWA, from the checkpoints that it averages."""
     every = ["trainer.save_steps=1", "trainer.save_total_limit=null"]
     folder = run("averaging.name=swa", "averaging.start=1", "averaging.every=2", *every)
     samples = [tensors(folder / f"checkpoint-{step}") for step in (3, 5)]
@@ -182,6 +183,7 @@ def test_swa_is_the_mean_of_its_samples(run: Callable[..., Path]) -> None:
 
 
 def test_ema_begins_at_the_start_and_a_reset_swaps_model_average_and_start(run: Callable[..., Path]) -> None:
+    """R14: A ← d A + (1 - d) θ_t, step by step from the checkpoints."""
     every = ["trainer.save_steps=1", "trainer.save_total_limit=null"]
     plain = run("averaging.name=ema", "averaging.decay=0.5", *every)
     start = tensors(Path(model_path("tiny:llama")))
@@ -202,6 +204,7 @@ def test_ema_begins_at_the_start_and_a_reset_swaps_model_average_and_start(run: 
 
 
 def test_replay_adds_so_many_tokens_of_texts_the_same_for_a_seed(run: Callable[..., Path], data: Path) -> None:
+    """R15: replayed tokens are λ times the run's own, to one sequence."""
     replay = [f"replay.rows=[{data}/texts.jsonl]", "replay.ratio=0.5", "max_length=32"]
     counts = record(run(*replay))["rows"]
     assert counts["replay_sequences"] == round(0.5 * counts["tokens"] / 32)

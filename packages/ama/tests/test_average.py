@@ -73,6 +73,7 @@ def linear(name: str) -> bool:
 
 
 def test_the_papers_average_is_of_linear_layers_and_head_the_rest_being_post(tmp_path, models):
+    """R1, tensor by tensor."""
     merged = average(tmp_path / "run", models)
     pre, post = of(models, "llama-pre"), of(models, "llama-post")
     check(merged, pre, post, lambda name: 0.2 if linear(name) or name == "lm_head.weight" else 0.0)
@@ -82,6 +83,7 @@ def test_the_papers_average_is_of_linear_layers_and_head_the_rest_being_post(tmp
 @pytest.mark.parametrize("rule", ["released_ma", "linear_head_pre", "linear_head_post"])
 @pytest.mark.parametrize(("alpha", "name"), [("0", "post"), ("1", "pre")])
 def test_ratios_of_zero_and_one_are_the_models_bit_for_bit(tmp_path, models, rule, alpha, name):
+    """R1 at its ends: α = 1 is θ_0, α = 0 is θ."""
     merged = average(tmp_path / "run", models, f"alpha={alpha}", f"tensors={rule}")
     expected = of(models, f"llama-{name}")
     fixed = {"linear_head_pre": "pre", "linear_head_post": "post"}.get(rule)
@@ -93,6 +95,7 @@ def test_ratios_of_zero_and_one_are_the_models_bit_for_bit(tmp_path, models, rul
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_parts_have_ratios_of_their_own(tmp_path, models, variant):
+    """R2: the layers of a part are averaged by its ratio, the head by the base."""
     words = ("parts=0#2", "ratios=[0.4,0.3,0.1]", "alpha=0.25", "tensors=released_ma", f"variant={variant}")
     merged = average(tmp_path / "run", models, *words)
 

@@ -50,6 +50,7 @@ def test_every_response_is_a_candidate_but_for_what_is_named():
     seed=st.integers(0, 99),
 )
 def test_the_draw_is_of_the_best_and_seeded(rewards, top, draw, seed):
+    """Eq. 8: D_θ is drawn from the rows of highest reward."""
     found = [{"id": place, "reward": reward} for place, reward in enumerate(rewards)]
     drawn = draw_best(found, top, draw, seed)
     best = sorted(found, key=lambda row: (-row["reward"], row["id"]))[:top]

@@ -54,6 +54,7 @@ def explicit(penalty: WeightPenalty, pairs: list[tuple[Parameter, Tensor]]) -> T
 def test_the_gradient_is_autograds_and_comes_on_top_of_what_is_there(
     seed: int, order: int, root: bool, mean: bool, factor: float
 ) -> None:
+    """Eq. 2: its gradient is added to what the loss left in ``grad``."""
     penalty = WeightPenalty(order, factor, mean=mean, root=root and order == 2)
     pairs = weights(seed)
     expected = explicit(penalty, pairs)
@@ -99,6 +100,7 @@ def test_shards_are_penalised_as_the_whole(mesh: DeviceMesh, order: int, root: b
 @settings(max_examples=25)
 @given(seed=st.integers(0, 99), chunk=st.integers(1, 7), name=st.sampled_from(["forward_kl", "reverse_kl", "risk"]))
 def test_distances_of_distributions(seed: int, chunk: int, name: str) -> None:
+    """R13, both forms, against full distributions, with their gradients."""
     torch.manual_seed(seed)
     hidden, weight, other = (torch.randn(n, 4, dtype=torch.float64) for n in (6, 9, 9))
     hidden.requires_grad_()

@@ -34,6 +34,7 @@ def drawn(seed: int, scale: float = 1.0, mask: Tensor | None = None) -> Tensor:
 
 
 def test_shaped_rewards_pay_the_score_at_the_last_token_and_the_penalty_at_each():
+    """Eq. 10, token by token and as a sum."""
     mask, logps, ref = mask_of(LENGTHS), drawn(1), drawn(2)
     scores = torch.tensor([2.0, -1.0, 0.5, 3.0], dtype=torch.float64)
     rewards = token_rewards(logps, ref, scores, mask, 0.1)
@@ -52,6 +53,7 @@ def test_shaped_rewards_pay_the_score_at_the_last_token_and_the_penalty_at_each(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
 )
 def test_advantages_are_the_double_sum(seed, gamma, lam, lengths):
+    """R9, by the sum over later tokens."""
     mask = mask_of(tuple(lengths))
     rewards, values = drawn(seed, mask=mask), drawn(seed + 1, mask=mask)
     advantages, returns = advantages_and_returns(rewards, values, mask, gamma, lam)
@@ -106,6 +108,7 @@ def arguments() -> dict[str, Tensor]:
 
 
 def test_the_losses_are_those_of_the_equations():
+    """R10 and R11, token by token."""
     given, mask = arguments(), mask_of(LENGTHS)
     terms = PPOObjective(clip=0.2, value_clip=0.3, vf_coef=0.1).terms(**given, mask=mask)
     clipped = 0
@@ -127,7 +130,7 @@ def test_the_losses_are_those_of_the_equations():
 
 
 def test_gradients_are_those_derived_by_hand():
-    """dL/dlog π = -A ρ / N where the plain term is the larger, else 0; dL/dV = w (V - R) / N where that error is."""
+    """R12: dL/dlog π = -A ρ / N where the plain term is the larger, else 0; dL/dV = w (V - R) / N likewise."""
     given, mask = arguments(), mask_of(LENGTHS)
     objective = PPOObjective(clip=0.2, value_clip=0.3, vf_coef=0.1)
     leaves = [given[name].requires_grad_() for name in ("logps", "values")]

@@ -41,6 +41,7 @@ def exact(setting: Setting, form: str) -> float:
 
 @pytest.mark.parametrize("setting", [Setting(3, 0.8, 3, 1), Setting(2, 0.5, 4, 2), Setting(4, 1.0, 2, 0)])
 def test_the_simulation_agrees_with_enumeration(setting: Setting) -> None:
+    """R16: F_p of every form of averaging, by simulation and by enumeration."""
     found = simulate(setting, 60_000, seed=0)
     for form in FORMS:
         assert abs(found[form].value - exact(setting, form)) < 4.5 * found[form].stderr + 1e-9
@@ -62,6 +63,7 @@ def test_the_gaussian_form_is_about_a_hundredth_too_high_at_twenty_features() ->
 
 
 def test_closed_forms_meet_where_nothing_or_everything_is_shared() -> None:
+    """R16: closed forms that must agree at either end of the overlap."""
     nothing, everything = (closed_forms(Setting(3, 0.7, 12, overlap)) for overlap in (0, 12))
     assert nothing[OUTPUT] == pytest.approx(nothing[WEIGHT])
     assert nothing[SINGLE] == pytest.approx(nothing[DISJOINT])

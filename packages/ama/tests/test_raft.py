@@ -188,7 +188,7 @@ def test_mistakes_are_found_before_anything_is_run(tmp_path, prompts, reward, ca
 
 @pytest.mark.slow
 def test_two_iterations_and_a_resumption(tmp_path, prompts, reward):
-    """A run stopped in a child goes on there, keeps what is finished, and ends with the same weights."""
+    """R7: an iteration samples from the model before it; a run stopped in a child goes on to the same weights."""
     given = words(tmp_path, prompts, reward, "iterations=2", "keep_samples=true", "filters=none")
     folder = tmp_path / "out"
 

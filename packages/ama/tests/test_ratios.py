@@ -31,6 +31,7 @@ SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=6)
 
 @given(raw=RAW, base=st.floats(0.01, 0.99), epsilon=st.floats(0.01, 2))
 def test_the_mean_is_the_base_whatever_the_raw_values(raw: list[float], base: float, epsilon: float) -> None:
+    """Eq. 11: the ratios' mean is α; as printed, without K, their sum is."""
     ratios = normalized(torch.tensor(raw, dtype=torch.float64), base, epsilon)
     assert abs(float(ratios.mean()) - base) < 1e-12
     printed = normalized(torch.tensor(raw, dtype=torch.float64), base, epsilon, normalisation="sum")
@@ -57,6 +58,7 @@ def test_the_layer_weighted_mean_likewise(raw: list[float], base: float, data: s
     ],
 )
 def test_reachable_ratios_of_three_groups(epsilon: float, low: float, high: float) -> None:
+    """Eq. 11: the interval of ratios that any raw values can reach, by hand."""
     found = reachable(1.0, epsilon, constraint_weights([1, 1, 1]))
     assert found[0] == pytest.approx((low, high), abs=5e-5)
     at_the_ends = normalized(torch.tensor([60.0, -800.0, -800.0], dtype=torch.float64), 1.0, epsilon)
@@ -102,6 +104,7 @@ def test_codes_of_the_release() -> None:
 
 
 def test_each_linear_layer_counts_or_each_group() -> None:
+    """R5: the coefficients c_k, by hand."""
     layers = [[layer for layer in part for _ in range(7)] for part in (range(8), range(8, 16), range(16, 26))]
     plain, mid = Regularizer("l1"), Regularizer("l1", "mid")
     assert plain.coefficients(layers, 26).tolist() == [56, 56, 70]
@@ -157,6 +160,7 @@ def test_shared_values_are_updated_as_often_as_they_are_listed() -> None:
 def test_the_region_keeps_the_mean_and_the_box(
     sizes: list[int], base: float, epsilon: float, data: st.DataObject
 ) -> None:
+    """R3: what a solver proposes is pulled to ratios of the base's mean, each from 0 to 1."""
     weights = constraint_weights(sizes, "layer_mean").tolist()
     region = Region(base, weights, epsilon, bounded=True)
     rows, constants = region.pairwise()
@@ -184,6 +188,7 @@ def test_the_region_says_the_same_with_and_without_the_scale() -> None:
 
 
 def test_the_search_finds_the_best_candidate_and_asks_for_none_twice() -> None:
+    """Eq. 3, with a reward whose maximum over Ω is known."""
     target = np.array([0.3, 0.2, 0.1])
     asked: list[tuple[float, ...]] = []
 

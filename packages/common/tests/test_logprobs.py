@@ -171,6 +171,7 @@ def labels(inputs: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("way", ["chunked", "plain"])
 def test_models_answer_completion_masks(kind, tied, way):
+    """Ra-DPO R1: sums of log π(y_t|s_t) over a response and their gradients, from full logits."""
     model = tiny_model(kind, dtype=torch.float64, tie_word_embeddings=tied)
     inputs = batch()
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)

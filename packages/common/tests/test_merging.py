@@ -53,7 +53,7 @@ def trimmed(vector: Tensor, density: float) -> Tensor:
 
 
 def oracle(method: str, base: Tensor, first: Tensor, second: Tensor, name: str) -> Tensor:
-    """The method in float64 on whole tensors, written apart from the engine."""
+    """The method in float64 on whole tensors, written independently of the engine."""
     taus = [first - base, second - base]
     if method == "linear":
         return 0.3 * first + 0.7 * second

@@ -266,6 +266,7 @@ TARGETS = {
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_the_delta_average_of_adapters_is_the_average_of_the_full_checkpoints(tmp_path, kind):
+    """DTM R3: averaging low-rank deltas, and averaging models that they were merged into."""
     base = save_random(tmp_path / "base", kind, seed=0, dtype=torch.float64)
     more = {"target_modules": TARGETS[kind], "fan_in_fan_out": kind == "gpt2"}
     adapters = [save_adapter(tmp_path / str(seed), base, seed, **more) for seed in (1, 2)]
@@ -299,6 +300,7 @@ def test_factor_and_delta_average_are_one_where_all_adapters_have_the_same_a(tmp
 
 @given(st.integers(0, 1000), st.lists(st.floats(0.01, 1), min_size=2, max_size=5))
 def test_delta_minus_factor_average_is_the_weighted_covariance_of_b_and_a(seed, raw):
+    """DTM R5, on random factors."""
     generator = torch.Generator().manual_seed(seed)
     parts = [factors(generator, 3) for _ in raw]
     weights = [weight / sum(raw) for weight in raw]

@@ -93,6 +93,7 @@ def test_the_response_separator_is_learned_with_the_response(separator, expected
     data=st.data(),
 )
 def test_selection_by_brute_force(scores, data):
+    """MORE eq. 3, AMA R7: y_best is the first of the highest reward; a pair is the best and the worst."""
     n = data.draw(st.integers(2, len(scores)))
     texts = [f"response {number}" for number in range(len(scores))]
     row = Sampled(7, user("x"), texts, scores)
@@ -115,6 +116,7 @@ def test_selection_by_brute_force(scores, data):
 @pytest.mark.parametrize("layout", ["chat", "transcript", "lmflow"])
 @pytest.mark.parametrize("kind", ["bytelevel", "metaspace", "unigram"])
 def test_the_loss_is_on_the_response_alone(kind, layout):
+    """MORE eq. 3: labels are the response's tokens, whatever is cut off the prompt."""
     tokenizer = tiny_tokenizer(kind)
     dialogue = [*user("two plus two?"), {"role": "assistant", "content": "four and four"}]
     (row,) = tokenize_responses([dialogue], tokenizer, layout=layout, max_length=200)

@@ -1,4 +1,4 @@
-"""The demo model's folder is made once, mended when damaged, and never left half made."""
+"""The demo model's folder is made once, repaired when damaged, and never left half made."""
 
 from __future__ import annotations
 

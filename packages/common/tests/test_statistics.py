@@ -53,6 +53,7 @@ def leaves(states: HeadStates) -> list[Tensor]:
 @pytest.mark.parametrize("chunk_size", [1, 3, 7, 100, None])
 @pytest.mark.parametrize("options", [{}, {"softcap": 2.0}, {"scale": 0.5, "softcap": 3.0}])
 def test_values_and_gradients_equal_the_oracles(chunk_size, options):
+    """Ra-DPO R2: divergences of every token and their gradients, from full logits."""
     policy, reference, targets = heads(torch.float64, **options)
     wanted = leaves(policy)
     found = chunked_token_statistics(

@@ -34,6 +34,7 @@ def unit_rows(rows: int, dim: int, seed: int, *, groups: int = 0, spread: float 
 
 @given(rows=st.integers(0, 300), clusters=st.integers(1, 20), seed=st.integers(0, 2**32))
 def test_equal_portions_differ_by_one_row_at_most(rows, clusters, seed):
+    """R1: dispersal at random gives every row one label, the same for a seed."""
     labels = equal_labels(rows, clusters, seed)
     sizes = np.bincount(labels, minlength=clusters)
     assert (len(labels), len(sizes)) == (rows, clusters)
@@ -68,7 +69,7 @@ def test_the_sampled_rows_are_the_head_of_the_whole_permutation(rows, seed, data
     seed=st.integers(0, 10_000),
 )
 def test_released_kmeans_is_that_of_faiss(clusters, extra, dim, iterations, spherical, seed):
-    """In labels and centroids, on the subset that faiss would take; rows at a tie, to rounding, are left aside."""
+    """R1: labels and centroids, on the subset that faiss would take; rows at a tie, to rounding, are not compared."""
     rows = unit_rows(clusters + extra, dim, seed)
     theirs = faiss.Kmeans(
         dim, clusters, niter=iterations, spherical=spherical, max_points_per_centroid=32, min_points_per_centroid=1
@@ -133,6 +134,7 @@ def test_balanced_assignment_is_the_best_there_is(rows, clusters, dim, copies, s
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_labels_every_row_and_finds_clear_groups(algorithm):
+    """R1: k-means, whatever the algorithm and however rows are stored."""
     rows = unit_rows(400, 12, 3, groups=4)
     shards = Embeddings([rows[:150], rows[150:390], rows[390:]])
     found = cluster_embeddings(shards, 4, KMeansConfig(algorithm=algorithm), seed=5)

@@ -45,6 +45,7 @@ def oracle(model, row) -> list[float]:
 @settings(max_examples=30)
 @given(LENGTHS)
 def test_both_averages_equal_a_plain_computation(lengths):
+    """R2 as a mean over tokens, over the whole step's and over a micro-batch's, from full logits."""
     model = tiny_model(dtype=torch.float64).requires_grad_(False)
     expected = [oracle(model, row) for row in rows(lengths)]
     install_completion_logps(model)

@@ -96,6 +96,7 @@ def test_clusters_and_variations_are_taken_in_the_order_of_their_run(tmp_path, a
 
 
 def test_released_is_the_factor_average_in_float32_whatever_the_ratios_sum_to(tmp_path, adapters):
+    """R4: each LoRA factor is averaged on its own, by the released script and by ``space=factor``."""
     folder = merge(tmp_path / "run", adapters, "variant=released", "weights=3,1")
     first, second = states(adapters)
     for name, tensor in load_file(folder / "adapter" / ADAPTER).items():

@@ -50,6 +50,7 @@ def gradients(value, model) -> list[torch.Tensor]:
 
 
 def test_l2_is_the_norm_of_what_the_adapters_add():
+    """R6 and its gradients, from explicit deltas."""
     model = adapted()
     penalty = make_regularizer(RegularizerConfig("l2", 0.7), model)
     explicit = 0.7 * sum(delta.square().sum() for delta in deltas(model).values())
@@ -77,6 +78,7 @@ def test_what_a_penalty_holds_follows_the_weights_to_their_device(tmp_path):
 
 @pytest.mark.parametrize("block", [regularizer.BLOCK_BYTES, 200])
 def test_ewc_weighs_every_entry_of_the_product(tmp_path, monkeypatch, block):
+    """R7 and its gradients, from explicit deltas."""
     monkeypatch.setattr(regularizer, "BLOCK_BYTES", block)
     model = adapted()
     penalty = make_regularizer(RegularizerConfig("ewc", 3.0, fisher_file(tmp_path / "f.safetensors", model)), model)

@@ -63,6 +63,7 @@ def evaluation(
 
 
 def test_the_loss_gap_by_hand():
+    """R8, between evaluations and since the first."""
     training, held_out = [3.0, 2.0, 1.0], [3.0, 2.5, 2.4]
     assert loss_gap(training, held_out) == pytest.approx([2.0, 10.0])
     assert loss_gap(training, held_out, "cumulative") == pytest.approx([2.0, 2.0 / 0.6])
@@ -108,6 +109,7 @@ def test_study_gap_writes_what_it_shows(tmp_path):
 
 
 def test_learned_tokens_by_hand():
+    """R9, highest first."""
     ids, before, after = [7, 7, 8, 9, 9], [2.0, 4.0, 5.0, 1.0, 1.0], [1.0, 1.0, 0.0, 2.0, 2.0]
     found = learned_tokens(ids, before, after, min_count=1)
     assert [(entry.id, entry.delta, entry.count) for entry in found] == [(8, 5.0, 1), (7, 2.0, 2), (9, -1.0, 2)]
@@ -148,6 +150,7 @@ def test_study_tokens_lists_both_stages(tmp_path):
 
 
 def test_error_sets_by_hand():
+    """R10: errors of one sub-model alone, and of all."""
     found = compare_errors({"a": {"1", "2", "3"}, "b": {"1", "3", "4"}, "c": {"1", "5"}}, {"1", "2", "6"})
     assert (found.sizes, found.merged) == ({"a": 3, "b": 3, "c": 2}, 3)
     assert (found.shared, found.union, found.shared_kept, found.new) == (1, 5, 1, 1)

@@ -49,6 +49,7 @@ def rows(batch: dict[str, torch.Tensor]) -> list[list[list[int]]]:
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox", "gemma"])
 @pytest.mark.parametrize("implementation", ["chunked", "plain"])
 def test_loss_and_gradients_equal_trls(tmp_path, kind, implementation):
+    """R2 in hard-label DPO: loss and gradients of whole models are TRL's."""
     tokenizer = tiny_tokenizer()
     policy, reference = models(kind)
     trl = DPOTrainer(

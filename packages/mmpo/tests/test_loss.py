@@ -42,6 +42,7 @@ def sigmoid_loss(h: Tensor, q: Tensor, beta: float) -> Tensor:
 
 @given(h=numbers, q=probabilities, beta=betas)
 def test_sigmoid_loss_is_the_cross_entropy_of_two_bernoullis(h, q, beta):
+    """R3, in closed form."""
     # -log σ(x) = log(1 + e^-x), and |βh| <= 60 does not overflow.
     expected = q * math.log1p(math.exp(-beta * h)) + (1 - q) * math.log1p(math.exp(beta * h))
     assert sigmoid_loss(tensor(h), tensor(q), beta).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
@@ -56,6 +57,7 @@ def test_gradient_is_beta_times_the_error_of_the_probability(h, q, beta):
 
 @given(margin=st.floats(-5, 5), gamma=st.floats(0.1, 3), beta=st.floats(0.05, 2), step=st.floats(0.01, 5))
 def test_minimum_is_where_the_implicit_margin_matches_the_scaled_one(margin, gamma, beta, step):
+    """R3: least at βh = γ (s_w - s_l)."""
     q = torch.sigmoid(tensor(gamma * margin))
     best = tensor(gamma * margin / beta)
     at_best = sigmoid_loss(best, q, beta)
@@ -136,6 +138,7 @@ def test_large_margins_neither_overflow_nor_vanish():
 
 
 def test_reward_loss_per_pair_and_as_released():
+    """R4, for each pair; released, against the targets of the whole batch."""
     chosen, rejected, q = tensor(1.0, -2.0, 0.5), tensor(0.0, 1.0, 0.5), tensor(0.9, 0.2, 0.6)
     d = chosen - rejected
     per_pair = -q * torch.log(torch.sigmoid(d)) - (1 - q) * torch.log(torch.sigmoid(-d))

@@ -41,6 +41,7 @@ def pairs(*scores: tuple[float, float]) -> Dataset:
     ],
 )
 def test_targets_of_margins(gamma, row):
+    """R1, at worked margins and γ."""
     margins = np.array([0, 0.5, 1, 2, 3, 5, 9], dtype=float)
     np.testing.assert_allclose(target_probabilities(margins, gamma), row, atol=5e-4)
 

@@ -32,6 +32,7 @@ def balancer(variant: str = "paper", names: list[str] = NAMES, hidden: int = 2, 
 
 
 def test_l2_makes_the_weights_independent_of_the_lengths() -> None:
+    """R3: gradients of other lengths in the same directions get the same weights."""
     short = balancer(normalize="l2").step(sums([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), grouped=True)
     long = balancer(normalize="l2").step(sums([[9.0, 0.0], [0.0, 0.1], [3.0, 3.0]]), grouped=True)
     torch.testing.assert_close(short.weights, long.weights)
@@ -79,6 +80,7 @@ def test_defaults_follow_the_variant_and_each_can_be_set_under_both() -> None:
 
 
 def test_momentum_is_an_average_that_begins_at_zero() -> None:
+    """R3: m ← (1 - α) m + α g, from m = 0."""
     one = balancer(alpha=0.25)
     one.step(sums([[1.0, 0.0]] * 3), grouped=True)
     one.step(sums([[0.0, 1.0]] * 3), grouped=True)

@@ -39,6 +39,7 @@ def problem(items: int = 7, responses: int = 4, hidden: int = 5, domains: int = 
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 5))
 @settings(max_examples=40, deadline=None)
 def test_ranking_loss_is_the_mean_over_ordered_pairs(seed: int, items: int, responses: int) -> None:
+    """Eq. 1, against a loop over all pairs of responses."""
     features, scores, _, head, _ = problem(items, responses, seed=seed)
     rewards = (features @ head).view(items, responses)
     assert ranking_loss(rewards, scores).item() == pytest.approx(brute_force(rewards, scores), abs=1e-12)
@@ -128,6 +129,7 @@ def test_pairs_are_counted_as_the_sums_count_them() -> None:
 @given(st.integers(0, 10_000), st.integers(1, 6))
 @settings(max_examples=30, deadline=None)
 def test_head_gradients_equal_autograd_s(seed: int, domains: int) -> None:
+    """R1: the closed form of the head's gradients by domain, against autograd."""
     features, scores, domain, head, slot = problem(domains=domains, seed=seed)
     rewards = (features @ head).view_as(scores)
     sums = domain_sums(features[slot], rewards, scores, slot, domain, domains)

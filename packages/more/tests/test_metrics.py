@@ -82,6 +82,7 @@ def test_accuracy_and_loss_by_brute_force(table):
 
 @given(table=tables, n_bins=st.sampled_from(BINS))
 def test_calibration_over_ordered_pairs_by_brute_force(table, n_bins):
+    """R4, and the mean and the largest error over bins, against a loop over ordered pairs."""
     rewards, scores = table
     bins: dict[int, list[tuple[float, float]]] = {}
     edges = np.linspace(0, 1, n_bins + 1)[1:-1]

@@ -35,6 +35,7 @@ def vectors(draw: st.DrawFn) -> Vectors:
 @given(vectors())
 @settings(max_examples=150, deadline=None)
 def test_the_point_satisfies_the_variational_inequality(found: Vectors) -> None:
+    """R2: weights in the simplex, and no vertex of the hull lies lower along the point found."""
     gram = found @ found.T
     weights = min_norm_point(gram)
     assert (weights >= 0).all()

@@ -81,6 +81,12 @@ def test_settings(fails, words, message):
     assert message in fails(*words)
 
 
+def test_a_key_of_sample_that_changed_its_name_is_answered_with_the_new_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = refusal("radpo", main, ("sample", "data.max_eval_rows=4", "output_dir=run"), capsys, untouched=tmp_path)
+    assert "data.max_eval_rows is now called data.max_rows; write data.max_rows=4" in said
+
+
 def test_data_without_pairs_is_for_sft_alone(fails, tmp_path):
     rows = [
         {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "Yes."}]} for n in range(8)

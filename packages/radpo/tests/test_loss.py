@@ -83,6 +83,7 @@ def test_gradients_by_finite_differences(name):
 
 @given(chosen=numbers, rejected=numbers, beta=betas, epsilon=st.floats(0, 0.49))
 def test_dpo_and_its_smoothing_are_cross_entropies(chosen, rejected, beta, epsilon):
+    """R8, in closed form."""
     p = logistic(beta * (chosen - rejected))
     assume(1e-12 < p < 1 - 1e-12)
     result = CDPO(beta, epsilon)(pairs(tensor(chosen), tensor(rejected)))
@@ -96,6 +97,7 @@ def test_dpo_and_its_smoothing_are_cross_entropies(chosen, rejected, beta, epsil
 
 @given(seed=seeds, beta=betas)
 def test_second_form_at_alpha_zero_and_equal_drifts_are_dpo(seed, beta):
+    """R4, R5, R6: the terms cancel where R_l = R_w, and at α = 0."""
     chosen, rejected, chosen_term, rejected_term = draws(4, 3, seed=seed)
     plain = DPO(beta)(pairs(chosen, rejected)).losses
     at_zero = TDPO(beta, 0.0)(pairs(chosen, rejected, chosen_term, rejected_term))
@@ -105,6 +107,7 @@ def test_second_form_at_alpha_zero_and_equal_drifts_are_dpo(seed, beta):
 
 
 def test_forms_agree_at_alpha_one_but_for_the_stopped_gradient():
+    """R4 and R5: one value of R6, but no gradient through R_w in the second form."""
     values = draws(4, 3)
     first, second = (RaDPO(BETA, alpha)(pairs(*values)) for alpha in (None, 1.0))
     torch.testing.assert_close(first.losses, second.losses)
@@ -120,7 +123,7 @@ def test_forms_agree_at_alpha_one_but_for_the_stopped_gradient():
 
 @pytest.mark.parametrize("alpha", [None, 0.5])
 def test_risk_neutral_ra_dpo_is_tdpo(alpha):
-    """From logits, two responses of three tokens to each of two prompts, with their gradients."""
+    """R2 is the limit of R3: from logits, two responses of three tokens to each of two prompts, with gradients."""
     logits, ref_logits = (side.reshape(12, 9) for side in draws(2, 2, 2, 3, 9))
     targets = torch.arange(12) % 9
 
@@ -141,6 +144,7 @@ def test_risk_neutral_ra_dpo_is_tdpo(alpha):
 
 
 def test_slic_by_hand_and_per_token():
+    """R9, of responses and of tokens."""
     # 1 - (-5) + (-5.5) = 0.5, then - 0.1 · (-5); the second hinge is inactive.
     result = SLiC(1.0, 0.1)(pairs(tensor(-5.0, -2.0), tensor(-5.5, -9.0)))
     torch.testing.assert_close(result.losses, tensor(0.5 + 0.5, 0.2))
@@ -152,6 +156,7 @@ def test_slic_by_hand_and_per_token():
 
 @given(u=numbers, kl=st.floats(0, 20), beta=betas, desirable=st.booleans(), weight=st.floats(0, 3))
 def test_kto_is_the_weighted_value_of_gains_and_losses(u, kl, beta, desirable, weight):
+    """R10, in closed form."""
     weights = (weight, 99.0) if desirable else (99.0, weight)
     result = KTO(beta, *weights)(examples(tensor(u), torch.tensor([desirable]), kl=torch.tensor(kl).double()))
     expected = weight * (1 - logistic(beta * ((u - kl) if desirable else (kl - u))))
@@ -180,6 +185,7 @@ def test_kl_estimates_are_clamped_and_carry_no_gradient():
 
 
 def test_sft_is_a_sum():
+    """R7: a sum over tokens, no mean."""
     assert SFT()(Responses(tensor(-3.0, -0.5))).losses.tolist() == [3.0, 0.5]
 
 
@@ -193,6 +199,7 @@ def test_terminal_rewards():
 
 
 def test_advantages_and_targets_by_brute_force():
+    """R11: GAE and the critic's targets, by sums over later tokens."""
     (values,) = draws(1, 2, 5)
     gamma, lam = 0.9, 0.8
     rewards = terminal_rewards(LABELS, MASK).double()
@@ -228,7 +235,7 @@ def test_what_is_off_the_mask_does_not_matter():
 
 
 def test_ppo_terms_are_means_over_tokens():
-    """(R11), term by term."""
+    """R11, term by term."""
     logps, old, values, advantages = draws(4, 2, 5)
     objective = PPO(cliprange=0.5, critic_coef=0.01, kl_coef=0.1)
     result = objective(offline(logps, old, values, advantages))
@@ -311,6 +318,7 @@ def assert_same(ours: Tensor, theirs: Tensor, model: torch.nn.Module) -> None:
 
 
 def test_dpo_equals_trls(tmp_path):
+    """R8: loss and gradients of whole models are TRL's."""
     rows = [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in TEXTS]
     trl = DPOTrainer(
         model=tiny_model(seed=1).train(),
@@ -327,6 +335,7 @@ def test_dpo_equals_trls(tmp_path):
 
 @pytest.mark.parametrize("policy_seed, clamped", [(1, True), (5, False)])
 def test_kto_equals_trls(tmp_path, policy_seed, clamped):
+    """R10: loss and gradients of whole models are TRL's, the estimate of K included."""
     rows = [{"prompt": text[0], "completion": text[1 + side], "label": side == 0} for text in TEXTS for side in (0, 1)]
     trl = KTOTrainer(
         model=tiny_model(seed=policy_seed).train(),

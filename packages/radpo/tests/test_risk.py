@@ -59,6 +59,7 @@ def tail_mean(d: list[float], p: list[float], mass: float) -> float:
 
 @given(level=levels, seed=seeds)
 def test_cvar_is_the_mean_of_the_sorted_tail(level, seed):
+    """R13, by sorting."""
     d, p = rows(seed=seed)
     values, weights = measured("cvar", level=level)(d, p)
     expected = [tail_mean(row, row_p, level) for row, row_p in zip(d.tolist(), p.tolist(), strict=True)]
@@ -96,6 +97,7 @@ def test_cvar_with_ties_depends_on_their_total_mass_alone(level, values):
 
 
 def test_a_hand_worked_tail():
+    """R13, and the release's tail, by hand."""
     d = torch.tensor([[3.0, 1.0, 0.0, -2.0]], dtype=torch.float64)
     p = torch.tensor([[0.1, 0.3, 0.4, 0.2]], dtype=torch.float64)
     # Mass 1/2: all of 3 (0.1) and of 1 (0.3), and 0.1 of the 0.4 at 0.
@@ -124,6 +126,7 @@ def test_complement_is_the_same_tail_named_by_its_quantile():
 @pytest.mark.parametrize("name, parameters", CONVEX + RELEASED)
 @pytest.mark.parametrize("scale", [0.3, 3.0])
 def test_weights_are_the_derivatives(name, parameters, scale):
+    """R15 and every other measure: weights are dΦ/dd, by finite differences."""
     d, p = rows(seed=3, scale=scale)
     risk = measured(name, **parameters)
     assert torch.autograd.gradcheck(lambda d: differentiable(risk, d, p), d.requires_grad_())
@@ -133,6 +136,7 @@ def test_weights_are_the_derivatives(name, parameters, scale):
 
 @pytest.mark.parametrize("name, parameters", CONVEX)
 def test_axioms_of_a_convex_risk_measure(name, parameters):
+    """R15 and the others: translation, monotony, convexity, between mean and worst case."""
     risk = measured(name, **parameters)
     (d, p), (other, _) = rows(seed=1), rows(seed=2)
 
@@ -167,6 +171,7 @@ def test_a_policy_equal_to_its_reference_has_no_risk(name, parameters):
 @pytest.mark.parametrize(
     "name, near_neutral, rtol",
     [
+        ("expectation", {}, 1e-6),
         ("cvar", {"level": 1.0}, 1e-6),
         ("cvar", {"level": 1 - 1e-9}, 1e-6),
         ("cvar_complement", {"level": 1e-9}, 1e-6),
@@ -177,6 +182,7 @@ def test_a_policy_equal_to_its_reference_has_no_risk(name, parameters):
     ],
 )
 def test_risk_neutral_limit_is_the_kl(name, near_neutral, rtol):
+    """R12 is the KL, and every other measure's limit."""
     d, p = rows()
     values, weights = measured(name, **near_neutral)(d, p)
     if rtol is None:  # the strict > drops the smallest entry even at level 1
@@ -219,6 +225,7 @@ def test_an_entry_beyond_the_smallest_float_can_be_the_one_that_counts():
 
 
 def test_entropic_is_the_renyi_divergence_of_the_reference():
+    """R14 in closed form, a Rényi divergence of order 1 + μ."""
     d, p = rows()
     policy, order = p * (-d).exp(), 1 + 5.0
     renyi = (p**order * policy ** (1 - order)).sum(1).log() / (order - 1)
@@ -261,7 +268,7 @@ def certain(risk: Measured, rewards: list[float], chances: list[float]) -> float
 
 @pytest.mark.parametrize("name, parameters, of_a, of_b", NESTED)
 def test_the_papers_numerical_example(name, parameters, of_a, of_b):
-    """Nested CVaR tells two policies apart whose totals have one distribution; the entropic measure does not."""
+    """R3: nested CVaR tells two policies apart whose totals have one distribution; the entropic measure does not."""
     risk = measured(name, **parameters)
     for policy, expected in (("A", of_a), ("B", of_b)):
         later = [certain(risk, [*leaves], [*leaves.values()]) for leaves in EXAMPLE[policy]]
@@ -323,6 +330,7 @@ def test_bad_parameters_are_refused(name, parameters, message):
 
 
 def test_the_scaled_measure_has_the_objectives_temperature():
+    """R14, scaled: its coefficient is μ β."""
     d, p = rows()
     scaled = EntropicScaled(5.0).at(0.1)
     torch.testing.assert_close(scaled(d, p.log())[0], Entropic(0.5)(d, p.log())[0])

@@ -34,7 +34,7 @@ class Statistics:
     Attributes:
         domain: its name.
         split: ``train`` or ``held out``.
-        rejected: bad rows that ``data.on_error=skip`` set aside.
+        rejected: bad rows that ``data.on_error=skip`` skipped.
         items: items read.
         set_aside: items in which no two responses can be compared; ``released`` keeps them, so that they are none.
         used: items of an epoch, after resampling.
@@ -162,7 +162,7 @@ def tabulate(statistics: list[Statistics]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")  # fits into 80 columns
     for head in ("domain", "split"):
         table.add_column(head, no_wrap=True)
-    for head in ("items", "bad rows", "set aside", "used", "per item", "tokens", "cut", "tied", "best first"):
+    for head in ("items", "bad rows", "no pair", "used", "per item", "tokens", "cut", "tied", "best first"):
         table.add_column(head, justify="right")
     for found in statistics:
         counts = [f"{count:,}" for count in (found.items, found.rejected, found.set_aside, found.used)]

@@ -17,6 +17,7 @@ RENAMED = {
     "loss.is_cal_risk_distribution_logps": "loss.risk.replace_logps",
     "loss.tokenwise_KL": "loss.tokenwise_kl",
     "loss.KL_coef": "loss.kl_coef",
+    "data.max_eval_rows": "data.max_rows",  # of ``sample``; it is a key of ``train`` and ``evaluate``
 }
 APP = App(
     command="radpo",

@@ -89,7 +89,7 @@ class CVaR(RiskMeasure):
 class CVaRComplement(RiskMeasure):
     """:class:`CVaR` of the tail beyond the ``level``-quantile: the mass 1 - ``level`` of the largest d is retained.
 
-    The formula that the paper's appendix A.1 prints; its figures and its code have the other one (ERRATA P1).
+    (R13) as the paper's appendix A.1 prints it; its figures and its code have the other one (ERRATA P1).
     """
 
     name: ClassVar[str] = "cvar_complement"

@@ -173,7 +173,7 @@ def map_cached(
             num_proc=num_proc if num_proc and len(dataset) >= 1000 else None,
             desc=desc,
             load_from_cache_file=False,  # what datasets itself has kept is not sealed
-            new_fingerprint=sha256_json(parts)[:32],  # else datasets pickles build and all it refers to for one
+            new_fingerprint=sha256_json(parts)[:32],  # skips datasets' own, for which it pickles the closure
             **options,
         ),
     )

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 Part = TypeVar("Part")
 Record = TypeVar("Record")
-FOLDER_SPLITS = ("train", "test")  # begin names of files in folders, where the source has no such split
+FOLDER_SPLITS = ("train", "test")  # prefixes of a folder's file names; used where the source names no split
 
 
 def source_of(label: str, entry: RowsConfig) -> Source | None:

@@ -85,7 +85,7 @@ def calibration(
 def probability_calibration(
     probabilities: ArrayLike, labels: ArrayLike, *, n_bins: int = 10, binning: str = "uniform"
 ) -> Calibration:
-    """Measure the calibration of probabilities (module docstring); all errors are 0 where there are none.
+    """Measure the calibration of probabilities (module docstring; MORE R4); all errors are 0 where there are none.
 
     Args:
         probabilities: (N,) p in [0, 1].

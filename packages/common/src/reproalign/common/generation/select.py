@@ -58,9 +58,9 @@ class SelectionRules:
 def select_row(row: Sampled, rules: SelectionRules) -> dict[str, Any] | None:
     """Return what is kept of a prompt; None if nothing is.
 
-    ``best``: the dialogue with the best response, the first of equals; none if that one is empty, unless
-    ``rules.discard`` decides on the empty ones. ``pairs``: best and worst, with p_chosen = σ(r_chosen - r_rejected);
-    none if they are equally good, or the same text, or one of them is empty. ``all``: all responses.
+    ``best`` (MORE eq. 3, AMA R7): the dialogue with the best response, the first of equals; none if that one is empty,
+    unless ``rules.discard`` decides on the empty ones. ``pairs``: best and worst, with p_chosen = σ(r_chosen -
+    r_rejected); none if they are equally good, or the same text, or one of them is empty. ``all``: all responses.
 
     Raises:
         ValueError: if ``rules.n`` is below 1.

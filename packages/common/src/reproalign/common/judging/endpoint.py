@@ -88,7 +88,7 @@ def ask(config: EndpointConfig, question: Question) -> str:
         except urllib.error.HTTPError as error:
             reason = f"answers with status {error.code} {error.reason}"
             status = error.code
-            passing = status in TRANSIENT
+            transient = status in TRANSIENT
             if status in DENIED and not key:
                 raise EndpointError(
                     f"{url} {reason}, and no key was sent; put it into the environment variable {config.key_variable}, "
@@ -97,8 +97,8 @@ def ask(config: EndpointConfig, question: Question) -> str:
                 ) from error
         except (OSError, HTTPException) as error:
             reason = f"cannot be reached ({getattr(error, 'reason', None) or error})"
-            status, passing = None, True
-        if not passing or attempt == config.retries:
+            status, transient = None, True
+        if not transient or attempt == config.retries:
             sentence = f"{url} {reason}; check endpoint.base_url, endpoint.model and {config.key_variable}"
             raise EndpointError(sentence, status)
         time.sleep(config.pause * 2**attempt)

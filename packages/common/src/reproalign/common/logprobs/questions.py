@@ -33,9 +33,7 @@ class CompletionLogps(ModelOutput):  # type: ignore[misc]
         counts: (batch,) completion tokens per row.
     """
 
-    per_token: Any = (
-        None  # a Tensor; accelerate's autocast rebuilds outputs by giving all fields in a dict as the first
-    )
+    per_token: Any = None  # a Tensor; Any, because accelerate's autocast rebuilds outputs as Cls({field: value, …})
     rows: Tensor | None = None
     sums: Tensor | None = None
     means: Tensor | None = None

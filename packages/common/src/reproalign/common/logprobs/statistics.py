@@ -63,6 +63,8 @@ def chunked_token_statistics(
 ) -> dict[str, Float[Tensor, " tokens"]]:
     """Compute ``statistics`` (module docstring) of every token, in nats, in O(chunk_size x vocab) memory.
 
+    ``forward_kl`` is a term of Ra-DPO R2, ``risk`` of R3.
+
     Args:
         policy: has ``hidden`` and ``weight``; gradients reach them and ``bias``.
         reference: same tokens, same vocabulary; another hidden size and another head are fine.

@@ -94,7 +94,10 @@ def merge_adapters(
 
 
 def factor_delta_gap(adapters: Sequence[Adapter], weights: Sequence[float]) -> float | None:
-    """Return ‖factor average - delta average‖ / ‖delta average‖; None with DoRA, or if there is no factor average."""
+    """Return ‖factor average - delta average‖ / ‖delta average‖; None with DoRA, or if there is no factor average.
+
+    The numerator is DTM R5.
+    """
     if any(adapter.config.get("use_dora") for adapter in adapters):
         return None
     names = sorted({name for adapter in adapters for name in adapter.modules})

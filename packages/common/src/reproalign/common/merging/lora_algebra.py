@@ -14,7 +14,7 @@ from reproalign.common.merging.adapters import Factors
 
 
 def average_factors(parts: Sequence[Factors], weights: Sequence[float], dtype: torch.dtype) -> Factors:
-    """Average A and B each on its own (DTM's ``basic_merge.py``); all have the same scaling."""
+    """Average A and B each on its own (DTM R4); all have the same scaling."""
     a = methods.linear([part.a.to(dtype) for part in parts], weights)
     b = methods.linear([part.b.to(dtype) for part in parts], weights)
     return replace(parts[0], a=a, b=b)
@@ -24,6 +24,8 @@ def stack_deltas(
     parts: Sequence[Factors], weights: Sequence[float], *, rank: int | None, dtype: torch.dtype
 ) -> Factors:
     """Return factors of Σ_j w_j s_j B_j A_j: B = [w_1 s_1/s B_1, …], A = [A_1; …], with the first one's scaling s.
+
+    Their product is DTM R3.
 
     Parts with equal A share their rows, B_1 and B_2 being added then: copies of one adapter give that adapter, and so
     do adapters that were trained with a frozen A. A ``rank`` below that of the sum takes its best approximation.

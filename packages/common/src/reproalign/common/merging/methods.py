@@ -17,7 +17,7 @@ Entries = Float[Tensor, "*entries"]
 
 
 def linear(tensors: Sequence[Entries], weights: Sequence[float]) -> Entries:
-    """Weighted sum Σ_j w_j θ_j (model soups, arXiv 2203.05482, Eq. 1 with weights; AMA's and DTM's average).
+    """Weighted sum Σ_j w_j θ_j (model soups, arXiv 2203.05482, Eq. 1 with weights; AMA R1, DTM R3).
 
     A weight of exactly 0 leaves its tensor out, infinities and NaN included; a single tensor of weight 1 is returned
     as it is, bit for bit. Part-wise averages are this with the weights of the tensor's block.

@@ -31,7 +31,7 @@ def tokenize_pairs(
 
     Adds ``chosen_input_ids``, ``chosen_prompt_length``, the same for rejected, and ``length`` (the longest side).
     Sides in one tuple keep the same part of a long prompt; unpaired responses stand in tuples of their own. A column
-    ``truncation`` overrules ``text.truncation`` row by row. ``overlong`` says what becomes of rows that exceed
+    ``truncation`` overrides ``text.truncation`` row by row. ``overlong`` says what becomes of rows that exceed
     ``max_length``: truncate, drop, or error.
 
     Raises:

@@ -71,7 +71,7 @@ class Responses:
 
     @property
     def log_ratios(self) -> Float[torch.Tensor, " responses"]:
-        """u; log π(y|x) itself without a reference."""
+        """Log-ratios u (MMPO R2, Ra-DPO R1); log π(y|x) itself without a reference."""
         return self.logps if self.ref_logps is None else self.logps - self.ref_logps
 
     def halves(self) -> tuple[Responses, Responses]:

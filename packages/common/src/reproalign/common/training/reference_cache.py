@@ -23,7 +23,8 @@ from reproalign.common.integrity import is_whole
 from reproalign.common.logprobs.model import install_completion_logps
 from reproalign.common.manifests import seal
 
-BLOCK_BATCHES = 64  # cached log-probs: batches per file at most, and files at least, if there are that many batches
+# At most 64 batches per cache file, and of small data sets still up to 64 files, so that an interruption loses little.
+BLOCK_BATCHES = 64
 
 
 def compute_once(

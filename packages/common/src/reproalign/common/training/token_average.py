@@ -29,13 +29,15 @@ NORMALISATIONS = ("micro_batch_mean", "token_mean")
 def micro_batch_mean(losses: Float[Tensor, " tokens"]) -> Float[Tensor, ""]:
     """Return the mean loss of a micro-batch; NaN with a zero gradient if it has no supervised token.
 
-    Averaging these over accumulation steps and processes, which the trainer does, gives ``micro_batch_mean``.
+    Averaging these over accumulation steps and processes, which the trainer does, gives ``micro_batch_mean`` (DTM R2).
     """
     return losses.mean()
 
 
 def token_mean(losses: Float[Tensor, " tokens"], share: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """Return a micro-batch's part of ``token_mean``: (P M / N) Σ ℓ, which averages to Σ ℓ / N over all micro-batches.
+
+    DTM R2, over all tokens of a step.
 
     Args:
         losses: of the supervised tokens.

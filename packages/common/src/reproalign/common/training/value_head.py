@@ -1,4 +1,4 @@
-"""Clipping the gradients of a value head apart from those of its language model, for PPO."""
+"""Clipping the gradients of a value head separately from those of its language model, for PPO."""
 
 from __future__ import annotations
 

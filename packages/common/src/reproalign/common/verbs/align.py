@@ -24,7 +24,7 @@ from reproalign.common.verbs.config import AlignConfig
 
 
 def align(config: AlignConfig, invocation: Invocation) -> None:
-    """Fine-tune with ``trl.SFTTrainer`` on ``selected``; the loss is on the responses alone.
+    """Fine-tune with ``trl.SFTTrainer`` on ``selected``; the loss is on the responses alone (MORE eq. 3).
 
     With something held out its loss per token and perplexities (``common.evaluation.perplexity``) are recorded.
     """
