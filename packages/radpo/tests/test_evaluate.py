@@ -27,6 +27,7 @@ from reproalign.common.generation.sampling import shares
 from reproalign.common.generation.transformers_engine import transformers_sampler
 from reproalign.common.journal import recover_lines
 from reproalign.common.judging.verdict import TEMPLATE, check_template, question, verdict, wilson, win_rate
+from reproalign.common.models.identify import model_label
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.records.groups import group_runs
@@ -37,7 +38,7 @@ from reproalign.common.text.collate import PairCollator
 from reproalign.radpo.cli import APP, main
 from reproalign.radpo.config import RowDataConfig, RowTextConfig
 from reproalign.radpo.data import load_examples, prepare_rows
-from reproalign.radpo.report import measured, model_label, second_half
+from reproalign.radpo.report import measured, second_half
 from reproalign.radpo.rows import RowRules
 from reproalign.radpo.sweep import against_alpha
 

@@ -27,8 +27,9 @@ from reproalign.common.files import sha256_json, write_text
 from reproalign.common.generation.dialogues import DialogueRules, answer_questions, dialogue
 from reproalign.common.generation.samplers import ENGINES
 from reproalign.common.generation.samples import Sampled
+from reproalign.common.models.identify import model_label
 from reproalign.common.records import Run
-from reproalign.common.verbs.mt_bench import VLLM_CHUNK, model_label
+from reproalign.common.verbs.mt_bench import VLLM_CHUNK
 from reproalign.common.verbs.score import score_responses
 from reproalign.mmpo.best_of_n_rules import PROXY, Judged, Pool, policy_rules, sampling_backend
 from reproalign.mmpo.config import BestOfNConfig

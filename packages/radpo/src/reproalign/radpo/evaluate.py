@@ -13,7 +13,7 @@ from reproalign.common.console import say
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import used_weights
+from reproalign.common.models.identify import model_label, used_weights
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.text.collate import PairCollator
@@ -25,7 +25,7 @@ from reproalign.radpo.config import EvaluateConfig
 from reproalign.radpo.data import load_examples, prepare_held_out
 from reproalign.radpo.evaluation import PairEvaluation
 from reproalign.radpo.examples import Examples
-from reproalign.radpo.report import model_label, print_metrics
+from reproalign.radpo.report import print_metrics
 from reproalign.radpo.rows import RowRules
 from reproalign.radpo.rules import RadpoRules, rules_of
 from reproalign.radpo.train import with_template

@@ -17,7 +17,6 @@ from reproalign.common.records import Run
 from reproalign.common.records.folder import read_record
 from reproalign.common.records.groups import RecordedRun
 from reproalign.common.records.metrics import metric_rows
-from reproalign.common.training.fit import FINAL
 
 Points = dict[int, dict[str, float]]  # optimiser step -> metrics of the held-out pairs
 
@@ -109,9 +108,3 @@ def second_half(points: Points) -> dict[str, float]:
 def draw(run: Run) -> None:
     """Write ``plots/training.png``."""
     training_curves(run.rows, run.dir / "plots" / "training.png", CURVES)
-
-
-def model_label(name: str) -> str:
-    """Name a model after its Hub id or folder; of a run's ``model`` folder after the run."""
-    path = Path(name)
-    return path.parent.name if path.name == FINAL and path.parent.name else path.name or name

@@ -11,11 +11,10 @@ from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.samplers import SAMPLERS, start_sampling
 from reproalign.common.generation.sampling import sample_shared
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.identify import used_weights
+from reproalign.common.models.identify import model_label, used_weights
 from reproalign.common.records import Run
 from reproalign.radpo.config import SampleConfig
 from reproalign.radpo.evaluate import read_held_out
-from reproalign.radpo.report import model_label
 
 OUTPUTS = "model_outputs.json"
 

@@ -16,7 +16,7 @@ from reproalign.common.data.records import (
     make_record,
 )
 from reproalign.common.data.sources import Source
-from reproalign.common.data.sources.hh import transcript
+from reproalign.common.data.sources.hh import split_transcript
 
 Part = TypeVar("Part")
 Record = TypeVar("Record")
@@ -47,7 +47,7 @@ def parsed(prompt: Prompt) -> Prompt:
     if not prompt.transcripts:
         return prompt
     names = ("chosen", "rejected") if len(prompt.transcripts) == 2 else [f"text {n}" for n in range(1, 100)]
-    dialogues = [transcript(text, name) for text, name in zip(prompt.transcripts, names, strict=False)]
+    dialogues = [split_transcript(text, name) for text, name in zip(prompt.transcripts, names, strict=False)]
     if any(len(dialogue) < 2 for dialogue in dialogues):
         raise RowError("a transcript needs a turn before the response")
     return replace(

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.data.records import RowError
-from reproalign.common.data.sources.hh import transcript
+from reproalign.common.data.sources.hh import split_transcript
 from reproalign.common.errors import UserError
 from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.tokenize import Encoder
@@ -69,7 +69,7 @@ def cut_transcript(text: str, cut: str) -> Answer:
     Raises:
         RowError: if it does not end with one.
     """
-    turns = transcript(text, "chosen")
+    turns = split_transcript(text, "chosen")
     if len(turns) < 2 or turns[-1]["role"] != "assistant":
         raise RowError("column 'chosen' must end with an assistant's turn after a prompt")
     if cut == "last_paragraph":

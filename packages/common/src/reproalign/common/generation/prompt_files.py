@@ -6,7 +6,7 @@ from typing import Any
 
 from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.data.records import Message, RowError
-from reproalign.common.data.sources.hh import transcript
+from reproalign.common.data.sources.hh import split_transcript
 from reproalign.common.errors import UserError
 
 
@@ -31,7 +31,7 @@ def _prompt(row: Row) -> list[Message]:
         return [{"role": str(turn.get("role")), "content": str(turn.get("content"))} for turn in prompt]
     if prompt is None and isinstance(row.values.get("chosen"), str):
         try:
-            turns = transcript(row.values["chosen"], "chosen")
+            turns = split_transcript(row.values["chosen"], "chosen")
         except RowError as error:
             raise UserError(f"{row.place}: {error}") from error
         if len(turns) > 1 and turns[-1]["role"] == "assistant":

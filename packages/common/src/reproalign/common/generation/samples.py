@@ -14,7 +14,7 @@ from typing import Any
 
 from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.data.records import Message, RowError, messages
-from reproalign.common.data.sources.hh import transcript
+from reproalign.common.data.sources.hh import split_transcript
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_text
 
@@ -90,7 +90,7 @@ def read_selected(path: Path, *, advice: str = "select with keep=best") -> list[
             raise UserError(f"{row.place}: {row.problem}")
         try:
             text = None if "messages" in row.values else row.values.get("chosen")
-            turns = transcript(text, "chosen") if isinstance(text, str) else messages(row.values, "messages")
+            turns = split_transcript(text, "chosen") if isinstance(text, str) else messages(row.values, "messages")
         except RowError as error:
             raise UserError(f"{row.place}: {error}; {advice}") from error
         if len(turns) < 2 or turns[-1]["role"] != "assistant":

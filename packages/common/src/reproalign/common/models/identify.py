@@ -66,6 +66,12 @@ def used_weights(run: Run, role: str, name: str, revision: str | None, **facts: 
         run.add_fingerprint("weights", role, identity, name=name, revision=revision, **facts)
 
 
+def model_label(name: str) -> str:
+    """Return what tables and answer files call a model: the end of its name, or of a run's ``model`` folder the run's."""
+    path = Path(name)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name or name
+
+
 def identify_settings(name: str) -> str | None:
     """Return what identifies the settings that weights in a folder are run with, such as RoPE's scaling.
 

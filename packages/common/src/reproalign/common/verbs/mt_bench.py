@@ -30,7 +30,7 @@ from reproalign.common.judging.single import (
     requests_for,
 )
 from reproalign.common.judging.single_prompts import NAMES, OWN_PROMPTS, JudgePrompt, Kind, prompts_digest, read_prompts
-from reproalign.common.models.identify import used_weights
+from reproalign.common.models.identify import model_label, used_weights
 from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
 from reproalign.common.verbs.mt_bench_config import MTBenchConfig
@@ -80,12 +80,6 @@ def dialogue_rules(config: MTBenchConfig, own: Mapping[str, Any]) -> DialogueRul
         **own,
     )
     return DialogueRules(sampling, config.temperatures, config.seed)
-
-
-def model_label(name: str) -> str:
-    """Return what an answer file calls a model: the last part of its name, of a run's ``model`` folder the run's."""
-    path = Path(name)
-    return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
 def _check(config: MTBenchConfig) -> None:

@@ -29,7 +29,7 @@ def hh_harmless(row: dict[str, Any]) -> Prompt:
     return hh(row)
 
 
-def transcript(text: Any, name: str) -> list[Message]:
+def split_transcript(text: Any, name: str) -> list[Message]:
     """Split a Human/Assistant transcript into messages.
 
     Raises:
@@ -54,7 +54,7 @@ def parse_transcript(text: str, name: str = "text") -> list[Message]:
         RowError: if it is no transcript from a Human's turn to an Assistant's.
     """
     turns: list[Message] = []
-    for turn in transcript(text, name):
+    for turn in split_transcript(text, name):
         if turns and turns[-1]["role"] == turn["role"]:
             turns[-1] = {**turn, "content": f"{turns[-1]['content']}\n\n{turn['content']}"}
         else:
