@@ -67,7 +67,7 @@ def used_weights(run: Run, role: str, name: str, revision: str | None, **facts: 
 
 
 def model_label(name: str) -> str:
-    """Return what tables and answer files call a model: the end of its name, or of a run's ``model`` folder the run's."""
+    """Return what tables and answer files call a model: the end of its name; of a run's ``model``, the run's."""
     path = Path(name)
     return path.parent.name if path.name == "model" and path.parent.name else path.name or name
 
