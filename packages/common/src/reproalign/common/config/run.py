@@ -81,8 +81,14 @@ class BaseRunConfig:
 
 
 @dataclass
-class RunConfig(BaseRunConfig):
-    """A run of a policy on one data set, or on several that are mixed."""
+class DataRunConfig(BaseRunConfig):
+    """A training run on one data set, or on several that are mixed."""
 
     data: DataConfig = section(DataConfig)
+
+
+@dataclass
+class RunConfig(DataRunConfig):
+    """A run of a policy that is trained by its log-probs."""
+
     logprobs: LogprobsConfig = section(LogprobsConfig)

@@ -34,6 +34,16 @@ RENAMED: Renamed = {
         )
     },
     "seed": "nothing is drawn at random here; leave it out",
+    **{
+        f"{model}.{name}": "nothing is trained here, and a trained adapter is loaded by its folder; leave it out"
+        for model in ("model", "policy", "reward")
+        for name in ("lora", "dropout")
+    },
+    **{
+        f"reference.{name}": "a reference is loaded as it is here, if there is one; leave it out"
+        for name in ("mode", "batch_size")
+    },
+    "logprobs": "no log-probs are computed here; leave it out",
     "data=preference": "own",
     "data=messages": "own",
     "data=imdb_characters": "imdb",
