@@ -191,6 +191,11 @@ def test_what_is_of_a_training_alone_is_a_key_of_trainings(package, verb):
         ),
         ("mmpo evaluate", "reference.mode=copy", "reference.mode is gone: a reference is loaded as it is here"),
         ("radpo evaluate", "reference.batch_size=2", "reference.batch_size is gone"),
+        *(
+            (f"{package} evaluate", f"trainer.{key}=1", f"trainer.{key} is gone: nothing is trained here; leave it out")
+            for package in ("mmpo", "more", "radpo")
+            for key in ("learning_rate", "per_device_eval_batch_size")
+        ),
         ("mmpo evaluate", "data.max_rows=2", "unknown key 'data.max_rows' (did you mean 'data.max_eval_rows'?)"),
         ("radpo evaluate", "data.max_rows=2", "unknown key 'data.max_rows' (did you mean 'data.max_eval_rows'?)"),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 
 from reproalign.common.config.data import HeldOutConfig
 from reproalign.common.config.model import LoadedModelConfig, LogprobsConfig, ReferenceConfig, ReferenceWeightsConfig
-from reproalign.common.config.run import DataRunConfig, RunConfig
+from reproalign.common.config.run import DataRunConfig, MeasuringConfig, RunConfig
 from reproalign.common.config.text import DialogueTextConfig, PairTextConfig, RewardTextConfig
 from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
 from reproalign.common.options.shared import BACKENDS
@@ -182,7 +182,7 @@ class EvaluateConfig:
         None, help="a RewardBench-format file: prompt, chosen, rejected, subset; prior sets as subsets", null="none"
     )
     batch_size: int = option(4, help="pairs per forward", at_least=1)
-    trainer: dict[str, Any] = like(RunConfig, "trainer", {})
+    trainer: MeasuringConfig = section(MeasuringConfig)
 
 
 @dataclass

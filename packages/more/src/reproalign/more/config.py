@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from reproalign.common.config.data import PreparingConfig
 from reproalign.common.config.model import LoadedRewardModelConfig, RewardModelConfig
-from reproalign.common.config.run import BaseRunConfig
+from reproalign.common.config.run import BaseRunConfig, MeasuringConfig
 from reproalign.common.config.text import TextConfig
 from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.endpoint import EndpointConfig
-from reproalign.common.options import like, option, output_dir, section, seed, variant
+from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.common.options.shared import VARIANTS
 
 TIES = {"wrong": "nothing", "half": "1/2"}
@@ -128,7 +127,7 @@ class EvaluateConfig(ScoringConfig):
     temperature: bool = option(
         False, help="also report calibration after temperature scaling, fitted by cross-validation"
     )
-    trainer: dict[str, Any] = like(BaseRunConfig, "trainer", {})
+    trainer: MeasuringConfig = section(MeasuringConfig)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from reproalign.common.config.data import DataConfig, HeldOutConfig, ReadingConfig
 from reproalign.common.config.launch import LaunchConfig
@@ -14,7 +13,7 @@ from reproalign.common.config.model import (
     ReferenceConfig,
     ReferenceWeightsConfig,
 )
-from reproalign.common.config.run import RunConfig
+from reproalign.common.config.run import MeasuringConfig, RunConfig
 from reproalign.common.config.text import RewardTextConfig
 from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
 from reproalign.common.options.shared import BACKENDS
@@ -136,7 +135,7 @@ class EvaluateConfig:
     loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo", help="the objective")
     logprobs: LogprobsConfig = section(LogprobsConfig)
     batch_size: int = option(4, help="pairs per forward", at_least=1)
-    trainer: dict[str, Any] = like(RunConfig, "trainer", {})
+    trainer: MeasuringConfig = section(MeasuringConfig)
 
 
 @dataclass

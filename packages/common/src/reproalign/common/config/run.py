@@ -81,6 +81,14 @@ class BaseRunConfig:
 
 
 @dataclass
+class MeasuringConfig:
+    """How a trainer computes that only measures; the rest of ``trainer.*`` is of trainings."""
+
+    bf16: bool = option(False, help="compute in bfloat16 under autocast")
+    fp16: bool = option(False, help="compute in float16 under autocast")
+
+
+@dataclass
 class DataRunConfig(BaseRunConfig):
     """A training run on one data set, or on several that are mixed."""
 

@@ -43,6 +43,7 @@ RENAMED: Renamed = {
         f"reference.{name}": "a reference is loaded as it is here, if there is one; leave it out"
         for name in ("mode", "batch_size")
     },
+    "trainer": "nothing is trained here; leave it out",
     "logprobs": "no log-probs are computed here; leave it out",
     "data=preference": "own",
     "data=messages": "own",

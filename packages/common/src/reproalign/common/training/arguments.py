@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from reproalign.common.config.run import BaseRunConfig
+from reproalign.common.config.run import BaseRunConfig, MeasuringConfig
 from reproalign.common.errors import UserError
 from reproalign.common.launch.plan import deepspeed_config
 from reproalign.common.precision import autocast_dtype
@@ -67,7 +68,7 @@ class EvaluationConfig(Protocol):
     output_dir: str
     seed: int
     batch_size: int
-    trainer: dict[str, Any]
+    trainer: MeasuringConfig
 
 
 def evaluation_arguments(config: EvaluationConfig) -> TrainingArguments:
@@ -76,7 +77,7 @@ def evaluation_arguments(config: EvaluationConfig) -> TrainingArguments:
     Raises:
         UserError: as :func:`training_arguments`.
     """
-    trainer = {"per_device_eval_batch_size": config.batch_size, "report_to": [], **config.trainer}
+    trainer = {"per_device_eval_batch_size": config.batch_size, "report_to": [], **asdict(config.trainer)}
     run = BaseRunConfig(output_dir=config.output_dir, seed=config.seed, trainer=trainer)
     return training_arguments(run, Path(config.output_dir))
 
