@@ -105,6 +105,12 @@ def test_the_two_kinds_of_evaluation_have_keys_of_their_own(fails, words, messag
     assert message in fails("model.name=rm", "output_dir=out", *words, verb="evaluate")
 
 
+def test_given_answers_are_read_in_no_template(fails, tmp_path):
+    (tmp_path / "answers.jsonl").write_text(lines({"prompt": "Hi", "answer": "Hello"}))
+    words = ["files=[answers.jsonl]", "model.name=tiny:llama", "model.chat_template=chatml", "output_dir=out"]
+    assert "model.chat_template: prompts and answers are read as they are" in fails(*words, verb="perplexity")
+
+
 @pytest.mark.parametrize("verb", ["score", "select"])
 def test_a_verb_that_draws_nothing_has_no_seed(fails, verb):
     assert "seed is gone: nothing is drawn at random here; leave it out" in fails("seed=1", verb=verb)

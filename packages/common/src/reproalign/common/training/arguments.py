@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.config.run import BaseRunConfig, MeasuringConfig
 from reproalign.common.errors import UserError
 from reproalign.common.launch.plan import deepspeed_config
@@ -67,6 +68,7 @@ class EvaluationConfig(Protocol):
 
     output_dir: str
     seed: int
+    model: LoadedModelConfig
     batch_size: int
     trainer: MeasuringConfig
 
@@ -75,8 +77,13 @@ def evaluation_arguments(config: EvaluationConfig) -> TrainingArguments:
     """Build the arguments of a trainer that only measures: ``batch_size`` rows at once, nothing reported.
 
     Raises:
-        UserError: as :func:`training_arguments`.
+        UserError: as :func:`training_arguments`, and for quantised weights, which no Trainer takes without adapters.
     """
+    if config.model.quantization:
+        raise UserError(
+            f"model.quantization={config.model.quantization}: transformers' Trainer measures no quantised weights; "
+            "leave it out"
+        )
     trainer = {"per_device_eval_batch_size": config.batch_size, "report_to": [], **asdict(config.trainer)}
     run = BaseRunConfig(output_dir=config.output_dir, seed=config.seed, trainer=trainer)
     return training_arguments(run, Path(config.output_dir))
