@@ -158,7 +158,7 @@ OF_TRAINING = (
     "load_from",
 )
 OF_POLICIES = {  # whose log-probs are computed
-    *("ama align dpo", "ama align ppo", "ama evaluate", "dtm evaluate"),
+    *("ama align sft", "ama align dpo", "ama align ppo", "ama evaluate", "dtm train", "dtm evaluate"),
     *("mmpo train", "mmpo evaluate", "radpo train", "radpo evaluate"),
 }
 
@@ -175,7 +175,7 @@ def test_what_is_of_a_training_alone_is_a_key_of_trainings(package, verb):
 @pytest.mark.parametrize(
     "verb, word, message",
     [
-        ("mmpo reward", "logprobs.chunk_size=8", "logprobs.chunk_size is gone: no log-probs are computed here"),
+        ("mmpo reward", "logprobs.chunk_size=8", "logprobs.chunk_size is gone: nothing reads it here; leave it out"),
         *(
             (verb, f"{section}.{key}", f"{section}.{key.partition('=')[0]} is gone: nothing is trained here")
             for verbs, section in (

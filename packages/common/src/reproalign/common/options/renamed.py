@@ -44,7 +44,7 @@ RENAMED: Renamed = {
         for name in ("mode", "batch_size")
     },
     "trainer": "nothing is trained here; leave it out",
-    "logprobs": "no log-probs are computed here; leave it out",
+    "logprobs": "nothing reads it here; leave it out",
     "data=preference": "own",
     "data=messages": "own",
     "data=imdb_characters": "imdb",
