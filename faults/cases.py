@@ -67,7 +67,7 @@ CASES = _cases(
     Case("mmpo-reward", f"mmpo reward experiment=smoke-reward {ROWS} {STEPS}"),
     Case(
         "mmpo-evaluate",
-        f"mmpo evaluate model.name=runs/mmpo-train/model reference.model=tiny:llama data=demo {ROWS} "
+        "mmpo evaluate model.name=runs/mmpo-train/model reference.model=tiny:llama data=demo data.max_eval_rows=8 "
         "text.max_length=256 text.max_prompt_length=128",
     ),
     Case(

@@ -85,8 +85,8 @@ def test_every_key_says_what_it_means_what_null_is_and_has_a_default_that_is_all
 )
 def test_what_a_key_does_not_take_is_refused(verb, key, value, message):
     package, name = verb.split()
-    found = next(one for one in VERBS if one.values[0] == f"reproalign.{package}" and one.values[1].name == name)
-    field = dict(declared(*found.values))[key]
+    named = [one.values for one in VERBS if one.values[0] == f"reproalign.{package}" and one.values[1].name == name]
+    field = next(fields[key] for fields in (dict(declared(*found)) for found in named) if key in fields)
     with pytest.raises(UserError) as error:
         check_option(field.option, key, value)
     assert str(error.value).startswith(message)
@@ -139,6 +139,77 @@ def test_the_help_shows_the_values_in_force_their_meaning_and_the_groups(capsys)
 def composed_recipe(name: str) -> dict[str, Any]:
     verb = next(verb for verb in importlib.import_module("reproalign.mmpo.cli").APP.verbs if verb.name == "train")
     return compose("reproalign.mmpo", verb.config_name, verb.schema, [f"experiment={name}"], foreign=False).config
+
+
+# Verbs that train, or start runs that do. What is of a training alone is no key of any other, though the modules that
+# these share read it, so that test_every_key_is_read_by_what_carries_the_verb_out cannot see it.
+TRAINING = {
+    "ama": ("reward", "align sft", "align raft", "align dpo", "align ppo"),
+    "common": (),
+    "dtm": ("train", "run", "study curves"),
+    "mmpo": ("sft", "train", "reward"),
+    "more": ("train", "align", "raft"),
+    "radpo": ("train",),
+}
+OF_TRAINING = (
+    "lora",
+    "dropout",
+    "reference.mode",
+    "reference.batch_size",
+    "resampling",
+    "resampling_size",
+    "load_from",
+)
+OF_POLICIES = {  # whose log-probs are computed
+    *("ama align sft", "ama align dpo", "ama align ppo", "ama evaluate", "dtm train", "dtm evaluate"),
+    *("mmpo train", "mmpo evaluate", "radpo train", "radpo evaluate"),
+}
+
+
+@pytest.mark.parametrize("package, verb", VERBS)
+def test_what_is_of_a_training_alone_is_a_key_of_trainings(package, verb):
+    short = package.rpartition(".")[2]
+    found = [key for key, _ in declared(package, verb) if any(f".{name}." in f".{key}." for name in OF_TRAINING)]
+    assert bool(found) == (verb.name in TRAINING[short]), found
+    logprobs = [key for key, _ in declared(package, verb) if key.startswith("logprobs.")]
+    assert bool(logprobs) == (f"{short} {verb.name}" in OF_POLICIES and verb.when != "suite")
+
+
+@pytest.mark.parametrize(
+    "verb, word, message",
+    [
+        ("mmpo reward", "logprobs.chunk_size=8", "logprobs.chunk_size is gone: nothing reads it here; leave it out"),
+        *(
+            (verb, f"{section}.{key}", f"{section}.{key.partition('=')[0]} is gone: nothing is trained here")
+            for verbs, section in (
+                (("ama sample", "more score", "more perplexity", "common mt-bench", "common evaluate"), "model"),
+                (("ama evaluate", "ama frontier", "ama adapt", "ama collect"), "model"),
+                (("dtm evaluate", "dtm statistics", "mmpo evaluate", "more evaluate"), "model"),
+                (("radpo evaluate", "radpo sample", "radpo pairs"), "model"),
+                (("mmpo best-of-n",), "policy"),
+                (("mmpo best-of-n",), "reward"),
+            )
+            for verb in verbs
+            for key in ("lora.r=4", "dropout=true")
+        ),
+        ("mmpo evaluate", "reference.mode=copy", "reference.mode is gone: a reference is loaded as it is here"),
+        ("radpo evaluate", "reference.batch_size=2", "reference.batch_size is gone"),
+        *(
+            (f"{package} evaluate", f"trainer.{key}=1", f"trainer.{key} is gone: nothing is trained here; leave it out")
+            for package in ("mmpo", "more", "radpo")
+            for key in ("learning_rate", "per_device_eval_batch_size")
+        ),
+        ("mmpo evaluate", "data.max_rows=2", "unknown key 'data.max_rows' (did you mean 'data.max_eval_rows'?)"),
+        ("radpo evaluate", "data.max_rows=2", "unknown key 'data.max_rows' (did you mean 'data.max_eval_rows'?)"),
+    ],
+)
+def test_what_a_verb_does_not_read_is_refused(verb, word, message):
+    package, name = verb.split()
+    app = importlib.import_module(f"reproalign.{package}.cli").APP
+    found = next(one for one in app.verbs if one.name == name)
+    with pytest.raises(UserError) as error:
+        compose(app.package, found.config_name, found.schema, [*smallest(app.package, found), word], app.renamed)
+    assert str(error.value).startswith(message)
 
 
 @cache

@@ -148,6 +148,15 @@ def test_perplexity_is_of_every_token_of_a_text_and_of_the_answers_of_dialogues(
     )
 
 
+def test_dialogues_are_measured_in_the_template_that_the_model_is_asked_by(evaluate, made):
+    words = [f"texts=[{made / 'dialogues.jsonl'}]", f"reference={made / 'reference'}", "layout=chat", "max_prompts=2"]
+    own, other = (evaluate(name, *words, f"model.chat_template={name}") for name in ("zephyr", "text"))
+    for measure in ("loss", "kl"):
+        assert own["measures"][measure]["value"] != other["measures"][measure]["value"]
+    losses = [lines_of(evaluate.folder / name, "losses.jsonl") for name in ("zephyr", "text")]
+    assert losses[0] != losses[1]
+
+
 def test_the_kl_is_the_mean_log_ratio_of_its_own_responses(evaluate, made):
     results = evaluate("run", f"reference={made / 'reference'}", "model.dtype=float32")
     models = [

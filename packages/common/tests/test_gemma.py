@@ -9,7 +9,7 @@ import torch
 from transformers import GemmaConfig, GemmaForCausalLM
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.config.model import ModelConfig, ReferenceConfig
+from reproalign.common.config.model import LoadedModelConfig, ModelConfig, ReferenceConfig
 from reproalign.common.errors import UserError
 from reproalign.common.generation.dialogues import ask_by
 from reproalign.common.generation.samplers import choose_backend
@@ -78,6 +78,14 @@ def test_who_asks_as_the_authors_did_computes_as_they_did(folder):
     assert ask_by("chat", gemma, None)[0] == gemma
     assert choose_backend("auto", LaunchConfig(), 1, asked) == "transformers"
     with pytest.raises(UserError, match="backend=vllm has a Gemma of its own"):
+        choose_backend("vllm", LaunchConfig(), 1, asked)
+
+
+@pytest.mark.parametrize(("key", "value"), [("attn_implementation", "eager"), ("quantization", "4bit")])
+def test_what_vllm_would_not_read_is_sampled_by_transformers(key, value):
+    asked = LoadedModelConfig(name="tiny:llama", **{key: value})
+    assert choose_backend("auto", LaunchConfig(), 1, asked) == "transformers"
+    with pytest.raises(UserError, match=f"of its own, which {key}={value} does not change; set backend=transformers"):
         choose_backend("vllm", LaunchConfig(), 1, asked)
 
 

@@ -68,7 +68,7 @@ def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
         (["suite.data.pika=x"], "suite.data.pika: not among suite.tasks (did you mean 'piqa'?)"),
         (["suite.sample=true"], "unknown key 'suite.sample' (did you mean 'suite.samples'?)"),
         (["model.chat_template=chatml"], "model.chat_template=chatml: evaluation reads suite.chat_template"),
-        (["model.lora.enabled=true"], "model.lora.enabled: evaluation trains nothing"),
+        (["model.lora.enabled=true"], "model.lora.enabled is gone: nothing is trained here"),
         (["model.name=./nowhere"], "model.name=./nowhere: no such folder"),
         (["launch=zero2", "launch.processes=1"], "launch.strategy=zero2"),
         (["launch=zero2", "--dry-run"], "launch.strategy=zero2 splits a model that is trained"),

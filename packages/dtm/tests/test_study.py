@@ -416,7 +416,7 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(fails, line, message):
         (["rows=[in/rows.jsonl]", "batch_size=0"], "batch_size=0 must be at least 1"),
         (["rows=[in/rows.jsonl]", "variant=both"], "unknown variant 'both'"),
         (["rows=[in/rows.jsonl]", "tokens.drop_unsupervised=true"], "tokens.drop_unsupervised is for training"),
-        (["rows=[in/rows.jsonl]", "model.lora.enabled=true"], "evaluation trains nothing"),
+        (["rows=[in/rows.jsonl]", "model.lora.enabled=true"], "model.lora.enabled is gone: nothing is trained here"),
         (["rows=[in/rows.jsonl]", "model.chat_template=chatml"], "the rows are put in the Alpaca prompt"),
         (["rows=[in/rows.jsonl]", "logprobs.implementation=full"], "unknown logprobs.implementation 'full'"),
         (["rows=[in/rows.jsonl]", "model.name=./in/a"], "not a model folder"),

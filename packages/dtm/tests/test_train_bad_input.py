@@ -67,6 +67,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["dispersal=disperse", "filter.scores=[none.json]"], "filter.scores: none.json: cannot be read"),
         (["dispersal=disperse", "trainer.eval_strategy=epoch"], "needs held-out rows"),
         (["dispersal=disperse", "model.lora.target_modules=[none]"], "model.lora does not fit"),
+        (["dispersal=disperse", "model.chat_template=chatml"], "the rows are put in the Alpaca prompt"),
         (["dispersal=disperse", "model.dtype=float16", "model.lora.enabled=false"], "cannot be trained itself"),
         (["dispersal=disperse", "clusters=all", "cluster=1"], "cluster trains one model, clusters one on each"),
         (["dispersal=disperse", "clusters=2"], "clusters=2: no row has [2]; there are 0, 1, 3"),

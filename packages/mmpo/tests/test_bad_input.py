@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
+from reproalign.common.testing.tiny import tiny_reward_model
 from reproalign.mmpo.cli import main
 
 GOOD = {
@@ -50,6 +52,13 @@ def test_settings(fails, words, message):
 def test_an_evaluated_policy_needs_its_reference(fails):
     words = ["model=tiny", "data=demo", "output_dir=out"]
     assert "set reference.model" in fails(*words, verb="evaluate")
+
+
+def test_an_evaluated_reward_model_has_no_reference(fails, tmp_path):
+    tiny_reward_model().save_pretrained(tmp_path / "rm")
+    tiny_tokenizer().save_pretrained(tmp_path / "rm")
+    words = ["model.name=rm", "reference.model=tiny:llama", "data=demo", "output_dir=out"]
+    assert "reference.model=tiny:llama is for a policy, but a reward model" in fails(*words, verb="evaluate")
 
 
 def test_pairs_without_scores_have_no_margin(fails, tmp_path):

@@ -37,7 +37,7 @@ from reproalign.common.training.sft import IGNORED, tokenize_responses
 from reproalign.common.verbs import score
 from reproalign.more.cli import main
 from reproalign.more.compare import compare_responses, mean_interval, reward_comparison
-from reproalign.more.config import EvaluateConfig
+from reproalign.more.config import CompareConfig
 from reproalign.more.judged import TEMPLATES, outcome_rates
 
 QUESTIONS = ["hello", "two plus two", "name three colours", "how do I bake bread?", "count"]
@@ -393,7 +393,7 @@ def test_pairs_are_nothing_to_fine_tune_on(tmp_path, fails):
 
 
 def compared(folder: Path, *files: Path, **more: Any) -> dict[str, Any]:
-    config = EvaluateConfig(
+    config = CompareConfig(
         output_dir=str(folder), model=RewardModelConfig(name="tiny:llama"), responses=list(map(str, files)), **more
     )
     words = {"command": ["more-rm"], "package": "reproalign.more", "verb": "evaluate", "schema": "", "target": ""}
@@ -488,7 +488,9 @@ def test_mistakes_in_comparing_leave_nothing(tmp_path, files, rewards):
     with pytest.raises(UserError, match="have 3 and 2 prompts"):
         compared(folder, files[0], other)
     with pytest.raises(UserError, match=r"template=/nowhere: cannot be read"):
-        compared(folder, *files, template="/nowhere")
+        compared(folder, *files, judge=EndpointConfig(model="m"), template="/nowhere")
+    with pytest.raises(UserError, match=r"template is for a judge that is asked; set judge\.model too"):
+        compared(folder, *files, template="helpful")
     with pytest.raises(UserError, match=r"judge\.parallel=0"):
         compared(folder, *files, judge=EndpointConfig(model="m", parallel=0))
     pairrm = PairRMConfig(model="/nowhere")

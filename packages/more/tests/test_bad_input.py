@@ -86,6 +86,31 @@ def test_rows(fails, tmp_path, content, message):
     assert message in fails(*MINE)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["responses=[a,b]", "ties=half"], "ties does not go with responses=…; leave one of the two out"),
+        (["responses=[a,b]", "data=three"], "data does not go with responses=…; leave one of the two out"),
+        (["responses=[a,b]", "fresh_head=true"], "fresh_head does not go with responses=…"),
+        (["responses=[a,b]", "trainer.bf16=true"], "trainer.bf16 does not go with responses=…"),
+        (["judge.model=m"], "judge.model goes with responses=…; give responses too, or leave judge.model out"),
+        (["data=three", "confidence=0.9"], "confidence goes with responses=…"),
+        (["suite=ama", "temperature=true"], "temperature does not go with suite=…"),
+        (["experiment=alpaca-7b-win-rate", "sweep.ties=[half,wrong]"], "ties does not go with responses=…"),
+        (["data=three", "data.resampling=false"], "data.resampling is gone: no domain is trained on here"),
+        (["responses=[a]"], "responses needs two or more files of `more-rm sample`"),
+    ],
+)
+def test_the_two_kinds_of_evaluation_have_keys_of_their_own(fails, words, message):
+    assert message in fails("model.name=rm", "output_dir=out", *words, verb="evaluate")
+
+
+def test_given_answers_are_read_in_no_template(fails, tmp_path):
+    (tmp_path / "answers.jsonl").write_text(lines({"prompt": "Hi", "answer": "Hello"}))
+    words = ["files=[answers.jsonl]", "model.name=tiny:llama", "model.chat_template=chatml", "output_dir=out"]
+    assert "model.chat_template: prompts and answers are read as they are" in fails(*words, verb="perplexity")
+
+
 @pytest.mark.parametrize("verb", ["score", "select"])
 def test_a_verb_that_draws_nothing_has_no_seed(fails, verb):
     assert "seed is gone: nothing is drawn at random here; leave it out" in fails("seed=1", verb=verb)

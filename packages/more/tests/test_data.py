@@ -26,8 +26,8 @@ from reproalign.common.reward.rules import RewardRules, told_rules
 from reproalign.common.testing import composed
 from reproalign.common.text.templates import transcript
 from reproalign.more.cli import APP
-from reproalign.more.config import DomainsConfig
-from reproalign.more.data import Domains, check_domains, load_domains
+from reproalign.more.config import DomainsConfig, HeldOutDomainsConfig
+from reproalign.more.data import Domains, check_domains, check_training, load_domains, load_held_out
 from reproalign.more.groups import Groups, Mixture
 from reproalign.more.items import Item, dense_ranks, has_pair, items_of, make_item, prepare, prepare_released, ranked
 from reproalign.more.prepared import tabulate
@@ -82,7 +82,6 @@ def load(tmp_path: Path) -> Callable[..., Domains]:
                 name: SetConfig(**{"path": paths.get(name), "eval_path": eval_paths.get(name), **of_sets.get(name, {})})
                 for name in names
             },
-            "resampling_size": None,
             "cache_dir": str(tmp_path / "cache"),
         }
         folder = tmp_path / "run"
@@ -92,15 +91,11 @@ def load(tmp_path: Path) -> Callable[..., Domains]:
                 ["more-rm", "evaluate"], "reproalign.more", "evaluate", "m:C", "m:f", {"output_dir": str(folder)}
             )
         )
-        config = DomainsConfig(**(settings | options))
-        return load_domains(
-            config,
-            Reader(tiny_tokenizer(), RewardRules(**told_rules(RewardModelConfig(), text, variant))),
-            method=method,
-            seed=7,
-            run=run,
-            evaluation_only=evaluation_only,
-        )
+        reader = Reader(tiny_tokenizer(), RewardRules(**told_rules(RewardModelConfig(), text, variant)))
+        if evaluation_only:
+            return load_held_out(HeldOutDomainsConfig(**(settings | options)), reader, seed=7, run=run)
+        config = DomainsConfig(**({"resampling_size": None} | settings | options))
+        return load_domains(config, reader, method=method, seed=7, run=run)
 
     return load
 
@@ -460,12 +455,12 @@ def test_a_source_without_held_out_rows_says_so(load):
 def test_shipped_configurations(name):
     data = composed(APP, f"data={name}", "model.name=tiny:llama", "output_dir=run", verb="train")["data"]
     config = DomainsConfig(**data)
-    assert check_domains(config) == [*config.sets]
+    assert check_training(config) == check_domains(config) == [*config.sets]
 
 
 def test_domains_of_a_shipped_configuration_may_be_left_out():
     data = composed(APP, "data=five", "data.domains=[webgpt]", "model.name=tiny:llama", "output_dir=run", verb="train")
-    assert check_domains(DomainsConfig(**data["data"])) == ["webgpt"]
+    assert check_training(DomainsConfig(**data["data"])) == ["webgpt"]
 
 
 def test_the_demo(load):

@@ -22,7 +22,7 @@ from reproalign.common.judging.endpoint import EndpointConfig
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.reward.rules import NOTE, RewardRules
 from reproalign.more.compare import compare_responses
-from reproalign.more.config import EvaluateConfig
+from reproalign.more.config import CompareConfig
 from reproalign.more.judged import ATTEMPTS, RELEASED_TEMPLATES, judge_template
 from reproalign.more.released_judge import BAD, ERROR, FIRST, GOOD, SECOND, TIE, joined_verdict, win_rates
 
@@ -98,7 +98,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def compared(folder: Path, files: list[Path], **more: Any) -> dict[str, Any]:
-    config = EvaluateConfig(
+    config = CompareConfig(
         output_dir=str(folder),
         model=RewardModelConfig(name=str(files[0].parent / "reward")),
         responses=list(map(str, files)),
@@ -188,15 +188,15 @@ def test_union_is_asked_with_the_prompt_alone(tmp_path, files, judge):
 def test_mistakes_in_what_the_judge_is_asked_with(tmp_path, more, message):
     plain = {"output_dir": "x", "variant": "released", "judge": EndpointConfig(model="m")}
     with pytest.raises(UserError, match=message):
-        judge_template(EvaluateConfig(**{**plain, **more}))
+        judge_template(CompareConfig(**{**plain, **more}))
     file = tmp_path / "prompts.yaml"
     file.write_text("helpful: no places\n")
     with pytest.raises(UserError, match="needs the key harmless"):
-        judge_template(EvaluateConfig(**plain, prompts=str(file), template="harmless"))
+        judge_template(CompareConfig(**plain, prompts=str(file), template="harmless"))
     with pytest.raises(UserError, match=r"no place \{instruction\}"):
-        judge_template(EvaluateConfig(**plain, prompts=str(file), template="helpful"))
+        judge_template(CompareConfig(**plain, prompts=str(file), template="helpful"))
     with pytest.raises(UserError, match="prompts is for a judge that is asked"):
-        judge_template(EvaluateConfig(output_dir="x", prompts=str(file), template="helpful", variant="paper"))
+        judge_template(CompareConfig(output_dir="x", prompts=str(file), template="helpful", variant="paper"))
 
 
 @given(st.lists(st.tuples(st.sampled_from(VERDICTS), st.sampled_from(VERDICTS)), max_size=30))

@@ -154,7 +154,8 @@ def test_data_path_alone_is_evaluated(tmp_path):
     ("words", "message"),
     [
         ([], "set reference.model"),
-        (["reference.model=/nowhere"], "model.name=/nowhere: no such folder"),
+        (["reference.model=/nowhere"], "reference.model=/nowhere: no such folder"),
+        (["reference.model=tiny:llama", "model.quantization=4bit"], "Trainer measures no quantised weights"),
         (["reference.model=tiny:llama", "batch_size=0"], "batch_size=0 must be at least 1"),
         (["reference.model=tiny:llama", "loss.risk=cvarr"], "did you mean 'cvar'?"),
         (["reference.model=tiny:llama", "data.sets.demo.eval_path=/nowhere.jsonl"], "/nowhere.jsonl: no such file"),

@@ -15,6 +15,6 @@ def training_words(model: ModelConfig) -> list[str]:
 
 
 def evaluation_words(model: ModelConfig, name: str) -> list[str]:
-    """Return the words for an evaluation of ``name``, held as the base ``model`` is and without adapters to train."""
+    """Return the words for an evaluation of ``name``, held as the base ``model`` is."""
     revision = model.revision if name == model.name else None
-    return section_words("model", replace(model, name=name, revision=revision, lora=LoraConfig()))
+    return section_words("model", replace(model.loaded(), name=name, revision=revision))

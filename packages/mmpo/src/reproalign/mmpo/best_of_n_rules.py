@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.generation.dialogues import ask_by
 from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.samplers import choose_backend
@@ -39,7 +39,7 @@ class Judged:
     """
 
     key: str
-    model: ModelConfig
+    model: LoadedModelConfig
     rules: RewardRules
     file: str
 
@@ -59,7 +59,7 @@ class Pool:
     write: Callable[[int, NDArray[np.int64]], None]
 
 
-def policy_rules(config: BestOfNConfig, n: int) -> tuple[ModelConfig, SamplingRules]:
+def policy_rules(config: BestOfNConfig, n: int) -> tuple[LoadedModelConfig, SamplingRules]:
     """Return the policy with its chat template, and how it is asked: with training's empty system turn, or as released.
 
     Raises:
@@ -80,7 +80,7 @@ def policy_rules(config: BestOfNConfig, n: int) -> tuple[ModelConfig, SamplingRu
     return model, rules
 
 
-def sampling_backend(config: BestOfNConfig, policy: ModelConfig, run: Run) -> str:
+def sampling_backend(config: BestOfNConfig, policy: LoadedModelConfig, run: Run) -> str:
     """Return the backend that ``policy`` (of :func:`policy_rules`) is sampled with, and record its weights."""
     check_language_model(policy, "policy.name")
     backend = choose_backend(config.backend, LaunchConfig(), 1, policy)
@@ -92,7 +92,7 @@ def reward_models(config: BestOfNConfig) -> list[Judged]:
     """Return the reward models and how they read, before anything is sampled for them."""
     found = [(PROXY, config.reward, SCORED)]
     if config.gold is not None:
-        found.append((GOLD, ModelConfig(name=config.gold, dtype=config.reward.dtype), f"gold-{SCORED}"))
+        found.append((GOLD, LoadedModelConfig(name=config.gold, dtype=config.reward.dtype), f"gold-{SCORED}"))
     judged = []
     for key, model, file in found:
         check_reward_model(model, key)
@@ -100,7 +100,7 @@ def reward_models(config: BestOfNConfig) -> list[Judged]:
     return judged
 
 
-def _reading(model: ModelConfig, config: BestOfNConfig, key: str) -> tuple[ModelConfig, RewardRules]:
+def _reading(model: LoadedModelConfig, config: BestOfNConfig, key: str) -> tuple[LoadedModelConfig, RewardRules]:
     """Return a reward model with its chat template, and how it reads.
 
     ``training``: as its ``reward.json`` says; of one without it, with the empty system turn that the release trains

@@ -8,7 +8,7 @@ from reproalign.common.command.app import App, run
 from reproalign.common.invocation import Verb
 from reproalign.common.verbs import EVALUATE_SUITE, MT_BENCH
 
-RENAMED = {"loss.type": "loss", "logprobs": "the loss of mmpo sft is computed by TRL"}
+RENAMED = {"loss.type": "loss"}
 APP = App(
     command="mmpo",
     package="reproalign.mmpo",

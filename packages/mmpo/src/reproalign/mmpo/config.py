@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config.data import DataConfig
-from reproalign.common.config.model import LogprobsConfig, ModelConfig, ReferenceConfig
-from reproalign.common.config.run import BaseRunConfig, RunConfig
+from reproalign.common.config.data import HeldOutConfig
+from reproalign.common.config.model import LoadedModelConfig, LogprobsConfig, ReferenceConfig, ReferenceWeightsConfig
+from reproalign.common.config.run import DataRunConfig, MeasuringConfig, RunConfig
 from reproalign.common.config.text import DialogueTextConfig, PairTextConfig, RewardTextConfig
 from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
 from reproalign.common.options.shared import BACKENDS
@@ -111,7 +111,7 @@ class PreferenceConfig(RunConfig):
 
 
 @dataclass
-class RewardConfig(RunConfig):
+class RewardConfig(DataRunConfig):
     """``mmpo reward``: a Bradley-Terry reward model on soft targets."""
 
     variant: str = variant(help="released: batch-mean targets by broadcasting, ERRATA Q5")
@@ -133,11 +133,10 @@ class RewardConfig(RunConfig):
 
 
 @dataclass
-class SFTRunConfig(BaseRunConfig):
+class SFTRunConfig(DataRunConfig):
     """``mmpo sft``: fine-tuning with ``trl.SFTTrainer``; ``trainer.*`` reaches every ``trl.SFTConfig`` field."""
 
     variant: str = variant(help="released: epochs as transformers 4.38 counts them, ERRATA M5")
-    data: DataConfig = section(DataConfig)
     text: DialogueTextConfig = section(DialogueTextConfig)
     rows: RowRulesConfig = section(RowRulesConfig)
     trainer: dict[str, Any] = like(
@@ -155,15 +154,15 @@ class EvaluateConfig:
         "auto", help="what the model is", choices={"auto": "by its architecture", "policy": "", "reward": ""}
     )
     variant: str = variant()
-    model: ModelConfig = section(ModelConfig)
-    reference: ReferenceConfig = section(ReferenceConfig, help="of a policy")
+    model: LoadedModelConfig = section(LoadedModelConfig)
+    reference: ReferenceWeightsConfig = section(ReferenceWeightsConfig, help="of a policy")
     reference_free: str | None = option(
         None,
         help="a policy without reference.model: how its token log-probs make a score",
         choices=("sum", "avg", "norm"),
         null="the reference is needed",
     )
-    data: DataConfig = section(DataConfig)
+    data: HeldOutConfig = section(HeldOutConfig)
     text: PairTextConfig = section(PairTextConfig, help="of a reward model: unless it says itself how it was trained")
     logprobs: LogprobsConfig = section(LogprobsConfig)
     target: EvaluateTargetConfig = section(EvaluateTargetConfig, help="soft targets to compare with")
@@ -183,7 +182,7 @@ class EvaluateConfig:
         None, help="a RewardBench-format file: prompt, chosen, rejected, subset; prior sets as subsets", null="none"
     )
     batch_size: int = option(4, help="pairs per forward", at_least=1)
-    trainer: dict[str, Any] = like(RunConfig, "trainer", {})
+    trainer: MeasuringConfig = section(MeasuringConfig)
 
 
 @dataclass
@@ -208,7 +207,7 @@ class BestOfNConfig:
         null="they are sampled",
     )
     policy: AnsweringModelConfig = section(AnsweringModelConfig)
-    reward: ModelConfig = section(ModelConfig, dtype="float32")
+    reward: LoadedModelConfig = section(LoadedModelConfig, dtype="float32")
     gold: str | None = option(None, help="a second reward model that judges the selection", null="none")
     rendering: str = option(
         "training",

@@ -13,7 +13,7 @@ from datasets import Dataset
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config.data import DataConfig
+from reproalign.common.config.data import HeldOutConfig
 from reproalign.common.config.text import PairTextConfig
 from reproalign.common.console import note, result_console, say
 from reproalign.common.data.load import load_evaluation
@@ -32,7 +32,7 @@ from reproalign.common.files import sha256_json, write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import model_kind, with_gemma_numerics
-from reproalign.common.models.load import load_causal_lm, load_tokenizer
+from reproalign.common.models.load import load_causal_lm, load_reference, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.records.lineage import training_config
 from reproalign.common.reward.dialogues import tokenize_dialogues
@@ -120,6 +120,10 @@ def _kind(config: EvaluateConfig) -> str:
 
 def _check_reference(config: EvaluateConfig, kind: str) -> None:
     given = config.reference.model is not None
+    if given and kind == "reward":
+        raise UserError(
+            f"reference.model={config.reference.model} is for a policy, but a reward model is evaluated; remove it"
+        )
     if config.reference_free is not None:
         choose("reference_free", config.reference_free, NORMALISATIONS)
         if given or kind == "reward":
@@ -159,10 +163,9 @@ def _trainer(
         collator = PairCollator(pad, padding_side=side)
         objective = MMPOReward(batch_targets=variant.batch_targets)
         return PairedRewardTrainer(model=model, data_collator=collator, objective=objective, **common)
-    plain = replace(config.model, lora=replace(config.model.lora, enabled=False))
     if config.reference_free:
         return PairTrainer(
-            model=load_causal_lm(plain),
+            model=load_causal_lm(config.model, trainable=False),
             objective=Likelihood(config.reference_free),
             logprobs=config.logprobs,
             data_collator=PairCollator(tokenizer.pad_token_id),
@@ -170,9 +173,9 @@ def _trainer(
         )
     assert config.beta is not None  # filled in by _as_trained
     return PairTrainer(
-        model=load_causal_lm(plain),
+        model=load_causal_lm(config.model, trainable=False),
         objective=MMPO(beta=config.beta),
-        reference=FrozenReference(load_causal_lm(plain, name=config.reference.model, trainable=False)),
+        reference=FrozenReference(load_reference(config.model, config.reference)),
         logprobs=config.logprobs,
         data_collator=PairCollator(tokenizer.pad_token_id),
         **common,
@@ -210,7 +213,7 @@ def _rewardbench(
     return result
 
 
-def rewardbench_pairs(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> Dataset:
+def rewardbench_pairs(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, data: HeldOutConfig) -> Dataset:
     """Tokenise RewardBench rows for a policy as RewardBench does: no system turn, 2,048 tokens, prompts cut to 128 if
     need be; the rendered prompt is deleted from both full texts; BOS and EOS are always added, so that a template which
     holds them gives doubled ones. A tokenizer without BOS, for which RewardBench fails, gets EOS alone.
@@ -236,7 +239,7 @@ def rewardbench_pairs(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizer
     return tokenize_pairs(Dataset.from_list(texts), tokenizer, text, data)
 
 
-def rewardbench_dialogues(rows: list[dict[str, Any]], reader: Reader, data: DataConfig) -> Dataset:
+def rewardbench_dialogues(rows: list[dict[str, Any]], reader: Reader, data: HeldOutConfig) -> Dataset:
     """Tokenise RewardBench rows as a reward model was trained to read, but as RewardBench does without a system turn,
     and up to 2,048 tokens.
     """

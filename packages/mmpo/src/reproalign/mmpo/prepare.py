@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config.data import DataConfig
+from reproalign.common.config.data import HeldOutConfig
 from reproalign.common.config.text import PairTextConfig, RewardTextConfig
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json
@@ -44,7 +44,7 @@ class PairOptions:
         additive_margin: whether the margin itself goes along, for the loss of a reward model.
     """
 
-    data: DataConfig
+    data: HeldOutConfig
     text: RewardTextConfig
     target: TargetConfig
     rules: PairRulesConfig

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from reproalign.common.config.run import RunConfig
+from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.console import say
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
@@ -155,7 +155,7 @@ def _in_order(rows: Dataset, arguments: TrainingArguments, run: Run) -> Dataset:
     return laid_out
 
 
-def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
+def _tokenizer(config: BaseRunConfig) -> PreTrainedTokenizerBase:
     tokenizer = load_tokenizer(config.model)
     check_tokenizer(tokenizer, chat_template=config.model.chat_template)
     return tokenizer

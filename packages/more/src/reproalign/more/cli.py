@@ -57,10 +57,18 @@ APP = App(
         ),
         Verb(
             "evaluate",
-            "measure accuracy and calibration per domain; or compare responses by rewards and by a judge",
+            "measure accuracy and calibration per domain; with responses=[A,B]: compare responses",
             "evaluate",
             "reproalign.more.config:EvaluateConfig",
             "reproalign.more.evaluate:evaluate",
+        ),
+        Verb(
+            "evaluate",
+            "compare responses to the same prompts by rewards and by a judge",
+            "compare",
+            "reproalign.more.config:CompareConfig",
+            "reproalign.more.compare:compare_responses",
+            when="responses",
         ),
         EVALUATE_SUITE,
         *REJECTION_SAMPLING,
@@ -69,6 +77,10 @@ APP = App(
         AVERAGE,
         *STUDY,
     ),
+    renamed={
+        f"data.{name}": "no domain is trained on here, and held-out items are not resampled; leave it out"
+        for name in ("train_domains", "task_num", "resampling", "resampling_size")
+    },
     more=(
         (
             "plot",

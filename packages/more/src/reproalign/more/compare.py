@@ -26,7 +26,7 @@ from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
 from reproalign.common.reward.rules import scoring_rules, told_rules
 from reproalign.common.reward.scorer import Scorer, check_finite
-from reproalign.more.config import EvaluateConfig
+from reproalign.more.config import CompareConfig
 from reproalign.more.judged import judge_pairs, judge_template
 
 Floats = NDArray[np.float64]
@@ -42,7 +42,7 @@ class Mean:
     high: float
 
 
-def compare_responses(config: EvaluateConfig, invocation: Invocation) -> None:
+def compare_responses(config: CompareConfig, invocation: Invocation) -> None:
     """Compare files of responses to the same prompts, every two of them.
 
     By reward: each file's mean, and the share of the prompts on which one has the higher reward. With ``judge.model``
@@ -51,11 +51,11 @@ def compare_responses(config: EvaluateConfig, invocation: Invocation) -> None:
     those of each prompt.
     """
     template = _check(config)
-    files = [find(path, RESPONSES, "responses") for path in config.responses or []]
+    files = [find(path, RESPONSES, "responses") for path in config.responses]
     entries = [read_sampled(path) for path in files]
     for left, right in pairwise(range(len(files))):
         check_same_prompts(entries[left], entries[right], files[left], files[right])
-    labels = _labels(config.responses or [], files)
+    labels = _labels(config.responses, files)
     with keeping_answers(), Run.open(invocation) as run:
         for label, rows in zip(labels, entries, strict=True):
             run.add_fingerprint("data", label, sha256_json([asdict(row) for row in rows]), rows=len(rows))
@@ -139,9 +139,9 @@ def reward_comparison(first: ArrayLike, second: ArrayLike, confidence: float, se
     return {"higher": float(shares.mean()), "low": low, "high": high, "difference": asdict(difference)}
 
 
-def _check(config: EvaluateConfig) -> str | None:
+def _check(config: CompareConfig) -> str | None:
     """Check the settings; return the judge's template if one is to be asked."""
-    if len(config.responses or []) < 2:
+    if len(config.responses) < 2:
         raise UserError("responses needs two or more files of `more-rm sample`, as in responses=[A,B]")
     check_endpoint(config.judge, "judge")
     check_pairrm(config.pairrm)
@@ -161,7 +161,7 @@ def _labels(given: Sequence[str], files: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in given]
 
 
-def _score(config: EvaluateConfig, entries: Sequence[Sequence[Sampled]]) -> list[Floats]:
+def _score(config: CompareConfig, entries: Sequence[Sequence[Sampled]]) -> list[Floats]:
     """Return the rewards of each file, (prompts, its n)."""
     rules = scoring_rules(config.model, told_rules(config.model, config.text, config.variant))
     scorer = Scorer(config.model, rules, batch_size=config.batch_size)

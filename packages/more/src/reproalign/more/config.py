@@ -3,44 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from reproalign.common.config.data import PreparingConfig
-from reproalign.common.config.model import RewardModelConfig
-from reproalign.common.config.run import BaseRunConfig
+from reproalign.common.config.model import LoadedRewardModelConfig, RewardModelConfig
+from reproalign.common.config.run import BaseRunConfig, MeasuringConfig
 from reproalign.common.config.text import TextConfig
 from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.endpoint import EndpointConfig
-from reproalign.common.options import like, option, output_dir, section, seed, variant
+from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.common.options.shared import VARIANTS
 
 TIES = {"wrong": "nothing", "half": "1/2"}
 
 
 @dataclass
-class DomainsConfig(PreparingConfig):
-    """The preference data sets, called domains (released: tasks), and what becomes of their items."""
+class HeldOutDomainsConfig(PreparingConfig):
+    """The preference data sets, called domains (released: tasks), and what items their rows make."""
 
     domains: list[str] | None = option(None, help="names in data.sets, in order", null="all of data.sets")
+    oasst1_pairs: str = option(
+        "adjacent",
+        help="replies to one prompt make items of",
+        choices={"adjacent": "neighbours in rank", "best-vs-rest": "the best with each other", "all": "all in one"},
+    )
+
+    def names(self) -> list[str]:
+        """Return the names of the domains, in order."""
+        return [*self.sets] if self.domains is None else list(self.domains)
+
+
+@dataclass
+class DomainsConfig(HeldOutDomainsConfig):
+    """The preference data sets, called domains (released: tasks), and what becomes of their items."""
+
     train_domains: list[str] | None = option(
         None, help="those trained on; the others are only measured", null="all of them"
     )
     task_num: int | None = option(
         None, help="number of domains trained on, to be checked", null="as many as there are", at_least=1
     )
-    oasst1_pairs: str = option(
-        "adjacent",
-        help="replies to one prompt make items of",
-        choices={"adjacent": "neighbours in rank", "best-vs-rest": "the best with each other", "all": "all in one"},
-    )
     resampling: bool = option(True, help="bring every domain to one size, and group one item of each")
     resampling_size: int | None = option(
         40_000, help="items per domain", null="of the largest domain", at_least=1, source="the release"
     )
-
-    def names(self) -> list[str]:
-        """Return the names of the domains, in order."""
-        return [*self.sets] if self.domains is None else list(self.domains)
 
 
 @dataclass
@@ -92,8 +97,8 @@ class TrainConfig(BaseRunConfig):
 
 
 @dataclass
-class EvaluateConfig:
-    """``more-rm evaluate``: a reward model on held-out domains; or responses of language models against each other."""
+class ScoringConfig:
+    """What both kinds of ``more-rm evaluate`` have: a reward model and how it reads."""
 
     output_dir: str = output_dir()
     seed: int = seed()
@@ -103,24 +108,35 @@ class EvaluateConfig:
         choices=VARIANTS,
         null="as trained, otherwise paper",
     )
-    model: RewardModelConfig = section(RewardModelConfig)
-    data: DomainsConfig = section(DomainsConfig)
+    model: LoadedRewardModelConfig = section(LoadedRewardModelConfig)
     text: TextConfig = section(TextConfig)
+
+
+@dataclass
+class EvaluateConfig(ScoringConfig):
+    """``more-rm evaluate``: a reward model on held-out domains."""
+
+    data: HeldOutDomainsConfig = section(HeldOutDomainsConfig)
     fresh_head: bool = option(
         False, help="measure a language model with a new head, drawn by the seed (the paper's Raw)"
     )
-    batch_size: int = option(8, help="items per forward, or texts", at_least=1)
+    batch_size: int = option(8, help="items per forward", at_least=1)
     ties: str | None = option(
         None, help="what a pair of equal rewards counts in the accuracy", choices=TIES, null="wrong (released: half)"
     )
     temperature: bool = option(
         False, help="also report calibration after temperature scaling, fitted by cross-validation"
     )
-    responses: list[str] | None = option(
-        None,
-        help="two or more files of `more-rm sample`: compare these instead of reading domains",
-        null="domains are read",
-    )
+    trainer: MeasuringConfig = section(MeasuringConfig)
+
+
+@dataclass
+class CompareConfig(ScoringConfig):
+    """``more-rm evaluate responses=[A,B]``: responses of language models against each other."""
+
+    seed: int = seed(help="seed of the bootstrap")
+    responses: list[str] = option(help="two or more files of `more-rm sample`")
+    batch_size: int = option(8, help="texts per forward", at_least=1)
     judge: EndpointConfig = section(EndpointConfig, help="for win rates; no judge.model: by rewards alone")
     pairrm: PairRMConfig = section(PairRMConfig, help="another judge, with pairrm.model; see docs/judging.md")
     template: str | None = option(
@@ -139,7 +155,6 @@ class EvaluateConfig:
         None, help="requests for a readable verdict, with variant=released", at_least=1, null="10"
     )
     confidence: float = option(0.95, help="of a win rate's interval", above=0, below=1)
-    trainer: dict[str, Any] = like(BaseRunConfig, "trainer", {})
 
 
 @dataclass

@@ -7,7 +7,7 @@ Rows -> items -> responses with scores (:mod:`~reproalign.more.items`) -> token 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 from reproalign.common.console import result_console
@@ -16,7 +16,7 @@ from reproalign.common.errors import UserError, choose
 from reproalign.common.records import Run
 from reproalign.common.reward.reading import Reader
 from reproalign.common.text.shown import used_rows
-from reproalign.more.config import DomainsConfig
+from reproalign.more.config import DomainsConfig, HeldOutDomainsConfig
 from reproalign.more.groups import Groups, Mixture, all_rows, resample
 from reproalign.more.items import items_view
 from reproalign.more.prepared import Prepared, Statistics, prepare_items, tabulate
@@ -27,7 +27,7 @@ METHODS = ("more", "multitask")
 
 @dataclass(frozen=True)
 class Domains:
-    """What :func:`load_domains` answers.
+    """What :func:`load_domains` and :func:`load_held_out` answer.
 
     Attributes:
         train: rows to train on; None for an evaluation alone.
@@ -42,15 +42,7 @@ class Domains:
     pad_id: int
 
 
-def load_domains(
-    config: DomainsConfig,
-    reader: Reader,
-    *,
-    method: str,
-    seed: int,
-    run: Run,
-    evaluation_only: bool = False,
-) -> Domains:
+def load_domains(config: DomainsConfig, reader: Reader, *, method: str, seed: int, run: Run) -> Domains:
     """Read, check, tokenise and resample every domain; print a table of them and record what they are.
 
     Items are numbered by their domain's place in ``data.train_domains``, held-out ones by that in ``data.domains``.
@@ -61,13 +53,30 @@ def load_domains(
         method: ``more`` has groups of one item per domain if domains are resampled; else rows are single items.
         seed: of draws and of what is held out.
         run: gets the data's fingerprints and the table.
-        evaluation_only: read held-out items alone; all items of a domain that has none held out.
 
     Raises:
         UserError: for a bad row under ``on_error=raise``, a domain without usable items, and unusable settings.
     """
     choose("method", method, METHODS)
-    trained = check_domains(config, evaluation_only=evaluation_only)
+    train, held_out = _prepare(config, check_training(config), reader, seed, run)
+    rows = _training_rows(config, train, variant=reader.rules.variant, method=method, seed=seed)
+    used = _used(config, train)
+    return _told(
+        config, [part.statistics(name, "train", used) for name, part in train.items()], rows, held_out, reader, run
+    )
+
+
+def load_held_out(config: HeldOutDomainsConfig, reader: Reader, *, seed: int, run: Run) -> Domains:
+    """Read the held-out items of every domain likewise; all items of a domain that has none held out."""
+    check_domains(config)
+    _, held_out = _prepare(config, [], reader, seed, run)
+    return _told(config, [], None, held_out, reader, run)
+
+
+def _prepare(
+    config: HeldOutDomainsConfig, trained: Collection[str], reader: Reader, seed: int, run: Run
+) -> tuple[dict[str, Prepared], dict[str, Prepared]]:
+    """Return the items of the domains that are trained on, and the held-out ones of all, by domain."""
     train: dict[str, Prepared] = {}
     held_out: dict[str, Prepared] = {}
     view = items_view(config.oasst1_pairs, layout=reader.rules.layout)
@@ -86,11 +95,19 @@ def load_domains(
                 recorded.pop("sha256", None)
                 run.add_fingerprint("data", f"{split}:{name}", prepared.sha256, **recorded)
                 into[name] = prepared
-    rows = _training_rows(config, train, variant=reader.rules.variant, method=method, seed=seed)
-    statistics = [
-        *(part.statistics(name, "train", _used(config, train)) for name, part in train.items()),
-        *(part.statistics(name, "held out", None) for name, part in held_out.items()),
-    ]
+    return train, held_out
+
+
+def _told(
+    config: HeldOutDomainsConfig,
+    statistics: list[Statistics],
+    rows: Groups | Mixture | None,
+    held_out: Mapping[str, Prepared],
+    reader: Reader,
+    run: Run,
+) -> Domains:
+    """Record and print what is in the domains, ``statistics`` being of what is trained on, and return them."""
+    statistics = [*statistics, *(part.statistics(name, "held out", None) for name, part in held_out.items())]
     run.set("domains", [asdict(found) for found in statistics])
     if rows is not None:
         used_rows(run, reader.tokenizer, rows)
@@ -107,11 +124,11 @@ def load_domains(
     )
 
 
-def check_domains(config: DomainsConfig, *, evaluation_only: bool = False) -> list[str]:
-    """Return the domains to be trained on.
+def check_domains(config: HeldOutDomainsConfig) -> list[str]:
+    """Return the names of the domains.
 
     Raises:
-        UserError: for settings that contradict each other, or that no data can meet.
+        UserError: for domains that are not there, or cannot be told apart.
     """
     check_sets(config)
     names = config.names()
@@ -123,6 +140,16 @@ def check_domains(config: DomainsConfig, *, evaluation_only: bool = False) -> li
         choose("domain", name, config.sets)
         if not re.fullmatch(r"[\w.-]+", name):
             raise UserError(f"data.domains: '{name}' must consist of letters, digits, '_', '-' and '.'")
+    return names
+
+
+def check_training(config: DomainsConfig) -> list[str]:
+    """Return the domains to be trained on.
+
+    Raises:
+        UserError: for settings that contradict each other, or that no data can meet.
+    """
+    names = check_domains(config)
     trained = names if config.train_domains is None else list(config.train_domains)
     if not trained or len(set(trained)) < len(trained) or not set(trained) <= set(names):
         raise UserError(
@@ -130,7 +157,7 @@ def check_domains(config: DomainsConfig, *, evaluation_only: bool = False) -> li
         )
     if config.task_num is not None and config.task_num != len(trained):
         raise UserError(f"data.task_num={config.task_num}, but there are {len(trained)} domains: {', '.join(trained)}")
-    return [] if evaluation_only else trained
+    return trained
 
 
 def _training_rows(

@@ -1,4 +1,4 @@
-"""``more-rm evaluate``: a reward model on held-out domains; or sampled responses against each other."""
+"""``more-rm evaluate``: a reward model on held-out domains."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rules, training_rules
 from reproalign.common.training.arguments import evaluation_arguments
-from reproalign.more.compare import compare_responses
 from reproalign.more.config import EvaluateConfig
-from reproalign.more.data import load_domains
+from reproalign.more.data import load_held_out
 from reproalign.more.groups import ItemCollator
 from reproalign.more.metrics import TIES
 from reproalign.more.released import rules_of
@@ -25,12 +24,7 @@ from reproalign.more.trainer import RewardTrainer
 
 
 def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
-    """Measure accuracy and calibration of every domain; with ``responses`` compare language models instead."""
-    if config.responses is not None:
-        if config.fresh_head:
-            raise UserError("fresh_head is for held-out domains; leave it out where responses are compared")
-        compare_responses(config, invocation)
-        return
+    """Measure accuracy and calibration of every domain."""
     rules = _rules(config)
     variant = rules_of(rules.variant)
     ties = choose("ties", config.ties or variant.ties, TIES)
@@ -38,14 +32,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     set_seed(config.seed)  # before the model: a fresh head begins at random
     with Run.open(invocation) as run:
         tokenizer = load_reward_tokenizer(config.model)
-        domains = load_domains(
-            config.data,
-            Reader(tokenizer, rules),
-            method="multitask",
-            seed=config.seed,
-            run=run,
-            evaluation_only=True,
-        )
+        domains = load_held_out(config.data, Reader(tokenizer, rules), seed=config.seed, run=run)
         trainer = RewardTrainer(
             model=load_reward(config.model, tokenizer, rules, domains.pad_id),
             args=arguments,

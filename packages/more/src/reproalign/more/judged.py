@@ -39,7 +39,7 @@ from reproalign.common.judging.endpoint import EndpointError, Question, ask, wor
 from reproalign.common.judging.pairwise import PairwiseJudge, mean_logit_metrics, pairwise_table, read_logits
 from reproalign.common.judging.verdict import WinRate, check_template, make_template
 from reproalign.common.records import Run
-from reproalign.more.config import EvaluateConfig
+from reproalign.more.config import CompareConfig
 from reproalign.more.released import rules_of
 from reproalign.more.released_judge import (
     BAD,
@@ -88,7 +88,7 @@ ATTEMPTS = 10  # requests for a verdict; the release has no limit
 REFUSED = (400, 413, 422)  # statuses that say something of the question; any other failure stops the run
 
 
-def judge_template(config: EvaluateConfig) -> str | None:
+def judge_template(config: CompareConfig) -> str | None:
     """Return what the judge is asked with; None if no language model judges.
 
     That is the entry of ``prompts=FILE`` that ``template`` names, or our own text of that name, or a text file.
@@ -99,8 +99,9 @@ def judge_template(config: EvaluateConfig) -> str | None:
     name, released = config.template or "union", rules_of(config.variant or "paper").release_judge
     if config.attempts is not None and (not released or config.attempts < 1):
         raise UserError(f"attempts={config.attempts} is for the judge of variant=released, and at least 1")
-    if config.judge.model is None and config.prompts is not None:
-        raise UserError("prompts is for a judge that is asked; set judge.model too")
+    for key in ("prompts", "template", "attempts"):
+        if config.judge.model is None and getattr(config, key) is not None:
+            raise UserError(f"{key} is for a judge that is asked; set judge.model too")
     if config.prompts is not None:
         text = _prompts(config.prompts, name, shows_answers=not (released and name == "union"))
     elif released:
@@ -122,7 +123,7 @@ def _prompts(path: str, name: str, *, shows_answers: bool) -> str:
 
 
 def judge_pairs(
-    config: EvaluateConfig,
+    config: CompareConfig,
     template: str | None,
     entries: Sequence[Sequence[Sampled]],
     labels: Sequence[str],
@@ -161,7 +162,7 @@ def _bouts(first: Sequence[Sampled], second: Sequence[Sampled]) -> list[Bout]:
 
 
 def _ask(
-    config: EvaluateConfig, template: str, bouts: Sequence[Bout], folder: Path, suffix: str, name: str
+    config: CompareConfig, template: str, bouts: Sequence[Bout], folder: Path, suffix: str, name: str
 ) -> dict[str, Any]:
     answers = collect_answers(config.judge, both_orders(bouts, template), bouts, folder / f"judgments-{suffix}.jsonl")
     won = read_verdicts(answers, bouts, folder / f"verdicts-{suffix}.jsonl", config.confidence)
@@ -171,7 +172,7 @@ def _ask(
 
 
 def _ask_as_released(
-    config: EvaluateConfig, template: str, bouts: Sequence[Bout], folder: Path, suffix: str, name: str
+    config: CompareConfig, template: str, bouts: Sequence[Bout], folder: Path, suffix: str, name: str
 ) -> dict[str, Any]:
     """Ask, read and count as the release does; its sampling writes lists of answers, and so they are shown."""
     kind = config.template or "union"
@@ -219,7 +220,7 @@ def _ask_as_released(
 
 
 def _compare_pairwise(
-    config: EvaluateConfig, judge: PairwiseJudge, bouts: Sequence[Bout], folder: Path, suffix: str, name: str
+    config: CompareConfig, judge: PairwiseJudge, bouts: Sequence[Bout], folder: Path, suffix: str, name: str
 ) -> dict[str, Any]:
     logits = judge.collect_logits(bouts, folder / f"judgments-{suffix}.jsonl")
     won, by_mean = read_logits(logits, bouts, folder / f"verdicts-{suffix}.jsonl", config.confidence, config.pairrm)

@@ -12,7 +12,7 @@ from rich.table import Table
 from reproalign.common.data.cache import fingerprint_dataset, map_cached
 from reproalign.common.errors import UserError
 from reproalign.common.reward.reading import Reader
-from reproalign.more.config import DomainsConfig
+from reproalign.more.config import HeldOutDomainsConfig
 from reproalign.more.items import Item, best_is_first, count_ties, has_pair, prepare
 from reproalign.more.released import rules_of
 
@@ -89,7 +89,7 @@ class Prepared:
 
 
 def prepare_items(
-    items: list[Item], reader: Reader, config: DomainsConfig, facts: Mapping[str, Any], *, place: str
+    items: list[Item], reader: Reader, config: HeldOutDomainsConfig, facts: Mapping[str, Any], *, place: str
 ) -> Prepared:
     """Normalise scores, skip items without two comparable responses (``released``: keep them), and tokenise the others.
 
@@ -129,7 +129,7 @@ def prepare_items(
     )
 
 
-def tokenize(dataset: Dataset, digest: str, reader: Reader, config: DomainsConfig) -> Dataset:
+def tokenize(dataset: Dataset, digest: str, reader: Reader, config: HeldOutDomainsConfig) -> Dataset:
     """Tokenise ``texts``; kept on disk under ``digest`` of the texts, the tokenizer and the rules."""
 
     def build(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from reproalign.common.config.data import DataConfig, ReadingConfig
+from reproalign.common.config.data import DataConfig, HeldOutConfig, ReadingConfig
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.config.model import LogprobsConfig, ModelConfig, ReferenceConfig
-from reproalign.common.config.run import RunConfig
+from reproalign.common.config.model import (
+    LoadedModelConfig,
+    LogprobsConfig,
+    ModelConfig,
+    ReferenceConfig,
+    ReferenceWeightsConfig,
+)
+from reproalign.common.config.run import MeasuringConfig, RunConfig
 from reproalign.common.config.text import RewardTextConfig
 from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
 from reproalign.common.options.shared import BACKENDS
@@ -34,10 +39,15 @@ class RowTextConfig(RewardTextConfig):
 
 
 @dataclass
-class RowDataConfig(DataConfig):
-    """The data sets of a run; a prompt that two of them have is the later one's."""
+class HeldOutRowsConfig(HeldOutConfig):
+    """The data sets of an evaluation; a prompt that two of them have is the later one's."""
 
-    max_eval_rows: int | None = like(DataConfig, "max_eval_rows", 256)
+    max_eval_rows: int | None = like(HeldOutConfig, "max_eval_rows", 256)
+
+
+@dataclass
+class RowDataConfig(HeldOutRowsConfig, DataConfig):
+    """The data sets of a training, likewise."""
 
 
 @dataclass
@@ -115,9 +125,9 @@ class EvaluateConfig:
     output_dir: str = output_dir()
     seed: int = seed(1)
     variant: str = variant(help="released: how over-long pairs are cut, and the risk measure")
-    model: ModelConfig = section(ModelConfig)
-    reference: ReferenceConfig = section(ReferenceConfig, help="reference.model is needed")
-    data: RowDataConfig = section(RowDataConfig)
+    model: LoadedModelConfig = section(LoadedModelConfig)
+    reference: ReferenceWeightsConfig = section(ReferenceWeightsConfig, help="reference.model is needed")
+    data: HeldOutRowsConfig = section(HeldOutRowsConfig)
     text: RowTextConfig = section(RowTextConfig)
     clean_up_spaces: bool | None = option(
         None, help="as rows.clean_up_spaces of training", null="true", variant="released"
@@ -125,7 +135,7 @@ class EvaluateConfig:
     loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo", help="the objective")
     logprobs: LogprobsConfig = section(LogprobsConfig)
     batch_size: int = option(4, help="pairs per forward", at_least=1)
-    trainer: dict[str, Any] = like(RunConfig, "trainer", {})
+    trainer: MeasuringConfig = section(MeasuringConfig)
 
 
 @dataclass
@@ -144,7 +154,7 @@ class PairsConfig:
 
     output_dir: str = output_dir()
     seed: int = seed(1)
-    model: ModelConfig = section(ModelConfig, help="what goes on with the texts")
+    model: LoadedModelConfig = section(LoadedModelConfig, help="what goes on with the texts")
     classifier: ClassifierConfig = section(ClassifierConfig)
     data: PromptDataConfig = section(PromptDataConfig, help="rows with `text`")
     prompt_tokens: int = option(
@@ -168,7 +178,7 @@ class SampleConfig:
 
     output_dir: str = output_dir()
     seed: int = seed(0, help="with the four below as the release samples for AlpacaEval")
-    model: ModelConfig = section(ModelConfig)
+    model: LoadedModelConfig = section(LoadedModelConfig)
     generator: str | None = option(None, help="name of the model in the file", null="from model.name")
     data: PromptDataConfig = section(PromptDataConfig, help="of each set the held-out prompts, or all")
     prompts: str | None = option(

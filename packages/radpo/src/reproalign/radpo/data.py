@@ -24,7 +24,7 @@ from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.render import render_pairs
 from reproalign.common.text.tokenize import check_lengths
 from reproalign.radpo.batches import check_mismatch, lay_out, mismatch
-from reproalign.radpo.config import RowDataConfig, RowTextConfig
+from reproalign.radpo.config import HeldOutRowsConfig, RowTextConfig
 from reproalign.radpo.examples import Examples, examples_view
 from reproalign.radpo.released import Conversations
 from reproalign.radpo.rows import KINDS, Row, RowRules, build_rows
@@ -83,7 +83,7 @@ def prepare_rows(
     examples: Examples,
     tokenizer: PreTrainedTokenizerBase,
     text: RowTextConfig,
-    data: RowDataConfig,
+    data: HeldOutRowsConfig,
     rules: RowRules,
     *,
     max_rows: int | None = None,
@@ -115,7 +115,11 @@ def prepare_rows(
 
 
 def prepare_held_out(
-    examples: Examples, tokenizer: PreTrainedTokenizerBase, text: RowTextConfig, data: RowDataConfig, rules: RowRules
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    text: RowTextConfig,
+    data: HeldOutRowsConfig,
+    rules: RowRules,
 ) -> tuple[Dataset, int]:
     """Turn the held-out examples into ``data.max_eval_rows`` tokenised rows, in the order of their evaluation.
 
@@ -170,7 +174,7 @@ def _tokenize(
     batches: list[list[Row]],
     tokenizer: PreTrainedTokenizerBase,
     text: RowTextConfig,
-    data: RowDataConfig,
+    data: HeldOutRowsConfig,
     rules: RowRules,
 ) -> Dataset:
     if rules.kind == "mismatched":
@@ -185,7 +189,7 @@ def _tokenize_apart(
     batches: list[list[Row]],
     tokenizer: PreTrainedTokenizerBase,
     text: RowTextConfig,
-    data: RowDataConfig,
+    data: HeldOutRowsConfig,
     rules: RowRules,
 ) -> Dataset:
     sides = KINDS[rules.kind]
@@ -201,7 +205,7 @@ def _tokenize_in_place(
     batches: list[list[Row]],
     tokenizer: PreTrainedTokenizerBase,
     text: RowTextConfig,
-    data: RowDataConfig,
+    data: HeldOutRowsConfig,
     rules: RowRules,
 ) -> Dataset:
     def build() -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
@@ -14,7 +13,7 @@ from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import model_label, used_weights
-from reproalign.common.models.load import load_causal_lm, load_tokenizer
+from reproalign.common.models.load import load_causal_lm, load_reference, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.templates import check_tokenizer
@@ -74,14 +73,12 @@ def _pairs(config: EvaluateConfig, variant: RadpoRules, tokenizer: PreTrainedTok
 
 def _trainer(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase) -> PairTrainer:
     arguments: Any = evaluation_arguments(config)
-    plain = replace(config.model, lora=replace(config.model.lora, enabled=False))
-    reference = replace(plain, revision=config.reference.revision)
     return PairTrainer(
         objective=config.loss,
-        model=load_causal_lm(plain),
+        model=load_causal_lm(config.model, trainable=False),
         args=arguments,
         data_collator=PairCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
-        reference=FrozenReference(load_causal_lm(reference, name=config.reference.model, trainable=False)),
+        reference=FrozenReference(load_reference(config.model, config.reference)),
         logprobs=config.logprobs,
     )

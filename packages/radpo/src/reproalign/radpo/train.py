@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig, ModelConfig
 from reproalign.common.console import say
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
@@ -36,6 +36,7 @@ from reproalign.radpo.report import evaluations as logged_evaluations
 from reproalign.radpo.rules import RadpoRules, rules_of
 from reproalign.radpo.training_rows import epochs, read_rows, schedule
 
+Config = TypeVar("Config", bound=LoadedModelConfig)
 VALUE_HEAD_DROPOUT = 0.1  # the release's, while a policy is in training mode
 
 
@@ -141,7 +142,7 @@ def _check_own_loop(config: TrainConfig, arguments: TrainingArguments) -> None:
         )
 
 
-def with_template(model: ModelConfig, halos: str) -> ModelConfig:
+def with_template(model: Config, halos: str) -> Config:
     """Return ``model`` with the chat template ``halos`` where it names the one of that name (ERRATA Q19)."""
     return replace(model, chat_template=halos) if model.chat_template == "halos" else model
 

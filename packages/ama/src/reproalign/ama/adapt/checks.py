@@ -19,8 +19,8 @@ def check_models(config: AdaptConfig) -> None:
     """
     if config.model.name not in ("", MISSING):
         raise UserError("model.name has no meaning here: the models are pre and post; remove it")
-    if config.model.quantization or config.model.lora.enabled:
-        raise UserError("model.quantization and model.lora have no meaning here: weights are merged; remove them")
+    if config.model.quantization:
+        raise UserError("model.quantization has no meaning here: weights are merged; remove it")
     if config.launch.strategy.startswith("zero"):
         raise UserError(f"launch.strategy={config.launch.strategy} is not for merged weights; use launch=ddp or fsdp")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproalign.ama.align.raft_config import FILTERS
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.config.text import LAYOUTS
 from reproalign.common.options import option, output_dir, section, seed
 
@@ -25,7 +25,7 @@ class CollectConfig:
         help="file or folder of `ama data`, or any rows with `prompt` (text or messages)",
         null="none, with scored",
     )
-    model: ModelConfig = section(ModelConfig, name="", help="the aligned policy")
+    model: LoadedModelConfig = section(LoadedModelConfig, name="", help="the aligned policy")
     reward: str | None = option(
         None, help="the reward model: a Hub id or the model folder of a run", null="none, with scored"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from reproalign.ama.average.config import HEADS, TENSORS
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.config.text import LAYOUTS, SEPARATORS
 from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.common.options.shared import GO_ON
@@ -68,7 +68,7 @@ class AdaptConfig:
     variant: str = variant(help="released: finetune_mask.py with its optimiser, precision and order, quirks included")
     pre: str = option(help="θ_0, the model before RLHF: folder, Hub id or adapter")
     post: str = option(help="θ, the model after RLHF")
-    model: ModelConfig = section(ModelConfig, help="how they are held; model.name stays unset")
+    model: LoadedModelConfig = section(LoadedModelConfig, help="how they are held; model.name stays unset")
     allow: list[str] = option([], help="differences to accept, as `reproalign merge`: tokenizer, config …")
     alpha: float = option(0.2, help="mean ratio", above=0, below=1)
     alpha_on: str = option("pre", help="what alpha multiplies", choices={"pre": "", "post": "the paper's formulas"})

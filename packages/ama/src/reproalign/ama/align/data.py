@@ -14,7 +14,7 @@ from reproalign.ama.align.preference_split import Split, divide
 from reproalign.ama.align.prompt_length import short_prompts
 from reproalign.ama.align.raft_config import DataConfig
 from reproalign.ama.rules import rules_of
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.console import note_console, result_console, say
 from reproalign.common.data.cache import fingerprint_rows
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
@@ -150,7 +150,7 @@ def _prompts(name: str, rows: list[Example], config: DataConfig, facts: dict[str
     if config.max_prompt_length is None:
         return rows
     assert config.tokenizer is not None  # check_data has seen to it
-    policy = ModelConfig(name=config.tokenizer, chat_template=config.chat_template)
+    policy = LoadedModelConfig(name=config.tokenizer, chat_template=config.chat_template)
     short = short_prompts([row.prompt for row in rows], policy, config.layout, config.max_prompt_length, key=name)
     facts[f"{name}_overlong"] = len(rows) - len(short)
     return [rows[index] for index in short]

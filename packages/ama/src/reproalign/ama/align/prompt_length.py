@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.console import note_console
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
@@ -35,7 +35,7 @@ def encode_prompts(
 
 
 def short_prompts(
-    prompts: Sequence[list[Message]], model: ModelConfig, layout: str, limit: int, *, key: str
+    prompts: Sequence[list[Message]], model: LoadedModelConfig, layout: str, limit: int, *, key: str
 ) -> list[int]:
     """Return the indices of the prompts of at most ``limit`` tokens, counted as :func:`encode_prompts` gives them.
 

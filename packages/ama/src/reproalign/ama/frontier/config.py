@@ -7,7 +7,7 @@ from typing import Any
 
 from reproalign.ama.average.config import TENSORS
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.config.model import DTYPES, LogprobsConfig, ModelConfig
+from reproalign.common.config.model import DTYPES, LoadedModelConfig, LogprobsConfig
 from reproalign.common.config.text import LAYOUTS, TextConfig
 from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.common.options.shared import BACKENDS
@@ -34,7 +34,7 @@ class EvaluateConfig:
     variant: str = variant(
         help="paper: 196 new tokens; released: 127 or 128, responses cut at '###Human', cleaned, marked"
     )
-    model: ModelConfig = section(ModelConfig, help="the model that is evaluated")
+    model: LoadedModelConfig = section(LoadedModelConfig, help="the model that is evaluated")
     prompts: str | None = option(None, help="held-out prompts, one row each", null="nothing is sampled")
     max_prompts: int | None = option(None, help="the first so many", at_least=1, null="all")
     layout: str = option("chat", help="how the model is asked", choices=LAYOUTS)
@@ -117,7 +117,7 @@ class FrontierConfig:
     output_dir: str = output_dir()
     seed: int = seed(help="seed of every child")
     variant: str = variant(help="released: of every child that knows the two")
-    model: ModelConfig = section(ModelConfig, help="how models are held; model.name stays unset")
+    model: LoadedModelConfig = section(LoadedModelConfig, help="how models are held; model.name stays unset")
     pre: str = option(help="θ_0, the model before alignment: folder, Hub id or adapter")
     post: dict[str, str] = option({}, help="algorithm -> θ, e.g. {rsf: runs/raft/10-train/model}")
     tensors: str = option("linear_head_post", help="which tensors every average averages", choices=TENSORS)

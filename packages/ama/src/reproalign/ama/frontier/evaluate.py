@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase
 
 from reproalign.ama.frontier.config import EvaluateConfig
 from reproalign.ama.frontier.evaluated import WORK, write_results
@@ -15,7 +16,7 @@ from reproalign.ama.frontier.measures import log_ratios
 from reproalign.ama.frontier.respond import Answered, respond, reward_model, reward_rules, sampling_rules, score
 from reproalign.ama.frontier.texts import Text, TokenRows, read_texts, response_rows, text_rows
 from reproalign.ama.rules import AmaRules, rules_of
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.losses import RowLoss, Scorer, measure
@@ -32,6 +33,7 @@ from reproalign.common.models.kind import check_language_model, check_reward_mod
 from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.text.collate import RowCollator, pad_id
+from reproalign.common.text.templates import set_template
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,6 @@ def check_options(config: EvaluateConfig) -> None:
             f"launch.strategy={config.launch.strategy} splits a model that is trained; evaluation shares the prompts "
             "among whole models: use launch=ddp"
         )
-    if config.model.lora.enabled:
-        raise UserError("model.lora.enabled: evaluation trains nothing; give an adapter's folder as model.name")
     _check_combination(config)
     if variant.cleaned and rules.layout != "lmflow":
         raise UserError(
@@ -134,9 +134,17 @@ def check_inputs(config: EvaluateConfig) -> Given:
     return Given(prompts, texts)
 
 
-def _reference(config: EvaluateConfig) -> ModelConfig:
+def _reference(config: EvaluateConfig) -> LoadedModelConfig:
     """Return the reference, held as the model is; its tokenizer is not used."""
     return replace(config.model, name=str(config.reference), revision=None)
+
+
+def _tokenizer(config: EvaluateConfig) -> PreTrainedTokenizerBase:
+    """Load the tokenizer with the chat template that the model is asked by; plain texts need none."""
+    tokenizer = load_tokenizer(config.model)
+    if config.model.chat_template is not None:
+        set_template(tokenizer, config.model.chat_template)
+    return tokenizer
 
 
 def _fingerprint(config: EvaluateConfig, given: Given, run: Run) -> None:
@@ -172,7 +180,7 @@ def _answered(row: Sampled, rule: str) -> Answered:
 def _measure_texts(config: EvaluateConfig, texts: list[Text], folder: Path) -> tuple[TokenRows, list[RowLoss]] | None:
     if not texts:
         return None
-    rows = text_rows(texts, load_tokenizer(config.model), config.layout, config.text_length)
+    rows = text_rows(texts, _tokenizer(config), config.layout, config.text_length)
     return rows, _losses(config, config.model, rows, folder / WORK / "texts")
 
 
@@ -183,13 +191,13 @@ def _measure_ratios(
     if config.reference is None:
         return None
     rules, separator = sampling_rules(config, variant), "none" if variant.unseparated else "space"
-    tokens = response_rows(rows, load_tokenizer(config.model), rules, separator=separator)
+    tokens = response_rows(rows, _tokenizer(config), rules, separator=separator)
     own = _losses(config, config.model, tokens, folder / WORK / "model")
     other = _losses(config, _reference(config), tokens, folder / WORK / "reference")
     return tokens, log_ratios(own, other), [loss.tokens for loss in own]
 
 
-def _losses(config: EvaluateConfig, model: ModelConfig, rows: TokenRows, folder: Path) -> list[RowLoss]:
+def _losses(config: EvaluateConfig, model: LoadedModelConfig, rows: TokenRows, folder: Path) -> list[RowLoss]:
     """Return the losses of rows under a model on the first process; ``folder`` keeps them until the run is done."""
     state = PartialState()
     if state.is_main_process:

@@ -20,7 +20,6 @@ from reproalign.ama.frontier.evaluate import check_options as check_evaluate
 from reproalign.ama.frontier.evaluated import OUTPUTS
 from reproalign.ama.frontier.settings import check_settings
 from reproalign.ama.frontier.sweeps import PRE, make_sweeps
-from reproalign.common.config.model import LoraConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb, structured
 from reproalign.common.launch.children import Child, check_launches, given_words, naming, plan_child
@@ -168,7 +167,7 @@ class _Planner:
             *self.common,
             as_word("pre", self.config.pre),
             as_word("post", self.config.post[learned.post]),
-            *section_words("model", replace(self.config.model, lora=LoraConfig())),
+            *section_words("model", self.config.model),
             as_word("alpha", learned.alpha),
             as_word("parts", learned.level),
             as_word("tensors", self.config.tensors),
@@ -211,7 +210,7 @@ class _Planner:
         return self._child(f"judge-{name}", JUDGE, words, "win_rate.judge", options.judge, None)
 
     def _held(self, path: str) -> list[str]:
-        return section_words("model", replace(self.config.model, name=path, lora=LoraConfig()))
+        return section_words("model", replace(self.config.model, name=path))
 
     def _child(
         self,

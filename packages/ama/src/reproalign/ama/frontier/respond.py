@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from reproalign.ama.frontier.config import EvaluateConfig
 from reproalign.ama.rules import AmaRules
-from reproalign.common.config.model import RewardModelConfig
+from reproalign.common.config.model import LoadedRewardModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.generation.rules import SamplingRules
@@ -76,10 +76,10 @@ def sampling_rules(config: EvaluateConfig, variant: AmaRules) -> SamplingRules:
     return rules
 
 
-def reward_model(config: EvaluateConfig) -> RewardModelConfig:
+def reward_model(config: EvaluateConfig) -> LoadedRewardModelConfig:
     """Return how the reward model is held."""
     options = config.scoring
-    return RewardModelConfig(name=str(config.reward), revision=options.revision, dtype=options.dtype)
+    return LoadedRewardModelConfig(name=str(config.reward), revision=options.revision, dtype=options.dtype)
 
 
 def reward_rules(config: EvaluateConfig, variant: AmaRules) -> RewardRules:

@@ -27,8 +27,6 @@ def check_settings(config: FrontierConfig) -> None:
         raise UserError(f"seed={config.seed}: the noise floor takes the next one, which there is none; give another")
     if config.model.name:
         raise UserError("model.name has no meaning here: the models are pre, post and models; remove it")
-    if config.model.lora.enabled:
-        raise UserError("model.lora.enabled: nothing is trained here; give adapters' folders as post")
     _check_posts(config)
     _check_sweeps(config)
     _check_evaluations(config)

@@ -148,6 +148,27 @@ def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
     return meant[0]
 
 
+def check_namesakes(app: App, verb: Verb, words: Sequence[str]) -> None:
+    """Refuse a key that another verb of the same name has and this one has not.
+
+    Raises:
+        UserError: naming the key that tells the two apart.
+    """
+    from reproalign.common.options.keys import locate
+
+    namesakes = [other for other in app.verbs if other.name == verb.name and other is not verb]
+    for word in words if namesakes else ():
+        key = word.partition("=")[0].lstrip("+").removeprefix("sweep.")
+        if locate(load_object(verb.schema), key):
+            continue
+        for other in namesakes:
+            if not locate(load_object(other.schema), key):
+                continue
+            if not verb.when:
+                raise UserError(f"{key} goes with {other.when}=…; give {other.when} too, or leave {key} out")
+            raise UserError(f"{key} does not go with {verb.when}=…; leave one of the two out")
+
+
 def _with_key(word: str, positional: str) -> str:
     """Give a bare word, such as a file, the key that it stands for."""
     if not positional or "=" in word or word.startswith("-"):
@@ -162,6 +183,7 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
     from reproalign.common.options.compose import compose
 
     check_verb(app.command, app.package, verb.name, overrides)
+    check_namesakes(app, verb, overrides)
     if any(word.startswith(SWEPT) for word in overrides):
         return _run_sweep(app, verb, overrides, flags)
     shown = "--cfg" in flags

@@ -73,7 +73,7 @@ def print_verb_help(app: App, verb: Verb, words: Sequence[str]) -> None:
     composed = in_force(app.package, verb.config_name, verb.schema, words)
     names = verb_groups(app.package, verb.config_name)
     shown = [verb.positional.upper()] if verb.positional else []
-    shown += [f"{verb.when}=NAME"] if verb.when else []
+    shown += [f"{verb.when}={'NAME' if verb.when in names else '…'}"] if verb.when else []
     shown += ["[experiment=RECIPE]"] if "experiment" in names else []
     print(f"{app.command} {verb.name}: {verb.help}\n")
     print(" ".join(["Usage:", app.command, verb.name, *shown, "[key=value …]"]), end="\n\n")

@@ -66,8 +66,14 @@ class PreparingConfig(ReadingConfig):
 
 
 @dataclass
-class DataConfig(PreparingConfig):
+class HeldOutConfig(PreparingConfig):
+    """The data sets of an evaluation; several are mixed."""
+
+    max_eval_rows: int | None = option(None, help="held-out rows in all", at_least=1, null="all")
+
+
+@dataclass
+class DataConfig(HeldOutConfig):
     """The data sets of a run; several are mixed."""
 
     max_rows: int | None = option(None, help="training rows in all", at_least=1, null="all")
-    max_eval_rows: int | None = option(None, help="held-out rows in all", at_least=1, null="all")

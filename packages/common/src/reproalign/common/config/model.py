@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from reproalign.common.options import like, option, section
 
@@ -32,8 +32,8 @@ class LoraConfig:
 
 
 @dataclass
-class ModelConfig:
-    """Which weights to start from and how to hold them."""
+class LoadedModelConfig:
+    """Which weights are loaded, by a run that trains none, and how they are held."""
 
     name: str = option(help="Hub id, local folder, demo:smollm2-135m-instruct, or tiny:llama")
     revision: str | None = option(None, help="branch, tag or commit of the Hub repository", null="its default branch")
@@ -44,17 +44,14 @@ class ModelConfig:
         also="a name in reproalign.common.text.templates, or a file",
         null="the tokenizer's own",
     )
-    dtype: str = option("auto", help="of weights and optimiser states", choices=DTYPES)
-    dropout: bool | None = option(
-        None, help="dropout of a model in training, adapters' lora.dropout included", null="as the verb has it"
-    )
+    dtype: str = option("auto", help="of the weights", choices={**DTYPES, "auto": "as saved"})
     attn_implementation: str | None = option(
         None, help="attention of transformers, e.g. eager, sdpa or flash_attention_2", null="transformers chooses"
     )
     trust_remote_code: bool = option(False, help="run code that lies beside the weights on the Hub")
     quantization: str | None = option(
         None,
-        help="hold the frozen weights in fewer bits (QLoRA; needs bitsandbytes)",
+        help="hold the weights in fewer bits (needs bitsandbytes)",
         choices=("4bit", "8bit"),
         null="not quantized",
     )
@@ -64,19 +61,34 @@ class ModelConfig:
         choices={"current": "as transformers has it now", "transformers-4.38": "exact GELU"},
         null="as the variant says",
     )
-    lora: LoraConfig = section(LoraConfig)
 
 
 @dataclass
-class RewardModelConfig(ModelConfig):
-    """A language model with a linear head on its final hidden states, without bias: r = w · pool(h)."""
+class ModelConfig(LoadedModelConfig):
+    """Which weights a training starts from, and how they are held and trained."""
 
-    dtype: str = like(
-        ModelConfig,
-        "dtype",
-        "float32",
-        help="of weights and optimiser states: 16 bits lose small updates; trainer.bf16 computes in 16",
+    dtype: str = like(LoadedModelConfig, "dtype", "auto", help="of weights and optimiser states", choices=DTYPES)
+    quantization: str | None = like(
+        LoadedModelConfig,
+        "quantization",
+        None,
+        help="hold the frozen weights in fewer bits (QLoRA; needs bitsandbytes)",
     )
+    dropout: bool | None = option(
+        None, help="dropout of a model in training, adapters' lora.dropout included", null="as the verb has it"
+    )
+    lora: LoraConfig = section(LoraConfig)
+
+    def loaded(self) -> LoadedModelConfig:
+        """Return these weights as a run loads them that does not train them."""
+        return LoadedModelConfig(**{field.name: getattr(self, field.name) for field in fields(LoadedModelConfig)})
+
+
+@dataclass
+class LoadedRewardModelConfig(LoadedModelConfig):
+    """A reward model that is loaded: a linear head on a language model's final hidden states, r = w · pool(h)."""
+
+    dtype: str = like(LoadedModelConfig, "dtype", "float32")
     pooling: str | None = option(
         None,
         help="which final hidden state is read",
@@ -93,7 +105,29 @@ class RewardModelConfig(ModelConfig):
 
 
 @dataclass
-class ReferenceConfig:
+class RewardModelConfig(LoadedRewardModelConfig, ModelConfig):
+    """A language model that becomes a reward model: its head has no bias and is trained with it."""
+
+    dtype: str = like(
+        ModelConfig,
+        "dtype",
+        "float32",
+        help="of weights and optimiser states: 16 bits lose small updates; trainer.bf16 computes in 16",
+    )
+
+
+@dataclass
+class ReferenceWeightsConfig:
+    """Which frozen model a policy is compared with."""
+
+    model: str | None = option(
+        None, help="Hub id or folder of the reference policy", null="the policy's starting weights"
+    )
+    revision: str | None = option(None, help="branch, tag or commit of the Hub repository", null="its default branch")
+
+
+@dataclass
+class ReferenceConfig(ReferenceWeightsConfig):
     """How the frozen reference policy is held."""
 
     mode: str = option(
@@ -106,10 +140,6 @@ class ReferenceConfig:
             "cached": "log-probs computed once, before training",
         },
     )
-    model: str | None = option(
-        None, help="Hub id or folder of the reference policy", null="the policy's starting weights"
-    )
-    revision: str | None = option(None, help="branch, tag or commit of the Hub repository", null="its default branch")
     batch_size: int = option(8, help="rows per forward while log-probs are cached", at_least=1)
 
 

@@ -81,8 +81,22 @@ class BaseRunConfig:
 
 
 @dataclass
-class RunConfig(BaseRunConfig):
-    """A run of a policy on one data set, or on several that are mixed."""
+class MeasuringConfig:
+    """How a trainer computes that only measures; the rest of ``trainer.*`` is of trainings."""
+
+    bf16: bool = option(False, help="compute in bfloat16 under autocast")
+    fp16: bool = option(False, help="compute in float16 under autocast")
+
+
+@dataclass
+class DataRunConfig(BaseRunConfig):
+    """A training run on one data set, or on several that are mixed."""
 
     data: DataConfig = section(DataConfig)
+
+
+@dataclass
+class RunConfig(DataRunConfig):
+    """A run of a policy that is trained by its log-probs."""
+
     logprobs: LogprobsConfig = section(LogprobsConfig)

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from datasets import Dataset
 
-from reproalign.common.config.data import DataConfig, ReadingConfig, SetConfig
+from reproalign.common.config.data import DataConfig, HeldOutConfig, ReadingConfig, SetConfig
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.data.holdout import hold_out
 from reproalign.common.data.mixing import MixPart, mix_datasets
@@ -133,28 +133,34 @@ def load_preferences(data: DataConfig, *, seed: int, rejects_dir: Path | None = 
     Raises:
         UserError: as :func:`load_set` does, and for text and messages in one set.
     """
-    return _load(data, PREFERENCES, seed, rejects_dir)
+    return _load(data, PREFERENCES, seed, rejects_dir, max_rows=data.max_rows)
 
 
 def load_messages(data: DataConfig, *, seed: int, rejects_dir: Path | None = None) -> PreferenceData:
     """Read dialogues for supervised fine-tuning: of pairs the prompt with the preferred response."""
-    return _load(data, DIALOGUES, seed, rejects_dir)
+    return _load(data, DIALOGUES, seed, rejects_dir, max_rows=data.max_rows)
 
 
-def load_evaluation(data: DataConfig, *, seed: int, rejects_dir: Path | None = None) -> PreferenceData:
+def load_evaluation(data: HeldOutConfig, *, seed: int, rejects_dir: Path | None = None) -> PreferenceData:
     """Read the held-out pairs alone, as ``train`` of the result; all rows of a set that has no held-out ones."""
     return _load(data, PREFERENCES, seed, rejects_dir, train=False)
 
 
 def _load(
-    data: DataConfig, view: View[Any, Any], seed: int, rejects_dir: Path | None, *, train: bool = True
+    data: HeldOutConfig,
+    view: View[Any, Any],
+    seed: int,
+    rejects_dir: Path | None,
+    *,
+    train: bool = True,
+    max_rows: int | None = None,
 ) -> PreferenceData:
     check_sets(data)
     parts, provenance = [], {}
     alone = len(data.sets) == 1
     for label, entry in data.sets.items():
         loaded = load_set(label, entry, data, view, seed=seed, train=train, rejects_dir=rejects_dir)
-        splits = {"train": (loaded.train, data.max_rows), "test": (loaded.evaluation, data.max_eval_rows)}
+        splits = {"train": (loaded.train, max_rows), "test": (loaded.evaluation, data.max_eval_rows)}
         tables = {
             split: Dataset.from_list(records[: limit if alone else None])  # type: ignore[arg-type]
             for split, (records, limit) in splits.items()
@@ -169,7 +175,7 @@ def _load(
     evaluation = _head(mixed.get("test"), data.max_eval_rows)
     if not train:
         return PreferenceData(evaluation, None, provenance)
-    return PreferenceData(_head(mixed["train"], data.max_rows), evaluation, provenance)
+    return PreferenceData(_head(mixed["train"], max_rows), evaluation, provenance)
 
 
 def _head(dataset: Any, rows: int | None) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.generation.filters import clean_lmflow
@@ -66,7 +66,7 @@ def cut(text: str, stop: Sequence[str]) -> str:
     return text.strip()
 
 
-def asking_tokenizer(model: ModelConfig, layout: str) -> PreTrainedTokenizerBase:
+def asking_tokenizer(model: LoadedModelConfig, layout: str) -> PreTrainedTokenizerBase:
     """Load and check the tokenizer of ``model``; for transcripts it needs no chat template.
 
     Raises:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.console import track
 from reproalign.common.data.fastchat import (
     Answer,
@@ -82,7 +82,9 @@ class DialogueRules:
         return replace(self.sampling, n=1, temperature=temperature, own_noise=temperature > 0)
 
 
-def ask_by(template: str, model: ModelConfig, system_message: str | None) -> tuple[ModelConfig, dict[str, Any]]:
+def ask_by(
+    template: str, model: LoadedModelConfig, system_message: str | None
+) -> tuple[LoadedModelConfig, dict[str, Any]]:
     """Return the model with the chat template that it is asked by, and the fields of SamplingRules that go with it.
 
     ``chat`` is the model's own (or ``chat_template``), with ``system_message``. ``gemma-custom`` is the one with which

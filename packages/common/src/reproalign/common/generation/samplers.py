@@ -12,7 +12,7 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.errors import UserError, choose
 from reproalign.common.generation.asking import asking_tokenizer, finish, prompt_ids, stops
 from reproalign.common.generation.rules import SamplingRules
@@ -22,8 +22,10 @@ from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.ensemble_file import is_ensemble
 from reproalign.common.models.load import model_path
 
+VLLM_OWN = {"gemma_numerics": "a Gemma", "attn_implementation": "an attention", "quantization": "a quantization"}
 
-def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
+
+def vllm_sampler(model: LoadedModelConfig, rules: SamplingRules) -> Sampler:
     """Load ``model`` into vLLM.
 
     Raises:
@@ -32,7 +34,7 @@ def vllm_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
     return vllm_engine(model, rules.layout)(rules)
 
 
-def vllm_engine(model: ModelConfig, layout: str) -> Engine:
+def vllm_engine(model: LoadedModelConfig, layout: str) -> Engine:
     """Load ``model`` into vLLM for samplers of several rules, all of one layout.
 
     Raises:
@@ -82,7 +84,7 @@ def _vllm_rules(tokenizer: PreTrainedTokenizerBase, loaded: Any, rules: Sampling
     return Sampler(partial(prompt_ids, tokenizer, rules=rules), generate)
 
 
-def start_sampling(backend: str, launch: LaunchConfig, model: ModelConfig) -> tuple[PartialState, str]:
+def start_sampling(backend: str, launch: LaunchConfig, model: LoadedModelConfig) -> tuple[PartialState, str]:
     """Return the processes that sample, and what ``backend`` stands for with them (:func:`choose_backend`).
 
     Raises:
@@ -94,10 +96,11 @@ def start_sampling(backend: str, launch: LaunchConfig, model: ModelConfig) -> tu
     return state, chosen
 
 
-def choose_backend(backend: str, launch: LaunchConfig, processes: int, model: ModelConfig) -> str:
+def choose_backend(backend: str, launch: LaunchConfig, processes: int, model: LoadedModelConfig) -> str:
     """Decide what ``auto`` stands for: vLLM where it is installed, for one process with a GPU.
 
-    vLLM has its own Gemma, so ``model.gemma_numerics`` needs transformers.
+    vLLM has its own Gemma and its own attention, and reads weights as they were saved: ``model.gemma_numerics``,
+    ``attn_implementation`` and ``quantization`` need transformers.
 
     Raises:
         UserError: for an unknown backend, or one that does not go with the launch.
@@ -107,24 +110,25 @@ def choose_backend(backend: str, launch: LaunchConfig, processes: int, model: Mo
         raise UserError(f"launch.strategy={launch.strategy} is for training; sample with launch=single or ddp")
     if backend == "vllm" and processes > 1:
         raise UserError("backend=vllm uses the GPUs of one process; set launch=single")
-    own_numerics = model.gemma_numerics not in (None, "current")
-    if backend == "vllm" and own_numerics:
+    needed = [key for key in VLLM_OWN if getattr(model, key) not in (None, "current")]
+    if backend == "vllm" and needed:
+        key = needed[0]
         raise UserError(
-            f"backend=vllm has a Gemma of its own, which gemma_numerics={model.gemma_numerics} does not change; set "
+            f"backend=vllm has {VLLM_OWN[key]} of its own, which {key}={getattr(model, key)} does not change; set "
             "backend=transformers"
         )
     if backend != "auto":
         return backend
-    able = processes == 1 and not own_numerics
+    able = processes == 1 and not needed
     fast = able and importlib.util.find_spec("vllm") is not None and torch.cuda.is_available()
     return "vllm" if fast else "transformers"
 
 
-SAMPLERS: dict[str, Callable[[ModelConfig, SamplingRules], Sampler]] = {
+SAMPLERS: dict[str, Callable[[LoadedModelConfig, SamplingRules], Sampler]] = {
     "transformers": transformers_sampler,
     "vllm": vllm_sampler,
 }
-ENGINES: dict[str, Callable[[ModelConfig, str], Engine]] = {
+ENGINES: dict[str, Callable[[LoadedModelConfig, str], Engine]] = {
     "transformers": transformers_engine,
     "vllm": vllm_engine,
 }

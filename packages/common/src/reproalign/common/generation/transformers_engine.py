@@ -11,7 +11,7 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.generation.asking import asking_tokenizer, finish, prompt_ids, stops
 from reproalign.common.generation.noise import noisy_scores, stream_seed
 from reproalign.common.generation.rules import SamplingRules
@@ -20,12 +20,12 @@ from reproalign.common.models.load import load_causal_lm
 from reproalign.common.text.collate import pad_rows
 
 
-def transformers_sampler(model: ModelConfig, rules: SamplingRules) -> Sampler:
+def transformers_sampler(model: LoadedModelConfig, rules: SamplingRules) -> Sampler:
     """Load ``model`` into transformers."""
     return transformers_engine(model, rules.layout)(rules)
 
 
-def transformers_engine(model: ModelConfig, layout: str) -> Engine:
+def transformers_engine(model: LoadedModelConfig, layout: str) -> Engine:
     """Load ``model`` into transformers for samplers of several rules, all of one layout."""
     tokenizer = asking_tokenizer(model, layout)
     loaded: Any = load_causal_lm(model, trainable=False)

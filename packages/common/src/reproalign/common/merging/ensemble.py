@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.errors import UserError, first_line
 from reproalign.common.merging.headers import read_json
 from reproalign.common.merging.inputs import local_folder
@@ -87,7 +87,7 @@ def verify_ensemble(folder: Path, how: str) -> str:
     """
     if how == "headers":
         return "not loaded"
-    model = load_causal_lm(ModelConfig(name=str(folder)), trainable=False)
+    model = load_causal_lm(LoadedModelConfig(name=str(folder)), trainable=False)
     ids = torch.arange(3, 7)[None] % int(model.config.get_text_config().vocab_size)
     with torch.no_grad():
         logits = model(input_ids=ids).logits

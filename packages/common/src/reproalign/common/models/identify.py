@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.files import sha256_json
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.ensemble_file import is_ensemble, read_ensemble
@@ -19,7 +19,7 @@ from reproalign.common.records import Run, fingerprint_folder
 _WRITER = ("_name_or_path", "transformers_version")
 
 
-def identify_computation(config: ModelConfig, name: str, revision: str | None) -> str:
+def identify_computation(config: LoadedModelConfig, name: str, revision: str | None) -> str:
     """Return what identifies the log-probs of weights: the weights, and how they are held."""
     held = [config.dtype, config.attn_implementation, config.quantization, config.trust_remote_code]
     return sha256_json([identify_weights(name, revision), held])

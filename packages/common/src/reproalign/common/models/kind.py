@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from peft import PeftConfig
 from transformers import AutoConfig
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.errors import UserError, first_line
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.ensemble_file import is_ensemble
 from reproalign.common.models.load import model_path
 
+Config = TypeVar("Config", bound=LoadedModelConfig)
 
-def model_kind(config: ModelConfig, key: str = "model.name") -> tuple[str, int]:
+
+def model_kind(config: LoadedModelConfig, key: str = "model.name") -> tuple[str, int]:
     """Return ``reward``, ``language`` or the name of another architecture, and the number of a classifier's labels.
 
     Args:
@@ -43,7 +46,7 @@ def model_kind(config: ModelConfig, key: str = "model.name") -> tuple[str, int]:
     return ("language" if "CausalLM" in names[0] or "LMHead" in names[0] else names[0] or "unknown"), 0
 
 
-def with_gemma_numerics(config: ModelConfig, default: str | None) -> ModelConfig:
+def with_gemma_numerics(config: Config, default: str | None) -> Config:
     """Return ``config`` of a Gemma 1 with ``default`` for its ``gemma_numerics`` if that is null.
 
     Args:
@@ -55,7 +58,7 @@ def with_gemma_numerics(config: ModelConfig, default: str | None) -> ModelConfig
     return replace(config, gemma_numerics=default)
 
 
-def _is_gemma(config: ModelConfig) -> bool:
+def _is_gemma(config: LoadedModelConfig) -> bool:
     path = model_path(config.name)
     try:
         if adapter := adapter_folder(path):
@@ -66,7 +69,7 @@ def _is_gemma(config: ModelConfig) -> bool:
     return bool(found.model_type == "gemma")
 
 
-def check_reward_model(config: ModelConfig, key: str = "model.name") -> None:
+def check_reward_model(config: LoadedModelConfig, key: str = "model.name") -> None:
     """Refuse a model whose reward head would be random.
 
     Raises:
@@ -81,7 +84,7 @@ def check_reward_model(config: ModelConfig, key: str = "model.name") -> None:
         )
 
 
-def check_language_model(config: ModelConfig, key: str = "model.name") -> None:
+def check_language_model(config: LoadedModelConfig, key: str = "model.name") -> None:
     """Refuse a reward model where a language model is needed, whose head would be random.
 
     Args:

@@ -1,11 +1,11 @@
-"""Loading policies, reference policies, reward models and tokenizers from a :class:`ModelConfig`."""
+"""Loading policies, reference policies, reward models and tokenizers from the configuration of a model."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from accelerate import PartialState
@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from reproalign.common.config.model import ModelConfig, ReferenceConfig
+from reproalign.common.config.model import LoadedModelConfig, ModelConfig, ReferenceWeightsConfig
 from reproalign.common.errors import UserError, choose, first_line
 from reproalign.common.integrity import SMALL
 from reproalign.common.models.adapters import Dropout, Model, adapter_folder, make_trainable
@@ -77,7 +77,7 @@ def check_model_folder(folder: Path, key: str = "model.name", *, largest: int | 
         raise UserError(f"{key}={folder}: {config.name} is not valid JSON ({error})") from error
 
 
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: LoadedModelConfig) -> PreTrainedTokenizerBase:
     """Load the tokenizer of ``config`` (its own, or the model's; of an adapter saved without one, its base's)."""
     name = config.tokenizer or config.name
     path = model_path(name, "model.tokenizer" if config.tokenizer else "model.name")
@@ -91,13 +91,22 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         raise UserError(f"cannot load the tokenizer of '{name}': {first_line(error)}") from error
 
 
+@overload
+def load_causal_lm(config: ModelConfig, *, name: str | None = None, dropout: Dropout = "all") -> Model: ...
+
+
+@overload
+def load_causal_lm(config: LoadedModelConfig, *, name: str | None = None, trainable: Literal[False]) -> Model: ...
+
+
 def load_causal_lm(
-    config: ModelConfig, *, name: str | None = None, trainable: bool = True, dropout: Dropout = "all"
+    config: LoadedModelConfig, *, name: str | None = None, trainable: bool = True, dropout: Dropout = "all"
 ) -> Model:
     """Load a causal language model.
 
     Args:
-        config: dtype, attention, quantisation and adapters are taken from it.
+        config: dtype, attention and quantisation are taken from it; of a trainable model, a :class:`ModelConfig`,
+            adapters and dropout too.
         name: other weights than ``config.name`` (a reference policy).
         trainable: add the configured LoRA adapters; otherwise freeze everything.
         dropout: of a trainable model where ``config.dropout`` is null: ``all``, ``adapters`` (theirs alone) or ``none``
@@ -114,13 +123,12 @@ def load_causal_lm(
         return _load_ensemble(config, folder)
     model = _load(AutoModelForCausalLM, config, name or config.name)
     if trainable:
+        assert isinstance(config, ModelConfig)  # the overloads have it so
         return make_trainable(model, config, TaskType.CAUSAL_LM, dropout=dropout)
-    model.requires_grad_(False)
-    model.eval()
-    return model
+    return _frozen(model)
 
 
-def reference_weights(model: ModelConfig, reference: ReferenceConfig) -> tuple[str, str | None]:
+def reference_weights(model: LoadedModelConfig, reference: ReferenceWeightsConfig) -> tuple[str, str | None]:
     """Return name and revision of the reference: its own if it is another model, else the policy's start.
 
     Raises:
@@ -132,22 +140,30 @@ def reference_weights(model: ModelConfig, reference: ReferenceConfig) -> tuple[s
     return model.name, reference.revision or model.revision
 
 
-def load_reference(model: ModelConfig, reference: ReferenceConfig) -> Model:
+def load_reference(model: LoadedModelConfig, reference: ReferenceWeightsConfig) -> Model:
     """Load the frozen reference policy, held as ``model`` is."""
     name, revision = reference_weights(model, reference)
     return load_causal_lm(replace(model, revision=revision), name=name, trainable=False)
 
 
-def load_reward_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
+def load_reward_model(config: LoadedModelConfig, tokenizer: PreTrainedTokenizerBase) -> Model:
     """Load a sequence classifier with one label: r(x, y) = w · h(last token), w ~ N(0, initializer_range²).
 
-    The pad id is set from the tokenizer, since pooling finds the last token by it. With LoRA the task type is SEQ_CLS,
-    so that the head is trained and saved with the adapter (the released code loses it, MMPO ERRATA Q18). Dropout acts,
-    unless ``config.dropout`` is false.
+    The pad id is set from the tokenizer, since pooling finds the last token by it. By a :class:`ModelConfig` it is to
+    be trained: with LoRA the task type is SEQ_CLS, so that the head is trained and saved with the adapter (the released
+    code loses it, MMPO ERRATA Q18); dropout acts, unless ``config.dropout`` is false. Otherwise it is frozen.
     """
     model = _load(AutoModelForSequenceClassification, config, config.name, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return make_trainable(model, config, TaskType.SEQ_CLS, dropout="all")
+    if isinstance(config, ModelConfig):
+        return make_trainable(model, config, TaskType.SEQ_CLS, dropout="all")
+    return _frozen(model)
+
+
+def _frozen(model: PreTrainedModel) -> PreTrainedModel:
+    model.requires_grad_(False)
+    model.eval()
+    return model
 
 
 def merge_adapter(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, adapter: Path) -> PreTrainedModel:
@@ -165,7 +181,7 @@ def merge_adapter(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, adapt
     return merged
 
 
-def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrainedModel:
+def _load(auto: Any, config: LoadedModelConfig, name: str, **extra: Any) -> PreTrainedModel:
     quiet_transformers()
     options: dict[str, Any] = {
         "dtype": DTYPES[choose("model.dtype", config.dtype, DTYPES)],
@@ -190,8 +206,7 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
         if config.quantization:
             raise UserError(f"{name} holds an adapter, which cannot be merged into quantised weights; merge it first")
         base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
-        plain = replace(config, lora=replace(config.lora, enabled=False))
-        adapted = PeftModel.from_pretrained(_load(auto, plain, str(base), **extra), adapter)  # type: ignore[arg-type]
+        adapted = PeftModel.from_pretrained(_load(auto, config, str(base), **extra), adapter)  # type: ignore[arg-type]
         merged: PreTrainedModel = adapted.merge_and_unload()
         merged.name_or_path = str(adapter)  # PEFT names it as the base of a further adapter, which these weights are
         return merged.requires_grad_(True)  # PEFT froze it
@@ -205,16 +220,15 @@ def _load(auto: Any, config: ModelConfig, name: str, **extra: Any) -> PreTrained
     return model
 
 
-def _load_ensemble(config: ModelConfig, folder: Path) -> PreTrainedModel:
+def _load_ensemble(config: LoadedModelConfig, folder: Path) -> PreTrainedModel:
     from reproalign.common.models.ensemble import load_ensemble
 
     if config.quantization:
         raise UserError(f"model.quantization={config.quantization}: an ensemble is not quantised; remove it")
-    plain = replace(config, lora=replace(config.lora, enabled=False))
-    return load_ensemble(read_ensemble(folder), folder, lambda name: _load(AutoModelForCausalLM, plain, name))
+    return load_ensemble(read_ensemble(folder), folder, lambda name: _load(AutoModelForCausalLM, config, name))
 
 
-def _quantization(config: ModelConfig) -> BitsAndBytesConfig:
+def _quantization(config: LoadedModelConfig) -> BitsAndBytesConfig:
     choose("model.quantization", str(config.quantization), ["4bit", "8bit"])
     if not torch.accelerator.is_available():
         raise UserError(f"model.quantization={config.quantization} needs a GPU; this machine has none")

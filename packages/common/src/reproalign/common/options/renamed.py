@@ -34,6 +34,17 @@ RENAMED: Renamed = {
         )
     },
     "seed": "nothing is drawn at random here; leave it out",
+    **{
+        f"{model}.{name}": "nothing is trained here, and a trained adapter is loaded by its folder; leave it out"
+        for model in ("model", "policy", "reward")
+        for name in ("lora", "dropout")
+    },
+    **{
+        f"reference.{name}": "a reference is loaded as it is here, if there is one; leave it out"
+        for name in ("mode", "batch_size")
+    },
+    "trainer": "nothing is trained here; leave it out",
+    "logprobs": "nothing reads it here; leave it out",
     "data=preference": "own",
     "data=messages": "own",
     "data=imdb_characters": "imdb",

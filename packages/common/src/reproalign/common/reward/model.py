@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.errors import UserError
 from reproalign.common.models.adapters import Model
 from reproalign.common.models.forward import earlier_forward, replace_forward, unwrap_peft
@@ -27,7 +27,7 @@ from reproalign.common.text.templates import set_template
 _REWARDS, _WIDE = "rewards", "wide"  # the changes to forwards
 
 
-def load_reward_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+def load_reward_tokenizer(config: LoadedModelConfig) -> PreTrainedTokenizerBase:
     """Load the tokenizer of ``config``, with the configured chat template, and a pad token (EOS if it has none)."""
     tokenizer = load_tokenizer(config)
     if config.chat_template:
@@ -37,14 +37,17 @@ def load_reward_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_reward(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, rules: RewardRules, pad_id: int) -> Model:
+def load_reward(
+    config: LoadedModelConfig, tokenizer: PreTrainedTokenizerBase, rules: RewardRules, pad_id: int
+) -> Model:
     """Load a reward model that answers ``rewards=True`` (:func:`install_rewards`).
 
     Of a language model the body is taken and the head begins at w ~ N(0, initializer_range²); of a saved reward model
     (or an adapter of one) the head as well.
 
     Args:
-        config: the weights, and how they are held.
+        config: the weights, and how they are held; what is trained has a
+            :class:`~reproalign.common.config.model.ModelConfig`.
         tokenizer: of the same model.
         rules: how it reads.
         pad_id: the id that batches are padded with.

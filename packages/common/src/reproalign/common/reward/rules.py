@@ -14,7 +14,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
-from reproalign.common.config.model import ModelConfig, RewardModelConfig
+from reproalign.common.config.model import LoadedModelConfig, LoadedRewardModelConfig
 from reproalign.common.config.text import TextConfig
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.models.load import model_path
@@ -91,14 +91,14 @@ CLASSIFIER = RewardRules(
 )  # a sequence classifier that says nothing else: what transformers' own forward reads of a dialogue
 
 
-def told_rules(model: RewardModelConfig, text: TextConfig, variant: str | None) -> dict[str, Any]:
+def told_rules(model: LoadedRewardModelConfig, text: TextConfig, variant: str | None) -> dict[str, Any]:
     """Return the rules that options set, by name; those that are null are left open."""
     given = {"pooling": model.pooling, "variant": variant}
     given |= {field.name: getattr(text, field.name) for field in fields(TextConfig)}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def training_rules(model: ModelConfig, told: Mapping[str, Any]) -> RewardRules:
+def training_rules(model: LoadedModelConfig, told: Mapping[str, Any]) -> RewardRules:
     """Return the rules of a training: those ``told``, else those of the reward model it starts from, else the defaults.
 
     Raises:
@@ -107,7 +107,7 @@ def training_rules(model: ModelConfig, told: Mapping[str, Any]) -> RewardRules:
     return replace(read_rules(model.name, model.revision) or RewardRules(), **told)
 
 
-def scoring_rules(model: ModelConfig, told: Mapping[str, Any], key: str = "model.name") -> RewardRules:
+def scoring_rules(model: LoadedModelConfig, told: Mapping[str, Any], key: str = "model.name") -> RewardRules:
     """Return the rules by which a trained model reads: those ``told``, else those of its training.
 
     Of a sequence classifier without ``reward.json`` :data:`CLASSIFIER` is taken for these, and the log says so.

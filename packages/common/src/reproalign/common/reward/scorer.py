@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.data.records import Text
 from reproalign.common.errors import UserError
 from reproalign.common.models.kind import check_reward_model
@@ -32,7 +32,9 @@ class Scorer:
         UserError: for weights that are no reward model, or a tokenizer that does not go with the rules.
     """
 
-    def __init__(self, config: ModelConfig, rules: RewardRules, *, batch_size: int, key: str = "model.name") -> None:
+    def __init__(
+        self, config: LoadedModelConfig, rules: RewardRules, *, batch_size: int, key: str = "model.name"
+    ) -> None:
         check_reward_model(config, key)
         tokenizer = load_reward_tokenizer(config)
         self.reader = Reader(tokenizer, rules)
@@ -57,7 +59,7 @@ class Scorer:
         return rewards
 
 
-def check_finite(rewards: list[float], config: ModelConfig, key: str = "model.name") -> list[float]:
+def check_finite(rewards: list[float], config: LoadedModelConfig, key: str = "model.name") -> list[float]:
     """Return ``rewards`` if they are numbers that can be compared.
 
     Raises:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from reproalign.common.config.run import BaseRunConfig
+from reproalign.common.config.model import LoadedModelConfig
+from reproalign.common.config.run import BaseRunConfig, MeasuringConfig
 from reproalign.common.errors import UserError
 from reproalign.common.launch.plan import deepspeed_config
 from reproalign.common.precision import autocast_dtype
@@ -67,16 +69,25 @@ class EvaluationConfig(Protocol):
     output_dir: str
     seed: int
     batch_size: int
-    trainer: dict[str, Any]
+    trainer: MeasuringConfig
+
+    @property
+    def model(self) -> LoadedModelConfig:
+        """Which weights, and how they are held."""
 
 
 def evaluation_arguments(config: EvaluationConfig) -> TrainingArguments:
     """Build the arguments of a trainer that only measures: ``batch_size`` rows at once, nothing reported.
 
     Raises:
-        UserError: as :func:`training_arguments`.
+        UserError: as :func:`training_arguments`, and for quantised weights, which no Trainer takes without adapters.
     """
-    trainer = {"per_device_eval_batch_size": config.batch_size, "report_to": [], **config.trainer}
+    if config.model.quantization:
+        raise UserError(
+            f"model.quantization={config.model.quantization}: transformers' Trainer measures no quantised weights; "
+            "leave it out"
+        )
+    trainer = {"per_device_eval_batch_size": config.batch_size, "report_to": [], **asdict(config.trainer)}
     run = BaseRunConfig(output_dir=config.output_dir, seed=config.seed, trainer=trainer)
     return training_arguments(run, Path(config.output_dir))
 

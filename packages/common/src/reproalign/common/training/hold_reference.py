@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 from torch import Tensor, nn
 
-from reproalign.common.config.model import ModelConfig, ReferenceConfig
+from reproalign.common.config.model import LoadedModelConfig, ReferenceConfig
 from reproalign.common.config.run import RunConfig
 from reproalign.common.data.cache import cache_folder
 from reproalign.common.errors import UserError, choose
@@ -53,7 +53,7 @@ def hold_reference(
     held_out: Dataset | None,
     pad_id: int,
     *,
-    start: ModelConfig | None = None,
+    start: LoadedModelConfig | None = None,
 ) -> tuple[Reference, Dataset, Dataset | None]:
     """Return the reference of a run, and its data with the columns that the reference reads.
 

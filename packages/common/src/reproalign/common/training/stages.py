@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config.model import ReferenceConfig
-from reproalign.common.config.run import BaseRunConfig, RunConfig
+from reproalign.common.config.run import BaseRunConfig, DataRunConfig, RunConfig
 from reproalign.common.data.load import load_preferences
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Dropout
@@ -51,7 +51,7 @@ def open_training(
 
 
 def read_pairs(
-    config: RunConfig, run: Run, tokenizer: PreTrainedTokenizerBase, prepare: Callable[[Dataset, str], Dataset]
+    config: DataRunConfig, run: Run, tokenizer: PreTrainedTokenizerBase, prepare: Callable[[Dataset, str], Dataset]
 ) -> tuple[Dataset, Dataset | None]:
     """Read the preference pairs of both splits, make tokens of them, and record what they are.
 

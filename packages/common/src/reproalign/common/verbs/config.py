@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.config.model import ModelConfig, RewardModelConfig
+from reproalign.common.config.model import LoadedModelConfig, LoadedRewardModelConfig, ModelConfig
 from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.config.text import LAYOUTS, SEPARATORS, TextConfig
 from reproalign.common.options import like, option, output_dir, section, seed
@@ -19,7 +19,7 @@ class SampleConfig:
 
     output_dir: str = output_dir()
     seed: int = seed()
-    model: ModelConfig = section(ModelConfig)
+    model: LoadedModelConfig = section(LoadedModelConfig)
     prompts: str = option(help="rows with `prompt` (text or messages) or `instruction`, or `chosen` (a transcript)")
     max_prompts: int | None = option(None, help="the first so many prompts", at_least=1, null="all")
     layout: str = option("chat", help="how the model is asked", choices=LAYOUTS)
@@ -64,7 +64,7 @@ class ScoreConfig:
 
     output_dir: str = output_dir()
     responses: str = option(help="file or folder of the verb `sample`: prompt and responses")
-    model: RewardModelConfig = section(RewardModelConfig)
+    model: LoadedRewardModelConfig = section(LoadedRewardModelConfig)
     variant: str | None = option(
         None, help="of reading a text", choices={"paper": "", "released": "MORE's"}, null="as trained"
     )
@@ -123,7 +123,7 @@ class PerplexityConfig:
     """``perplexity``: of given answers to given prompts under a language model."""
 
     output_dir: str = output_dir()
-    model: ModelConfig = section(ModelConfig)
+    model: LoadedModelConfig = section(LoadedModelConfig)
     files: list[str] = option(help="rows with `prompt` and `answer` (texts), or `chosen` (a transcript)")
     answer: str = option(
         "reply", help="of a transcript", choices={"reply": "all of it", "last_paragraph": "MORE's published test files"}

@@ -120,15 +120,20 @@ def plan_iterations(
     folder, model = Path(invocation.config[OUTPUT]), config.model
     for number in range(1, config.iterations + 1):
         at = {step.name: folder / f"{number}-{step.name}" for step in steps}
-        policy = [as_word("seed", config.seed + (number - 1) * seed_step), *section_words("model", model)]
+        seed = as_word("seed", config.seed + (number - 1) * seed_step)
         selected = str(at["select"])
         own = {
-            "sample": [as_word("prompts", str(prompts_file(folder, number))), *policy],
+            "sample": [
+                as_word("prompts", str(prompts_file(folder, number))),
+                seed,
+                *section_words("model", model.loaded()),
+            ],
             "score": [as_word("responses", str(at["sample"])), as_word("model.name", config.reward)],
             "select": [as_word("scored", str(at["score"]))],
             iterations.train.name: [
                 as_word(iterations.selected, [selected] if iterations.listed else selected),
-                *policy,
+                seed,
+                *section_words("model", model),
             ],
         }
         yield {

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.judging.endpoint import EndpointConfig
 from reproalign.common.options import like, option, output_dir, section, seed
 from reproalign.common.options.shared import BACKENDS
 
 
 @dataclass
-class AnsweringModelConfig(ModelConfig):
+class AnsweringModelConfig(LoadedModelConfig):
     """The model that answers, unless its answers are given."""
 
     name: str = like(
-        ModelConfig,
+        LoadedModelConfig,
         "name",
         "",
         help="Hub id, folder, demo:NAME or tiny:NAME; empty where answers or judgments are given",

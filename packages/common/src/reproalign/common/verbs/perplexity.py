@@ -111,6 +111,8 @@ def _check(config: PerplexityConfig) -> None:
     choose("answer", config.answer, CUTS)
     if not config.files:
         raise UserError("files is empty; give files of rows with prompt and answer, or chosen")
+    if config.model.chat_template is not None:
+        raise UserError("model.chat_template: prompts and answers are read as they are; leave it out")
     for key, least in (("max_length", 2), ("batch_size", 1), ("max_rows", 1), ("gate", 1)):
         value = getattr(config, key)
         if value is not None and not value >= least:

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 import numpy as np
 from rich.table import Table
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.console import result_console, say, track
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
@@ -58,7 +58,7 @@ def check_score(config: ScoreConfig) -> RewardRules:
 
 def score_responses(
     rows: list[Sampled],
-    model: ModelConfig,
+    model: LoadedModelConfig,
     rules: RewardRules,
     path: Path,
     *,

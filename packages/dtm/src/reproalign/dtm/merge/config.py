@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config.model import DTYPES, ModelConfig
+from reproalign.common.config.model import DTYPES, LoadedModelConfig
 from reproalign.common.merging.config import KEEP_FILES, THREADS, VERIFY
 from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.common.options.shared import GO_ON
@@ -133,7 +133,7 @@ class StatisticsConfig:
         help="what is measured",
         choices={"fisher": "mean squared gradients of log p", "gram": "x xᵀ of the inputs of linear layers"},
     )
-    model: ModelConfig = section(ModelConfig, help="adapters are folded in")
+    model: LoadedModelConfig = section(LoadedModelConfig, help="adapters are folded in")
     variant: str = variant(help="of the tokens")
     dispersal: str | None = option(None, help="folder of a `dtm disperse` run", null="rows is given instead")
     rows: list[str] = option([], help="or files of instruction rows")

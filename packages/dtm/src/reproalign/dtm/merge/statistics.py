@@ -103,10 +103,10 @@ def plan_statistics(parent: Invocation, model: str, number: int, kind: str, max_
 def _check(config: StatisticsConfig) -> tuple[Sources, TokensConfig, Request]:
     if config.kind == "gram" and config.targets != "data":
         raise UserError("targets has no meaning for kind=gram; remove it")
-    if config.model.lora.enabled or config.model.quantization:
-        raise UserError(
-            "model.lora.enabled and model.quantization have no meaning here: nothing is trained; remove them"
-        )
+    if config.model.quantization:
+        raise UserError("model.quantization has no meaning here: gradients are of whole weights; remove it")
+    if config.model.chat_template is not None:
+        raise UserError("model.chat_template: the rows are put in the Alpaca prompt; leave it out")
     tokens = resolved(config.tokens, rules_of(config.variant).tokens)
     request = Request(config.kind, config.targets, parse_size(config.memory, "memory"))
     model_path(config.model.name)
@@ -115,7 +115,7 @@ def _check(config: StatisticsConfig) -> tuple[Sources, TokensConfig, Request]:
 
 
 def _as_training(config: StatisticsConfig) -> TrainConfig:
-    same = {key: getattr(config, key) for key in (*OF_ROWS, "output_dir", "model", "tokens")}
+    same = {key: getattr(config, key) for key in (*OF_ROWS, "output_dir", "tokens")}
     return TrainConfig(**same)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.config.model import LogprobsConfig, ModelConfig
+from reproalign.common.config.model import LoadedModelConfig, LogprobsConfig, ModelConfig
 from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.dtm.tokens import TokensConfig
 
@@ -22,7 +22,7 @@ class EvaluateConfig:
     sample: int | None = option(
         None, help="so many of the rows, drawn at random by the seed, in their order", at_least=1, null="all"
     )
-    model: ModelConfig = section(ModelConfig, help="weights, an adapter's folder, or an ensemble's")
+    model: LoadedModelConfig = section(LoadedModelConfig, help="weights, an adapter's folder, or an ensemble's")
     tokens: TokensConfig = section(TokensConfig)
     batch_size: int = option(8, help="rows per forward in each process", at_least=1)
     confidence: float = option(0.95, help="of the bootstrap intervals over rows", above=0, below=1)

@@ -138,8 +138,6 @@ def check_options(config: EvaluateConfig) -> TokensConfig:
             f"launch.strategy={config.launch.strategy} splits a model that is trained; evaluation shares the rows "
             "among whole models: use launch=ddp"
         )
-    if config.model.lora.enabled:
-        raise UserError("model.lora.enabled: evaluation trains nothing; give an adapter's folder as model.name")
     if config.model.chat_template is not None:
         raise UserError("model.chat_template: the rows are put in the Alpaca prompt; leave it out")
     if config.tokens.drop_unsupervised is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from rich.table import Table
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
 from reproalign.common.files import csv_text, write_json, write_text
@@ -83,7 +83,9 @@ def tokens(config: TokensStudyConfig, invocation: Invocation) -> None:
         raise UserError(
             f"min_count={config.min_count}: no token is the target so often; lower it, or evaluate more rows"
         )
-    tokenizer: Any = load_tokenizer(ModelConfig(name=config.tokenizer or found["early"][0].results["model"]["name"]))
+    tokenizer: Any = load_tokenizer(
+        LoadedModelConfig(name=config.tokenizer or found["early"][0].results["model"]["name"])
+    )
     with Run.open(invocation) as run:
         rows = found["early"][0].results["rows"]
         run.add_fingerprint("data", "rows", rows["sha256"], tokens=rows["tokens_sha256"])

@@ -129,6 +129,8 @@ def check_options(config: TrainConfig) -> tuple[TokensConfig, str]:
     tokens, normalisation = resolved(config.tokens, rules.tokens), config.normalisation or rules.normalisation
     check_regularizer(config.regularizer, config.launch.strategy)
     check_mixture(config.replay, config.filter)
+    if config.model.chat_template is not None:
+        raise UserError("model.chat_template: the rows are put in the Alpaca prompt; leave it out")
     if config.model.dtype == "float16" and not config.model.lora.enabled:
         raise UserError(
             "model.dtype=float16 cannot be trained itself (its gradients cannot be unscaled); set model.dtype=float32 "

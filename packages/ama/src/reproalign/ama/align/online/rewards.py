@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reproalign.ama.align.ppo_config import PPOConfig
-from reproalign.common.config.model import RewardModelConfig
+from reproalign.common.config.model import LoadedRewardModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rules
 from reproalign.common.reward.scorer import Scorer, check_finite
@@ -34,9 +34,9 @@ class Rewards:
         return check_finite(self.scorer(dialogues), self.model, "reward")
 
 
-def reward_model(config: PPOConfig) -> RewardModelConfig:
+def reward_model(config: PPOConfig) -> LoadedRewardModelConfig:
     """Return the options of the reward model as the core has them."""
-    return RewardModelConfig(name=config.reward, revision=config.scoring.revision, dtype=config.scoring.dtype)
+    return LoadedRewardModelConfig(name=config.reward, revision=config.scoring.revision, dtype=config.scoring.dtype)
 
 
 def reading(config: PPOConfig) -> RewardRules:

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import gather
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.evaluation.suites.config import SuiteConfig
 from reproalign.common.models.ensemble_file import is_ensemble
@@ -99,7 +99,7 @@ def hf_backend(model: Any, tokenizer: PreTrainedTokenizerBase, suite: SuiteConfi
     )
 
 
-def check_backend(suite: SuiteConfig, model: ModelConfig, processes: int) -> None:
+def check_backend(suite: SuiteConfig, model: LoadedModelConfig, processes: int) -> None:
     """Refuse what the chosen back end cannot do.
 
     Raises:
@@ -107,8 +107,6 @@ def check_backend(suite: SuiteConfig, model: ModelConfig, processes: int) -> Non
     """
     if model.chat_template is not None:
         raise UserError(f"model.chat_template={model.chat_template}: evaluation reads suite.chat_template; set that")
-    if model.lora.enabled:
-        raise UserError("model.lora.enabled: evaluation trains nothing; give an adapter's folder as model.name")
     if suite.backend != "vllm":
         return
     if importlib.util.find_spec("vllm") is None:
@@ -127,7 +125,7 @@ def check_backend(suite: SuiteConfig, model: ModelConfig, processes: int) -> Non
         raise UserError("suite.backend=vllm chooses its attention itself; leave model.attn_implementation out")
 
 
-def vllm_backend(model: ModelConfig, path: str, suite: SuiteConfig, template: str | None) -> Any:
+def vllm_backend(model: LoadedModelConfig, path: str, suite: SuiteConfig, template: str | None) -> Any:
     """Return lm-eval's vLLM model of a Hub id or a folder with whole weights; ``template`` is its chat template.
 
     Raises:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.config.model import ModelConfig
+from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.errors import UserError, choose
 from reproalign.common.options import option, output_dir, section, seed
 
@@ -139,7 +139,7 @@ class EvaluateSuiteConfig:
         help="of Python, NumPy, PyTorch and the worked examples",
         null="lm-eval's: 0 for Python, 1234 for the others",
     )
-    model: ModelConfig = section(ModelConfig)
+    model: LoadedModelConfig = section(LoadedModelConfig)
     suite: SuiteConfig = section(SuiteConfig)
     launch: LaunchConfig = section(LaunchConfig, help="single, or ddp: the questions are shared")
     cache_dir: str | None = option(None, help="folder of all results that there are", null="the user's cache folder")
