@@ -68,9 +68,13 @@ class EvaluationConfig(Protocol):
 
     output_dir: str
     seed: int
-    model: LoadedModelConfig
     batch_size: int
     trainer: MeasuringConfig
+
+    @property
+    def model(self) -> LoadedModelConfig:
+        """The model that is measured."""
+        ...
 
 
 def evaluation_arguments(config: EvaluationConfig) -> TrainingArguments:
