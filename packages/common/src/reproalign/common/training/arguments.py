@@ -73,7 +73,8 @@ class EvaluationConfig(Protocol):
 
     @property
     def model(self) -> LoadedModelConfig:
-        """Which weights, and how they are held."""
+        """The model that is measured."""
+        ...
 
 
 def evaluation_arguments(config: EvaluationConfig) -> TrainingArguments:
