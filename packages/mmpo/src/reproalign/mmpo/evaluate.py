@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.config.data import HeldOutConfig
 from reproalign.common.config.text import PairTextConfig
-from reproalign.common.console import note, result_console, say
+from reproalign.common.console import note, say
 from reproalign.common.data.load import load_evaluation
-from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.rewardbench import (
-    MAX_LENGTH,
-    MAX_PROMPT_LENGTH,
     NORMALISATIONS,
-    read_rewardbench,
-    response_texts,
-    section_scores,
-    subset_accuracies,
 )
-from reproalign.common.files import sha256_json, write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import model_kind, with_gemma_numerics
 from reproalign.common.models.load import load_causal_lm, load_reference, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.records.lineage import training_config
-from reproalign.common.reward.dialogues import tokenize_dialogues
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
 from reproalign.common.reward.reading import Reader
 from reproalign.common.reward.rules import RewardRules, read_rules
 from reproalign.common.text.collate import PairCollator
-from reproalign.common.text.pairs import tokenize_pairs
-from reproalign.common.text.templates import check_tokenizer, render
+from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.training.arguments import evaluation_arguments
 from reproalign.common.training.pairs import PairTrainer, ScoredPairsTrainer
 from reproalign.common.training.reference import FrozenReference
@@ -50,6 +35,7 @@ from reproalign.mmpo.config import EvaluateConfig, PairRulesConfig
 from reproalign.mmpo.objective import MMPO, Likelihood, MMPOReward
 from reproalign.mmpo.prepare import PairOptions, prepare_split, reading_rules, used_soft_labels
 from reproalign.mmpo.report import Rewards, draw, print_metrics
+from reproalign.mmpo.rewardbench import rewardbench
 from reproalign.mmpo.rules import MmpoRules, rules_of
 from reproalign.mmpo.target import check_gamma
 
@@ -89,7 +75,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         print_metrics({Path(config.model.name).name or config.model.name: metrics}, len(pairs))
         draw(run, {kind: rewards}, n_bins=config.n_bins, binning=config.binning)
         if config.rewardbench:
-            run.set_metrics({"rewardbench": _rewardbench(config, tokenizer, reader, trainer, run)})
+            run.set_metrics({"rewardbench": rewardbench(config, tokenizer, reader, trainer, run)})
         say(f"record and plots: {run.dir}")
 
 
@@ -180,76 +166,3 @@ def _trainer(
         data_collator=PairCollator(tokenizer.pad_token_id),
         **common,
     )
-
-
-def _rewardbench(
-    config: EvaluateConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    reader: Reader | None,
-    trainer: ScoredPairsTrainer,
-    run: Run,
-) -> dict[str, Any]:
-    rows = read_rewardbench(str(config.rewardbench))
-    run.add_fingerprint("data", "rewardbench", sha256_json(rows), path=config.rewardbench, rows=len(rows))
-    pairs = (
-        rewardbench_dialogues(rows, reader, config.data) if reader else rewardbench_pairs(rows, tokenizer, config.data)
-    )
-    rewards = Rewards(*trainer.rewards(pairs.add_column("p_chosen", [1.0] * len(pairs))))
-    subsets = subset_accuracies([row["subset"] for row in rows], rewards.margins.tolist())
-    scores = section_scores(subsets)
-    result = {"subsets": subsets, **asdict(scores), "average_of": scores.average_label}
-    table = Table("RewardBench", "accuracy", header_style="bold")
-    for name, value in {
-        **scores.sections,
-        "prior sets": scores.prior_sets,
-        scores.average_label: scores.average,
-    }.items():
-        table.add_row(name, "-" if math.isnan(value) else f"{100 * value:.2f}")
-    table.add_section()
-    for name, value in subsets.items():
-        table.add_row(name, f"{100 * value:.2f}")
-    result_console().print(table)
-    write_json(run.dir / "rewardbench.json", json.loads(json.dumps(result).replace("NaN", "null")))
-    return result
-
-
-def rewardbench_pairs(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, data: HeldOutConfig) -> Dataset:
-    """Tokenise RewardBench rows for a policy as RewardBench does: no system turn, 2,048 tokens, prompts cut to 128 if
-    need be; the rendered prompt is deleted from both full texts; BOS and EOS are always added, so that a template which
-    holds them gives doubled ones. A tokenizer without BOS, for which RewardBench fails, gets EOS alone.
-
-    Args:
-        rows: of a RewardBench-format file.
-        tokenizer: with a chat template.
-        data: where prepared data is kept.
-    """
-    texts = []
-    for row in rows:
-        prompt, *wholes = _dialogues(row)
-        head = render(tokenizer, prompt)
-        sides = response_texts(head, *(render(tokenizer, whole) for whole in wholes))
-        texts.append({"prompt": head, "chosen": sides[0], "rejected": sides[1]})
-    special = "dedupe" if tokenizer.bos_token_id is None else "released"
-    text = PairTextConfig(
-        max_length=MAX_LENGTH,
-        max_prompt_length=MAX_PROMPT_LENGTH,
-        boundary="released",
-        special_tokens=special,
-    )
-    return tokenize_pairs(Dataset.from_list(texts), tokenizer, text, data)
-
-
-def rewardbench_dialogues(rows: list[dict[str, Any]], reader: Reader, data: HeldOutConfig) -> Dataset:
-    """Tokenise RewardBench rows as a reward model was trained to read, but as RewardBench does without a system turn,
-    and up to 2,048 tokens.
-    """
-    reader = Reader(reader.tokenizer, replace(reader.rules, system_message=None, max_length=MAX_LENGTH))
-    texts = [
-        dict(zip(("prompt", "chosen", "rejected"), map(reader.render, _dialogues(row)), strict=True)) for row in rows
-    ]
-    return tokenize_dialogues(Dataset.from_list(texts), reader, "truncate", data)
-
-
-def _dialogues(row: dict[str, Any]) -> list[list[Message]]:
-    prompt = [{"role": "user", "content": row["prompt"]}]
-    return [prompt, *([*prompt, {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected"))]

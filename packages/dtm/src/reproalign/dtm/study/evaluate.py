@@ -28,6 +28,7 @@ from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path
 from reproalign.common.records import Run
 from reproalign.common.records.fingerprints import identity_of
+from reproalign.common.records.record import plain
 from reproalign.dtm.rows import is_placeholder, read_rows
 from reproalign.dtm.rules import DtmRules, rules_of
 from reproalign.dtm.study.config import EvaluateConfig
@@ -182,7 +183,7 @@ def _report(
         "interval": {name: getattr(config, name) for name in ("confidence", "resamples", "seed")},
         "measures": [asdict(entry) for entry in summaries],
     }
-    write_json(run.dir / RESULTS, _finite(results))
+    write_json(run.dir / RESULTS, plain(results))
     write_text(run.dir / "results.csv", as_csv(summaries))
     shown = [(entry.name, entry.loss, entry.low, entry.high) for entry in summaries]
     intervals(shown, run.dir / "plots" / "loss.png", measured="loss, nats per token of the response")
@@ -210,15 +211,6 @@ def write_tokens(run: Run, losses: Sequence[RowLoss]) -> None:
     }
     with atomic_path(run.dir / TOKENS) as temporary:
         save_file(arrays, temporary)
-
-
-def _finite(value: Any) -> Any:
-    """Replace infinities (a perplexity beyond floats), which JSON lacks, by text as the record has them."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return "Infinity" if value == math.inf else value
 
 
 def _print(config: EvaluateConfig, held_out: HeldOut, summaries: Sequence[Summary], run: Run) -> None:
