@@ -54,11 +54,21 @@ def test_an_evaluated_policy_needs_its_reference(fails):
     assert "set reference.model" in fails(*words, verb="evaluate")
 
 
-def test_an_evaluated_reward_model_has_no_reference(fails, tmp_path):
+@pytest.mark.parametrize(
+    "word",
+    [
+        "reference.model=tiny:llama",
+        "reference.revision=main",
+        "reference_free=avg",
+        "beta=0.1",
+        "logprobs.chunk_size=8",
+    ],
+)
+def test_of_a_reward_model_what_policies_read_is_refused(fails, tmp_path, word):
     tiny_reward_model().save_pretrained(tmp_path / "rm")
     tiny_tokenizer().save_pretrained(tmp_path / "rm")
-    words = ["model.name=rm", "reference.model=tiny:llama", "data=demo", "output_dir=out"]
-    assert "reference.model=tiny:llama is for a policy, but a reward model" in fails(*words, verb="evaluate")
+    words = ["model.name=rm", word, "data=demo", "output_dir=out"]
+    assert f"{word} is for a policy, but a reward model is evaluated" in fails(*words, verb="evaluate")
 
 
 def test_pairs_without_scores_have_no_margin(fails, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.config.text import PairTextConfig
 from reproalign.common.console import note, say
 from reproalign.common.data.load import load_evaluation
@@ -43,17 +44,18 @@ logger = logging.getLogger(__name__)
 
 MARGINS = ("gamma", "margin_transform", "margin_scale")
 DEFAULT_BETA = 0.01
+_LOGPROBS = asdict(LogprobsConfig())
 
 
 def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Measure accuracy, margins and calibration on the data, and RewardBench's sections if a file is given."""
+    kind = _kind(config)
+    _check_reward(config) if kind == "reward" else _check_reference(config)
     config = _as_trained(config)
     check_gamma(config.target.gamma)
     variant = rules_of(config.variant)
     config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
-    kind = _kind(config)
     rules = _rules(config) if kind == "reward" else None
-    _check_reference(config, kind)
     with Run.open(invocation) as run:
         used_weights(run, kind, config.model.name, config.model.revision)
         if config.reference.model is not None:
@@ -104,20 +106,27 @@ def _kind(config: EvaluateConfig) -> str:
     return "reward" if model_kind(config.model)[0] == "reward" else "policy"
 
 
-def _check_reference(config: EvaluateConfig, kind: str) -> None:
+def _check_reward(config: EvaluateConfig) -> None:
+    """Refuse what is read for policies alone."""
+    reference = config.reference
+    unread = {"reference.model": reference.model, "reference.revision": reference.revision, "beta": config.beta}
+    unread |= {"reference_free": config.reference_free}
+    unread |= {f"logprobs.{key}": value for key, value in asdict(config.logprobs).items() if value != _LOGPROBS[key]}
+    for key, value in unread.items():
+        if value is not None:
+            raise UserError(f"{key}={value} is for a policy, but a reward model is evaluated; leave it out")
+
+
+def _check_reference(config: EvaluateConfig) -> None:
     given = config.reference.model is not None
-    if given and kind == "reward":
-        raise UserError(
-            f"reference.model={config.reference.model} is for a policy, but a reward model is evaluated; remove it"
-        )
     if config.reference_free is not None:
         choose("reference_free", config.reference_free, NORMALISATIONS)
-        if given or kind == "reward":
-            other = "reference.model is set" if given else "a reward model is evaluated"
+        if given:
             raise UserError(
-                f"reference_free={config.reference_free} is for a policy by itself, but {other}; remove one"
+                f"reference_free={config.reference_free} is for a policy by itself, but reference.model is set; "
+                "remove one"
             )
-    elif kind == "policy" and not given:
+    elif not given:
         raise UserError(
             "a policy's rewards are relative; set reference.model to the model that training started from, or "
             "reference_free=sum|avg|norm to rank by its own log-probs"
