@@ -241,6 +241,7 @@ def test_an_implicit_text_prompt_is_shared_whole_words(shared, chosen, rejected)
         ("preference", {**TEXT, "rejected": [assistant("green.")]}, "'chosen' is text but 'rejected' is not"),
         ("preference", {**TEXT, "prompt": [user("The sky?")]}, "'chosen' is text but 'prompt' is not"),
         ("preference", without(MOON, "prompt"), "no turn before the response, and there is no 'prompt'"),
+        ("preference", {**TEXT, "chosen": None}, "column 'chosen' is null"),
         ("preference", {**TEXT, "score_chosen": True, "score_rejected": 1}, "score_chosen: True is not"),
         ("preference", {**TEXT, "chosen": "half a pair \ud83d"}, "not valid Unicode"),
         ("preference", {**MOON, "chosen": [assistant("  ")]}, "'chosen' is empty"),

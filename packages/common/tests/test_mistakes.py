@@ -59,6 +59,8 @@ def fails(tmp_path, capsys, monkeypatch):
         (["loss=simpo"], "unknown loss 'simpo'"),
         (["trainer.learning_rat=1"], "unknown key 'trainer.learning_rat' (did you mean 'trainer.learning_rate'?)"),
         (["trainer.seed=1"], "trainer.seed is set through seed"),
+        (["trainer.push_to_hub=true"], "trainer.push_to_hub is set through hub.push"),
+        (["learning_rate=1"], "unknown key 'learning_rate' (did you mean 'trainer.learning_rate'?)"),
         (["trainer.learning_rate=fast"], "trainer.learning_rate=fast must be a number"),
         (["trainer.per_device_train_batch_size=0"], "trainer.per_device_train_batch_size=0 must be at least 1"),
         (["trainer.max_steps=-5"], "trainer.max_steps=-5 must be at least -1"),

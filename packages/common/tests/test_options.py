@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from transformers import TrainingArguments
 
+from reproalign.common.config.run import TRAINER
 from reproalign.common.errors import UserError
 from reproalign.common.options import like, option, output_dir, section, seed, variant
 from reproalign.common.options.check import check
@@ -154,3 +156,7 @@ def test_an_old_name_is_understood(key, value, sentence):
 def test_a_choice_that_changed_its_name_is_understood():
     assert new_choice("data", "messages", {}) == "data=messages is now called data=own; write data=own"
     assert new_choice("data", "something", {}) is None
+
+
+def test_the_fields_of_trainings_that_have_a_meaning_exist():
+    assert TRAINER.keys() <= {field.name for field in fields(TrainingArguments)}

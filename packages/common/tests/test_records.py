@@ -135,6 +135,19 @@ def test_folders_that_may_not_be_written(tmp_path):
         Run.open(invocation(tmp_path / "c"))
 
 
+def test_a_run_that_failed_at_its_start_leaves_its_folder_to_another(tmp_path):
+    with pytest.raises(ValueError, match="at once"), Run.open(invocation(tmp_path / "a")):
+        raise ValueError("at once")
+    (tmp_path / "a" / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="belongs to another run"):
+        Run.open(invocation(tmp_path / "a", loss={"beta": 0.2}))
+    (tmp_path / "a" / "metrics.jsonl").unlink()
+    with Run.open(invocation(tmp_path / "a", loss={"beta": 0.2})):
+        pass
+    assert record(tmp_path / "a")["config"]["loss"] == {"beta": 0.2}
+    assert record(tmp_path / "a")["status"] == "finished"
+
+
 def test_a_run_that_died_at_its_start_leaves_its_folder_free(tmp_path):
     """Temporary files, and what was written before the first record."""
     folder = tmp_path / "a"

@@ -241,3 +241,8 @@ def test_a_damaged_checkpoint_is_named_and_skipped_or_stops_the_run(checkpoints,
 def test_a_named_checkpoint_must_exist(tmp_path):
     with pytest.raises(UserError, match="no such checkpoint folder"):
         resume_from(tmp_path, str(tmp_path / "checkpoint-9"), "stop")
+
+
+def test_a_named_checkpoint_must_be_the_runs_own(checkpoints, tmp_path):
+    with pytest.raises(UserError, match=r"is not of this run, .*give model\.name="):
+        resume_from(tmp_path / "another", str(checkpoints / "checkpoint-2"), "stop")

@@ -53,6 +53,8 @@ def test_every_combination_is_a_run_with_a_folder_named_after_it(tmp_path, capsy
         (["seed=1,2,3"], "seed is one number; write seeds=[1,2] to run each"),
         (["seeds=1,2"], "seeds takes a list of values"),
         (["seeds=[1,1]"], "names a value twice"),
+        (["seeds=[1,a]"], "a is no seed"),
+        (["seeds=[1,1.7]"], "1.7 is no seed"),
         (["seeds=[1,2]", "seed=3"], "seed is given once and swept"),
         (["sweep.output_dir=[a,b]"], "not for a sweep"),
         (["sweep.temprature=[1]"], "did you mean 'temperature'?"),

@@ -71,6 +71,21 @@ def test_of_a_reward_model_what_policies_read_is_refused(fails, tmp_path, word):
     assert f"{word} is for a policy, but a reward model is evaluated" in fails(*words, verb="evaluate")
 
 
+@pytest.mark.parametrize("word", ["model.name=rm", "reference.model=rm"])
+def test_a_reward_model_is_no_policy(fails, tmp_path, word):
+    tiny_reward_model().save_pretrained(tmp_path / "rm")
+    tiny_tokenizer().save_pretrained(tmp_path / "rm")
+    words = ["model=tiny", "data=demo", "target.gamma=0.5", word, "output_dir=out"]
+    assert f"{word} is a reward model; give a language model" in fails(*words)
+
+
+def test_text_and_messages_are_not_mixed(fails, tmp_path):
+    row = {"prompt": "Name a moon.", "chosen": "Europa.", "rejected": "Mars.", "score_chosen": 9, "score_rejected": 2}
+    (tmp_path / "text.jsonl").write_text(json.dumps(row) + "\n")
+    words = ["model=tiny", "data=demo", "data.sets.own.path=text.jsonl", "target.gamma=0.5", "output_dir=out"]
+    assert "data.sets.own has text for prompts and responses and data.sets.demo messages" in fails(*words)
+
+
 def test_pairs_without_scores_have_no_margin(fails, tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text(json.dumps({name: value for name, value in GOOD.items() if "score" not in name}) + "\n")

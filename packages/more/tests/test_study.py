@@ -239,6 +239,9 @@ def test_runs_are_told_by_their_records(tmp_path, runs):
         (BASE, "rjs_more"),
         ("a", "b"),
     ]
+    other = make(tmp_path / "other", "train", {"data": {}}, package="reproalign.mmpo")
+    with pytest.raises(UserError, match="give runs of more-rm"):
+        read_runs([str(other)], bases)
     with pytest.raises(UserError, match="tells neither base model nor scheme"):
         read_runs([str(select)], bases)
     with pytest.raises(UserError, match="given twice"):

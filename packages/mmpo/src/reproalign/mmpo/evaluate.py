@@ -16,10 +16,11 @@ from reproalign.common.data.load import load_evaluation
 from reproalign.common.errors import UserError, choose
 from reproalign.common.evaluation.rewardbench import (
     NORMALISATIONS,
+    read_rewardbench,
 )
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
-from reproalign.common.models.kind import model_kind, with_gemma_numerics
+from reproalign.common.models.kind import check_policies, model_kind, with_gemma_numerics
 from reproalign.common.models.load import load_causal_lm, load_reference, load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.records.lineage import training_config
@@ -56,6 +57,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     variant = rules_of(config.variant)
     config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
     rules = _rules(config) if kind == "reward" else None
+    bench = read_rewardbench(config.rewardbench) if config.rewardbench else None
     with Run.open(invocation) as run:
         used_weights(run, kind, config.model.name, config.model.revision)
         if config.reference.model is not None:
@@ -76,8 +78,8 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         run.set_metrics(metrics)
         print_metrics({Path(config.model.name).name or config.model.name: metrics}, len(pairs))
         draw(run, {kind: rewards}, n_bins=config.n_bins, binning=config.binning)
-        if config.rewardbench:
-            run.set_metrics({"rewardbench": rewardbench(config, tokenizer, reader, trainer, run)})
+        if bench is not None:
+            run.set_metrics({"rewardbench": rewardbench(bench, config, tokenizer, reader, trainer, run)})
         say(f"record and plots: {run.dir}")
 
 
@@ -118,6 +120,7 @@ def _check_reward(config: EvaluateConfig) -> None:
 
 
 def _check_reference(config: EvaluateConfig) -> None:
+    check_policies(config.model, config.reference)
     given = config.reference.model is not None
     if config.reference_free is not None:
         choose("reference_free", config.reference_free, NORMALISATIONS)

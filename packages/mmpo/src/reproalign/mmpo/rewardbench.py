@@ -18,7 +18,6 @@ from reproalign.common.data.records import Message
 from reproalign.common.evaluation.rewardbench import (
     MAX_LENGTH,
     MAX_PROMPT_LENGTH,
-    read_rewardbench,
     response_texts,
     section_scores,
     subset_accuracies,
@@ -35,15 +34,17 @@ from reproalign.mmpo.report import Rewards
 
 
 def rewardbench(
+    rows: list[dict[str, Any]],
     config: EvaluateConfig,
     tokenizer: PreTrainedTokenizerBase,
     reader: Reader | None,
     trainer: ScoredPairsTrainer,
     run: Run,
 ) -> dict[str, Any]:
-    """Measure a model on a RewardBench-format file, print the sections, and write ``rewardbench.json``.
+    """Measure a model on RewardBench-format rows, print the sections, and write ``rewardbench.json``.
 
     Args:
+        rows: of the file.
         config: ``rewardbench`` and ``data`` are read.
         tokenizer: of the model.
         reader: of a reward model; None: a policy.
@@ -53,7 +54,6 @@ def rewardbench(
     Returns:
         Accuracies of subsets and sections, in shares; NaN for what the file does not have, which is null in the file.
     """
-    rows = read_rewardbench(str(config.rewardbench))
     run.add_fingerprint("data", "rewardbench", sha256_json(rows), path=config.rewardbench, rows=len(rows))
     pairs = (
         rewardbench_dialogues(rows, reader, config.data) if reader else rewardbench_pairs(rows, tokenizer, config.data)

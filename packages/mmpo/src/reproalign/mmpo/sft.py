@@ -13,7 +13,7 @@ from reproalign.common.config.text import DialogueTextConfig
 from reproalign.common.console import say
 from reproalign.common.data.load import load_messages
 from reproalign.common.invocation import Invocation
-from reproalign.common.models.kind import with_gemma_numerics
+from reproalign.common.models.kind import check_language_model, with_gemma_numerics
 from reproalign.common.models.load import load_tokenizer
 from reproalign.common.text.render import render_messages
 from reproalign.common.text.templates import check_tokenizer
@@ -29,6 +29,7 @@ from reproalign.mmpo.rules import rules_of
 
 def sft(config: SFTRunConfig, invocation: Invocation) -> None:
     """Fine-tune with ``trl.SFTTrainer`` on the ``messages`` of the data; every token of a dialogue is trained on."""
+    check_language_model(config.model)
     variant = rules_of(config.variant)
     config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
     with open_training(config, invocation, SFTConfig, max_length=config.text.max_length) as (run, arguments):

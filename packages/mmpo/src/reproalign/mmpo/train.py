@@ -15,7 +15,7 @@ from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.console import say
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
-from reproalign.common.models.kind import with_gemma_numerics
+from reproalign.common.models.kind import check_policies, with_gemma_numerics
 from reproalign.common.models.load import load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward
@@ -52,6 +52,7 @@ def train(config: PreferenceConfig, invocation: Invocation) -> None:
             stacklevel=2,
         )
     check_options(config)
+    check_policies(config.model, config.reference)
     variant = rules_of(config.variant)
     config = replace(config, model=with_gemma_numerics(config.model, variant.gemma_numerics))
     objective = config.loss if variant.smooths_targets else config.loss.without_smoothing()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config.data import ReadingConfig
-from reproalign.common.console import say
+from reproalign.common.console import note, say
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import model_label, used_weights
+from reproalign.common.models.kind import check_policies
 from reproalign.common.models.load import load_causal_lm, load_reference, load_tokenizer
 from reproalign.common.records import Run
+from reproalign.common.records.lineage import training_config
 from reproalign.common.text.collate import PairCollator
 from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.training.arguments import evaluation_arguments
@@ -34,6 +37,8 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Measure reward accuracy, margins, sequential KL and, with ``loss=ra-dpo``, the sequential risk ratio."""
     if not config.reference.model:
         raise UserError("rewards and KL are relative; set reference.model to the model that training started from")
+    check_policies(config.model, config.reference)
+    _note_training(config)
     with Run.open(invocation) as run:
         used_weights(run, "policy", config.model.name, config.model.revision)
         used_weights(run, "reference", config.reference.model, config.reference.revision)
@@ -46,6 +51,19 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         run.set_metrics(metrics)
         print_metrics({model_label(config.model.name): metrics}, len(pairs))
         say(f"record: {run.dir}")
+
+
+def _note_training(config: EvaluateConfig) -> None:
+    """Say where the loss, which decides what is measured, is not the one that the model was trained by."""
+    found = training_config(config.model.name)
+    trained = (found[1].get("loss") or {}) if found else {}
+    own = {"name": config.loss.name, **asdict(config.loss)}
+    differing = {key: value for key, value in trained.items() if not isinstance(value, dict) and own.get(key) != value}
+    if found and differing:
+        words = " ".join(
+            ["loss=" + str(value) if key == "name" else f"loss.{key}={value}" for key, value in differing.items()]
+        )
+        note(f"measured by other options than {found[0]} was trained with; its own: {words}")
 
 
 def read_held_out(data: ReadingConfig, run: Run, *, seed: int, any_pair: bool = False) -> Examples:

@@ -20,6 +20,7 @@ from reproalign.common.generation.samples import SCORED, Sampled, write_rows
 from reproalign.common.generation.sampling import sample_shared
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
+from reproalign.common.models.kind import check_language_model
 from reproalign.common.models.load import load_tokenizer
 from reproalign.common.records import Run
 from reproalign.common.verbs.score import score_rows
@@ -38,6 +39,7 @@ def pairs(config: PairsConfig, invocation: Invocation) -> None:
     """
     rules = _rules(config)
     label_column(config.classifier)  # before hours of sampling
+    check_language_model(config.model)
     state, backend = start_sampling(config.backend, config.launch, config.model)
     with Run.open(invocation, is_main=state.is_main_process) as run:
         used_weights(run, "policy", config.model.name, config.model.revision)

@@ -12,6 +12,7 @@ from reproalign.common.generation.samplers import SAMPLERS, start_sampling
 from reproalign.common.generation.sampling import sample_shared
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import model_label, used_weights
+from reproalign.common.models.kind import check_language_model
 from reproalign.common.records import Run
 from reproalign.radpo.config import SampleConfig
 from reproalign.radpo.evaluate import read_held_out
@@ -36,6 +37,7 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         response_prefix=config.response_prefix,
     )
     rules.check()
+    check_language_model(config.model)
     state, backend = start_sampling(config.backend, config.launch, config.model)
     with Run.open(invocation, is_main=state.is_main_process) as run:
         used_weights(run, "policy", config.model.name, config.model.revision)

@@ -16,6 +16,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Dropout, Model
 from reproalign.common.models.identify import used_weights
+from reproalign.common.models.kind import check_policies
 from reproalign.common.models.load import load_causal_lm, load_tokenizer, model_path, reference_weights
 from reproalign.common.models.value_head import DetachedValueHead, attach_value_head
 from reproalign.common.records import Run
@@ -46,6 +47,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
     needs, variant = objective.needs, rules_of(config.variant)
     check_options(config)
     start = with_template(starting_weights(config.model), variant.halos)
+    check_policies(start, config.reference)
     mode = "none" if needs.reference == "none" else reference_mode(config, config.reference)
     if mode == "cached" and needs.reference == "distribution":
         raise UserError(

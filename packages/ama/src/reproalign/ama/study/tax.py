@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from reproalign.ama.study.config import TaxConfig
 from reproalign.ama.study.published import published_points
@@ -173,7 +173,8 @@ def _number(value: object) -> str:
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(*header, title=title, header_style="bold", title_style="bold")
+    columns = (Column(name, overflow="fold") for name in header)
+    table = Table(*columns, title=title, header_style="bold", title_style="bold")
     for row in rows:
         table.add_row(*row)
     return table

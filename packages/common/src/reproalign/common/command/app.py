@@ -127,7 +127,12 @@ def known_verbs(app: App) -> list[str]:
     from reproalign.common.options.groups import options
 
     recipes = ["recipes"] if options(app.package, "experiment") else []
-    return [*(verb.name for verb in app.verbs), *recipes, *(other for other, _, _ in app.more), "completion"]
+    return [
+        *dict.fromkeys(verb.name for verb in app.verbs),
+        *recipes,
+        *(other for other, _, _ in app.more),
+        "completion",
+    ]
 
 
 def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:

@@ -171,11 +171,23 @@ def _load(
             table = tables["train" if role == "train" else "test"]
             used = {"rows_used": len(table), "sha256": fingerprint_dataset(table)}
             provenance[role if alone else f"{role}:{label}"] = {**facts, **used}
+    _check_forms(parts)
     mixed = mix_datasets(parts, seed=seed, shuffle=not alone)
     evaluation = _head(mixed.get("test"), data.max_eval_rows)
     if not train:
         return PreferenceData(evaluation, None, provenance)
     return PreferenceData(_head(mixed["train"], max_rows), evaluation, provenance)
+
+
+def _check_forms(parts: list[MixPart]) -> None:
+    """Refuse sets of which one has text for its responses and another messages: no column holds both."""
+    forms = {part.name: isinstance(rows[0].get("chosen"), str) for part in parts for rows in part.splits.values()}
+    texts, dialogues = ([name for name, is_text in forms.items() if is_text is kind] for kind in (True, False))
+    if texts and dialogues:
+        raise UserError(
+            f"data.sets.{texts[0]} has text for prompts and responses and data.sets.{dialogues[0]} messages, and the "
+            "two are not mixed; give both in one form"
+        )
 
 
 def _head(dataset: Any, rows: int | None) -> Any:

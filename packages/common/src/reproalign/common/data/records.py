@@ -173,7 +173,9 @@ def column(row: dict[str, Any], name: str) -> Any:
     Raises:
         RowError: if it is missing, naming those that are there.
     """
-    if row.get(name) is None:
+    if row.get(name) is None and name in row:
+        raise RowError(f"column '{name}' is null")
+    if name not in row:
         raise RowError(f"column '{name}' is missing (the row has: {', '.join(sorted(row)) or 'nothing'})")
     return row[name]
 

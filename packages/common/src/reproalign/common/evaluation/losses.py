@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from reproalign.common.console import progress
 from reproalign.common.errors import UserError
 from reproalign.common.generation.sampling import shares
 from reproalign.common.journal import growing, keep_lines, recover_lines, sums_of
@@ -137,7 +137,7 @@ def _measure_share(
     if whole == len(places):
         return
     scorer = load()
-    with growing(path) as write, _progress(disable=not state.is_main_process) as bar:
+    with growing(path) as write, progress(shown=state.is_main_process) as bar:
         task = bar.add_task("measuring losses", total=len(places), completed=whole)
         for start in range(whole, len(places), batch_size):
             part = places[start : start + batch_size]
@@ -158,8 +158,3 @@ def _read_done(path: Path, places: Sequence[int]) -> list[RowLoss]:
             raise UserError(f"{path} line {number + 1}: not a loss of this run; choose another output_dir")
         done.append(loss)
     return done
-
-
-def _progress(*, disable: bool) -> Progress:
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}", markup=False), *columns, disable=disable)

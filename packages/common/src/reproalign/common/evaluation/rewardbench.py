@@ -138,7 +138,7 @@ def read_rewardbench(path: str) -> list[dict[str, Any]]:
         UserError: naming the row that lacks one of them.
     """
     rows = []
-    for row in read_local(local_path(path)):
+    for row in read_local(local_path(path, key="rewardbench")):
         for name in ("prompt", "chosen", "rejected", "subset"):
             if row.problem or not isinstance(row.values.get(name), str):
                 raise UserError(f"{row.place}: {row.problem or f'column {name!r} (text) is missing'}")

@@ -10,7 +10,7 @@ from typing import TypeVar
 from peft import PeftConfig
 from transformers import AutoConfig
 
-from reproalign.common.config.model import LoadedModelConfig
+from reproalign.common.config.model import LoadedModelConfig, ReferenceWeightsConfig
 from reproalign.common.errors import UserError, first_line
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.ensemble_file import is_ensemble
@@ -82,6 +82,18 @@ def check_reward_model(config: LoadedModelConfig, key: str = "model.name") -> No
             f"{key}={config.name} is no reward model with one output, but {what}; give the model folder of a run that "
             "trained one, or another sequence classifier with one label"
         )
+
+
+def check_policies(model: LoadedModelConfig, reference: ReferenceWeightsConfig) -> None:
+    """Refuse a reward model for a policy, or for the reference that it is compared with.
+
+    Raises:
+        UserError: naming the key.
+    """
+    check_language_model(model)
+    if reference.model is not None:
+        other = replace(model, name=reference.model, revision=reference.revision)
+        check_language_model(other, "reference.model")
 
 
 def check_language_model(config: LoadedModelConfig, key: str = "model.name") -> None:

@@ -175,7 +175,9 @@ def _check_key(word: str, key: str, schema: type, renamed: Renamed) -> str:
     if found is None:
         known = known_keys(schema)
         sentence = new_name(key, word.partition("=")[2], known, renamed)
-        raise UserError(sentence or f"unknown key '{key}'{did_you_mean(key, known)}; 'VERB --help' lists the keys")
+        ends = [full for full in known if full.endswith(f".{key}")]
+        hint = f" (did you mean '{ends[0]}'?)" if len(ends) == 1 else did_you_mean(key, known)
+        raise UserError(sentence or f"unknown key '{key}'{hint}; --help behind the verb lists the keys")
     field, mapping = found
     if is_section(field.kind) and locate(schema, f"{key}.name"):
         return ""  # it names the section's class, which the schema already has

@@ -66,8 +66,8 @@ def same_run(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
     """Return the record of ``invocation``'s run in ``folder``, finished or not.
 
     Returns:
-        None if the folder is new or holds nothing but what a run that died at its start left. Of a run whose record was
-        lost a record of the configuration alone.
+        None if the folder is new or holds nothing but what a run left that died or failed at its start. Of a run whose
+        record was lost a record of the configuration alone.
 
     Raises:
         UserError: if the folder is a file, holds another run, or files that are no run's.
@@ -81,12 +81,22 @@ def same_run(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
     record = read_record(folder)
     differing = config_differences(record["config"], invocation.config)
     if differing or record.get("verb") != invocation.verb:
+        if record["status"] == "failed" and _holds_nothing(folder):
+            return None
         names = ", ".join(differing[:5]) + (" …" if len(differing) > 5 else "")
         raise UserError(
             f"output_dir={folder} belongs to another run, `{_begins(record['command'])}` (differs in: "
             f"{names or 'verb'}); choose another output_dir"
         )
     return record
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """Say whether a run left nothing but its record, its options and rows that it rejected: it failed at its start."""
+    own = {RECORD, CONFIG, LOCK}
+    return all(
+        path.name in own or path.name.startswith("rejects-") or _is_temporary(path.name) for path in folder.iterdir()
+    )
 
 
 def _without_record(folder: Path, invocation: Invocation) -> dict[str, Any] | None:

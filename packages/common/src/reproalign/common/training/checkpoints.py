@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from reproalign.common.errors import UserError
 from reproalign.common.integrity import damage
-from reproalign.common.manifests import seal
+from reproalign.common.manifests import CARD, seal
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -38,7 +38,7 @@ def resume_from(run_dir: Path, resume: str, on_bad_checkpoint: str) -> Path | No
         The checkpoint, or None to start from the beginning.
 
     Raises:
-        UserError: for a named folder that is damaged or missing, or for any damage under ``stop``.
+        UserError: for a named folder that is damaged, missing or another run's, or for any damage under ``stop``.
     """
     if resume == "never":
         return None
@@ -46,6 +46,11 @@ def resume_from(run_dir: Path, resume: str, on_bad_checkpoint: str) -> Path | No
         folder = Path(resume)
         if not folder.is_dir():
             raise UserError(f"resume={resume}: no such checkpoint folder")
+        if folder.resolve().parent != run_dir.resolve():
+            raise UserError(
+                f"resume={resume} is not of this run, whose checkpoints are in output_dir={run_dir}; to start from its "
+                f"weights, give model.name={resume}"
+            )
         if problem := damage(folder):
             raise UserError(f"cannot resume: {problem}; name another checkpoint or use resume=auto")
         return folder
@@ -90,5 +95,6 @@ class ManifestCallback(TrainerCallback):
             part.save_state(folder)
         partial.wait_for_everyone()
         if partial.is_main_process:
+            (folder / CARD).unlink(missing_ok=True)  # PEFT's, which is empty but for the path of a cache
             seal(folder)
         partial.wait_for_everyone()

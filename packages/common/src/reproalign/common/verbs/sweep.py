@@ -129,4 +129,8 @@ def check_values(key: str, values: Any) -> list[Any]:
         raise UserError(f"{key} takes a list of values; write {key}=[A,B]")
     if any(value in values[:number] for number, value in enumerate(values)):
         raise UserError(f"{key}={values} names a value twice")
+    if key == "seeds":
+        wrong = [value for value in values if isinstance(value, bool) or not isinstance(value, int) or value < 0]
+        if wrong:
+            raise UserError(f"seeds={values}: {wrong[0]} is no seed; give integers of at least 0")
     return values

@@ -92,7 +92,10 @@ def run_origin(record: Mapping[str, Any], folder: Path, bases: Mapping[str, str]
     """
     verb, config = record.get("verb"), record["config"]
     if verb == "train":
-        trained = tuple(config["data"].get("train_domains") or config["data"]["domains"])
+        if record.get("package", "reproalign.more") != "reproalign.more":
+            raise UserError(f"{folder}: a training of `{str(record['command']).split()[0]}`; give runs of more-rm")
+        data = config["data"]
+        trained = tuple(data.get("train_domains") or data.get("domains") or data.get("sets") or ())
         return Origin(base_name(config["model"]["name"], bases), _scheme(config, trained), trained)
     if verb == "evaluate" and config.get("fresh_head"):
         return Origin(base_name(config["model"]["name"], bases), RAW)
