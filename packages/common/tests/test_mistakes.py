@@ -115,7 +115,8 @@ def test_a_recipe_of_another_verb_or_none_and_a_key_that_is_not_set(capsys):
         ("empty.jsonl", "the file has no rows"),
         ("cut.jsonl", "cut.jsonl line 2: not valid JSON"),
         ("list.jsonl", "list.jsonl line 2: not a JSON object"),
-        ("row.jsonl", "row.jsonl line 2: column 'chosen' is missing (the row has: chosen, prompt, rejected"),
+        ("row.jsonl", "row.jsonl line 2: column 'chosen' is missing (the row has: prompt, rejected"),
+        ("null.jsonl", "null.jsonl line 2: column 'chosen' is null"),
     ],
 )
 def test_files(fails, tmp_path, name, message):
@@ -125,7 +126,8 @@ def test_files(fails, tmp_path, name, message):
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "cut.jsonl").write_text(lines(GOOD, '{"prompt": '))
     (tmp_path / "list.jsonl").write_text(lines(GOOD, "[1, 2]"))
-    (tmp_path / "row.jsonl").write_text(lines(GOOD, {**GOOD, "chosen": None}))
+    (tmp_path / "row.jsonl").write_text(lines(GOOD, {key: GOOD[key] for key in GOOD.keys() - {"chosen"}}))
+    (tmp_path / "null.jsonl").write_text(lines(GOOD, {**GOOD, "chosen": None}))
     assert message in fails(*own(name))
 
 

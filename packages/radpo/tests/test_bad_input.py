@@ -47,7 +47,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["loss=ra-dpo", "reference.mode=cached"], "needs the reference's whole distribution"),
         (["loss=kto", "trainer.per_device_train_batch_size=1"], "batches of at least 2 rows"),
         (["loss=kto", "rows.frac_unique_desirable=0"], "these are of one class"),
-        (["loss=kto", "rows.selection=scores"], "selection=scores needs scores"),
+        (["loss=kto", "rows.selection=scores"], "selection=scores needs a score of each response"),
         (["trainer.num_train_epochs=1.5"], "must be a whole number"),
         (["data=own", "data.sets.a={source: alpacaeval, path: demo:pairs-train}"], "alpacaeval is for evaluation only"),
         (["data.max_rows=3"], "3 rows fill no batch of 4 for each of 1 process"),

@@ -25,7 +25,7 @@ from reproalign.common.options.choices import chosen_sections, named, opened, sp
 from reproalign.common.options.file import KEY, check_keys, given_file, is_whole, put_file, read_file
 from reproalign.common.options.foreign import check_foreign
 from reproalign.common.options.groups import COMMON_CONFIGS, any_choice, groups, options, primary_module
-from reproalign.common.options.keys import fields, is_section, known_keys, locate
+from reproalign.common.options.keys import declared_fields, fields, is_section, known_keys, locate
 from reproalign.common.options.load import load_object
 from reproalign.common.options.renamed import Renamed, new_choice, new_name
 from reproalign.common.options.variants import leave_out_other_variants
@@ -175,7 +175,7 @@ def _check_key(word: str, key: str, schema: type, renamed: Renamed) -> str:
     if found is None:
         known = known_keys(schema)
         sentence = new_name(key, word.partition("=")[2], known, renamed)
-        ends = [full for full in known if full.endswith(f".{key}")]
+        ends = [full for full in [*known, *declared_fields(schema)] if full.endswith(f".{key}")]
         hint = f" (did you mean '{ends[0]}'?)" if len(ends) == 1 else did_you_mean(key, known)
         raise UserError(sentence or f"unknown key '{key}'{hint}; --help behind the verb lists the keys")
     field, mapping = found

@@ -86,6 +86,12 @@ def known_keys(schema: type) -> list[str]:
     return [key for key, _ in keys(schema)]
 
 
+def declared_fields(schema: type) -> list[str]:
+    """List the keys of mappings to another library that have a meaning here: ``trainer.learning_rate``."""
+    mappings = ((key, field.option.fields) for key, field in keys(schema) if field.option is not None)
+    return [f"{key}.{name}" for key, known in mappings for name in known]
+
+
 def locate(schema: type, key: str) -> tuple[Field, str] | None:
     """Find a key that a user gave.
 

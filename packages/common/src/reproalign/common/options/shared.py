@@ -15,7 +15,7 @@ BACKENDS = {"auto": "vllm where it is installed and there is a GPU", "transforme
 RESUME: dict[str, Any] = {
     "help": "an interrupted run",
     "choices": {"auto": "go on from its last checkpoint", "never": "refuse its folder"},
-    "also": "a checkpoint folder",
+    "also": "one of its checkpoint folders",
 }
 GO_ON: dict[str, Any] = {
     "help": "an interrupted run",

@@ -31,7 +31,7 @@ def resume_from(run_dir: Path, resume: str, on_bad_checkpoint: str) -> Path | No
 
     Args:
         run_dir: the run's folder.
-        resume: ``auto`` (the newest good checkpoint, none if there is none), ``never``, or a checkpoint folder.
+        resume: ``auto`` (the newest good checkpoint, none if there is none), ``never``, or one of its checkpoints.
         on_bad_checkpoint: ``fallback`` names a damaged checkpoint and takes the next older one; ``stop`` refuses.
 
     Returns:
