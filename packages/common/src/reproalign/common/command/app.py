@@ -126,13 +126,9 @@ def known_verbs(app: App) -> list[str]:
     """List what may follow the command's name."""
     from reproalign.common.options.groups import options
 
+    verbs = dict.fromkeys(verb.name for verb in app.verbs)  # some share a name
     recipes = ["recipes"] if options(app.package, "experiment") else []
-    return [
-        *dict.fromkeys(verb.name for verb in app.verbs),
-        *recipes,
-        *(other for other, _, _ in app.more),
-        "completion",
-    ]
+    return [*verbs, *recipes, *(other for other, _, _ in app.more), "completion"]
 
 
 def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
