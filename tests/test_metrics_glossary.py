@@ -39,7 +39,7 @@ def test_every_recorded_metric_is_explained():
         if name.isdigit() or name.startswith("quantile_0") or name == "quantile_1":
             continue
         plain = name.removeprefix("eval_").removesuffix("_stderr").removesuffix("_std")
-        plain = re.sub(r"_(5|10|20)$", "_N", plain)
+        plain = re.sub(r"_(5|10|20)(?=$|_calibrated)", "_N", plain)
         first, _, last = plain.partition("/")
         plain = f"{first}/DOMAIN" if last in domains else plain
         accepted = {name, plain, f"eval_{plain}", first if last in domains else plain}
