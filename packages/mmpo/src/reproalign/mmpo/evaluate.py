@@ -51,7 +51,10 @@ _LOGPROBS = asdict(LogprobsConfig())
 def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Measure accuracy, margins and calibration on the data, and RewardBench's sections if a file is given."""
     kind = _kind(config)
-    _check_reward(config) if kind == "reward" else _check_reference(config)
+    if kind == "reward":
+        _check_reward(config)
+    else:
+        _check_reference(config)
     config = _as_trained(config)
     check_gamma(config.target.gamma)
     variant = rules_of(config.variant)
@@ -111,9 +114,13 @@ def _kind(config: EvaluateConfig) -> str:
 def _check_reward(config: EvaluateConfig) -> None:
     """Refuse what is read for policies alone."""
     reference = config.reference
-    unread = {"reference.model": reference.model, "reference.revision": reference.revision, "beta": config.beta}
-    unread |= {"reference_free": config.reference_free}
-    unread |= {f"logprobs.{key}": value for key, value in asdict(config.logprobs).items() if value != _LOGPROBS[key]}
+    unread = {
+        "reference.model": reference.model,
+        "reference.revision": reference.revision,
+        "reference_free": config.reference_free,
+        "beta": config.beta,
+        **{f"logprobs.{key}": value for key, value in asdict(config.logprobs).items() if value != _LOGPROBS[key]},
+    }
     for key, value in unread.items():
         if value is not None:
             raise UserError(f"{key}={value} is for a policy, but a reward model is evaluated; leave it out")

@@ -173,10 +173,10 @@ def column(row: dict[str, Any], name: str) -> Any:
     Raises:
         RowError: if it is missing, naming those that are there.
     """
-    if row.get(name) is None and name in row:
-        raise RowError(f"column '{name}' is null")
     if name not in row:
         raise RowError(f"column '{name}' is missing (the row has: {', '.join(sorted(row)) or 'nothing'})")
+    if row[name] is None:
+        raise RowError(f"column '{name}' is null")
     return row[name]
 
 

@@ -93,16 +93,18 @@ def same_run(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
 
 def _holds_nothing(folder: Path) -> bool:
     """Say whether a run left nothing but its record, its options and rows that it rejected: it failed at its start."""
-    own = {RECORD, CONFIG, LOCK}
-    return all(
-        path.name in own or path.name.startswith("rejects-") or _is_temporary(path.name) for path in folder.iterdir()
-    )
+    return all(name in (RECORD, CONFIG) or name.startswith("rejects-") for name in _held(folder))
+
+
+def _held(folder: Path) -> set[str]:
+    """Return the names in a run's folder but for the lock and what is half written."""
+    return {path.name for path in folder.iterdir() if path.name != LOCK and not _is_temporary(path.name)}
 
 
 def _without_record(folder: Path, invocation: Invocation) -> dict[str, Any] | None:
     import yaml
 
-    held = {path.name for path in folder.iterdir() if path.name != LOCK and not _is_temporary(path.name)}
+    held = _held(folder)
     if not held:
         return None
     try:
