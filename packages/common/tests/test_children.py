@@ -80,9 +80,7 @@ def napping(tmp_path, monkeypatch):
     (package / "__init__.py").write_text(PACKAGE)
     (package / "configs" / "__init__.py").write_text("")
     for verb in ("nap", "naps"):
-        (package / "configs" / f"{verb}.yaml").write_text(
-            f"defaults:\n  - schema: {verb}\n  - launch: single\n  - _self_\n"
-        )
+        (package / "configs" / f"{verb}.yaml").write_text("defaults:\n  - launch: single\n  - _self_\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package.parent), *filter(None, sys.path)]))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 

@@ -53,8 +53,7 @@ def composed(config: dict[str, Any], **words: str) -> Any:
     schema = specialised(Config, config)
     plain = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), config))
     check(schema, plain)
-    merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
-    return built(Config, OmegaConf.to_object(merged))
+    return built(Config, plain)
 
 
 def test_the_default_and_the_keys_are_those_of_the_chosen_class():

@@ -52,7 +52,7 @@ def bakery(tmp_path_factory):
     configs = tmp_path_factory.mktemp("packages") / "bakery" / "configs"
     configs.mkdir(parents=True)
     (configs / "__init__.py").touch()
-    (configs / "bake.yaml").write_text("defaults: [schema: bake, _self_]\n")
+    (configs / "bake.yaml").write_text("defaults: [_self_]\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(configs.parents[1])
         yield

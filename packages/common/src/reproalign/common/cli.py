@@ -229,12 +229,15 @@ def _check_options(record: dict[str, Any]) -> None:
     Raises:
         UserError: naming the version that can replay it.
     """
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from reproalign.common.invocation import structured
+    from reproalign.common.options.choices import specialised
+    from reproalign.common.options.load import load_object
 
     try:
-        structured(record["schema"], record["config"])
+        schema = specialised(load_object(record["schema"]), record["config"])
+        OmegaConf.merge(OmegaConf.structured(schema), record["config"])
     except (OmegaConfBaseException, UserError, ImportError, AttributeError, KeyError) as error:
         made = record.get("versions", {}).get("reproalign-common", "unknown")
         commit = (record.get("git") or {}).get("commit")

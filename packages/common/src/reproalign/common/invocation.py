@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +70,10 @@ class Invocation:
 
 
 def structured(schema: str, config: dict[str, Any]) -> Any:
-    """Return a plain configuration as an object of its schema class, ``module:class``."""
-    from omegaconf import OmegaConf
+    """Return a composed configuration as an object of its schema class, ``module:class``."""
+    from reproalign.common.options.choices import built
 
-    from reproalign.common.options.choices import built, specialised
-
-    cls = load_object(schema)
-    merged = OmegaConf.unsafe_merge(OmegaConf.structured(specialised(cls, config)), OmegaConf.create(config))
-    return built(cls, OmegaConf.to_object(merged))
+    return built(load_object(schema), deepcopy(config))
 
 
 def carry_out(invocation: Invocation) -> None:

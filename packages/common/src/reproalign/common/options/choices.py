@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from reproalign.common.errors import choose
 from reproalign.common.options.declare import option
+from reproalign.common.options.keys import fields, is_section
 from reproalign.common.options.load import load_object
 
 CHOICE = "reproalign choice"  # where a dataclass field keeps it
@@ -73,12 +74,12 @@ def named(schema: type, config: dict[str, Any], words: Mapping[str, str], prefix
         config: its plain values as the files have them; changed.
         words: key -> value, as given: ``{"loss": "slic", "loss.risk.name": "entropic"}``.
         prefix: of the keys.
-        variant: of the configuration; "": as the words or the files have it.
+        variant: of the configuration; "": as the words or the files have it, or by default.
 
     Raises:
         UserError: for an unknown name.
     """
-    variant = variant or str(words.get("variant", config.get("variant")))
+    variant = variant or str(words.get("variant", config.get("variant", getattr(schema, "variant", ""))))
     for name, choice in chosen_sections(schema).items():
         key, classes = f"{prefix}{name}", choice.classes()
         section: dict[str, Any] = config.get(name) or {}
@@ -93,18 +94,18 @@ def named(schema: type, config: dict[str, Any], words: Mapping[str, str], prefix
 
 def specialised(schema: type, config: Mapping[str, Any]) -> type:
     """Return ``schema`` with the classes of its chosen sections as ``config`` names them, each with a ``name``."""
-    fields: list[Any] = [
+    sections: list[Any] = [
         (name, section, dataclasses.field(default_factory=section))
         for name, choice in chosen_sections(schema).items()
         for section in [_section(choice, config[name])]
     ]
-    return make_dataclass(schema.__name__, fields, bases=(schema,)) if fields else schema
+    return make_dataclass(schema.__name__, sections, bases=(schema,)) if sections else schema
 
 
 def _section(choice: Choice, config: Mapping[str, Any]) -> type:
     found = choice.classes()[config["name"]]
     hints, nested = get_type_hints(found), chosen_sections(found)
-    fields: list[Any] = [("name", str, option(config["name"], help=choice.help, choices=choice.registry))]
+    options: list[Any] = [("name", str, option(config["name"], help=choice.help, choices=choice.registry))]
     for entry in dataclasses.fields(found):
         kind: Any = hints[entry.name]
         factory: Any = entry.default_factory
@@ -114,24 +115,29 @@ def _section(choice: Choice, config: Mapping[str, Any]) -> type:
             factory = kind
             default = dataclasses.MISSING
         given: Any = {"default": default} if factory is dataclasses.MISSING else {"default_factory": factory}
-        fields.append((entry.name, kind, dataclasses.field(**given, metadata=entry.metadata)))
-    section = make_dataclass(found.__name__, fields)
+        options.append((entry.name, kind, dataclasses.field(**given, metadata=entry.metadata)))
+    section = make_dataclass(found.__name__, options)
     section.__doc__ = found.__doc__
     return section
 
 
-def built(schema: type, config: Any) -> Any:
-    """Put the values that the chosen sections of ``config`` stand for in their places, and return ``config``.
+def built(schema: type, config: Mapping[str, Any]) -> Any:
+    """Return a configuration's plain values as an object of its class, chosen sections as the values they stand for.
 
     Args:
-        schema: the class that was specialised.
-        config: an object of the specialised class; changed.
+        schema: the class.
+        config: a value of its type for every key that is not to have its default; not checked.
     """
-    for name, choice in chosen_sections(schema).items():
-        section = getattr(config, name)
-        found = choice.classes()[section.name]
-        built(found, section)
-        setattr(
-            config, name, found(**{entry.name: getattr(section, entry.name) for entry in dataclasses.fields(found)})
-        )
-    return config
+    given, chosen = dict(config), chosen_sections(schema)
+    for field in fields(schema):
+        value = given.get(field.name)
+        if field.name in chosen and value is not None:
+            named = dict(value)
+            given[field.name] = built(chosen[field.name].classes()[named.pop("name")], named)
+        elif is_section(field.kind) and value is not None:
+            given[field.name] = built(field.kind, value)
+        elif is_section(field.entry) and isinstance(value, Mapping):
+            given[field.name] = {name: built(field.entry, entry) for name, entry in value.items()}
+        elif is_section(field.entry) and value is not None:
+            given[field.name] = [built(field.entry, entry) for entry in value]
+    return schema(**given)

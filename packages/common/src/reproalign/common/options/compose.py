@@ -11,7 +11,6 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -21,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.options.check import check, check_characters
-from reproalign.common.options.choices import chosen_sections, named, opened, specialised
+from reproalign.common.options.choices import named, opened, specialised
 from reproalign.common.options.file import KEY, check_keys, given_file, is_whole, put_file, read_file
 from reproalign.common.options.foreign import check_foreign
 from reproalign.common.options.groups import COMMON_CONFIGS, any_choice, groups, options, primary_module
@@ -61,7 +60,7 @@ def compose(
     Args:
         package: the paper package; its ``configs`` module holds its groups, and so does the core's.
         config_name: the verb's primary configuration (see :func:`~reproalign.common.options.groups.primary_module`).
-        schema: ``module:class`` of the structured configuration, available to Hydra as ``schema: <config_name>``.
+        schema: ``module:class`` of the structured configuration, which the files' values are put into.
         overrides: words in Hydra's override syntax; ``experiment=NAME`` picks a recipe.
         renamed: keys of the package that changed their names, see :class:`~reproalign.common.command.app.App`.
         foreign: also check what takes an import of transformers: keys that are another library's.
@@ -117,15 +116,13 @@ def _compose(
         content = read_file(file) if file is not None else {}
         if file is not None and is_whole(opened(node), content):
             chosen = [*chosen, *any_choice(package, config_name, chosen)]  # of which nothing is used
-        composed = deepcopy(_compose_files(package, config_name, opened(node), tuple(chosen)))
+        config = deepcopy(_compose_files(package, config_name, tuple(chosen)))
         if file is not None:
-            composed = put_file(composed, opened(node), file, content, given, renamed)
-        if chosen_sections(node):
-            config: Any = OmegaConf.to_container(composed, resolve=False)
-            named(node, config, {key: _value(word) for word, key in words.items()})
-            node = specialised(node, config)
-            check_keys(node, file, content, renamed)
-            composed = OmegaConf.unsafe_merge(OmegaConf.structured(node), OmegaConf.create(config))
+            config = put_file(config, opened(node), file, content, given, renamed)
+        named(node, config, {key: _value(word) for word, key in words.items()})
+        node = specialised(node, config)
+        check_keys(node, file, content, renamed)
+        composed = OmegaConf.unsafe_merge(OmegaConf.structured(node), OmegaConf.create(config))
         checked = [_check_key(word, key, node, renamed) for word, key in words.items()]
         _put_values(composed, [word for word in checked if word])
         leave_out_other_variants(composed, node, words.values())
@@ -135,13 +132,15 @@ def _compose(
 
 
 @cache
-def _compose_files(package: str, config_name: str, schema: type, chosen: tuple[str, ...]) -> Any:
-    """Compose files by Hydra, once per process: the children of a run, its sweep or its recipe choose the same."""
-    ConfigStore.instance().store(group="schema", name=config_name, node=schema, package="_global_")
+def _compose_files(package: str, config_name: str, chosen: tuple[str, ...]) -> Any:
+    """Compose files by Hydra, once per process: the children of a run, its sweep or its recipe choose the same.
+
+    Without the schema, which Hydra would copy again and again: it is merged with what comes of them, once.
+    """
     GlobalHydra.instance().clear()
     with initialize_config_module(config_module=primary_module(package, config_name), version_base="1.3"):
         searched = f"hydra.searchpath=[pkg://{package}.configs,pkg://{COMMON_CONFIGS}]"
-        return hydra_compose(config_name=config_name, overrides=[searched, *chosen])
+        return OmegaConf.to_container(hydra_compose(config_name=config_name, overrides=[searched, *chosen]))
 
 
 def _put_values(composed: Any, words: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf, flag_override
+from omegaconf import OmegaConf
 
 from reproalign.common.errors import UserError, did_you_mean, first_line
 from reproalign.common.options.choices import chosen_sections
@@ -60,9 +60,9 @@ def check_keys(schema: type, path: Path | None, content: Mapping[str, Any], rena
     Raises:
         UserError: naming the key, and its new name if it changed.
     """
-    known = known_keys(schema)
     for key in _keys(schema, content):
         if locate(schema, key) is None:
+            known = known_keys(schema)
             sentence = new_name(key, "", known, renamed) or f"unknown key '{key}'{did_you_mean(key, known)}"
             raise UserError(f"{KEY}={path}: {sentence}")
 
@@ -73,12 +73,17 @@ def is_whole(schema: type, content: Mapping[str, Any]) -> bool:
 
 
 def put_file(
-    composed: Any, schema: type, path: Path, content: Mapping[str, Any], groups: Sequence[str], renamed: Renamed
-) -> Any:
+    composed: dict[str, Any],
+    schema: type,
+    path: Path,
+    content: Mapping[str, Any],
+    groups: Sequence[str],
+    renamed: Renamed,
+) -> dict[str, Any]:
     """Put a file's values over what was composed. One that has every key stands by itself.
 
     Args:
-        composed: of the verb's configurations.
+        composed: of the verb's configurations, as plain values.
         schema: the configuration class, with free keys in sections that are chosen by their names.
         path: the file.
         content: of the file.
@@ -92,16 +97,17 @@ def put_file(
     whole = is_whole(schema, content)
     if whole and "experiment" in groups:
         raise UserError(f"{KEY}={path} has every key, so that a recipe beside it says nothing; leave one of them out")
-    base = OmegaConf.structured(schema) if whole else composed
-    chosen = {name: composed[name] for name in groups if name in {field.name for field in fields(schema)}}
-    with flag_override(base, "struct", False):
-        for name, section in content.items():
-            if isinstance(section, Mapping) and "name" in section and name in chosen_sections(schema):
-                base[name] = {}  # the keys of another loss are none of this one
-        base.merge_with(content)
-        for name, values in chosen.items():
-            base[name] = values
-    return base
+    over = {name: composed[name] for name in groups if name in composed}
+    # The keys of another loss than the file's are none of its own.
+    renewed = {
+        name
+        for name in chosen_sections(schema)
+        if isinstance(section := content.get(name), Mapping) and "name" in section
+    }
+    base = {} if whole else {name: values for name, values in composed.items() if name not in renewed}
+    merged = OmegaConf.to_container(OmegaConf.merge(base, content))
+    assert isinstance(merged, dict)
+    return {str(name): values for name, values in merged.items()} | over
 
 
 def _keys(schema: type, content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
