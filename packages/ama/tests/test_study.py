@@ -250,7 +250,7 @@ def test_a_ratio_that_no_row_has_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("pictures")
 def test_a_training_is_drawn_in_the_order_of_its_checkpoints(tmp_path: Path) -> None:
     checkpoints = [
         Point(

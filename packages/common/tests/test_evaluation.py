@@ -236,7 +236,7 @@ def test_mtbench_scores_drop_unreadable_ratings(tmp_path):
         read_judgments(file)
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("pictures")
 def test_plots_are_pngs_and_the_same_each_time(tmp_path):
     margins = np.linspace(-1, 3, 50)
     rows = [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6, "eval_loss": 0.65}]

@@ -76,7 +76,7 @@ def finished(folder: Path, beta: float, seed: int) -> Result:
     return Result({"loss.beta": beta}, seed, folder, json.loads((folder / "run.json").read_text()))
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("pictures")
 def test_means_spreads_differences_and_pictures_are_written(tmp_path, capsys):
     results = [finished(tmp_path / f"{beta}-{seed}", beta, seed) for beta in (0.1, 0.2) for seed in (1, 2, 3)]
     invocation = Invocation(["toy"], "reproalign.common", "train", "m:C", "m:f", {"output_dir": str(tmp_path / "all")})

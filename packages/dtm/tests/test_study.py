@@ -252,7 +252,7 @@ def test_study_curves_trains_the_adapters_it_is_told(tmp_path, word, key, value)
     assert (training["r"], training[key]) == (16, value)
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("pictures")
 def test_study_curves_of_given_evaluations_and_the_claim_about_them(tmp_path):
     runs = [evaluation(tmp_path / f"l{k}", loss) for k, loss in enumerate([2.0, 1.5, 1.6])]
     runs += [suite_run(tmp_path / f"s{k}", mmlu=value, bbh_mean=40.0 + k) for k, value in enumerate([45.0, 50.0, 49.0])]

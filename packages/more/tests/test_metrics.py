@@ -201,7 +201,7 @@ def opened(folder: Path) -> Run:
     )
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("pictures")
 def test_a_report_is_written_drawn_and_recorded(tmp_path, capsys):
     run = opened(tmp_path / "run")
     rows = [

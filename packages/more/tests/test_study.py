@@ -291,7 +291,7 @@ def test_a_claim_by_name_needs_runs_that_suffice(tmp_path, runs, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("pictures")
 def test_figures_are_drawn_of_what_there_is(tmp_path, runs, capsys):
     out = tmp_path / "figures"
     judged = make(tmp_path / "judged", "evaluate", {"model": {}}, inputs={"model.name": {"run": str(runs["more"])}})

@@ -162,7 +162,7 @@ def test_seeds_give_other_heads(tmp_path, trained) -> None:
     assert (one["score.weight"] - other["score.weight"]).abs().max() > 0.02  # six steps of 1e-3 do not go so far
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("pictures")
 def test_a_run_can_be_evaluated_and_plotted(tmp_path, trained, capsys) -> None:
     words = [
         "data=demo",

@@ -191,7 +191,7 @@ def test_a_run_s_evaluations_begin_before_and_end_after_training(trained):
     assert points[4]["kl/chosen"] > points[2]["kl/chosen"] > 0
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("pictures")
 def test_runs_are_drawn_side_by_side(tmp_path, trained, capsys):
     other = made_up(tmp_path / "other", {"step": 1, "loss": 1.0}, evaluated(2, 0.5), {"step": 2, "eval_x": "NaN"})
     output = tmp_path / "new" / "figure.png"
@@ -254,7 +254,7 @@ def swept(folder: Path, *rows: dict[str, Any], seed: int = 1, **loss: Any) -> Pa
     return folder
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("pictures")
 def test_a_metric_is_drawn_against_alpha(tmp_path, capsys, fails):
     rows = evaluated(0, 0.0), evaluated(2, 0.4), evaluated(4, 0.6)
     tail = {"name": "released_tail", "level": 0.97, "split": True, "replace_logps": False}

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -32,14 +33,16 @@ DISTRIBUTIONS = (
 
 def package_versions(package: str) -> dict[str, str]:
     """Return the versions of what the result depends on; what is not installed is left out."""
-    names = (*DISTRIBUTIONS, package.replace(".", "-"))
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {name: _version(name) for name in (*DISTRIBUTIONS, package.replace(".", "-"))}
+    return {name: known for name, known in found.items() if known is not None}
+
+
+@cache
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def git_state(package_file: Path) -> dict[str, Any] | None:
