@@ -43,6 +43,9 @@ def fails(tmp_path, capsys, monkeypatch):
         (["experiment=smoke", "target.soft_labels=none.json"], "target.soft_labels=none.json: cannot be read"),
         (["experiment=smoke", "pairs.sampling=uniform"], "needs pairs.sampling_size"),
         (["experiment=smoke", "target.filter_threshold=100"], "leaves no pair"),
+        (["experiment=smoke", "target.gamma=null", "target.margin_scale=2"], "is not read without target.gamma;"),
+        (["experiment=smoke", "pairs.sampling_size=5"], "is not read without pairs.sampling;"),
+        (["experiment=smoke", "model.lora.r=8"], "is not read without model.lora.enabled;"),
     ],
 )  # fmt: skip
 def test_settings(fails, words, message):

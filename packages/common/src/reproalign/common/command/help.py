@@ -136,6 +136,7 @@ def meaning(option: Option) -> str:
         " or ".join(filter(None, [f"one of: {named}" if named else "", option.also])),
         f"null: {option.null}" if option.null else "",
         f"read by variant={option.variant} alone" if option.variant else "",
+        f"read with {' or '.join(option.read_with)} alone" if option.read_with else "",
         f"from {option.source}" if option.source else "",
     ]
     return "; ".join(filter(None, parts))

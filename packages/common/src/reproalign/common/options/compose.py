@@ -28,6 +28,7 @@ from reproalign.common.options.groups import COMMON_CONFIGS, any_choice, groups,
 from reproalign.common.options.keys import declared_fields, fields, is_section, known_keys, locate
 from reproalign.common.options.load import load_object
 from reproalign.common.options.renamed import Renamed, new_choice, new_name
+from reproalign.common.options.unread import check_read
 from reproalign.common.options.variants import leave_out_other_variants
 from reproalign.common.options.words import as_word
 
@@ -73,6 +74,7 @@ def compose(
     resolved = _resolve(composed, node)
     check_characters(resolved, "")
     check(node, resolved)
+    check_read(node, resolved, [_split(word)[0] for word in overrides])
     if foreign:
         check_foreign(node, resolved)
     settle = getattr(node, "settle", None)
