@@ -69,7 +69,7 @@ def composed(*words: str) -> dict[str, Any]:
     ("words", "message"),
     [
         (["seed=-1"], "seed=-1 must be from 0 to 4294967295"),
-        (["seed=1.5"], "seed: Value '1.5' of type 'float' could not be converted to Integer"),
+        (["seed=1.5"], "seed=1.5 must be a whole number"),
         (["oven.heat=300"], "oven.heat=300.0 must be at least 0 and below 300"),
         (["oven.heat=nan"], "oven.heat=nan must be at least 0 and below 300"),
         (["oven.mode=gril"], "unknown oven.mode 'gril' (did you mean 'grill'?); choose one of: fan, grill"),
@@ -98,10 +98,9 @@ def test_a_value_that_is_not_allowed_is_refused_by_its_full_name(words, message)
 
 def test_a_key_is_refused_while_what_turns_it_on_is_off():
     sentence = "oven.minutes is not read without oven.timer; set oven.timer too, or leave oven.minutes out"
-    for word in ("oven.minutes=20", "oven.minutes=30"):  # the default too: nothing of it happens
-        with pytest.raises(UserError) as error:
-            composed(word)
-        assert str(error.value) == sentence
+    with pytest.raises(UserError) as error:
+        composed("oven.minutes=20")
+    assert str(error.value) == sentence
     assert composed("oven.minutes=20", "oven.timer=true")["oven"]["minutes"] == 20
 
 

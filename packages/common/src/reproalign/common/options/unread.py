@@ -1,4 +1,4 @@
-"""Keys that another key turns on, as ``lora.enabled`` does ``lora.r``: refused of a user who gives them while it is off.
+"""Keys that another key turns on, as ``lora.enabled`` does ``lora.r``: refused of a user while it is off.
 
 A recipe or a group may have them, for whoever turns them on.
 """
@@ -16,7 +16,7 @@ OFF = (None, False, "none", "auto")  # auto: it is decided elsewhere, and what g
 
 
 def check_read(schema: type, config: Mapping[str, Any], given: Collection[str]) -> None:
-    """Refuse a key of the user's words that the run would not read.
+    """Refuse a key of the user's words that the run would not read; its default, and what is nothing, says nothing.
 
     Args:
         schema: the configuration class.
@@ -26,9 +26,9 @@ def check_read(schema: type, config: Mapping[str, Any], given: Collection[str]) 
     Raises:
         UserError: naming the key, and what turns it on.
     """
-    values = flatten(config)
+    values, defaults = flatten(config), {key: field.default for key, field in keys(schema)}
     for key, switches in off_keys(schema, config).items():
-        if key in given and values[key] not in OFF:
+        if key in given and values[key] not in (*OFF, defaults[key]):
             named = " or ".join(switches)
             raise UserError(f"{key} is not read without {named}; set {named} too, or leave {key} out")
 
