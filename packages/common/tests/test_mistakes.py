@@ -142,11 +142,14 @@ def test_files(fails, tmp_path, name, message):
     assert message in fails(*own(name))
 
 
-def test_bad_rows_can_be_skipped(tmp_path):
+def test_bad_rows_can_be_skipped(tmp_path, caplog):
     file, folder = tmp_path / "pairs.jsonl", tmp_path / "run"
     file.write_text(lines(GOOD, "{", {**GOOD, "rejected": GOOD["chosen"]}, GOOD))
     words = [*own(file), "data.on_error=skip", *QUICK, f"output_dir={folder}"]
+    assert main(["train", "experiment=smoke", *words, "--dry-run"]) == 0
+    assert "2 bad rows of train-own were skipped; the first" in caplog.text  # and listed in no folder that is gone
     assert main(["train", "experiment=smoke", *words]) == 0
+    assert f"listed in {folder}/rejects-train-own.jsonl" in caplog.text
     rejects = [json.loads(line) for line in (folder / "rejects-train-own.jsonl").read_text().splitlines()]
     assert [reject["place"].rpartition(" ")[2] for reject in rejects] == ["2", "3"]
     facts = json.loads((folder / "run.json").read_text())["fingerprints"]["data"]["train"]

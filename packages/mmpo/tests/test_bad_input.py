@@ -52,6 +52,11 @@ def test_settings(fails, words, message):
     assert message in fails(*words)
 
 
+def test_a_group_of_another_verb_is_no_choice(fails):
+    sentence = "data is no choice of this verb; leave data=demo out"
+    assert sentence in fails("data=demo", "output_dir=out", verb="best-of-n")
+
+
 def test_an_evaluated_policy_needs_its_reference(fails):
     words = ["model=tiny", "data=demo", "output_dir=out"]
     assert "set reference.model" in fails(*words, verb="evaluate")

@@ -68,8 +68,7 @@ def _note_training(config: EvaluateConfig) -> None:
 
 def read_held_out(data: ReadingConfig, run: Run, *, seed: int, any_pair: bool = False) -> Examples:
     """Read the held-out examples of the data sets, of a set without them all, and record where they came from."""
-    rejects = run.dir if run.is_main else None
-    found = load_examples(data, any_pair=any_pair, seed=seed, train=False, rejects_dir=rejects)
+    found = load_examples(data, any_pair=any_pair, seed=seed, train=False, rejects_dir=run.rejects)
     run.used_data(found.provenance)
     assert found.evaluation is not None  # there are rows, or load_set has refused the file
     return found.evaluation
