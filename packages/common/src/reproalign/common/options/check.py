@@ -82,7 +82,7 @@ def allowed_numbers(option: Option, number: int | float) -> str:
 def _check_value(field: Field, key: str, value: Any) -> None:
     if value is None:
         return
-    if value == "" and field.default == MISSING and field.option is not None:
+    if value == "" and field.default == MISSING and field.option is not None and key == field.name:  # no section's
         raise UserError(f"{key} is empty; give it a value ({field.option.help})")
     if is_section(field.kind):
         check(field.kind, value, f"{key}.")
