@@ -99,9 +99,9 @@ def test_a_dry_run_writes_nothing_and_says_what_a_training_comes_to(prints, tmp_
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["seed=${nothing}"], "Interpolation key 'nothing' not found"),
+        (["seed=${nothing}"], "seed refers to the key nothing, which there is none of"),
         (["~seed=42"], "'~seed=42' is not of the form key=value"),
-        (["data.sets=3"], "data.sets is a mapping; write data.sets.NAME=VALUE"),
+        (["data.sets=3"], "data.sets is a mapping; write data.sets.NAME.KEY=VALUE"),
     ],
 )
 def test_hydra_syntax_that_cannot_work_is_a_users_mistake(words, message):

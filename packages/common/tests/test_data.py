@@ -743,7 +743,7 @@ def test_tokenised_pairs_keep_scores_and_say_their_length(tmp_path):
     assert row["length"] == max(len(row["chosen_input_ids"]), len(row["rejected_input_ids"]))
 
 
-def test_overlong_pairs_are_cut_dropped_or_refused(tmp_path):
+def test_overlong_pairs_are_cut_dropped_or_refused(tmp_path, caplog):
     file = write(tmp_path / "rows.jsonl", [pair(1), pair(2, chosen="long " * 100), pair(3)])
 
     def lengths(overlong: str, max_length: int = 40) -> list[int]:
@@ -753,6 +753,10 @@ def test_overlong_pairs_are_cut_dropped_or_refused(tmp_path):
     cut, kept = lengths("truncate"), lengths("drop")
     assert cut[1] == 40
     assert kept == [cut[0], cut[2]]
+    said = [
+        f"1 of 3 pairs (33%) are longer than text.max_length=40 tokens and {word}" for word in ("truncated", "dropped")
+    ]
+    assert caplog.messages == said
     with pytest.raises(UserError, match=r"pair 2 is longer than text.max_length=40 tokens \(1 such pairs\)"):
         lengths("error")
     with pytest.raises(UserError, match=r"every pair is longer than text.max_length=6 tokens"):

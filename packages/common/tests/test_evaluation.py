@@ -27,6 +27,7 @@ from reproalign.common.evaluation.plots import (
     Curve,
     categories,
     comparison,
+    curves,
     histograms,
     margin_histogram,
     reliability_diagram,
@@ -258,6 +259,16 @@ def test_plots_are_pngs_and_the_same_each_time(tmp_path):
         content = (tmp_path / "a" / name).read_bytes()
         assert content.startswith(b"\x89PNG")
         assert content == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_single_logged_step_is_a_dot_at_a_whole_step(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(curves, "save", lambda figure, path: figures.append(figure))
+    training_curves([{"step": 1, "loss": 0.7}], tmp_path / "training.png", ["loss"])
+    (axis,) = figures[0].axes
+    assert axis.lines[0].get_marker() == "o"
+    assert all(step == int(step) for step in axis.get_xticks())
+    assert axis.get_legend() is None
 
 
 def recorded(folder, **config) -> RecordedRun:

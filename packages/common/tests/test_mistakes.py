@@ -50,9 +50,20 @@ def fails(tmp_path, capsys, monkeypatch):
         (["loss.beta.x=1"], "unknown key 'loss.beta.x'"),
         (["data=imdb"], "unknown data configuration 'imdb'"),
         (["data.sets.graded.source=gradedd"], "unknown data.sets.graded.source 'gradedd' (did you mean 'graded'?)"),
-        (["loss.beta=abc"], "loss.beta: Value 'abc'"),
+        (["loss.beta=abc"], "loss.beta=abc must be a number"),
+        (["seed="], "seed= must be a whole number"),
+        (["data.max_rows=none"], "data.max_rows=none must be a whole number or null"),
+        (["model.trust_remote_code=yess"], "model.trust_remote_code=yess must be true or false"),
+        (["model.revision=[a]"], "model.revision=['a'] must be text or null, not a list"),
+        (["output_dir=null"], "output_dir may not be null; it is text"),
+        (["output_dir="], "output_dir is empty; give it a value (folder that the run writes"),
+        (["data.sets=3"], "data.sets is a mapping; write data.sets.NAME.KEY=VALUE"),
+        (["text=3"], "text is a section; write text.KEY=3, where KEY is one of: system_message"),
+        (["loss.beta=${x}"], "loss.beta refers to the key x"),
+        (["loss="], "unknown loss ''"),
+        (["model=runs/x"], "write model.name=runs/x"),
         (["loss.beta=0"], "loss.beta=0.0 must be above 0"),
-        (["loss.beta=[1"], "[1"),
+        (["loss.beta=[1"], "loss.beta=[1: cannot be read; close what is open"),
         (["model.revision=a\0b"], "model.revision holds a NUL character"),
         (["config=a\0b"], "cannot be read as YAML (embedded null byte)"),
         (["data=own", "data.sets.own.path=two\nlines"], "two\\nlines"),
@@ -131,11 +142,14 @@ def test_files(fails, tmp_path, name, message):
     assert message in fails(*own(name))
 
 
-def test_bad_rows_can_be_skipped(tmp_path):
+def test_bad_rows_can_be_skipped(tmp_path, caplog):
     file, folder = tmp_path / "pairs.jsonl", tmp_path / "run"
     file.write_text(lines(GOOD, "{", {**GOOD, "rejected": GOOD["chosen"]}, GOOD))
     words = [*own(file), "data.on_error=skip", *QUICK, f"output_dir={folder}"]
+    assert main(["train", "experiment=smoke", *words, "--dry-run"]) == 0
+    assert "2 bad rows of train-own were skipped; the first" in caplog.text  # and listed in no folder that is gone
     assert main(["train", "experiment=smoke", *words]) == 0
+    assert f"listed in {folder}/rejects-train-own.jsonl" in caplog.text
     rejects = [json.loads(line) for line in (folder / "rejects-train-own.jsonl").read_text().splitlines()]
     assert [reject["place"].rpartition(" ")[2] for reject in rejects] == ["2", "3"]
     facts = json.loads((folder / "run.json").read_text())["fingerprints"]["data"]["train"]

@@ -16,6 +16,7 @@ from reproalign.common.options.check import check
 from reproalign.common.options.compose import compose
 from reproalign.common.options.keys import known_keys
 from reproalign.common.options.renamed import new_choice, new_name
+from reproalign.common.options.words import section_words
 
 
 @dataclass
@@ -28,6 +29,8 @@ class SetConfig:
 class OvenConfig:
     heat: float = option(180.0, help="heat", unit="°C", at_least=0, below=300)
     mode: str = option("fan", help="how heat is moved", choices={"fan": "by air", "grill": "from above"})
+    timer: bool = option(False, help="turn it off in time")
+    minutes: int = option(30, help="until then", read_with=("timer", "alarm"))
 
 
 @dataclass
@@ -66,7 +69,7 @@ def composed(*words: str) -> dict[str, Any]:
     ("words", "message"),
     [
         (["seed=-1"], "seed=-1 must be from 0 to 4294967295"),
-        (["seed=1.5"], "seed: Value '1.5' of type 'float' could not be converted to Integer"),
+        (["seed=1.5"], "seed=1.5 must be a whole number"),
         (["oven.heat=300"], "oven.heat=300.0 must be at least 0 and below 300"),
         (["oven.heat=nan"], "oven.heat=nan must be at least 0 and below 300"),
         (["oven.mode=gril"], "unknown oven.mode 'gril' (did you mean 'grill'?); choose one of: fan, grill"),
@@ -91,6 +94,19 @@ def test_a_value_that_is_not_allowed_is_refused_by_its_full_name(words, message)
         composed(*words)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_a_key_is_refused_while_what_turns_it_on_is_off():
+    sentence = "oven.minutes is not read without oven.timer; set oven.timer too, or leave oven.minutes out"
+    with pytest.raises(UserError) as error:
+        composed("oven.minutes=20")
+    assert str(error.value) == sentence
+    assert composed("oven.minutes=20", "oven.timer=true")["oven"]["minutes"] == 20
+
+
+def test_a_key_that_is_off_is_not_handed_on():
+    assert section_words("oven", OvenConfig(minutes=20)) == []
+    assert section_words("oven", OvenConfig(minutes=20, timer=True)) == ["oven.timer=true", "oven.minutes=20"]
 
 
 def test_what_is_allowed_comes_through():

@@ -18,6 +18,7 @@ from reproalign.common.files import sha256_file
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run, fingerprint_folder
 from reproalign.common.records.compare import agrees, compare
+from reproalign.common.records.show import record_table
 from reproalign.common.signing import write_signed
 from reproalign.common.verbs import REJECTION_SAMPLING
 
@@ -219,11 +220,36 @@ def test_show_and_verify_answer_by_exit_code(tmp_path, capsys):
     assert main(["verify", str(a), str(b / "run.json")]) == 0
     assert main(["verify", str(a), str(other)]) == 1
     assert "metrics.accuracy" in capsys.readouterr().out
+    near = finished(tmp_path / "d", {"accuracy": 0.6000001})
+    assert main(["verify", str(near), str(other)]) == 1
+    assert "0.6000001" in capsys.readouterr().out  # six digits would be the same
     assert main(["verify", str(a), str(other), "--ignore", "accuracy"]) == 0
     assert main(["verify", str(a), str(tmp_path / "none")]) == 2
     (tmp_path / "broken.json").write_text("{")
     assert main(["verify", str(a), str(tmp_path / "broken.json")]) == 2
     assert main(["verify", str(a), str(b), "--tolerance", "-1"]) == 2
+
+
+def test_a_folder_of_runs_and_one_of_a_run_are_answered_with_the_run(tmp_path, capsys):
+    for name in ("mmpo/a", "b"):
+        finished(tmp_path / name)
+    (tmp_path / "b" / "model").mkdir()
+    for folder, near in (
+        (tmp_path, f", such as {tmp_path / 'b'}, {tmp_path / 'mmpo' / 'a'}\n"),
+        (tmp_path / "x", "\n"),
+    ):
+        assert main(["show", str(folder)]) == 2
+        assert capsys.readouterr().err.endswith(f"give a run's folder{near}")
+    assert main(["show", str(tmp_path / "b" / "model")]) == 2
+    assert capsys.readouterr().err.endswith(f"such as {tmp_path / 'b'}\n")
+
+
+def test_show_leaves_out_what_has_its_default_in_a_data_set_too():
+    config = {"data": {"sets": {"mine": {"path": "a.jsonl", "name": None, "fraction": 1.0}}}, "seed": 42}
+    made = {"config": config, "schema": "reproalign.common.config.run:DataRunConfig"}
+    shown = {str(cell) for cell in record_table({"a": made}).columns[0].cells}
+    assert "data.sets.mine.path" in shown
+    assert not shown & {"data.sets.mine.name", "data.sets.mine.fraction", "seed"}
 
 
 def test_a_verb_without_launch_and_resume_is_replayed_too(tmp_path):

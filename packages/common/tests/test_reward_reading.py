@@ -188,7 +188,7 @@ def test_text_pairs_stand_as_they_are(tmp_path):
     assert found == {"prompt": "Count: ", "chosen": "Count: one", "rejected": "Count: no"}
 
 
-def test_overlong_pairs_are_cut_dropped_or_refused(tmp_path):
+def test_overlong_pairs_are_cut_dropped_or_refused(tmp_path, caplog):
     texts = [f"Count to {n}, slowly: one" for n in range(3)]
     rows = [{"prompt": "", "chosen": text * (9 if n == 1 else 1), "rejected": text} for n, text in enumerate(texts)]
 
@@ -200,6 +200,7 @@ def test_overlong_pairs_are_cut_dropped_or_refused(tmp_path):
     cut, kept = lengths("truncate"), lengths("drop")
     assert cut[1] == 20
     assert kept == [cut[0], cut[2]]
+    assert caplog.messages[0] == "1 of 3 pairs (33%) are longer than text.max_length=20 tokens and truncated"
     with pytest.raises(UserError, match=r"pair 2 is longer than text.max_length=20 tokens \(1 such pairs\)"):
         lengths("error")
     with pytest.raises(UserError, match=r"every pair is longer than text.max_length=3 tokens"):

@@ -60,6 +60,7 @@ def test_the_hash_follows_ids_and_mask_and_showing_ends_the_run(tmp_path, tokeni
     finally:
         SHOW.reset(token)
     out = capsys.readouterr().out
+    assert out.startswith("+: the loss is on these tokens")
     assert "row 1 of 1: 2 tokens; loss on 1" in out
     assert first in out
     assert Path(tmp_path / "d").exists()

@@ -239,3 +239,8 @@ def test_a_section_of_a_suite_is_checked():
     suite = SuiteConfig(name="x", benchmarks={"piqa": {"shots": "many"}})
     with pytest.raises(UserError, match=r"suite\.benchmarks\.piqa: .*many"):
         suite.benchmark("piqa")
+
+
+def test_an_evaluation_without_a_suite_is_told_those_there_are(capsys):
+    sentence = "suite is not set; add suite=NAME, one of: ama, dtm, lm_eval"
+    assert sentence in refusal("toy", main, ["evaluate", "model=tiny", "output_dir=run"], capsys)

@@ -43,10 +43,18 @@ def fails(tmp_path, capsys, monkeypatch):
         (["experiment=smoke", "target.soft_labels=none.json"], "target.soft_labels=none.json: cannot be read"),
         (["experiment=smoke", "pairs.sampling=uniform"], "needs pairs.sampling_size"),
         (["experiment=smoke", "target.filter_threshold=100"], "leaves no pair"),
+        (["experiment=smoke", "target.gamma=null", "target.margin_scale=2"], "is not read without target.gamma;"),
+        (["experiment=smoke", "pairs.sampling_size=5"], "is not read without pairs.sampling;"),
+        (["experiment=smoke", "model.lora.r=8"], "is not read without model.lora.enabled;"),
     ],
 )  # fmt: skip
 def test_settings(fails, words, message):
     assert message in fails(*words)
+
+
+def test_a_group_of_another_verb_is_no_choice(fails):
+    sentence = "data is no choice of this verb; leave data=demo out"
+    assert sentence in fails("data=demo", "output_dir=out", verb="best-of-n")
 
 
 def test_an_evaluated_policy_needs_its_reference(fails):

@@ -7,6 +7,7 @@ import shlex
 import pytest
 import yaml
 
+from reproalign.common.command.completion import fitting
 from reproalign.common.options.keys import known_keys
 from reproalign.common.options.load import load_object
 from reproalign.common.testing import composed
@@ -98,6 +99,11 @@ def released(tmp_path):
         return translate(file, list(flags))
 
     return run
+
+
+def test_the_shell_is_offered_the_recipes_of_the_verb():
+    assert fitting(APP, ["train"], "experiment=smoke") == ["experiment=smoke "]
+    assert fitting(APP, ["reward"], "experiment=smoke") == ["experiment=smoke-reward "]
 
 
 def test_of_two_verbs_with_one_name_a_key_decides(prints):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +26,7 @@ from reproalign.common.generation.asking import cut, turn_end
 from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.sampling import shares
 from reproalign.common.generation.transformers_engine import transformers_sampler
+from reproalign.common.invocation import Invocation
 from reproalign.common.journal import recover_lines
 from reproalign.common.judging.verdict import TEMPLATE, check_template, question, verdict, wilson, win_rate
 from reproalign.common.models.identify import model_label
@@ -38,6 +40,7 @@ from reproalign.common.text.collate import PairCollator
 from reproalign.radpo.cli import APP, main
 from reproalign.radpo.config import RowDataConfig, RowTextConfig
 from reproalign.radpo.data import load_examples, prepare_rows
+from reproalign.radpo.evaluate import as_trained
 from reproalign.radpo.report import measured, second_half
 from reproalign.radpo.rows import RowRules
 from reproalign.radpo.sweep import against_alpha
@@ -91,6 +94,34 @@ def test_an_evaluation_repeats_the_training_run_s_own(tmp_path, trained):
     assert found["metrics"].keys() == expected.keys()
     assert found["metrics"] == pytest.approx(expected, abs=1e-5)
     assert {"policy", "reference"} == found["fingerprints"]["weights"].keys()
+
+
+@pytest.fixture(scope="module")
+def by_tdpo(tmp_path_factory, trained) -> str:
+    """The trained model, as a run of another loss would have left it."""
+    folder = tmp_path_factory.mktemp("tdpo")
+    shutil.copytree(trained / "model", folder / "model")
+    made = record(trained)
+    loss = {"name": "tdpo", "beta": 0.3, "alpha": 0.7}
+    write_signed(folder / "run.json", made | {"config": {**made["config"], "loss": loss}})
+    return str(folder / "model")
+
+
+@pytest.mark.parametrize(
+    ("words", "loss"),
+    [
+        ([], {"name": "tdpo", "beta": 0.3, "alpha": 0.7}),
+        (["loss.beta=0.2"], {"name": "tdpo", "beta": 0.2, "alpha": 0.7}),
+        (["loss=tdpo"], {"name": "tdpo", "beta": 0.3}),
+        (["loss=ra-dpo", "loss.risk=entropic"], {"name": "ra-dpo", "beta": 0.3}),
+        (["loss.risk=entropic"], {"name": "ra-dpo", "beta": 0.1}),  # a key of another loss than the training's
+    ],
+)
+def test_an_evaluation_takes_the_loss_of_the_training_but_for_the_user_s_words(by_tdpo, words, loss):
+    command = ["radpo", "evaluate", f"model.name={by_tdpo}", "data=demo", "output_dir=out", *words]
+    config = composed(APP, *command[2:], verb="evaluate")
+    asked = Invocation(command, "reproalign.radpo", "evaluate", "reproalign.radpo.config:EvaluateConfig", "", config)
+    assert as_trained(asked).config["loss"].items() >= loss.items()
 
 
 @pytest.mark.parametrize("words", [["loss=tdpo"], ["loss=ra-dpo", "loss.risk=entropic", "loss.risk.mu=2.0"]])

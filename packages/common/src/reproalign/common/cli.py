@@ -179,7 +179,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _report(left: dict[str, Any], right: dict[str, Any], tolerance: float, ignore: tuple[str, ...] = ()) -> int:
     from reproalign.common.records.compare import compare
-    from reproalign.common.records.show import text
+    from reproalign.common.records.show import texts
 
     result = compare(left, right, tolerance=tolerance, ignore=ignore)
     console = result_console()
@@ -188,7 +188,7 @@ def _report(left: dict[str, Any], right: dict[str, Any], tolerance: float, ignor
     if result.differing:
         table = Table(*(Column(name, overflow="fold") for name in ("differs", "left", "right")), header_style="bold")
         for key, first, second in result.differing:
-            table.add_row(key, text(first), text(second))
+            table.add_row(key, *texts(first, second))
         console.print(table)
     if not result.agreed and not result.differing:
         raise UserError("the records hold nothing to compare (no metrics, no fingerprints); were the runs finished?")

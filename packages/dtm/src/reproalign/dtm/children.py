@@ -10,7 +10,8 @@ from reproalign.common.options.words import as_word, section_words
 
 def training_words(model: ModelConfig) -> list[str]:
     """Return the words for a training from ``model``: its adapters all said, since `dtm train` has some by default."""
-    adapters = [as_word(f"model.lora.{key}", value) for key, value in asdict(model.lora).items()]
+    given = asdict(model.lora) if model.lora.enabled else {"enabled": False}
+    adapters = [as_word(f"model.lora.{key}", value) for key, value in given.items()]
     return [*section_words("model", replace(model, lora=LoraConfig())), *adapters]
 
 

@@ -28,13 +28,18 @@ class TargetConfig:
         "raw",
         help="what a margin is; the release uses raw differences",
         choices={"raw": "difference of the scores", "log-ratio": "extension", "rank": "extension"},
+        read_with=("gamma", "additive_margin"),
     )
-    margin_scale: float = option(1.0, help="margins are divided by this first", above=0)
+    margin_scale: float = option(
+        1.0, help="margins are divided by this first", above=0, read_with=("gamma", "additive_margin")
+    )
     soft_labels: str | None = option(
         None, help="JSON list of {prompt_id, p_chosen} that replaces the computed targets", null="targets are computed"
     )
     reflect_soft_labels: bool = option(
-        True, help="p < 1/2: swap the texts and use 1 - p (released); false: keep both as given"
+        True,
+        help="p < 1/2: swap the texts and use 1 - p (released); false: keep both as given",
+        read_with=("soft_labels",),
     )
     filter_threshold: float | None = option(
         None,
@@ -71,7 +76,9 @@ class RowRulesConfig:
         also="a local JSON-lines file of HumanEval rows",
         null="none are dropped",
     )
-    decontaminate_fix_whitelist: bool = option(False, help="true: fix the broken fourth entry (ERRATA Q27)")
+    decontaminate_fix_whitelist: bool = option(
+        False, help="true: fix the broken fourth entry (ERRATA Q27)", read_with=("decontaminate",)
+    )
 
 
 @dataclass
@@ -81,17 +88,24 @@ class PairRulesConfig(RowRulesConfig):
     sampling: str = option(
         "none", help="draw pairs from bins of the score margin", choices=("none", "uniform", "proportional")
     )
-    sampling_size: int | None = option(None, help="pairs that are drawn", at_least=1, null="as many as there are")
-    sampling_edges: list[float] | None = option(
-        None, help="edges of the bins, increasing", null="sampling_bins quantile bins"
+    sampling_size: int | None = option(
+        None, help="pairs that are drawn", at_least=1, null="none are drawn", read_with=("sampling",)
     )
-    sampling_bins: int = option(10, help="number of quantile bins", at_least=1)
+    sampling_edges: list[float] | None = option(
+        None, help="edges of the bins, increasing", null="sampling_bins quantile bins", read_with=("sampling",)
+    )
+    sampling_bins: int = option(10, help="number of quantile bins", at_least=1, read_with=("sampling",))
     drop_ties: bool = option(False, help='released: a tie counts as "B chosen" with target 1/2')
     cap_per_prompt: int | None = option(None, help="keep so many pairs of a prompt (SHP: 5)", at_least=1, null="all")
     cap_mode: str = option(
-        "first", help="which pairs of a prompt are kept", choices={"first": "released: after the shuffle", "random": ""}
+        "first",
+        help="which pairs of a prompt are kept",
+        choices={"first": "released: after the shuffle", "random": ""},
+        read_with=("cap_per_prompt",),
     )
-    cap_splits: str = option("both", help="which splits are capped", choices={"both": "released", "train": ""})
+    cap_splits: str = option(
+        "both", help="which splits are capped", choices={"both": "released", "train": ""}, read_with=("cap_per_prompt",)
+    )
 
 
 @dataclass

@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         run.set("in_force", {"beta": config.beta, "target": asdict(config.target)})
         used_soft_labels(run, config.target)
         trainer = _trainer(config, variant, tokenizer, reader)
-        held_out = load_evaluation(config.data, seed=config.seed, rejects_dir=run.dir)
+        held_out = load_evaluation(config.data, seed=config.seed, rejects_dir=run.rejects)
         run.used_data(held_out.provenance)
         options = PairOptions(config.data, config.text, config.target, PairRulesConfig(), config.seed)
         pairs = prepare_split(held_out.train, tokenizer, options, "evaluation", reader)

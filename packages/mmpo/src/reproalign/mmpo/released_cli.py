@@ -188,6 +188,8 @@ def translate(recipe: Path, argv: Sequence[str]) -> tuple[list[str], list[str]]:
     if values.get("bf16") and values.get("torch_dtype") in ("bfloat16", "float16"):
         # What the release's ZeRO-3 runs hold; its plain data-parallel runs have no masters (ERRATA Q38).
         values["torch_dtype"] = "float32"
+    if not values.get("use_peft"):  # which alone turns them on, there as here
+        values = {key: value for key, value in values.items() if not key.startswith("lora_")}
     for key, value in values.items():
         name = TRANSLATION.get(key, f"trainer.{key}" if key in fields else None)
         if key in SWITCHES:

@@ -36,7 +36,7 @@ def sft(config: SFTRunConfig, invocation: Invocation) -> None:
         assert isinstance(arguments, SFTConfig)
         tokenizer = load_tokenizer(config.model)
         check_tokenizer(tokenizer, chat_template=config.model.chat_template)
-        data = load_messages(config.data, seed=config.seed, rejects_dir=run.dir if run.is_main else None)
+        data = load_messages(config.data, seed=config.seed, rejects_dir=run.rejects)
         run.used_data(data.provenance)
         train, *held_out = [
             prepare_rows(records, tokenizer, config.text, config.data, config.rows, arguments)

@@ -44,7 +44,12 @@ class DomainsConfig(HeldOutDomainsConfig):
     )
     resampling: bool = option(True, help="bring every domain to one size, and group one item of each")
     resampling_size: int | None = option(
-        40_000, help="items per domain", null="of the largest domain", at_least=1, source="the release"
+        40_000,
+        help="items per domain",
+        null="of the largest domain",
+        at_least=1,
+        source="the release",
+        read_with=("resampling",),
     )
 
 

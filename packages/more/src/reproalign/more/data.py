@@ -80,10 +80,9 @@ def _prepare(
     train: dict[str, Prepared] = {}
     held_out: dict[str, Prepared] = {}
     view = items_view(config.oasst1_pairs, layout=reader.rules.layout)
-    rejects = run.dir if run.is_main else None
     for name in config.names():
         training = name in trained
-        loaded = load_set(name, config.sets[name], config, view, seed=seed, train=training, rejects_dir=rejects)
+        loaded = load_set(name, config.sets[name], config, view, seed=seed, train=training, rejects_dir=run.rejects)
         for split, items, role, into in (
             ("train", loaded.train, "train", train),
             ("held out", loaded.evaluation or [], "evaluation", held_out),

@@ -132,7 +132,11 @@ class EvaluateConfig:
     clean_up_spaces: bool | None = option(
         None, help="as rows.clean_up_spaces of training", null="true", variant="released"
     )
-    loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo", help="the objective")
+    loss: RadpoObjective = one_of(
+        "reproalign.radpo.objectives:OBJECTIVES",
+        "ra-dpo",
+        help="the objective; what is not given is as the model was trained, by the run.json beside it",
+    )
     logprobs: LogprobsConfig = section(LogprobsConfig)
     batch_size: int = option(4, help="pairs per forward", at_least=1)
     trainer: MeasuringConfig = section(MeasuringConfig)

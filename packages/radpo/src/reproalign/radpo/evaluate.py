@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -12,10 +15,15 @@ from reproalign.common.config.data import ReadingConfig
 from reproalign.common.console import note, say
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError
-from reproalign.common.invocation import Invocation
+from reproalign.common.files import write_json
+from reproalign.common.invocation import Invocation, structured
+from reproalign.common.mappings import flatten
 from reproalign.common.models.identify import model_label, used_weights
 from reproalign.common.models.kind import check_policies
 from reproalign.common.models.load import load_causal_lm, load_reference, load_tokenizer
+from reproalign.common.options.compose import compose
+from reproalign.common.options.file import KEY
+from reproalign.common.options.words import as_word
 from reproalign.common.records import Run
 from reproalign.common.records.lineage import training_config
 from reproalign.common.text.collate import PairCollator
@@ -35,13 +43,16 @@ from reproalign.radpo.train import with_template
 
 def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Measure reward accuracy, margins, sequential KL and, with ``loss=ra-dpo``, the sequential risk ratio."""
-    if not config.reference.model:
+    reference = config.reference.model
+    if not reference:
         raise UserError("rewards and KL are relative; set reference.model to the model that training started from")
     check_policies(config.model, config.reference)
+    invocation = as_trained(invocation)
+    config = structured(invocation.schema, invocation.config)
     _note_training(config)
     with Run.open(invocation) as run:
         used_weights(run, "policy", config.model.name, config.model.revision)
-        used_weights(run, "reference", config.reference.model, config.reference.revision)
+        used_weights(run, "reference", reference, config.reference.revision)
         tokenizer = load_tokenizer(config.model)
         variant = rules_of(config.variant)
         check_tokenizer(tokenizer, chat_template=with_template(config.model, variant.halos).chat_template)
@@ -53,8 +64,31 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         say(f"record: {run.dir}")
 
 
+def as_trained(invocation: Invocation) -> Invocation:
+    """Return the invocation with the loss that the model was trained by, as far as the user's words leave it open.
+
+    The training's loss stands where a configuration file would, below the words. Where these go with another loss
+    alone, and beside a file of the user's, the loss stays as it is.
+    """
+    own = invocation.config
+    found = training_config(own["model"]["name"])
+    words = invocation.command[1 + len(invocation.verb.split()) :]
+    if found is None or any(word.startswith(f"{KEY}=") for word in words):
+        return invocation
+    with tempfile.TemporaryDirectory() as folder, suppress(UserError):
+        file = Path(folder) / "loss.yaml"
+        write_json(file, {"loss": found[1].get("loss") or {}})
+        loss = compose(invocation.package, "evaluate", invocation.schema, [f"{KEY}={file}", *words]).config["loss"]
+        before, taken = flatten({"loss": own["loss"]}), flatten({"loss": loss})
+        changed = {key.removesuffix(".name"): value for key, value in taken.items() if before.get(key) != value}
+        if changed:
+            note(f"as {found[0]} was trained: {', '.join(as_word(key, value) for key, value in changed.items())}")
+        return replace(invocation, config={**own, "loss": loss})
+    return invocation
+
+
 def _note_training(config: EvaluateConfig) -> None:
-    """Say where the loss, which decides what is measured, is not the one that the model was trained by."""
+    """Say where the loss, which decides what is measured, is by the user's words not the model's own."""
     found = training_config(config.model.name)
     trained = (found[1].get("loss") or {}) if found else {}
     own = {"name": config.loss.name, **asdict(config.loss)}
@@ -68,8 +102,7 @@ def _note_training(config: EvaluateConfig) -> None:
 
 def read_held_out(data: ReadingConfig, run: Run, *, seed: int, any_pair: bool = False) -> Examples:
     """Read the held-out examples of the data sets, of a set without them all, and record where they came from."""
-    rejects = run.dir if run.is_main else None
-    found = load_examples(data, any_pair=any_pair, seed=seed, train=False, rejects_dir=rejects)
+    found = load_examples(data, any_pair=any_pair, seed=seed, train=False, rejects_dir=run.rejects)
     run.used_data(found.provenance)
     assert found.evaluation is not None  # there are rows, or load_set has refused the file
     return found.evaluation

@@ -119,8 +119,7 @@ def _prompts(config: PairsConfig, tokenizer: PreTrainedTokenizerBase, run: Run) 
     check_sets(config.data)
     texts: list[str] = []
     for label, entry in config.data.sets.items():
-        rejects = run.dir if run.is_main else None
-        loaded = load_set(label, entry, config.data, TEXTS, seed=config.seed, rejects_dir=rejects)
+        loaded = load_set(label, entry, config.data, TEXTS, seed=config.seed, rejects_dir=run.rejects)
         facts = loaded.facts["train"]
         run.add_fingerprint("data", label, facts.pop("sha256", None) or sha256_json(loaded.train), **facts)
         texts += loaded.train

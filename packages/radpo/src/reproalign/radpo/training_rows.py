@@ -118,7 +118,7 @@ def read_rows(
         accumulation=arguments.gradient_accumulation_steps,
         processes=arguments.world_size,
     )
-    examples = load_examples(config.data, any_pair=variant.any_pair, seed=config.seed, rejects_dir=run.dir)
+    examples = load_examples(config.data, any_pair=variant.any_pair, seed=config.seed, rejects_dir=run.rejects)
     run.used_data(examples.provenance)
     rows, counts = prepare_rows(
         examples.train, tokenizer, config.text, config.data, rules, max_rows=config.data.max_rows

@@ -33,7 +33,7 @@ def reward(config: RewardConfig, invocation: Invocation) -> None:
     with open_training(config, invocation) as (run, arguments):
         tokenizer = load_reward_tokenizer(config.model)
         reader = Reader(tokenizer, rules)
-        data = load_preferences(config.data, seed=config.seed, rejects_dir=run.dir if run.is_main else None)
+        data = load_preferences(config.data, seed=config.seed, rejects_dir=run.rejects)
         run.used_data(data.provenance)
         train, held_out = (
             None if split is None else tokenize_split(split, reader, config) for split in (data.train, data.evaluation)

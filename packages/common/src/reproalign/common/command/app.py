@@ -81,7 +81,7 @@ def _dispatch(app: App, words: list[str]) -> int:
         print_help(app)
         return 0
     name, rest = split_verb(app, words)
-    if name == "recipes":
+    if name == "recipes" and name in known_verbs(app):
         from reproalign.common.command.recipes import recipes_command
 
         return recipes_command(app.command, app.package, rest)

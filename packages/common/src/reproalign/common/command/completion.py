@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from reproalign.common.command.help import FLAGS
+from reproalign.common.command.help import FLAGS, recipes_of
 from reproalign.common.errors import UserError, choose
 from reproalign.common.options.declare import Option
 
@@ -94,7 +94,8 @@ def _of_verb(app: App, verb: Verb, words: Sequence[str], word: str) -> Iterator[
         yield from _keys(schema, word)
         return
     if key in groups:
-        yield from _finished(f"{key}={name}" for name in options(app.package, key))
+        names = recipes_of(app, verb) if key == "experiment" else options(app.package, key)
+        yield from _finished(f"{key}={name}" for name in names)
     found = locate(schema, key)
     if found and found[0].option is not None:
         values = ("true", "false") if found[0].kind is bool else found[0].option.allowed()

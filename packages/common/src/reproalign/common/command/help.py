@@ -79,14 +79,15 @@ def print_verb_help(app: App, verb: Verb, words: Sequence[str]) -> None:
     print(" ".join(["Usage:", app.command, verb.name, *shown, "[key=value …]"]), end="\n\n")
     print("Values are those in force with what the command line names; (required): to be given.")
     for name in names:
-        own = _recipes(app, verb) if name == "experiment" else options(app.package, name)
+        own = recipes_of(app, verb) if name == "experiment" else options(app.package, name)
         print_line((f"{name}=NAME", "", f"one of: {', '.join(own)}" if own else "none is published"))
     print_line(("config=FILE", "", "what --cfg printed, or a run's folder: its configuration, before the other words"))
     for line in lines(composed.schema, composed.config):
         print_line(line)
 
 
-def _recipes(app: App, verb: Verb) -> list[str]:
+def recipes_of(app: App, verb: Verb) -> list[str]:
+    """List the recipes of a verb."""
     from reproalign.common.command.recipes import read_headers
 
     return [name for name, header in read_headers(app.package).items() if header.get("verb", verb.name) == verb.name]
@@ -136,6 +137,7 @@ def meaning(option: Option) -> str:
         " or ".join(filter(None, [f"one of: {named}" if named else "", option.also])),
         f"null: {option.null}" if option.null else "",
         f"read by variant={option.variant} alone" if option.variant else "",
+        f"read with {' or '.join(option.read_with)} alone" if option.read_with else "",
         f"from {option.source}" if option.source else "",
     ]
     return "; ".join(filter(None, parts))

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -32,7 +32,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reproalign.common.console import result_console, say
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError, did_you_mean
 
 REQUIRED = ("title", "verb", "paper", "command", "hardware", "expected", "processes", "global_batch")
 OF_FAMILY = ("verb", "processes", "global_batch", "not_established")  # what a member may leave to its family
@@ -114,7 +114,7 @@ def check_verb(command: str, package: str, verb: str, overrides: Sequence[str]) 
     names = [word.partition("=")[2] for word in overrides if word.startswith("experiment=")]
     if names:
         headers = read_headers(package)
-        wanted = headers[choose("recipe", names[-1], headers)].get("verb", verb)
+        wanted = headers[_known(command, names[-1], headers)].get("verb", verb)
         if wanted != verb:
             raise UserError(
                 f"recipe '{names[-1]}' is for '{wanted}', not '{verb}'; run: {command} {wanted} experiment={names[-1]}"
@@ -125,9 +125,11 @@ def recipes_command(command: str, package: str, words: Sequence[str]) -> int:
     """``<command> recipes [NAME] [--json]``."""
     headers = read_headers(package)
     names = [word for word in words if word != "--json"]
+    if flags := [word for word in names if word.startswith("-")]:
+        raise UserError(f"unknown flag '{flags[0]}' of '{command} recipes'; there is --json")
     if len(names) > 1:
         raise UserError(f"'{command} recipes' takes one name, got {len(names)}")
-    chosen = {name: headers[choose("recipe", name, headers)] for name in names} or headers
+    chosen = {name: headers[_known(command, name, headers)] for name in names} or headers
     if "--json" in words:
         rows = [{"name": name, "family": family(name), **header} for name, header in chosen.items()]
         print(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -139,6 +141,13 @@ def recipes_command(command: str, package: str, words: Sequence[str]) -> int:
             console.print(line, soft_wrap=True, style=None if line.startswith(" ") else "bold")
         say(f"\n`{command} recipes NAME` shows one whole, `{command} recipes --json` all for a program.")
     return 0
+
+
+def _known(command: str, name: str, headers: Collection[str]) -> str:
+    """Return the name of a recipe; there are too many to list them in a sentence."""
+    if name not in headers:
+        raise UserError(f"unknown recipe '{name}'{did_you_mean(name, headers)}; `{command} recipes` lists them")
+    return name
 
 
 def family(name: str) -> str:

@@ -17,18 +17,21 @@ class LoraConfig:
     """Low-rank adapters (Hu et al., 2021); defaults are the alignment-handbook's."""
 
     enabled: bool = option(False, help="train low-rank adapters in place of the weights")
-    r: int = option(16, help="rank of the adapters", at_least=1)
-    alpha: int = option(32, help="the adapters' product is scaled by alpha / r", at_least=1)
-    dropout: float = option(0.05, help="of the adapters' inputs while they are trained", at_least=0, below=1)
+    r: int = option(16, help="rank of the adapters", at_least=1, read_with=("enabled",))
+    alpha: int = option(32, help="the adapters' product is scaled by alpha / r", at_least=1, read_with=("enabled",))
+    dropout: float = option(
+        0.05, help="of the adapters' inputs while they are trained", at_least=0, below=1, read_with=("enabled",)
+    )
     target_modules: list[str] | None = option(
         None,
         help="modules that get adapters; [all-linear]: every linear one",
         null="PEFT's default for the architecture",
+        read_with=("enabled",),
     )
     modules_to_save: list[str] | None = option(
-        None, help="modules trained whole and saved beside the adapters", null="none"
+        None, help="modules trained whole and saved beside the adapters", null="none", read_with=("enabled",)
     )
-    merge: bool = option(False, help="write merged weights instead of an adapter at the end")
+    merge: bool = option(False, help="write merged weights instead of an adapter at the end", read_with=("enabled",))
 
 
 @dataclass

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import MISSING
+
 from reproalign.common.errors import UserError, choose
 from reproalign.common.options.declare import METADATA, Option
 from reproalign.common.options.keys import Field, fields, is_section
@@ -80,6 +82,8 @@ def allowed_numbers(option: Option, number: int | float) -> str:
 def _check_value(field: Field, key: str, value: Any) -> None:
     if value is None:
         return
+    if value == "" and field.default == MISSING and field.option is not None and key == field.name:  # no section's
+        raise UserError(f"{key} is empty; give it a value ({field.option.help})")
     if is_section(field.kind):
         check(field.kind, value, f"{key}.")
         return

@@ -83,9 +83,11 @@ def named(schema: type, config: dict[str, Any], words: Mapping[str, str], prefix
     for name, choice in chosen_sections(schema).items():
         key, classes = f"{prefix}{name}", choice.classes()
         section: dict[str, Any] = config.get(name) or {}
-        word, kept = words.get(key) or words.get(f"{key}.name"), section.get("name")
-        found = choose(key, str(word or kept or choice.by_variant.get(variant, choice.default)), classes)
-        if word and word != kept:
+        word, kept = words.get(key, words.get(f"{key}.name")), section.get("name")
+        found = choose(
+            key, str(kept or choice.by_variant.get(variant, choice.default)) if word is None else word, classes
+        )
+        if word not in (None, kept):
             known = get_type_hints(classes[found])
             section = {option: value for option, value in section.items() if option in known}
         config[name] = {**section, "name": found}

@@ -21,12 +21,14 @@ from omegaconf.errors import OmegaConfBaseException
 from reproalign.common.errors import UserError, choose, did_you_mean
 from reproalign.common.options.check import check, check_characters
 from reproalign.common.options.choices import named, opened, specialised
+from reproalign.common.options.explain import explain, explain_missing
 from reproalign.common.options.file import KEY, check_keys, given_file, is_whole, put_file, read_file
 from reproalign.common.options.foreign import check_foreign
-from reproalign.common.options.groups import COMMON_CONFIGS, any_choice, groups, options, primary_module
+from reproalign.common.options.groups import COMMON_CONFIGS, any_choice, groups, options, primary_module, verb_groups
 from reproalign.common.options.keys import declared_fields, fields, is_section, known_keys, locate
 from reproalign.common.options.load import load_object
 from reproalign.common.options.renamed import Renamed, new_choice, new_name
+from reproalign.common.options.unread import check_read
 from reproalign.common.options.variants import leave_out_other_variants
 from reproalign.common.options.words import as_word
 
@@ -69,9 +71,10 @@ def compose(
         UserError: for anything wrong in the words or the values.
     """
     composed, recipe, node = _compose(package, config_name, schema, overrides, renamed or {})
-    resolved = _resolve(composed, node)
+    resolved = _resolve(composed, node, recipes="experiment" in verb_groups(package, config_name))
     check_characters(resolved, "")
     check(node, resolved)
+    check_read(node, resolved, [_split(word)[0] for word in overrides])
     if foreign:
         check_foreign(node, resolved)
     settle = getattr(node, "settle", None)
@@ -104,8 +107,13 @@ def _compose(
         key, value = _split(word)
         if key in known_groups:
             known = options(package, key)
+            if key not in verb_groups(package, config_name):
+                instead = f"set its keys, {key}.KEY=VALUE" if locate(node, key) else f"leave {word} out"
+                raise UserError(f"{key} is no choice of this verb; {instead} (--help lists what it has)")
             if value not in known and (sentence := new_choice(key, value, renamed)):
                 raise UserError(sentence)
+            if value not in known and re.search("[/:]", value) and locate(node, f"{key}.name"):
+                raise UserError(f"{key}={value} names no configuration; write {key}.name={value} for what is a path")
             choose("recipe" if key == "experiment" else f"{key} configuration", value, known)
             recipe = value if key == "experiment" else recipe
             chosen.append(word)
@@ -116,6 +124,9 @@ def _compose(
         content = read_file(file) if file is not None else {}
         if file is not None and is_whole(opened(node), content):
             chosen = [*chosen, *any_choice(package, config_name, chosen)]  # of which nothing is used
+        if missing := any_choice(package, config_name, chosen):
+            name = missing[0].partition("=")[0]
+            raise UserError(f"{name} is not set; add {name}=NAME, one of: {', '.join(options(package, name))}")
         config = deepcopy(_compose_files(package, config_name, tuple(chosen)))
         if file is not None:
             config = put_file(config, opened(node), file, content, given, renamed)
@@ -127,7 +138,7 @@ def _compose(
         _put_values(composed, [word for word in checked if word])
         leave_out_other_variants(composed, node, words.values())
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error)) from error
+        raise UserError(explain(error, node)) from error
     return composed, recipe, node
 
 
@@ -145,7 +156,7 @@ def _compose_files(package: str, config_name: str, chosen: tuple[str, ...]) -> A
 
 def _put_values(composed: Any, words: Sequence[str]) -> None:
     """Give keys the values of words."""
-    for override in [_parsed(word) for word in words]:
+    for override in map(_readable, words):
         key, value = override.key_or_group, override.value()
         if override.is_sweep_override():
             if key == "seed":
@@ -158,6 +169,16 @@ def _put_values(composed: Any, words: Sequence[str]) -> None:
             value = {part: value}
         with flag_override(composed, "struct", False):  # mappings take new keys; those of sections were checked
             composed.merge_with(value)
+
+
+def _readable(word: str) -> Override:
+    try:
+        return _parsed(word)
+    except HydraException as error:
+        key, _, value = word.partition("=")
+        raise UserError(
+            f"{word}: cannot be read; close what is open of [], {{}} and quotes, or quote a text: {key}=\"'{value}'\""
+        ) from error
 
 
 def _split(word: str) -> tuple[str, str]:
@@ -178,11 +199,13 @@ def _check_key(word: str, key: str, schema: type, renamed: Renamed) -> str:
         hint = f" (did you mean '{ends[0]}'?)" if len(ends) == 1 else did_you_mean(key, known)
         raise UserError(sentence or f"unknown key '{key}'{hint}; --help behind the verb lists the keys")
     field, mapping = found
-    if is_section(field.kind) and locate(schema, f"{key}.name"):
+    if is_section(field.kind) and (name := locate(schema, f"{key}.name")) and name[0].option and name[0].option.choices:
         return ""  # it names the section's class, which the schema already has
     value = word.partition("=")[2]
-    if mapping and is_section(field.entry) and key.count(".") == mapping.count(".") + 1 and value[:1] not in ("{", ""):
-        entries = ", ".join(entry.name for entry in fields(field.entry))
+    inside = mapping and key.count(".") == mapping.count(".") + 1
+    section = field.entry if inside else field.kind
+    if is_section(section) and value[:1] not in ("{", ""):
+        entries = ", ".join(entry.name for entry in fields(section))
         raise UserError(f"{key} is a section; write {key}.KEY={value}, where KEY is one of: {entries}")
     if mapping and not _is_understood(f"{key}=1"):
         inner = key.removeprefix(f"{mapping}.")
@@ -212,32 +235,13 @@ def _is_understood(word: str) -> bool:
         return False
 
 
-def _resolve(composed: Any, schema: type) -> dict[str, Any]:
+def _resolve(composed: Any, schema: type, *, recipes: bool) -> dict[str, Any]:
     try:
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
-            found = locate(schema, missing[0])
-            null = found[0].option.null if found and found[0].option else ""
-            meaning = f" (null: {null})" if null else ""
-            raise UserError(
-                f"{missing[0]} is not set; add {missing[0]}=VALUE{meaning} to the command or choose a recipe"
-            )
+            raise UserError(explain_missing(missing[0], schema, recipes=recipes))
         container = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:
-        raise UserError(_explain(error)) from error
+        raise UserError(explain(error, schema)) from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
-
-
-def _explain(error: BaseException) -> str:
-    """One sentence from Hydra's or OmegaConf's many lines, keeping the full key if one is named."""
-    while error.__cause__ is not None and isinstance(error.__cause__, HydraException | OmegaConfBaseException):
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), None)
-    first = (lines or [type(error).__name__])[0]
-    if key and "is not a ListConfig, list or tuple" in first:
-        return f"{key} is a list; write {key}=[A] or {key}=[A,B]"
-    if key and first.startswith("Cannot assign") and "to Dict[" in first:
-        return f"{key} is a mapping; write {key}.NAME=VALUE"
-    return f"{key}: {first}" if key and key not in first else first

@@ -31,6 +31,7 @@ class Option:
     null: str = ""
     source: str = ""
     variant: str = ""
+    read_with: tuple[str, ...] = ()
     needs: Mapping[str, str] = field(default_factory=dict)
     fields_of: str = ""
     fields: Mapping[str, Option | str] = field(default_factory=dict)
@@ -86,6 +87,8 @@ def option(default: Any = MISSING, *, help: str, **facts: Any) -> Any:
             - ``null``: what null stands for, where the key may be null.
             - ``source``: where the default is from, e.g. ``section 4.1``.
             - ``variant``: the one that alone reads it (:mod:`reproalign.common.options.variants`).
+            - ``read_with``: keys beside it, or at the top, one of which has to be on for it to be read
+              (:mod:`reproalign.common.options.unread`).
             - ``needs``: a value -> the package that has to be installed for it.
             - ``fields_of``: ``module:dataclass`` of another library whose fields are the keys of this mapping.
             - ``fields``: what is said of some of these fields: an :class:`Option`, or the key that sets it.

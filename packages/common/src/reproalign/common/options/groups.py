@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -47,6 +48,7 @@ def any_choice(package: str, config_name: str, words: Sequence[str]) -> list[str
     return [f"{name}={options(package, name)[0]}" for name in missing]
 
 
+@cache
 def _defaults(package: str, config_name: str) -> list[tuple[str, Any]]:
     import yaml
 

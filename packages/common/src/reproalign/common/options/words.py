@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from reproalign.common.mappings import flatten
+from reproalign.common.options.unread import off_keys
 
 
 def as_word(key: str, value: Any) -> str:
@@ -20,14 +21,14 @@ def as_word(key: str, value: Any) -> str:
 
 
 def section_words(section: str, values: Any) -> list[str]:
-    """Return the words that give a section's keys what differs from the defaults of its class.
+    """Return the words that give a section's keys what differs from the defaults of its class, and is read.
 
     Args:
         section: e.g. ``model``.
         values: an object of a structured configuration class, all of whose fields have defaults.
     """
-    default = flatten(asdict(type(values)()))
-    given = flatten(asdict(values))
+    default, unread = flatten(asdict(type(values)())), off_keys(type(values), asdict(values))
+    given = {key: value for key, value in flatten(asdict(values)).items() if key not in unread}
     return [as_word(f"{section}.{key}", value) for key, value in given.items() if value != default.get(key)]
 
 

@@ -14,7 +14,7 @@ from reproalign.common.errors import FinishedError, UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.manifests import RECORD
 from reproalign.common.mappings import flatten
-from reproalign.common.records.lineage import ALTERED, check_written
+from reproalign.common.records.lineage import ALTERED, check_written, run_folder
 from reproalign.common.records.lock import LOCK, check_free, take
 from reproalign.common.records.record import now, plain
 from reproalign.common.signing import write_signed
@@ -164,6 +164,14 @@ def config_differences(left: dict[str, Any], right: dict[str, Any]) -> list[str]
     ]
 
 
+def _runs_near(path: Path) -> str:
+    """Name the run that a path lies in, or a few that lie in it."""
+    above = run_folder(str(path))
+    below = sorted(file.parent for pattern in (f"*/{RECORD}", f"*/*/{RECORD}") for file in path.glob(pattern))
+    found = [above] if above else below
+    return f", such as {', '.join(map(str, found[:3]))}" if found else ""
+
+
 _KINDS: dict[type, tuple[str, ...]] = {
     str: ("status", "command", "package", "verb", "schema", "target"),
     dict: ("config", "versions", "inputs", "children", "fingerprints", "metrics"),
@@ -180,7 +188,9 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: no run record there ({RECORD} is missing or unreadable)") from error
+        raise UserError(
+            f"{path}: no run record there ({RECORD} is missing or unreadable); give a run's folder{_runs_near(path)}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON ({error}); {ALTERED}") from error
     if isinstance(record, dict):

@@ -222,6 +222,11 @@ class Run:
         """What was logged, see :func:`~reproalign.common.records.metrics.distinct`; on the main process."""
         return distinct(self._rows)
 
+    @property
+    def rejects(self) -> Path | None:
+        """Folder where rows that are skipped are listed: the main process's, and no dry run's, whose folder goes."""
+        return self.dir if self.is_main and self.record["preview"] is None else None
+
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``."""
         if self.is_main:

@@ -10,10 +10,11 @@ from rich.text import Text
 
 from reproalign.common.errors import UserError
 from reproalign.common.mappings import flatten
-from reproalign.common.options.keys import keys
+from reproalign.common.options.keys import locate
 from reproalign.common.options.load import load_object
 from reproalign.common.records.fingerprints import identity_of, shorten
 
+STARTING = tuple(f"verb.{name}" for name in ("config_name", "schema", "target", "check"))  # a sweep's runs
 FACTS = ("status", "error", "command", "recipe", "started", "wall_seconds", "processes", "strategy", "resumptions")
 
 
@@ -44,10 +45,11 @@ def record_table(records: Mapping[str, dict[str, Any]], *, everything: bool = Fa
         title += " (differences)"
         names = {name for config in configs for name in config}
         differing = {name for name in names if any(config.get(name) != configs[0].get(name) for config in configs)}
-        configs = [{name: config.get(name) for name in sorted(differing)} for config in configs]
+        configs = [{name: config[name] for name in sorted(differing) if name in config} for config in configs]
     elif not everything:
-        defaults = _defaults(found[0].get("schema", ""))
-        given = {key: value for key, value in configs[0].items() if defaults.get(key, ...) != value}
+        schema = _schema(found[0].get("schema", ""))
+        known = {key for key, value in configs[0].items() if key in STARTING or _is_default(schema, key, value)}
+        given = {key: value for key, value in configs[0].items() if key not in known}
         title += f" ({len(configs[0]) - len(given)} keys with their defaults: --all)"
         configs = [given]
     _add_section(table, title, configs)
@@ -55,12 +57,20 @@ def record_table(records: Mapping[str, dict[str, Any]], *, everything: bool = Fa
 
 
 def text(value: Any) -> str:
-    """Return a value as it is shown: six digits of a float, the words of YAML for null, true and false."""
+    """Return a value as it is shown: six digits of a float, lists and the words for null, true and false as in YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(text, value))}]"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def texts(left: Any, right: Any) -> tuple[str, str]:
+    """Return two values that differ as they are shown, with all their digits where six are the same."""
+    shown = text(left), text(right)
+    return shown if shown[0] != shown[1] else (repr(left), repr(right))
 
 
 def _add_section(table: Table, title: str, columns: Sequence[Mapping[str, Any]]) -> None:
@@ -72,13 +82,19 @@ def _add_section(table: Table, title: str, columns: Sequence[Mapping[str, Any]])
             table.add_row(name, *(text(column[name]) if name in column else "" for column in columns))
 
 
-def _defaults(schema: str) -> dict[str, Any]:
-    """Return the defaults of a configuration class; none if this version has it no more."""
+def _schema(name: str) -> type | None:
+    """Return a configuration class; None if this version has it no more."""
     try:
-        found = load_object(schema)
+        found: type = load_object(name)
     except (ImportError, AttributeError, ValueError, UserError):
-        return {}
-    return flatten({key: field.default for key, field in keys(found)})
+        return None
+    return found
+
+
+def _is_default(schema: type | None, key: str, value: Any) -> bool:
+    """Say whether a key has the default of its class; what a user named in a mapping has none."""
+    found = locate(schema, key) if schema else None
+    return found is not None and found[0].kind is not dict and found[0].default == value
 
 
 def _fingerprints(record: Mapping[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from datasets import Dataset
 from reproalign.common.config.data import PreparingConfig
 from reproalign.common.data.cache import fingerprint_dataset, map_cached
 from reproalign.common.reward.reading import Reader
-from reproalign.common.text.pairs import text_columns, without_overlong
+from reproalign.common.text.pairs import settle_overlong, text_columns
 from reproalign.common.text.render import text_features
 
 SIDES = ("chosen", "rejected")
@@ -63,12 +63,13 @@ def tokenize_dialogues(dataset: Dataset, reader: Reader, overlong: str, data: Pr
     def build(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         rows = {f"{side}_input_ids": reader.encode(batch[side]) for side in SIDES}
         lengths = [max(map(len, pair)) for pair in zip(*rows.values(), strict=True)]
+        marks = [length > limit for length in lengths]
         if overlong == "truncate":
             cut = {name: [reader.truncate(ids) for ids in column] for name, column in rows.items()}
-            return {**cut, "length": [min(length, limit) for length in lengths]}
-        return {**rows, "length": lengths, "overlong": [length > limit for length in lengths]}
+            return {**cut, "length": [min(length, limit) for length in lengths], "overlong": marks}
+        return {**rows, "length": lengths, "overlong": marks}
 
-    parts = ["tokenize_dialogues", fingerprint_dataset(dataset), *reader.fingerprint(), overlong]
+    parts = ["tokenize_dialogues", fingerprint_dataset(dataset), *reader.fingerprint(), overlong, "marked"]
     tokenized = map_cached(
         dataset,
         build,
@@ -79,4 +80,4 @@ def tokenize_dialogues(dataset: Dataset, reader: Reader, overlong: str, data: Pr
         batched=True,
         remove_columns=text_columns(dataset),
     )
-    return without_overlong(tokenized, overlong, limit)
+    return settle_overlong(tokenized, overlong, limit)

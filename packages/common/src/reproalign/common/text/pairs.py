@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -15,6 +14,8 @@ from reproalign.common.config.text import PairTextConfig
 from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.errors import UserError, choose
 from reproalign.common.text.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
+
+logger = logging.getLogger(__name__)
 
 _NUMERIC = ("float64", "float32", "int64", "int32", "bool")
 
@@ -69,16 +70,11 @@ def tokenize_pairs(
         truncations = batch.get("truncation", [text.truncation] * len(prompts))
         rows = []
         for index, (prompt, truncation) in enumerate(zip(prompts, truncations, strict=True)):
-            join = partial(_join_groups, prompt, batch, wholes, index, sides, encoder)
-            row = join(every[truncation])
-            if text.overlong != "truncate":
-                whole = join(replace(every[truncation], max_length=2**31, max_prompt_length=2**31 - 1))
-                row["overlong"] = _longest(whole) > text.max_length
-            rows.append(row)
+            rows.append(_join_groups(prompt, batch, wholes, index, sides, encoder, every[truncation]))
         return _columns(rows)
 
     tokenized = _tokenize(dataset, tokenizer, text, data, "tokenize_pairs", build, options=[*sides])
-    return without_overlong(tokenized, text.overlong, text.max_length)
+    return settle_overlong(tokenized, text.overlong, text.max_length)
 
 
 def _join_groups(
@@ -91,11 +87,14 @@ def _join_groups(
     rules: Rules,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {}
+    whole = 0
     for names in sides:
         parts = {name: (wholes[name][index], batch[name][index]) for name in names}
-        row |= join_row(prompt, parts, rules, continuation=encoder.continuation, is_blank=encoder.is_blank)
+        found = join_row(prompt, parts, rules, continuation=encoder.continuation, is_blank=encoder.is_blank)
+        whole = max(whole, found.pop("whole"))
+        row |= found
     del row["prompt_input_ids"]
-    return row
+    return {**row, "overlong": whole > rules.max_length}
 
 
 def _tokenize(
@@ -114,6 +113,7 @@ def _tokenize(
         fingerprint_dataset(dataset),
         fingerprint_tokenizer(tokenizer),
         [getattr(text, name) for name in settings],
+        "overlong is marked",  # which it was not in every cache of earlier versions
     ]
     return map_cached(
         dataset,
@@ -132,14 +132,12 @@ def text_columns(dataset: Dataset) -> list[str]:
     return [name for name, feature in dataset.features.items() if getattr(feature, "dtype", None) not in _NUMERIC]
 
 
-def without_overlong(dataset: Dataset, overlong: str, max_length: int) -> Dataset:
-    """Return the tokenised pairs without those that the column ``overlong`` marks; all of them without such a column.
+def settle_overlong(dataset: Dataset, overlong: str, max_length: int) -> Dataset:
+    """Say how many tokenised pairs the column ``overlong`` marks, and leave them out unless they were truncated.
 
     Raises:
         UserError: for ``overlong=error`` and a marked pair, and if no pair is left.
     """
-    if "overlong" not in dataset.column_names:
-        return dataset
     marks = dataset["overlong"][:]
     kept = [index for index, mark in enumerate(marks) if not mark]
     if overlong == "error" and len(kept) < len(marks):
@@ -147,9 +145,16 @@ def without_overlong(dataset: Dataset, overlong: str, max_length: int) -> Datase
             f"pair {marks.index(True) + 1} is longer than text.max_length={max_length} tokens "
             f"({len(marks) - len(kept)} such pairs); raise the limit or set text.overlong=truncate or drop"
         )
-    if not kept:
+    truncated = overlong == "truncate"
+    if not kept and not truncated:
         raise UserError(f"every pair is longer than text.max_length={max_length} tokens; raise the limit")
-    return dataset.select(kept).remove_columns("overlong")
+    if len(kept) < len(marks):
+        count, done = len(marks) - len(kept), "truncated" if truncated else "dropped"
+        logger.warning(
+            *("%d of %d pairs (%.0f%%) are longer than text.max_length=%d tokens and %s", count, len(marks)),
+            *(100 * count / len(marks), max_length, done),
+        )
+    return (dataset if truncated else dataset.select(kept)).remove_columns("overlong")
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

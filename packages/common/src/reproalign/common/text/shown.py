@@ -22,6 +22,7 @@ from reproalign.common.text.collate import IGNORED
 
 HASHED = 3  # rows that the hash is of
 WIDTH = 78
+LEGEND = "+: the loss is on these tokens; -: it is not; |: between two tokens; ⏎: a line feed"
 SHOW: ContextVar[int | None] = ContextVar("rows to show instead of training", default=None)
 
 
@@ -57,6 +58,7 @@ def used_rows(run: Run, tokenizer: PreTrainedTokenizerBase, rows: Any) -> None:
         run.set("tokens", {"rows": len(first), "sha256": digest})
         count = SHOW.get()
         if count is not None:
+            print(LEGEND, end="\n\n")
             limits = {key: value for key, value in flatten(run.record["config"]).items() if key.endswith("max_length")}
             for number in range(min(count, len(rows))):
                 for part in parts(rows[number]):

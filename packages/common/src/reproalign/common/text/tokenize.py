@@ -168,7 +168,8 @@ def join_row(
         is_blank: says whether ids are white space.
 
     Returns:
-        ``<name>_input_ids`` and ``<name>_prompt_length`` of every response, and ``prompt_input_ids``.
+        ``<name>_input_ids`` and ``<name>_prompt_length`` of every response, ``prompt_input_ids``, and ``whole``: the
+        tokens of the longest side before any was cut off.
     """
     sides = []
     for whole, response in responses.values():
@@ -177,6 +178,7 @@ def join_row(
     longest = max(len(response) for _, response in sides)
     standalone, _ = add_special_tokens(rules, prompt_ids, [], is_blank)
     row: dict[str, Any] = {"prompt_input_ids": truncate(rules, standalone, [], longest)[0]}
+    row["whole"] = max(len(head) + len(tail) for head, tail in sides)
     for name, (head, tail) in zip(responses, sides, strict=True):
         head, tail = truncate(rules, head, tail, longest)
         row[f"{name}_input_ids"] = head + tail

@@ -67,7 +67,7 @@ def read_pairs(
     Raises:
         UserError: for anything wrong in the rows.
     """
-    found = load_preferences(config.data, seed=config.seed, rejects_dir=run.dir if run.is_main else None)
+    found = load_preferences(config.data, seed=config.seed, rejects_dir=run.rejects)
     run.used_data(found.provenance)
     train = prepare(found.train, "train")
     held_out = None if found.evaluation is None else prepare(found.evaluation, "evaluation")

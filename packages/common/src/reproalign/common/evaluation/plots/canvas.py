@@ -64,7 +64,12 @@ def legend_columns(labels: Sequence[str], width: float) -> int:
 
 def whole_steps(axis: Axes) -> None:
     """Put ticks at whole numbers alone: there is no half of an optimiser step."""
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # one where there is one step
+
+
+def whole_counts(axis: Axes) -> None:
+    """Likewise up the panel: there is no half of a pair."""
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def mark_chance(axis: Axes, name: str) -> None:

@@ -40,17 +40,19 @@ def training_curves(rows: Sequence[dict[str, Any]], path: Path, names: Sequence[
     for axis, name in zip(axes, present, strict=True):
         styles: dict[str, dict[str, Any]] = {
             name: {"color": MODEL},
-            f"eval_{name}": {"color": IDEAL, "marker": "o", "linestyle": "--"},
+            f"eval_{name}": {"color": IDEAL, "marker": "o", "markersize": 6, "linestyle": "--"},
         }
         for key, style in styles.items():
             points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
             if points:
+                style = {"marker": "o" if len(points) <= DOTS else None, "markersize": 3, **style}  # one has no line
                 axis.plot(*zip(*points, strict=True), label="held out" if key != name else "training", **style)
         axis.set(xlabel="optimiser step", title=name)
         whole_steps(axis)
         mark_chance(axis, name)
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
+        if len(axis.get_legend_handles_labels()[1]) > 1:
+            axis.legend(frameon=False)
     save(figure, path)
 
 

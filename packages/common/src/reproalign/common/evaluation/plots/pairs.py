@@ -9,7 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reproalign.common.evaluation.calibration import Calibration
-from reproalign.common.evaluation.plots.canvas import COLUMNS, IDEAL, MODEL, MUTED, one_panel, panels_of, save
+from reproalign.common.evaluation.plots.canvas import (
+    COLUMNS,
+    IDEAL,
+    MODEL,
+    MUTED,
+    one_panel,
+    panels_of,
+    save,
+    whole_counts,
+)
 
 SAME = 1e-5  # margins that differ by less are those of a policy that equals its reference
 
@@ -79,7 +88,9 @@ def margin_histogram(margins: Mapping[str, Sequence[float]], path: Path) -> None
     figure, axis = one_panel(5.5, 3.6)
     spread = {name: values for name, values in margins.items() if max(values) - min(values) > SAME}
     for name in margins.keys() - spread.keys():  # a bar as high as all pairs together would squeeze the others
-        axis.axvline(margins[name][0], color=MODEL, linestyle=":", label=f"{name}: all {margins[name][0]:.2g}")
+        axis.axvline(
+            margins[name][0], color=MODEL, linewidth=2.5, linestyle=":", label=f"{name}: all {margins[name][0]:.2g}"
+        )
     if spread:
         _histogram(axis, spread, _limits(value for values in spread.values() for value in values))
     axis.legend(frameon=False, fontsize="small")
@@ -116,7 +127,9 @@ def _histogram(axis: Axes, entries: Mapping[str, Sequence[float]], limits: tuple
     colours = (MUTED, MODEL, IDEAL) if len(entries) > 1 else (MODEL,)
     for (name, values), colour in zip(entries.items(), colours, strict=False):
         axis.hist(values, bins=30, range=limits, histtype="stepfilled", alpha=0.6, color=colour, label=name)
-    axis.legend(frameon=False, fontsize="small")
+    whole_counts(axis)
+    if len(entries) > 1:
+        axis.legend(frameon=False, fontsize="small")
 
 
 def _reliability(axis: Axes, result: Calibration, name: str, observed: str) -> None:
@@ -124,9 +137,8 @@ def _reliability(axis: Axes, result: Calibration, name: str, observed: str) -> N
     axis.bar(lower, [bin.accuracy for bin in result.bins], width, align="edge", color=MODEL, alpha=0.75, label=observed)
     start = result.edges[0]
     axis.plot([start, 1], [start, 1], color=IDEAL, linestyle="--", label="perfect calibration")
-    axis.plot(
-        [bin.confidence for bin in result.bins], [bin.accuracy for bin in result.bins], "o", color=IDEAL, markersize=4
-    )
+    confidences, outcomes = [bin.confidence for bin in result.bins], [bin.accuracy for bin in result.bins]
+    axis.plot(confidences, outcomes, "o", color=IDEAL, markersize=4, clip_on=False, zorder=3)  # whole at 0 and 1 too
     axis.set(ylabel=observed, ylim=(0, 1), xlim=(start, 1), title=f"{name}\nECE {result.ece:.3f}, MCE {result.mce:.3f}")
     axis.legend(framealpha=0.85, edgecolor="none", loc="lower right", fontsize="small")
 
