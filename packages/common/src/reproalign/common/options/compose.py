@@ -124,7 +124,7 @@ def _compose(
         content = read_file(file) if file is not None else {}
         if file is not None and is_whole(opened(node), content):
             chosen = [*chosen, *any_choice(package, config_name, chosen)]  # of which nothing is used
-        if missing := any_choice(package, config_name, chosen):
+        if recipe is None and (missing := any_choice(package, config_name, chosen)):
             name = missing[0].partition("=")[0]
             raise UserError(f"{name} is not set; add {name}=NAME, one of: {', '.join(options(package, name))}")
         config = deepcopy(_compose_files(package, config_name, tuple(chosen)))
