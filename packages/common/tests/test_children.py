@@ -152,6 +152,8 @@ def test_children_run_at_the_same_time_and_what_they_print_is_kept(tmp_path, nap
     assert statuses(tmp_path) == dict.fromkeys(("nap-0", "nap-1", "nap-2"), "finished")
     times = [json.loads((tmp_path / f"out/nap-{n}/run.json").read_text())["metrics"] for n in range(3)]
     assert max(time["began"] for time in times) < min(time["ended"] for time in times)
+    noted = json.loads((tmp_path / "out/run.json").read_text())["children"]
+    assert [noted[f"nap-{n}"]["metrics"] for n in range(3)] == times
     assert "slept" in (tmp_path / "out" / "nap-1.log").read_text()
     assert not list((tmp_path / "out").glob(".nap-*"))
 

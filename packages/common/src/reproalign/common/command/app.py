@@ -138,12 +138,13 @@ def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
         UserError: for a name that the command does not know.
     """
     from reproalign.common.command.recipes import recipe_keys
-    from reproalign.common.options.file import given_file, read_file
+    from reproalign.common.options.file import given_file, is_sweep, read_file
 
     choose("verb", name, known_verbs(app))
     keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words} | recipe_keys(app.package, words)
     file = given_file(words)
-    keys |= set(read_file(file)) if file is not None else set()
+    content = {} if file is None else read_file(file)
+    keys |= set(content["run"] if is_sweep(content) else content)
     named = [verb for verb in app.verbs if verb.name == name]
     meant = [verb for verb in named if verb.when in keys] or [verb for verb in named if not verb.when] or named
     return meant[0]
@@ -182,10 +183,12 @@ def _with_key(word: str, positional: str) -> str:
 def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> int:
     from reproalign.common.command.recipes import check_verb
     from reproalign.common.options.compose import compose
+    from reproalign.common.options.file import given_file, is_sweep, read_file
 
     check_verb(app.command, app.package, verb.name, overrides)
     check_namesakes(app, verb, overrides)
-    if any(word.startswith(SWEPT) for word in overrides):
+    file = given_file(overrides)
+    if any(word.startswith(SWEPT) for word in overrides) or (file is not None and is_sweep(read_file(file))):
         return _run_sweep(app, verb, overrides, flags)
     shown = "--cfg" in flags
     composed = compose(app.package, verb.config_name, verb.schema, overrides, renamed=app.renamed, foreign=not shown)
@@ -232,6 +235,7 @@ def _run_sweep(app: App, verb: Verb, words: list[str], flags: set[str]) -> int:
         raise UserError("--show-tokens shows the rows of one run; remove seeds and sweep.*")
     invocation = sweep_invocation(app.command, app.package, verb, words, app.renamed)
     if "--cfg" in flags:
+        print(f"# {shlex.join(invocation.command)}")
         print(yaml.safe_dump(invocation.config, sort_keys=False, allow_unicode=True), end="")
     elif "--dry-run" in flags:
         carry_out(replace(invocation, target="reproalign.common.verbs.sweep:show_plan"))

@@ -31,6 +31,8 @@ from reproalign.common.options.renamed import Renamed, new_choice, new_name
 from reproalign.common.options.variants import leave_out_other_variants
 from reproalign.common.options.words import as_word
 
+_ONE_SEED = "seed is one number; write seeds=[1,2] to run each"
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -52,6 +54,7 @@ def compose(
     renamed: Renamed | None = None,
     *,
     foreign: bool = True,
+    content: dict[str, Any] | None = None,
 ) -> Composed:
     """Compose the configuration ``config_name`` of ``package`` with ``overrides``.
 
@@ -65,11 +68,12 @@ def compose(
         overrides: words in Hydra's override syntax; ``experiment=NAME`` picks a recipe.
         renamed: keys of the package that changed their names, see :class:`~reproalign.common.command.app.App`.
         foreign: also check what takes an import of transformers: keys that are another library's.
+        content: of the file that ``config=`` among the words names: the part of it that is about this run; None: all.
 
     Raises:
         UserError: for anything wrong in the words or the values.
     """
-    composed, recipe, node = _compose(package, config_name, schema, overrides, renamed or {})
+    composed, recipe, node = _compose(package, config_name, schema, overrides, renamed or {}, content)
     resolved = _resolve(composed, node)
     check_characters(resolved, "")
     check(node, resolved)
@@ -96,7 +100,12 @@ def in_force(package: str, config_name: str, schema: str, overrides: Sequence[st
 
 
 def _compose(
-    package: str, config_name: str, schema: str, overrides: Sequence[str], renamed: Renamed
+    package: str,
+    config_name: str,
+    schema: str,
+    overrides: Sequence[str],
+    renamed: Renamed,
+    content: dict[str, Any] | None = None,
 ) -> tuple[Any, str | None, type]:
     node = load_object(schema)
     file = given_file(overrides)
@@ -114,7 +123,8 @@ def _compose(
             words[word] = key
     given = [word.partition("=")[0] for word in chosen]
     try:
-        content = read_file(file) if file is not None else {}
+        if content is None:
+            content = read_file(file) if file is not None else {}
         if file is not None and is_whole(opened(node), content):
             chosen = [*chosen, *any_choice(package, config_name, chosen)]  # of which nothing is used
         composed = deepcopy(_compose_files(package, config_name, opened(node), tuple(chosen)))
@@ -150,7 +160,7 @@ def _put_values(composed: Any, words: Sequence[str]) -> None:
         key, value = override.key_or_group, override.value()
         if override.is_sweep_override():
             if key == "seed":
-                raise UserError("seed is one number; write seeds=[1,2] to run each")
+                raise UserError(_ONE_SEED)
             raise UserError(
                 f"'{key}' is given several values; write sweep.{key}=[A,B] to run each, {key}=[A,B] for a list, or "
                 "quote a text with commas"
@@ -239,6 +249,8 @@ def _explain(error: BaseException) -> str:
     first = (lines or [type(error).__name__])[0]
     if key and "is not a ListConfig, list or tuple" in first:
         return f"{key} is a list; write {key}=[A] or {key}=[A,B]"
+    if key and "ListConfig" in first:
+        return _ONE_SEED if key == "seed" else f"{key} takes one value; write sweep.{key}=[A,B] to run each"
     if key and first.startswith("Cannot assign") and "to Dict[" in first:
         return f"{key} is a mapping; write {key}.NAME=VALUE"
     return f"{key}: {first}" if key and key not in first else first
