@@ -75,6 +75,9 @@ def fails(tmp_path, capsys, monkeypatch):
         (["reference.mode=adapter-disabled"], "needs adapters"),
         (["model.quantization=4bit", "model.lora.enabled=true"], "needs a GPU"),
         (["model.name=./nothing"], "model.name=./nothing: no such folder"),
+        (["model.name=no/such/model"], "model.name=no/such/model: no such folder; give a model's folder"),
+        (["model=tiny/llama"], "model=tiny/llama is no configuration; write model.name=tiny/llama"),
+        (["model=[tiny,default]"], "model takes one name; write sweep.model=[tiny,default] to run each"),
         (["model.name=tiny:bert"], "unknown tiny model 'bert'"),
         (["model.chat_template=vicuna"], "model.chat_template=vicuna: no such template"),
         (["launch=fsdp"], "launch.strategy=fsdp needs GPUs"),
@@ -91,6 +94,13 @@ def fails(tmp_path, capsys, monkeypatch):
 )
 def test_settings(fails, words, message):
     assert message in fails(*words)
+
+
+def test_a_folder_that_is_no_model_is_named_with_the_remedy(fails, tmp_path):
+    (tmp_path / "made/one/model").mkdir(parents=True)
+    assert "'made/none' from the Hub (there is no such folder here)" in fails("model.name=made/none")
+    assert "model.name=made/one is the folder of a run; give its model, made/one/model" in fails("model.name=made/one")
+    assert "model=made/one is no configuration; write model.name=made/one/model" in fails("model=made/one")
 
 
 @pytest.mark.parametrize("content", ['trainer: {run_name: "a\\0b"}', 'data: {sets: {"a\\0b": {path: x}}}'])

@@ -23,7 +23,7 @@ from reproalign.common.records import Run
 from reproalign.common.text.collate import PairCollator, UnpairedCollator
 from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.training.arguments import training_arguments
-from reproalign.common.training.fit import FINAL, fit
+from reproalign.common.training.fit import fit
 from reproalign.common.training.hold_reference import hold_reference, reference_mode
 from reproalign.common.training.policy import PolicyTrainer
 from reproalign.common.training.preview import preview
@@ -158,11 +158,6 @@ def starting_weights(model: PolicyConfig) -> ModelConfig:
     name = model.load_from
     if not name:
         return model
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and (name.count("/") > 1 or name[0] in "./~"):
-        raise UserError(f"model.load_from={name}: no such folder; give the model folder of a finished run")
-    if (folder / FINAL).is_dir() and not (folder / "config.json").is_file():
-        raise UserError(f"model.load_from={name} is the folder of a run; give its model, {folder / FINAL}")
     model_path(name, "model.load_from")
     return replace(model, name=name, revision=None)
 

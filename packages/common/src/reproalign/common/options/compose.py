@@ -19,12 +19,12 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from reproalign.common.errors import UserError, choose, did_you_mean
+from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.options.check import check, check_characters
 from reproalign.common.options.choices import chosen_sections, named, opened, specialised
 from reproalign.common.options.file import KEY, check_keys, given_file, is_whole, put_file, read_file
 from reproalign.common.options.foreign import check_foreign
-from reproalign.common.options.groups import COMMON_CONFIGS, any_choice, groups, options, primary_module
+from reproalign.common.options.groups import COMMON_CONFIGS, any_choice, check_choice, groups, options, primary_module
 from reproalign.common.options.keys import declared_fields, fields, is_section, known_keys, locate
 from reproalign.common.options.load import load_object
 from reproalign.common.options.renamed import Renamed, new_choice, new_name
@@ -116,7 +116,7 @@ def _compose(
             known = options(package, key)
             if value not in known and (sentence := new_choice(key, value, renamed)):
                 raise UserError(sentence)
-            choose("recipe" if key == "experiment" else f"{key} configuration", value, known)
+            check_choice(key, value, known, weights=locate(node, f"{key}.revision") is not None)
             recipe = value if key == "experiment" else recipe
             chosen.append(word)
         elif key != KEY or file is None:
