@@ -130,7 +130,7 @@ def test_a_dry_run_prints_the_commands_of_the_children(tmp_path, prompts, reward
     folder = tmp_path / "out"
     assert main([*words(tmp_path, prompts, reward, "iterations=2", "seed=7"), "--dry-run"]) == 0
     first, *rest = capsys.readouterr().out.splitlines()
-    assert first == "4 prompts of at most 256 tokens (1 are longer); 2 iteration(s) of 2 prompts:"
+    assert first == "4 prompts of at most 256 tokens (1 longer); 2 iterations of 2 prompts:"
     lines = [shlex.split(line) for line in rest]
     assert [line[1:3] if line[1] == "align" else [line[1]] for line in lines[:4]] == [
         ["sample"],

@@ -138,7 +138,7 @@ def test_no_more_places_than_children():
 
 @pytest.mark.parametrize(
     ("at_once", "message"),
-    [(0, "at_once=0 must be at least 1"), (3, "at_once=3 children of 2 process.es. need 6 GPUs")],
+    [(0, "at_once=0 must be at least 1"), (3, "at_once=3 children of 2 processes need 6 GPUs")],
 )
 def test_more_than_there_are_gpus_for(at_once, message):
     with pytest.raises(UserError, match=message):

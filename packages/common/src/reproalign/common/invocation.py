@@ -23,7 +23,7 @@ class Verb:
         positional: the key that a bare word stands for, if one may be given.
         check: ``module:function(config)`` that refuses options before a process is started, for a launchable verb.
         dry_run: ``module:function(config, invocation)`` of ``--dry-run``, if it can say more than that the
-            configuration is complete.
+            configuration is complete, the folder free and the models there.
         previewed: its target calls :func:`reproalign.common.training.preview.preview` once its rows are ready, so that
             a dry run can say how it would train on them.
     """

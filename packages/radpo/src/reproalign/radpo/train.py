@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config.model import LoadedModelConfig, ModelConfig
 from reproalign.common.console import say
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, counted
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Dropout, Model
 from reproalign.common.models.identify import used_weights
@@ -139,8 +139,8 @@ def _check_own_loop(config: TrainConfig, arguments: TrainingArguments) -> None:
     if cut != (1, 1):
         raise UserError(
             f"variant=released loss={config.loss.name} steps on every micro-batch (ERRATA Q18), not on "
-            f"{cut[0]} process(es) x {cut[1]} of them; set launch=single and trainer.gradient_accumulation_steps=1 "
-            "(the release's, which divides the loss, is released.accumulation)"
+            f"{counted(cut[0], 'process')} x {cut[1]} of them; set launch=single and "
+            "trainer.gradient_accumulation_steps=1 (the release's, which divides the loss, is released.accumulation)"
         )
 
 

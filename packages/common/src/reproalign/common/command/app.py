@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
@@ -212,16 +212,14 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
 
         show_tokens(invocation)
         return 0
-    if "--dry-run" in flags and verb.dry_run:
-        carry_out(replace(invocation, target=verb.dry_run))
-        return 0
+    if "--dry-run" in flags:
+        from reproalign.common.command.dry_run import dry_run
+
+        return dry_run(invocation, verb)
     if verb.launchable:
         from reproalign.common.launch.start import start
 
-        return start(invocation, dry_run="--dry-run" in flags, check_options=verb.check, previewed=verb.previewed)
-    if "--dry-run" in flags:
-        print(f"{app.command} {verb.name}: the configuration is complete")
-        return 0
+        return start(invocation, dry_run=False, check_options=verb.check)
     carry_out(invocation)
     return 0
 
@@ -238,7 +236,10 @@ def _run_sweep(app: App, verb: Verb, words: list[str], flags: set[str]) -> int:
         print(f"# {shlex.join(invocation.command)}")
         print(yaml.safe_dump(invocation.config, sort_keys=False, allow_unicode=True), end="")
     elif "--dry-run" in flags:
-        carry_out(replace(invocation, target="reproalign.common.verbs.sweep:show_plan"))
+        from reproalign.common.command.dry_run import dry_run
+
+        planned = "reproalign.common.verbs.sweep:show_plan"
+        return dry_run(invocation, Verb(verb.name, "", "", invocation.schema, invocation.target, dry_run=planned))
     else:
         carry_out(invocation)
     return 0

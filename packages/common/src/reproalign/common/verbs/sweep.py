@@ -20,6 +20,7 @@ from reproalign.common.errors import UserError, first_line
 from reproalign.common.invocation import Invocation, structured
 from reproalign.common.launch.children import Child, check_launches, naming
 from reproalign.common.launch.together import run_children
+from reproalign.common.models.named import check_named_models
 from reproalign.common.options import option, output_dir
 from reproalign.common.options.load import load_object
 from reproalign.common.options.words import as_word
@@ -80,9 +81,17 @@ def sweep(config: SweepConfig, invocation: Invocation) -> None:
 
 
 def show_plan(config: SweepConfig, invocation: Invocation) -> None:
-    """Print the command lines of the runs."""
-    for entry in plan_sweep(config, invocation):
-        print(shlex.join(entry.child.invocation.command))
+    """Print the command lines of the runs.
+
+    Raises:
+        UserError: for a mistake in the options of a run, or a model that is not there.
+    """
+    children = [entry.child for entry in plan_sweep(config, invocation)]
+    for child in children:
+        with naming(child.name):
+            check_named_models(structured(child.invocation.schema, child.invocation.config))
+    for child in children:
+        print(shlex.join(child.invocation.command))
 
 
 def plan_sweep(config: SweepConfig, invocation: Invocation) -> list[Planned]:
