@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 import pytest
@@ -48,6 +49,17 @@ def test_a_recipe_says_nothing_again_that_its_family_says(paper):
     for name in read_headers(paper.APP.package):
         given, own = stated(paper.APP.package, name)
         assert not [key for key in own.keys() & given.keys() if own[key] == given[key]], name
+
+
+@PAPERS
+def test_a_recipe_writes_a_folder_of_its_own_below_its_papers_and_reads_none_of_another_paper(paper):
+    package = paper.APP.package
+    place = f"runs/{package.rpartition('.')[2]}/"
+    for name in read_headers(package):
+        given, own = stated(package, name)
+        assert own["output_dir",] == f"{place}{name}"
+        named = re.findall(r"\bruns/[\w.-]+/?", str([*given.values(), *own.values()]))
+        assert {folder for folder in named if folder != place} == set(), name
 
 
 def test_what_one_variant_alone_reads_is_left_out_of_a_recipe_under_the_other():

@@ -191,7 +191,7 @@ def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
         (["evaluate.reward=null"], "evaluate.reward is not set; give the reward model"),
         (["evaluate.prompts=null"], "evaluate.prompts is not set"),
         (["evaluate.reward={made}/pre"], "evaluate-pre: reward={made}/pre is no reward model"),
-        (["evaluate.n=1,2"], "'evaluate.n' is given several values"),
+        (["evaluate.n=1,2"], "evaluate.n takes one value; write sweep.evaluate.n=[A,B] to run each"),
         (["evaluate.n=0"], "evaluate-pre: n=0 must be at least 1"),
         (["evaluate.seed=3"], "evaluate.seed is set by frontier itself"),
         (["evaluate.promts=x"], "evaluate-pre: unknown key 'promts' (did you mean 'prompts'?)"),

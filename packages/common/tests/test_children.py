@@ -136,7 +136,7 @@ def test_no_more_places_than_children():
 
 @pytest.mark.parametrize(
     ("at_once", "message"),
-    [(0, "at_once=0 must be at least 1"), (3, "at_once=3 children of 2 process.es. need 6 GPUs")],
+    [(0, "at_once=0 must be at least 1"), (3, "at_once=3 children of 2 processes need 6 GPUs")],
 )
 def test_more_than_there_are_gpus_for(at_once, message):
     with pytest.raises(UserError, match=message):
@@ -150,6 +150,8 @@ def test_children_run_at_the_same_time_and_what_they_print_is_kept(tmp_path, nap
     assert statuses(tmp_path) == dict.fromkeys(("nap-0", "nap-1", "nap-2"), "finished")
     times = [json.loads((tmp_path / f"out/nap-{n}/run.json").read_text())["metrics"] for n in range(3)]
     assert max(time["began"] for time in times) < min(time["ended"] for time in times)
+    noted = json.loads((tmp_path / "out/run.json").read_text())["children"]
+    assert [noted[f"nap-{n}"]["metrics"] for n in range(3)] == times
     assert "slept" in (tmp_path / "out" / "nap-1.log").read_text()
     assert not list((tmp_path / "out").glob(".nap-*"))
 

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from toy.cli import APP, TRAIN, main
 
+from reproalign.common.command.app import App, run
 from reproalign.common.command.recipes import read_headers
 from reproalign.common.errors import UserError
 from reproalign.common.mappings import flatten
@@ -19,7 +20,8 @@ from reproalign.common.options.compose import compose
 from reproalign.common.options.keys import known_keys
 from reproalign.common.options.load import load_object
 from reproalign.common.options.words import as_word
-from reproalign.common.testing import composed
+from reproalign.common.testing import composed, refusal
+from reproalign.common.verbs import REJECTION_SAMPLING
 
 
 def plain(*words: str) -> dict:
@@ -92,8 +94,36 @@ def test_a_dry_run_writes_nothing_and_says_what_a_training_comes_to(prints, tmp_
     monkeypatch.chdir(tmp_path)
     printed = prints("train", "experiment=smoke", "--dry-run")
     assert printed.startswith("toy train")
-    assert re.search(r"^rows: +32, [\d,]+ tokens; 8 held out$", printed, re.MULTILINE)
+    for line in (
+        "device: +(cpu|cuda) .single.",
+        "precision: +float32 weights, no autocast",
+        r"rows: +32, [\d,]+ tokens; 8 held out",
+        "global batch: +4 .4 per device x 1 process x 1 accumulated.",
+        "reference: +a frozen second model",
+        "resuming: +nothing: from the first step",
+    ):
+        assert re.search(f"^{line}$", printed, re.MULTILINE)
     assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model.name=./none", "output_dir=a"], "model.name=./none: no such folder"),
+        (["model.tokenizer=./none", "output_dir=a"], "model.tokenizer=./none: no such folder"),
+        (["sweep.model.name=[tiny:llama,./none]", "output_dir=a"], "name-._none: model.name=./none: no such folder"),
+        (["output_dir=taken"], "output_dir=taken holds files that are not a run's"),
+        (["output_dir=taken", "sweep.n=[1,2]"], "output_dir=taken holds files that are not a run's"),
+    ],
+)
+def test_a_dry_run_without_a_preview_refuses_what_the_run_would(tmp_path, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/notes.txt").write_text("mine")
+    app = App("toy", "reproalign.common", "reproalign-common", "a toy", REJECTION_SAMPLING)
+    named = [] if any("model.name" in word for word in words) else ["model.name=tiny:llama"]
+    typed = ["sample", "prompts=demo:pairs-eval", *named, *words, "--dry-run"]
+    assert said in refusal("toy", lambda argv: run(app, argv), typed, capsys, untouched=tmp_path)
 
 
 @pytest.mark.parametrize(

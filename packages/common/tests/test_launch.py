@@ -48,11 +48,11 @@ def option(command: list[str], name: str) -> str:
         (launch("single"), EIGHT, "launch.strategy=single runs one process, not 2; use launch=ddp"),
         (launch("zero1"), Hardware(gpus=8, deepspeed=False), "launch.strategy=zero1 needs DeepSpeed: pip install"),
         (launch("zero3-offload"), Hardware(gpus=8, deepspeed=False), "launch.strategy=zero3-offload needs DeepSpeed"),
-        (launch("fsdp"), SERVER, "launch.strategy=fsdp needs GPUs (this machine has 0 GPU(s); on a CPU it would"),
-        (launch("zero3-offload"), SERVER, "needs GPUs to offload from (this machine has 0 GPU(s)); use launch=zero3"),
-        (launch("ddp", 9), EIGHT, "launch.processes=9 is 9 per machine, but this machine has 8 GPU(s)"),
-        (launch("auto", 4), EIGHT, "launch.strategy=auto is 8 process(es) here (8 GPU(s) per machine), not"),
-        (launch("auto"), LAPTOP, "launch.strategy=auto is 1 process(es) here (0 GPU(s) per machine), not"),
+        (launch("fsdp"), SERVER, "launch.strategy=fsdp needs GPUs (this machine has 0 GPUs; on a CPU it would"),
+        (launch("zero3-offload"), SERVER, "needs GPUs to offload from (this machine has 0 GPUs); use launch=zero3"),
+        (launch("ddp", 9), EIGHT, "launch.processes=9 is 9 per machine, but this machine has 8 GPUs"),
+        (launch("auto", 4), EIGHT, "launch.strategy=auto is 8 processes here (8 GPUs per machine), not"),
+        (launch("auto"), LAPTOP, "launch.strategy=auto is 1 process here (0 GPUs per machine), not"),
         (launch("auto", 1, machines=2), EIGHT, "several machines need launch.main_address"),
         (launch("fsdp", 18, machines=2, main_address="a"), EIGHT, "launch.processes=18 is 9 per machine, but this"),
     ],
@@ -275,7 +275,7 @@ def test_what_auto_came_to_is_printed_and_handed_on(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(Hardware, "detect", lambda: LAPTOP)
     assert start(invocation(tmp_path, launch("auto", 1)), dry_run=False) == 0
     assert [taken.config["launch"] for taken in started] == [asdict(launch("single", 1))]
-    assert "launch=auto: single, 1 process(es), 0 GPU(s) per machine" in capsys.readouterr().err
+    assert "launch=auto: single, 1 process, 0 GPUs per machine" in capsys.readouterr().err
     monkeypatch.setattr(Hardware, "detect", lambda: EIGHT)
 
     def wait(command: list[str], environment: dict[str, str], error: Path) -> int:
@@ -287,7 +287,7 @@ def test_what_auto_came_to_is_printed_and_handed_on(tmp_path, capsys, monkeypatc
     assert start(invocation(tmp_path, launch("auto", 1)), dry_run=False) == 0
     assert started[-1].config["launch"] == asdict(launch("fsdp", 8))
     printed = capsys.readouterr().err
-    assert "launch=auto: fsdp, 8 process(es), 8 GPU(s) per machine" in printed
+    assert "launch=auto: fsdp, 8 processes, 8 GPUs per machine" in printed
     assert "--num_processes 8" in printed
 
 

@@ -54,7 +54,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["seed="], "seed= must be a whole number"),
         (["data.max_rows=none"], "data.max_rows=none must be a whole number or null"),
         (["model.trust_remote_code=yess"], "model.trust_remote_code=yess must be true or false"),
-        (["model.revision=[a]"], "model.revision=['a'] must be text or null, not a list"),
+        (["model.revision=[a]"], "model.revision takes one value; write sweep.model.revision=[A,B] to run each"),
         (["output_dir=null"], "output_dir may not be null; it is text"),
         (["output_dir="], "output_dir is empty; give it a value (folder that the run writes"),
         (["data.sets=3"], "data.sets is a mapping; write data.sets.NAME.KEY=VALUE"),
@@ -86,6 +86,9 @@ def fails(tmp_path, capsys, monkeypatch):
         (["reference.mode=adapter-disabled"], "needs adapters"),
         (["model.quantization=4bit", "model.lora.enabled=true"], "needs a GPU"),
         (["model.name=./nothing"], "model.name=./nothing: no such folder"),
+        (["model.name=no/such/model"], "model.name=no/such/model: no such folder; give a model's folder"),
+        (["model=tiny/llama"], "model=tiny/llama is no configuration; write model.name=tiny/llama"),
+        (["model=[tiny,default]"], "model takes one name; write sweep.model=[tiny,default] to run each"),
         (["model.name=tiny:bert"], "unknown tiny model 'bert'"),
         (["model.chat_template=vicuna"], "model.chat_template=vicuna: no such template"),
         (["launch=fsdp"], "launch.strategy=fsdp needs GPUs"),
@@ -102,6 +105,13 @@ def fails(tmp_path, capsys, monkeypatch):
 )
 def test_settings(fails, words, message):
     assert message in fails(*words)
+
+
+def test_a_folder_that_is_no_model_is_named_with_the_remedy(fails, tmp_path):
+    (tmp_path / "made/one/model").mkdir(parents=True)
+    assert "'made/none' from the Hub (there is no such folder here)" in fails("model.name=made/none")
+    assert "model.name=made/one is the folder of a run; give its model, made/one/model" in fails("model.name=made/one")
+    assert "model=made/one is no configuration; write model.name=made/one/model" in fails("model=made/one")
 
 
 @pytest.mark.parametrize("content", ['trainer: {run_name: "a\\0b"}', 'data: {sets: {"a\\0b": {path: x}}}'])

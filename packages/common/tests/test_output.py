@@ -85,6 +85,13 @@ def test_steps_are_counted_as_the_trainer_counts_them(tmp_path, given, rows, pro
     assert plan.tokens == 3 * rows
 
 
+def test_rows_held_out_are_those_of_all_sets(tmp_path):
+    rows = Dataset.from_dict({"input_ids": [[1]] * 3})
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True)
+    for held_out, count in ((None, 0), (rows, 3), ({}, 0), ({"a": rows, "b": rows}, 6)):
+        assert training_plan(arguments, rows, held_out).held_out == count
+
+
 def test_tokens_are_those_of_all_sequences():
     pairs = Dataset.from_dict(
         {"chosen_input_ids": [[1], [1, 2]], "rejected_input_ids": [[1, 2, 3], []], "length": [3, 2]}

@@ -212,6 +212,19 @@ def test_comparison_sets_timing_aside_and_misses_nothing():
     assert not compare(left, right, tolerance=1e-6, ignore=("extra",)).differing
 
 
+def test_metrics_of_the_runs_that_a_run_started_are_compared_where_both_records_have_them():
+    def parent(*accuracies: float) -> dict:
+        runs = {f"lr-0.1-seed-{n}": {"metrics": {"accuracy": a, "seconds": a}} for n, a in enumerate(accuracies)}
+        return {"metrics": {"accuracy": 0.5}, "children": runs}
+
+    found = compare(parent(0.4, 0.6), parent(0.5, 0.5))  # of the same mean
+    assert [key for key, _, _ in found.differing] == [f"children.lr-0.1-seed-{n}.accuracy" for n in (0, 1)]
+    assert found.ignored == [f"children.lr-0.1-seed-{n}.seconds" for n in (0, 1)]
+    assert not compare(parent(0.4, 0.6), parent(0.5, 0.5), ignore=("accuracy",)).differing
+    older = {**parent(), "children": {"lr-0.1-seed-0": {"status": "finished"}}}
+    assert compare(parent(0.4), older).agreed == ["metrics.accuracy"]
+
+
 def test_show_and_verify_answer_by_exit_code(tmp_path, capsys):
     a, b = finished(tmp_path / "a"), finished(tmp_path / "b")
     other = finished(tmp_path / "c", {"accuracy": 0.6})

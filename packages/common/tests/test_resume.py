@@ -93,11 +93,13 @@ def stop_at(step: int, words: list[str], monkeypatch) -> None:
         assert main(words) == 130
 
 
-def test_stopped_in_the_middle_and_resumed(tmp_path, uninterrupted, monkeypatch):
+def test_stopped_in_the_middle_and_resumed(tmp_path, uninterrupted, monkeypatch, capsys):
     """The same in one process: the first attempt dies at step 7, after the checkpoint of step 6."""
     folder = tmp_path / "stopped"
     stop_at(7, [*WORDS, f"output_dir={folder}"], monkeypatch)
     assert record(folder)["status"] == "interrupted"
+    assert main([*WORDS, f"output_dir={folder}", "--dry-run"]) == 0
+    assert f"from {folder / 'checkpoint-6'}, because it is the newest" in capsys.readouterr().out
     assert main([*WORDS, f"output_dir={folder}"]) == 0
     assert record(folder)["resumed_from"] == "checkpoint-6"
     assert fingerprint_folder(folder / "model") == fingerprint_folder(uninterrupted / "model")

@@ -8,12 +8,14 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reproalign.common.command.app import App, run
 from reproalign.common.evaluation.spread import paired_differences, spread
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.verbs import REJECTION_SAMPLING
+from reproalign.common.verbs.sweep import SweepConfig, plan_sweep
 from reproalign.common.verbs.sweep_report import Result, report
 
 APP = App("toy", "reproalign.common", "reproalign-common", "a toy", REJECTION_SAMPLING)
@@ -47,9 +49,55 @@ def test_every_combination_is_a_run_with_a_folder_named_after_it(tmp_path, capsy
     assert not (tmp_path / "a").exists()
 
 
+def printed(capsys, *words: str) -> dict:
+    assert run(APP, ["sample", *words, "--cfg"]) == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_a_sweep_is_values_which_config_takes_back_and_a_file_inside_may_go(tmp_path, capsys):
+    inside, file = tmp_path / "inside.yaml", tmp_path / "sweep.yaml"
+    inside.write_text("temperature: 0.3\n")
+    words = [*SAMPLE[1:], f"config={inside}", "seeds=[1,2]", "sweep.n=[1,4]", f"output_dir={tmp_path / 'a'}"]
+    asked = printed(capsys, *words)
+    inside.unlink()
+    file.write_text(yaml.safe_dump(asked))
+    assert printed(capsys, f"config={file}") == asked
+    changed = printed(capsys, f"config={file}", "temperature=0.7", "at_once=1")
+    assert (changed["run"]["temperature"], changed["at_once"], changed["runs"]) == (0.7, 1, asked["runs"])
+    made = Invocation(["toy", "sample", *words], "reproalign.common", "sample", "m:C", "m:f", asked)
+    runs = [entry.child.invocation.config for entry in plan_sweep(SweepConfig(**asked), made)]
+    assert [(config["n"], config["seed"], config["temperature"]) for config in runs] == [
+        (n, seed, 0.3) for n in (1, 4) for seed in (1, 2)
+    ]
+    assert runs[3]["output_dir"] == str(tmp_path / "a/n-4-seed-2")
+
+
+@pytest.mark.parametrize(
+    ("words", "change", "said"),
+    [
+        (["seeds=[3]"], {}, "is a sweep's, and says itself what is swept; leave seeds out"),
+        (["seed=3"], {}, "seed is given once and swept"),
+        ([], {"seeds": [1, 3]}, "seeds and sweep say seed-1, seed-3, and runs has seed-1, seed-2"),
+        ([], {"seeds": "many"}, "not what a sweep wrote"),
+        ([], {"run": None}, "unknown key 'at_once'"),
+        ([], {"verb": {"name": "score"}}, "is a sweep of 'score'"),
+        ([], {"runs": {"seed-1": {"temprature": 1}, "seed-2": {}}}, "did you mean 'temperature'?"),
+    ],
+)
+def test_a_sweeps_file_that_was_changed_is_refused(tmp_path, capsys, words, change, said):
+    file = tmp_path / "sweep.yaml"
+    asked = printed(capsys, *SAMPLE[1:], "seeds=[1,2]", f"output_dir={tmp_path / 'a'}")
+    file.write_text(yaml.safe_dump(asked | change))
+    assert run(APP, ["sample", f"config={file}", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["seed=[1,2]"], "seed is one number; write seeds=[1,2] to run each"),
+        (["temperature=[1,2]"], "temperature takes one value; write sweep.temperature=[A,B] to run each"),
         (["seed=1,2,3"], "seed is one number; write seeds=[1,2] to run each"),
         (["seeds=1,2"], "seeds takes a list of values"),
         (["seeds=[1,1]"], "names a value twice"),

@@ -263,7 +263,7 @@ def test_a_folder_that_is_not_there_is_no_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for variant in ("paper", "released"):
         words = ["merge", "models=runs/none/train", f"variant={variant}", "output_dir=out"]
-        assert "models: 'runs/none/train': no such folder" in refusal("dtm", main, words, capsys, untouched=tmp_path)
+        assert "models=runs/none/train: no such folder" in refusal("dtm", main, words, capsys, untouched=tmp_path)
 
 
 def test_models_that_do_not_belong_together_are_refused(tmp_path, base, adapters, capsys):

@@ -32,7 +32,6 @@ def test_a_recipe_is_complete(name):
     header = HEADERS[name]
     assert not [key for key in REQUIRED if not header.get(key)]
     assert header["command"].startswith(f"dtm {header['verb']} experiment={name}")
-    assert composed(APP, f"experiment={name}")["output_dir"] == f"runs/{name}"
 
 
 @pytest.mark.parametrize("name", HEADERS)

@@ -35,7 +35,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["dispersal=nowhere"], "dispersal=nowhere: there is no rows.jsonl"),
         (["dispersal=disperse", "rows=[a]"], "dispersal has rows and labels of its own"),
         (["rows=[disperse/rows.jsonl]", "cluster=0"], "cluster=0 needs labels"),
-        (["rows=[disperse/rows.jsonl]", "labels=[a,b]"], "labels: 2 file(s) for 1 file(s) of rows"),
+        (["rows=[disperse/rows.jsonl]", "labels=[a,b]"], "labels: 2 files for 1 file of rows"),
         (["rows=disperse/rows.jsonl"], "rows is a list; write rows=[A] or rows=[A,B]"),
         (["rows=[none.jsonl]"], "rows=none.jsonl: no such file"),
         (["dispersal=disperse", "cluster=2"], "cluster=2: no row has [2]; there are 0, 1, 3"),

@@ -40,7 +40,7 @@ POLICY_RECIPE = {  # in the release's format, with the published values
     "max_prompt_length": 512,
     "num_train_epochs": 3,
     "optim": "adamw_torch",
-    "output_dir": "runs/gemma-7b-ultrafeedback",
+    "output_dir": "runs/mmpo/gemma-7b-ultrafeedback",
     "per_device_train_batch_size": 1,
     "push_to_hub": False,
     "save_strategy": "steps",
@@ -68,7 +68,7 @@ REWARD_RECIPE = {
     "max_length": 1024,
     "num_train_epochs": 2,
     "optim": "adamw_torch",
-    "output_dir": "runs/gemma-7b-reward",
+    "output_dir": "runs/mmpo/gemma-7b-reward",
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 8,
     "save_only_model": True,
@@ -126,7 +126,7 @@ def test_a_dry_run_writes_nothing(prints, tmp_path, monkeypatch, verb):
     ("verb", "recipe", "flags", "packaged"),
     [
         ("train", POLICY_RECIPE, ["--bt_beta=1.1"], "gemma-7b-ultrafeedback"),
-        ("train", POLICY_RECIPE, ["--output_dir=runs/gemma-7b-ultrafeedback-dpo"], "gemma-7b-ultrafeedback-dpo"),
+        ("train", POLICY_RECIPE, ["--output_dir=runs/mmpo/gemma-7b-ultrafeedback-dpo"], "gemma-7b-ultrafeedback-dpo"),
         ("reward", REWARD_RECIPE, [], "gemma-7b-reward"),
     ],
 )

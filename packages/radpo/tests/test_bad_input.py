@@ -67,7 +67,7 @@ def fails(tmp_path, capsys, monkeypatch):
             "released.processes=0 must be at least 1",
         ),
         (["variant=released", "rows.incomplete=keep"], "the release drops incomplete batches; set variant=paper"),
-        (["variant=released", "loss=ppo"], "steps on every micro-batch (ERRATA Q18), not on 1 process(es) x 2 of them"),
+        (["variant=released", "loss=ppo"], "steps on every micro-batch (ERRATA Q18), not on 1 process x 2 of them"),
         (["loss=ppo", "model.lora.enabled=true", "model.lora.merge=true"], "would lose PPO's value head"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

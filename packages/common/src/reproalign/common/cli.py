@@ -229,16 +229,11 @@ def _check_options(record: dict[str, Any]) -> None:
     Raises:
         UserError: naming the version that can replay it.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from reproalign.common.options.choices import specialised
-    from reproalign.common.options.load import load_object
+    from reproalign.common.invocation import read_back
 
     try:
-        schema = specialised(load_object(record["schema"]), record["config"])
-        OmegaConf.merge(OmegaConf.structured(schema), record["config"])
-    except (OmegaConfBaseException, UserError, ImportError, AttributeError, KeyError) as error:
+        read_back(record["schema"], record["config"])
+    except (UserError, ImportError, AttributeError, KeyError) as error:
         made = record.get("versions", {}).get("reproalign-common", "unknown")
         commit = (record.get("git") or {}).get("commit")
         raise UserError(

@@ -78,6 +78,12 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 process``, ``2 processes``."""
+    ending = "" if number == 1 else "es" if noun.endswith(("s", "h")) else "s"
+    return f"{number} {noun}{ending}"
+
+
 def choose(kind: str, word: str, choices: Iterable[str]) -> str:
     """Return ``word`` if it is one of ``choices``.
 

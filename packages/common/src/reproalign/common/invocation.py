@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from reproalign.common.errors import UserError
 from reproalign.common.options.load import load_object
 
 
@@ -24,7 +25,7 @@ class Verb:
         positional: the key that a bare word stands for, if one may be given.
         check: ``module:function(config)`` that refuses options before a process is started, for a launchable verb.
         dry_run: ``module:function(config, invocation)`` of ``--dry-run``, if it can say more than that the
-            configuration is complete.
+            configuration is complete, the folder free and the models there.
         previewed: its target calls :func:`reproalign.common.training.preview.preview` once its rows are ready, so that
             a dry run can say how it would train on them.
     """
@@ -74,6 +75,30 @@ def structured(schema: str, config: dict[str, Any]) -> Any:
     from reproalign.common.options.choices import built
 
     return built(load_object(schema), deepcopy(config))
+
+
+def read_back(schema: str, config: dict[str, Any]) -> Any:
+    """Return a configuration out of a file or a record, which another version may have written, as such an object.
+
+    Raises:
+        UserError: for a key that the class has not, a value that it does not allow, or one that is missing.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from reproalign.common.options.check import check
+    from reproalign.common.options.choices import built, specialised
+    from reproalign.common.options.explain import explain
+
+    cls = load_object(schema)
+    special = specialised(cls, config)
+    try:
+        merged = OmegaConf.unsafe_merge(OmegaConf.structured(special), OmegaConf.create(config))
+        values: Any = OmegaConf.to_container(merged, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, special)) from error
+    check(special, values)
+    return built(cls, values)
 
 
 def carry_out(invocation: Invocation) -> None:

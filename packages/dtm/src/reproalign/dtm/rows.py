@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reproalign.common.data.reading import Row, local_path, read_local
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, counted
 from reproalign.common.files import sha256_file, sha256_json
 from reproalign.common.records.handed_on import intact
 
@@ -58,7 +58,8 @@ def parse_selection(rows: Sequence[str], labels: Sequence[str], cluster: str | i
         raise UserError("no rows are given; set dispersal=FOLDER or rows=[FILE]")
     if selection.labels and len(selection.labels) != len(selection.rows):
         raise UserError(
-            f"labels: {len(selection.labels)} file(s) for {len(selection.rows)} file(s) of rows; each needs its own"
+            f"labels: {counted(len(selection.labels), 'file')} for {counted(len(selection.rows), 'file')} of rows; "
+            "each needs its own"
         )
     if selection.clusters is not None and not selection.labels:
         raise UserError(f"cluster={cluster} needs labels; set labels=[FILE] or dispersal=FOLDER")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError, choose, counted
 from reproalign.common.evaluation.calibration import (
     BINNINGS,
     calibrated_ece,
@@ -190,7 +190,8 @@ def _deal(items: int, paired: NDArray[np.int64], seed: int, name: str) -> NDArra
     """Return each item's half, 0 or 1; items with pairs are dealt evenly."""
     if len(paired) < 2:
         raise UserError(
-            f"domain {name} has {len(paired)} item(s) with pairs; temperature scaling needs two, leave temperature off"
+            f"domain {name} has {counted(len(paired), 'item')} with pairs; temperature scaling needs two, leave "
+            "temperature off"
         )
     half = np.zeros(items, dtype=np.int64)
     half[np.random.default_rng(seed).permutation(paired)] = np.arange(len(paired)) % 2

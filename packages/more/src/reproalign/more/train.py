@@ -63,7 +63,7 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
         )
         remedy = "set data.sets.NAME.eval_path=FILE or data.eval_fraction"
         check_held_out(arguments, domains.held_out, remedy, rows="items")
-        preview(run, config, arguments, domains.train)
+        preview(run, config, arguments, domains.train, domains.held_out)
         model = load_reward(config.model, tokenizer, rules, domains.pad_id)
         used_weights(run, "start", config.model.name, config.model.revision)
         if run.is_main and config.method == "more":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from itertools import count
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError, choose, counted
 from reproalign.radpo.rows import Row, RowRules
 
 
@@ -38,8 +38,9 @@ def lay_out(rows: list[Row], rules: RowRules, limit: int | None = None) -> tuple
     together = rules.batch_size * (1 if across else rules.processes)
     if len(order) < (together if rules.incomplete == "drop" else 1):
         raise UserError(
-            f"{len(order)} rows fill no batch of {rules.batch_size} for each of {together // rules.batch_size} "
-            "process(es); give more rows or pairs, a smaller batch_size, or incomplete=keep"
+            f"{len(order)} rows fill no batch of {rules.batch_size} for each of "
+            f"{counted(together // rules.batch_size, 'process')}; give more rows or pairs, a smaller batch_size, "
+            "or incomplete=keep"
         )
     batches: list[list[Row]] = []
     dropped = 0
@@ -62,8 +63,9 @@ def _whole_steps(batches: list[list[Row]], rules: RowRules, dropped: int) -> tup
     whole = batches[: len(batches) - over]
     if not whole:
         raise UserError(
-            f"{sum(map(len, batches))} rows fill no optimiser step of {rules.processes} process(es) with "
-            f"{rules.accumulation} batch(es) of {rules.batch_size} each; give more rows or pairs, or smaller batches"
+            f"{sum(map(len, batches))} rows fill no optimiser step of {counted(rules.processes, 'process')} with "
+            f"{counted(rules.accumulation, 'batch')} of {rules.batch_size} each; give more rows or pairs, or "
+            "smaller batches"
         )
     return whole, dropped + sum(map(len, batches[len(whole) :]))
 

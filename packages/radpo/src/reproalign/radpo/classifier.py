@@ -9,8 +9,8 @@ from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError, choose, first_line
-from reproalign.common.models.load import model_path
+from reproalign.common.errors import choose
+from reproalign.common.models.load import model_path, unreadable
 from reproalign.radpo.config import ClassifierConfig
 
 
@@ -24,7 +24,7 @@ def label_column(config: ClassifierConfig) -> int:
     try:
         found = AutoConfig.from_pretrained(path, revision=config.revision)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load the classifier '{config.name}': {first_line(error)}") from error
+        raise unreadable("classifier", config.name, error) from error
     labels = {str(label): int(index) for index, label in found.id2label.items()}
     return labels[choose("classifier.label", config.label, labels)]
 
@@ -42,7 +42,7 @@ def load_classifier(config: ClassifierConfig) -> Callable[[Sequence[list[Message
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
         model = AutoModelForSequenceClassification.from_pretrained(path, revision=config.revision, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load the classifier '{config.name}': {first_line(error)}") from error
+        raise unreadable("classifier", config.name, error) from error
     column = label_column(config)
     model = model.to(PartialState().device).eval()
     limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512) - 2)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from reproalign.common.config.model import LoadedModelConfig, ModelConfig
 from reproalign.common.console import say
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, counted
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.adapters import Dropout, Model
 from reproalign.common.models.identify import used_weights
@@ -23,7 +23,7 @@ from reproalign.common.records import Run
 from reproalign.common.text.collate import PairCollator, UnpairedCollator
 from reproalign.common.text.templates import check_tokenizer
 from reproalign.common.training.arguments import training_arguments
-from reproalign.common.training.fit import FINAL, fit
+from reproalign.common.training.fit import fit
 from reproalign.common.training.hold_reference import hold_reference, reference_mode
 from reproalign.common.training.policy import PolicyTrainer
 from reproalign.common.training.preview import preview
@@ -139,8 +139,8 @@ def _check_own_loop(config: TrainConfig, arguments: TrainingArguments) -> None:
     if cut != (1, 1):
         raise UserError(
             f"variant=released loss={config.loss.name} steps on every micro-batch (ERRATA Q18), not on "
-            f"{cut[0]} process(es) x {cut[1]} of them; set launch=single and trainer.gradient_accumulation_steps=1 "
-            "(the release's, which divides the loss, is released.accumulation)"
+            f"{counted(cut[0], 'process')} x {cut[1]} of them; set launch=single and "
+            "trainer.gradient_accumulation_steps=1 (the release's, which divides the loss, is released.accumulation)"
         )
 
 
@@ -158,11 +158,6 @@ def starting_weights(model: PolicyConfig) -> ModelConfig:
     name = model.load_from
     if not name:
         return model
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and (name.count("/") > 1 or name[0] in "./~"):
-        raise UserError(f"model.load_from={name}: no such folder; give the model folder of a finished run")
-    if (folder / FINAL).is_dir() and not (folder / "config.json").is_file():
-        raise UserError(f"model.load_from={name} is the folder of a run; give its model, {folder / FINAL}")
     model_path(name, "model.load_from")
     return replace(model, name=name, revision=None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, counted
 
 
 def next_batch(count: int, size: int, iteration: int, seed: int) -> list[int]:
@@ -51,7 +51,7 @@ def iteration_prompts(count: int, size: int, iteration: int, seed: int, *, ranks
     parts = [released_batch(count, size, iteration, seed, rank=rank, ranks=ranks) for rank in range(ranks)]
     if not any(parts):
         raise UserError(
-            f"iteration {iteration + 1} has no prompts: there are {count} for {ranks} process(es), "
+            f"iteration {iteration + 1} has no prompts: there are {count} for {counted(ranks, 'process')}, "
             f"prompts_per_iteration={size}, and variant=released goes over them once; lower iterations, or set "
             "variant=paper"
         )

@@ -21,6 +21,7 @@ from reproalign.ama.align.reward_record import record_line, reward_record
 from reproalign.ama.align.sft_options import check_options
 from reproalign.common.console import say
 from reproalign.common.data.records import Message
+from reproalign.common.errors import counted
 from reproalign.common.files import sha256_json, write_text
 from reproalign.common.generation.prompt_files import read_prompts
 from reproalign.common.generation.samples import SCORED, SELECTED, find, read_sampled, write_rows
@@ -99,8 +100,8 @@ def show_plan(config: RaftConfig, invocation: Invocation) -> None:
     plan = make_plan(config, invocation)
     sizes = [sum(map(len, batches)) for batches in plan.batches]
     print(
-        f"{len(plan.prompts)} prompts of at most {config.max_prompt_length} tokens ({plan.overlong} are longer); "
-        f"{config.iterations} iteration(s) of {', '.join(map(str, sorted(set(sizes))))} prompts:"
+        f"{len(plan.prompts)} prompts of at most {config.max_prompt_length} tokens ({plan.overlong} longer); "
+        f"{counted(config.iterations, 'iteration')} of {', '.join(map(str, sorted(set(sizes))))} prompts:"
     )
     for children in plan.children:
         for child in children.values():

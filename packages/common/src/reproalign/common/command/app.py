@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
@@ -138,12 +138,13 @@ def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
         UserError: for a name that the command does not know.
     """
     from reproalign.common.command.recipes import recipe_keys
-    from reproalign.common.options.file import given_file, read_file
+    from reproalign.common.options.file import given_file, is_sweep, read_file
 
     choose("verb", name, known_verbs(app))
     keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words} | recipe_keys(app.package, words)
     file = given_file(words)
-    keys |= set(read_file(file)) if file is not None else set()
+    content = {} if file is None else read_file(file)
+    keys |= set(content["run"] if is_sweep(content) else content)
     named = [verb for verb in app.verbs if verb.name == name]
     meant = [verb for verb in named if verb.when in keys] or [verb for verb in named if not verb.when] or named
     return meant[0]
@@ -182,10 +183,12 @@ def _with_key(word: str, positional: str) -> str:
 def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> int:
     from reproalign.common.command.recipes import check_verb
     from reproalign.common.options.compose import compose
+    from reproalign.common.options.file import given_file, is_sweep, read_file
 
     check_verb(app.command, app.package, verb.name, overrides)
     check_namesakes(app, verb, overrides)
-    if any(word.startswith(SWEPT) for word in overrides):
+    file = given_file(overrides)
+    if any(word.startswith(SWEPT) for word in overrides) or (file is not None and is_sweep(read_file(file))):
         return _run_sweep(app, verb, overrides, flags)
     shown = "--cfg" in flags
     composed = compose(app.package, verb.config_name, verb.schema, overrides, renamed=app.renamed, foreign=not shown)
@@ -209,16 +212,14 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
 
         show_tokens(invocation)
         return 0
-    if "--dry-run" in flags and verb.dry_run:
-        carry_out(replace(invocation, target=verb.dry_run))
-        return 0
+    if "--dry-run" in flags:
+        from reproalign.common.command.dry_run import dry_run
+
+        return dry_run(invocation, verb)
     if verb.launchable:
         from reproalign.common.launch.start import start
 
-        return start(invocation, dry_run="--dry-run" in flags, check_options=verb.check, previewed=verb.previewed)
-    if "--dry-run" in flags:
-        print(f"{app.command} {verb.name}: the configuration is complete")
-        return 0
+        return start(invocation, dry_run=False, check_options=verb.check)
     carry_out(invocation)
     return 0
 
@@ -232,9 +233,13 @@ def _run_sweep(app: App, verb: Verb, words: list[str], flags: set[str]) -> int:
         raise UserError("--show-tokens shows the rows of one run; remove seeds and sweep.*")
     invocation = sweep_invocation(app.command, app.package, verb, words, app.renamed)
     if "--cfg" in flags:
+        print(f"# {shlex.join(invocation.command)}")
         print(yaml.safe_dump(invocation.config, sort_keys=False, allow_unicode=True), end="")
     elif "--dry-run" in flags:
-        carry_out(replace(invocation, target="reproalign.common.verbs.sweep:show_plan"))
+        from reproalign.common.command.dry_run import dry_run
+
+        planned = "reproalign.common.verbs.sweep:show_plan"
+        return dry_run(invocation, Verb(verb.name, "", "", invocation.schema, invocation.target, dry_run=planned))
     else:
         carry_out(invocation)
     return 0

@@ -183,10 +183,10 @@ def handed_over(run: Run, child: Child) -> Iterator[tuple[list[str], Path]]:
 
 
 def note_child(run: Run, child: Child, status: str | None = None) -> None:
-    """Note a child in the parent's record, with ``status``, or with what its own record says."""
+    """Note a child in the parent's record, with ``status``, or with what its own record says: status, final metrics."""
     folder = run.dir / child.name
-    status = status or (str(read_record(folder)["status"]) if (folder / RECORD).is_file() else "not started")
-    entry = {"run": str(folder), "status": status}
-    if status == "finished":
-        entry["record_sha256"] = sha256_file(folder / RECORD)
+    record = read_record(folder) if status is None and (folder / RECORD).is_file() else {}
+    entry = {"run": str(folder), "status": status or record.get("status", "not started")}
+    if entry["status"] == "finished":
+        entry |= {"record_sha256": sha256_file(folder / RECORD), "metrics": record["metrics"]}
     run.set("children", {**run.record["children"], child.name: entry})

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError, choose, counted
 
 AUTO = "auto"
 STRATEGIES = ("single", "ddp", "fsdp", "zero1", "zero2", "zero3", "zero3-offload")
@@ -58,8 +58,9 @@ def resolve(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
     processes = max(1, hardware.gpus * config.machines)
     if config.processes not in (1, processes):
         raise UserError(
-            f"launch.strategy=auto is {processes} process(es) here ({hardware.gpus} GPU(s) per machine), not "
-            f"launch.processes={config.processes}; choose a strategy, e.g. launch=fsdp, or leave the number out"
+            f"launch.strategy=auto is {counted(processes, 'process')} here "
+            f"({counted(hardware.gpus, 'GPU')} per machine), not launch.processes={config.processes}; choose a "
+            "strategy, e.g. launch=fsdp, or leave the number out"
         )
     return replace(config, strategy="fsdp" if processes > 1 else "single", processes=processes)
 
@@ -155,7 +156,7 @@ def check(config: LaunchConfig, hardware: Hardware) -> None:
         UserError: saying what does not fit and what would.
     """
     strategy = choose("launch.strategy", config.strategy, (AUTO, *STRATEGIES))
-    here = f"this machine has {hardware.gpus} GPU(s)"
+    here = f"this machine has {counted(hardware.gpus, 'GPU')}"
     if config.processes < 1 or config.machines < 1:
         raise UserError(f"launch.processes={config.processes} and launch.machines={config.machines} must be at least 1")
     if config.processes % config.machines:

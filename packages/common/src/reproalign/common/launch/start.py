@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.errors import INTERRUPTED, Interruption, PreviewedError, ReportedError, UserError
+from reproalign.common.errors import INTERRUPTED, Interruption, PreviewedError, ReportedError, UserError, counted
 from reproalign.common.invocation import Invocation, carry_out, structured
 from reproalign.common.launch.plan import AUTO, Hardware, check, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
@@ -89,10 +89,8 @@ def _start(invocation: Invocation, *, dry_run: bool, check_options: str, preview
     if config.strategy == AUTO:
         config = resolve(config, hardware)
         invocation = replace(invocation, config={**invocation.config, "launch": asdict(config)})
-        print(
-            f"launch=auto: {config.strategy}, {config.processes} process(es), {hardware.gpus} GPU(s) per machine",
-            file=sys.stderr,
-        )
+        taken = f"{counted(config.processes, 'process')}, {counted(hardware.gpus, 'GPU')} per machine"
+        print(f"launch=auto: {config.strategy}, {taken}", file=sys.stderr)
     _check_options(invocation, check_options)
     check_folder(Path(invocation.config["output_dir"]), invocation)
     with tempfile.TemporaryDirectory(prefix="reproalign-") as temporary:

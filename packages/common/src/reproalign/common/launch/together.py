@@ -14,7 +14,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from reproalign.common.console import note_console
-from reproalign.common.errors import ReportedError, UserError
+from reproalign.common.errors import ReportedError, UserError, counted
 from reproalign.common.launch.children import Child, handed_over, is_finished, note_child, run_child
 from reproalign.common.launch.plan import Hardware
 from reproalign.common.launch.start import end, open_process
@@ -86,7 +86,8 @@ def slots(
     room = len(names) // size
     if at_once is not None and at_once > max(room, 1):
         raise UserError(
-            f"at_once={at_once} children of {size} process(es) need {at_once * size} GPUs, and {len(names)} are visible"
+            f"at_once={at_once} children of {counted(size, 'process')} need {at_once * size} GPUs, and "
+            f"{len(names)} are visible"
         )
     if not room:  # the child says what it lacks
         return [{}]

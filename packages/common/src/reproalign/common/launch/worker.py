@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from reproalign.common.errors import Interruption, UserError, mistake_in, shorten_errors_of_threads
+from reproalign.common.errors import Interruption, UserError, counted, mistake_in, shorten_errors_of_threads
 from reproalign.common.files import write_text
 from reproalign.common.invocation import Invocation, carry_out
 from reproalign.common.launch.ending import end_after_leaving, leave
@@ -29,7 +29,8 @@ def main(path: str) -> int:
     try:
         if found != expected:
             raise UserError(
-                f"launch.processes={expected}, but {found} process(es) were started; look at the launcher's output"
+                f"launch.processes={expected}, but {counted(found, 'process')} were started; look at the launcher's "
+                "output"
             )
         carry_out(invocation)
         leave()

@@ -11,10 +11,10 @@ from peft import PeftConfig
 from transformers import AutoConfig
 
 from reproalign.common.config.model import LoadedModelConfig, ReferenceWeightsConfig
-from reproalign.common.errors import UserError, first_line
+from reproalign.common.errors import UserError
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.ensemble_file import is_ensemble
-from reproalign.common.models.load import model_path
+from reproalign.common.models.load import model_path, unreadable
 
 Config = TypeVar("Config", bound=LoadedModelConfig)
 
@@ -39,7 +39,7 @@ def model_kind(config: LoadedModelConfig, key: str = "model.name") -> tuple[str,
             return ("reward", 1) if task == "SEQ_CLS" else ("language", 0)
         found = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the model '{config.name}': {first_line(error)}") from error
+        raise unreadable("model", config.name, error) from error
     names = found.architectures or [""]
     if "SequenceClassification" in names[0]:
         return "reward", found.num_labels

@@ -40,8 +40,8 @@ def model_path(name: str, key: str = "model.name", *, largest: int | None = SMAL
         largest: bytes above which a file of a folder is checked by its size alone; None: all are read, once a process.
 
     Raises:
-        UserError: for an unknown ``demo:`` or ``tiny:`` name, or a folder that holds no model, or another one than was
-            written.
+        UserError: for an unknown ``demo:`` or ``tiny:`` name, a path that is not there, a folder that holds no model,
+            or another one than was written.
     """
     kind, _, rest = name.partition(":")
     if kind == "demo":
@@ -57,9 +57,15 @@ def model_path(name: str, key: str = "model.name", *, largest: int | None = SMAL
     if folder.is_dir():
         check_model_folder(folder, key, largest=largest)
         return str(folder)
-    if name.startswith(("/", "./", "../", "~")):
-        raise UserError(f"{key}={name}: no such folder")
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:  # a Hub id is NAME or ORG/NAME
+        raise UserError(f"{key}={name}: no such folder; give a model's folder, or its name on the Hub, ORG/NAME")
     return name
+
+
+def unreadable(what: str, name: str, error: Exception) -> UserError:
+    """Return the sentence on a model that could not be read, which says where it was looked for."""
+    place = "" if ":" in name or Path(name).expanduser().is_dir() else " from the Hub (there is no such folder here)"
+    return UserError(f"cannot load the {what} '{name}'{place}: {first_line(error)}")
 
 
 def check_model_folder(folder: Path, key: str = "model.name", *, largest: int | None = SMALL) -> None:
@@ -70,6 +76,8 @@ def check_model_folder(folder: Path, key: str = "model.name", *, largest: int | 
     names = ("config.json", "adapter_config.json", ENSEMBLE)
     config = next((folder / name for name in names if (folder / name).is_file()), None)
     if config is None:
+        if (folder / "model").is_dir():
+            raise UserError(f"{key}={folder} is the folder of a run; give its model, {folder / 'model'}")
         raise UserError(f"{key}={folder}: not a model folder (no config.json); give a folder saved by save_pretrained")
     try:
         json.loads(config.read_text(encoding="utf-8"))
@@ -88,7 +96,7 @@ def load_tokenizer(config: LoadedModelConfig) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load the tokenizer of '{name}': {first_line(error)}") from error
+        raise unreadable("tokenizer of", name, error) from error
 
 
 @overload
@@ -215,7 +223,7 @@ def _load(auto: Any, config: LoadedModelConfig, name: str, **extra: Any) -> PreT
     except UserError:
         raise
     except Exception as error:  # safetensors, OS, JSON and config errors all mean the same to the user
-        raise UserError(f"cannot load the model '{name}': {first_line(error)}") from error
+        raise unreadable("model", name, error) from error
     apply_gemma_numerics(model, config.gemma_numerics, name)
     return model
 

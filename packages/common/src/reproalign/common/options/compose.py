@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,25 +11,31 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf, flag_override
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from reproalign.common.errors import UserError, choose, did_you_mean
+from reproalign.common.errors import UserError
 from reproalign.common.options.check import check, check_characters
 from reproalign.common.options.choices import named, opened, specialised
 from reproalign.common.options.explain import explain, explain_missing
 from reproalign.common.options.file import KEY, check_keys, given_file, is_whole, put_file, read_file
 from reproalign.common.options.foreign import check_foreign
-from reproalign.common.options.groups import COMMON_CONFIGS, any_choice, groups, options, primary_module, verb_groups
-from reproalign.common.options.keys import declared_fields, fields, is_section, known_keys, locate
+from reproalign.common.options.given import check_key, put_values, split, value_of
+from reproalign.common.options.groups import (
+    COMMON_CONFIGS,
+    any_choice,
+    check_choice,
+    groups,
+    options,
+    primary_module,
+    verb_groups,
+)
+from reproalign.common.options.keys import locate
 from reproalign.common.options.load import load_object
-from reproalign.common.options.renamed import Renamed, new_choice, new_name
+from reproalign.common.options.renamed import Renamed, new_choice
 from reproalign.common.options.unread import check_read
 from reproalign.common.options.variants import leave_out_other_variants
-from reproalign.common.options.words import as_word
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ def compose(
     renamed: Renamed | None = None,
     *,
     foreign: bool = True,
+    content: dict[str, Any] | None = None,
 ) -> Composed:
     """Compose the configuration ``config_name`` of ``package`` with ``overrides``.
 
@@ -66,15 +72,16 @@ def compose(
         overrides: words in Hydra's override syntax; ``experiment=NAME`` picks a recipe.
         renamed: keys of the package that changed their names, see :class:`~reproalign.common.command.app.App`.
         foreign: also check what takes an import of transformers: keys that are another library's.
+        content: of the file that ``config=`` among the words names: the part of it that is about this run; None: all.
 
     Raises:
         UserError: for anything wrong in the words or the values.
     """
-    composed, recipe, node = _compose(package, config_name, schema, overrides, renamed or {})
+    composed, recipe, node = _compose(package, config_name, schema, overrides, renamed or {}, content)
     resolved = _resolve(composed, node, recipes="experiment" in verb_groups(package, config_name))
     check_characters(resolved, "")
     check(node, resolved)
-    check_read(node, resolved, [_split(word)[0] for word in overrides])
+    check_read(node, resolved, [split(word)[0] for word in overrides])
     if foreign:
         check_foreign(node, resolved)
     settle = getattr(node, "settle", None)
@@ -98,13 +105,18 @@ def in_force(package: str, config_name: str, schema: str, overrides: Sequence[st
 
 
 def _compose(
-    package: str, config_name: str, schema: str, overrides: Sequence[str], renamed: Renamed
+    package: str,
+    config_name: str,
+    schema: str,
+    overrides: Sequence[str],
+    renamed: Renamed,
+    content: dict[str, Any] | None = None,
 ) -> tuple[Any, str | None, type]:
     node = load_object(schema)
     file = given_file(overrides)
     chosen, words, recipe, known_groups = [], {}, None, groups(package)
     for word in overrides:
-        key, value = _split(word)
+        key, value = split(word)
         if key in known_groups:
             known = options(package, key)
             if key not in verb_groups(package, config_name):
@@ -112,16 +124,15 @@ def _compose(
                 raise UserError(f"{key} is no choice of this verb; {instead} (--help lists what it has)")
             if value not in known and (sentence := new_choice(key, value, renamed)):
                 raise UserError(sentence)
-            if value not in known and re.search("[/:]", value) and locate(node, f"{key}.name"):
-                raise UserError(f"{key}={value} names no configuration; write {key}.name={value} for what is a path")
-            choose("recipe" if key == "experiment" else f"{key} configuration", value, known)
+            check_choice(key, value, known, weights=locate(node, f"{key}.revision") is not None)
             recipe = value if key == "experiment" else recipe
             chosen.append(word)
         elif key != KEY or file is None:
             words[word] = key
     given = [word.partition("=")[0] for word in chosen]
     try:
-        content = read_file(file) if file is not None else {}
+        if content is None:
+            content = read_file(file) if file is not None else {}
         if file is not None and is_whole(opened(node), content):
             chosen = [*chosen, *any_choice(package, config_name, chosen)]  # of which nothing is used
         if recipe is None and (missing := any_choice(package, config_name, chosen)):
@@ -130,12 +141,12 @@ def _compose(
         config = deepcopy(_compose_files(package, config_name, tuple(chosen)))
         if file is not None:
             config = put_file(config, opened(node), file, content, given, renamed)
-        named(node, config, {key: _value(word) for word, key in words.items()})
+        named(node, config, {key: value_of(word) for word, key in words.items()})
         node = specialised(node, config)
         check_keys(node, file, content, renamed)
         composed = OmegaConf.unsafe_merge(OmegaConf.structured(node), OmegaConf.create(config))
-        checked = [_check_key(word, key, node, renamed) for word, key in words.items()]
-        _put_values(composed, [word for word in checked if word])
+        checked = [check_key(word, key, node, renamed) for word, key in words.items()]
+        put_values(composed, [word for word in checked if word])
         leave_out_other_variants(composed, node, words.values())
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, node)) from error
@@ -152,87 +163,6 @@ def _compose_files(package: str, config_name: str, chosen: tuple[str, ...]) -> A
     with initialize_config_module(config_module=primary_module(package, config_name), version_base="1.3"):
         searched = f"hydra.searchpath=[pkg://{package}.configs,pkg://{COMMON_CONFIGS}]"
         return OmegaConf.to_container(hydra_compose(config_name=config_name, overrides=[searched, *chosen]))
-
-
-def _put_values(composed: Any, words: Sequence[str]) -> None:
-    """Give keys the values of words."""
-    for override in map(_readable, words):
-        key, value = override.key_or_group, override.value()
-        if override.is_sweep_override():
-            if key == "seed":
-                raise UserError("seed is one number; write seeds=[1,2] to run each")
-            raise UserError(
-                f"'{key}' is given several values; write sweep.{key}=[A,B] to run each, {key}=[A,B] for a list, or "
-                "quote a text with commas"
-            )
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        with flag_override(composed, "struct", False):  # mappings take new keys; those of sections were checked
-            composed.merge_with(value)
-
-
-def _readable(word: str) -> Override:
-    try:
-        return _parsed(word)
-    except HydraException as error:
-        key, _, value = word.partition("=")
-        raise UserError(
-            f"{word}: cannot be read; close what is open of [], {{}} and quotes, or quote a text: {key}=\"'{value}'\""
-        ) from error
-
-
-def _split(word: str) -> tuple[str, str]:
-    key, equals, value = word.partition("=")
-    key = key.lstrip("+")
-    if not equals or not re.fullmatch(r"[\w./@-]+", key):
-        raise UserError(f"'{word}' is not of the form key=value")
-    return key, value
-
-
-def _check_key(word: str, key: str, schema: type, renamed: Renamed) -> str:
-    """Check that ``key`` exists, and quote a text beyond Hydra's grammar."""
-    found = locate(schema, key)
-    if found is None:
-        known = known_keys(schema)
-        sentence = new_name(key, word.partition("=")[2], known, renamed)
-        ends = [full for full in [*known, *declared_fields(schema)] if full.endswith(f".{key}")]
-        hint = f" (did you mean '{ends[0]}'?)" if len(ends) == 1 else did_you_mean(key, known)
-        raise UserError(sentence or f"unknown key '{key}'{hint}; --help behind the verb lists the keys")
-    field, mapping = found
-    if is_section(field.kind) and (name := locate(schema, f"{key}.name")) and name[0].option and name[0].option.choices:
-        return ""  # it names the section's class, which the schema already has
-    value = word.partition("=")[2]
-    inside = mapping and key.count(".") == mapping.count(".") + 1
-    section = field.entry if inside else field.kind
-    if is_section(section) and value[:1] not in ("{", ""):
-        entries = ", ".join(entry.name for entry in fields(section))
-        raise UserError(f"{key} is a section; write {key}.KEY={value}, where KEY is one of: {entries}")
-    if mapping and not _is_understood(f"{key}=1"):
-        inner = key.removeprefix(f"{mapping}.")
-        raise UserError(f"'{key}' cannot be a key by itself; write it in braces: '{mapping}={{{inner}: {value}}}'")
-    if field.kind in (str, Any) and not _is_understood(word):
-        return as_word(key, value)  # a path beyond Hydra's grammar, or a list like 1,1,1
-    return word.lstrip("+")
-
-
-def _value(word: str) -> str:
-    """Return a word's value as text, without the quotes that Hydra's grammar allows."""
-    quoted = _is_understood(word) and word.partition("=")[2][:1] in "'\""
-    return str(_parsed(word).value()) if quoted else word.partition("=")[2]
-
-
-@cache
-def _parsed(word: str) -> Override:
-    """Parse a word, once per process: it is asked for several times, and the children of a run are given most of it."""
-    (override,) = OverridesParser.create().parse_overrides([word])
-    return override
-
-
-def _is_understood(word: str) -> bool:
-    try:
-        return not _parsed(word).is_sweep_override()
-    except HydraException:
-        return False
 
 
 def _resolve(composed: Any, schema: type, *, recipes: bool) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def explain(error: BaseException, schema: type) -> str:
     field = found[0]
     if "is not a ListConfig, list or tuple" in first:
         return f"{key} is a list; write {key}=[A] or {key}=[A,B]"
+    if "ListConfig" in first:
+        return several_values(key)
     if first.startswith("Cannot assign") and "to Dict[" in first:
         return f"{key} is a mapping; write {key}.NAME{'.KEY' if is_section(field.entry) else ''}=VALUE"
     if first.startswith("Incompatible value 'None'"):
@@ -42,10 +44,17 @@ def explain(error: BaseException, schema: type) -> str:
     if (value := _VALUE.match(first)) and kind in WORDS:
         null = " or null" if field.optional and field.kind is kind else ""
         given = value[1] or value[2] or ""
-        return f"{key}={given} must be {WORDS[kind]}{null}{', not a list' if given.startswith('[') else ''}"
+        return f"{key}={given} must be {WORDS[kind]}{null}"
     if missing := re.match(r"Interpolation key '(.*)' not found", first):
         return f"{key} refers to the key {missing[1]}, which there is none of; give a value"
     return f"{key}: {first}" if key not in first else first
+
+
+def several_values(key: str, or_else: str = "") -> str:
+    """Return the sentence on several values for a key that takes one."""
+    if key == "seed":
+        return "seed is one number; write seeds=[1,2] to run each"
+    return f"{key} takes one value; write sweep.{key}=[A,B] to run each{or_else}"
 
 
 def explain_missing(key: str, schema: type, *, recipes: bool) -> str:

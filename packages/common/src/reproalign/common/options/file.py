@@ -14,6 +14,7 @@ from reproalign.common.options.keys import NAME, fields, is_section, known_keys,
 from reproalign.common.options.renamed import Renamed, new_name
 
 KEY = "config"
+SWEEP = ("verb", "run", "runs")  # keys of a sweep's configuration alone (reproalign.common.verbs.sweep)
 
 
 def given_file(words: Sequence[str]) -> Path | None:
@@ -44,6 +45,11 @@ def read_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{KEY}={path}: holds no mapping from keys to values")
     plain: dict[str, Any] = _escaped(content)
     return plain
+
+
+def is_sweep(content: Mapping[str, Any]) -> bool:
+    """Say whether a file is the configuration of several runs."""
+    return all(isinstance(content.get(key), Mapping) for key in SWEEP)
 
 
 def _escaped(value: Any) -> Any:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
+
+from reproalign.common.errors import UserError, choose
 
 COMMON_CONFIGS = "reproalign.common.configs"
 
@@ -46,6 +50,26 @@ def any_choice(package: str, config_name: str, words: Sequence[str]) -> list[str
     given = {word.partition("=")[0] for word in words}
     missing = [name for name, value in _defaults(package, config_name) if value == "???" and name not in given]
     return [f"{name}={options(package, name)[0]}" for name in missing]
+
+
+def check_choice(group: str, name: str, known: Sequence[str], *, weights: bool) -> None:
+    """Refuse a name that a group does not offer.
+
+    Args:
+        group: ``data``, ``model``, ``launch``, ``experiment``.
+        name: what was chosen.
+        known: what it offers.
+        weights: it is about a model, whose folder or Hub id is the key ``name`` of it.
+
+    Raises:
+        UserError: with the names, or the key that takes what was given.
+    """
+    if name.startswith("["):
+        raise UserError(f"{group} takes one name; write sweep.{group}={name} to run each")
+    if weights and name not in known and re.search("[/:]", name):
+        folder = Path(name).expanduser() / "model"
+        raise UserError(f"{group}={name} is no configuration; write {group}.name={folder if folder.is_dir() else name}")
+    choose("recipe" if group == "experiment" else f"{group} configuration", name, known)
 
 
 @cache

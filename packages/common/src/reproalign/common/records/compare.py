@@ -26,7 +26,7 @@ class Comparison:
 def compare(
     left: dict[str, Any], right: dict[str, Any], *, tolerance: float = 0.0, ignore: tuple[str, ...] = ()
 ) -> Comparison:
-    """Compare the final metrics number by number, and the fingerprints exactly.
+    """Compare the final metrics number by number, those of runs that they started too, and the fingerprints exactly.
 
     Two numbers agree when |a - b| <= tolerance * max(1, |a|, |b|); NaN agrees with NaN. With a positive tolerance the
     fingerprints of weights are ignored, since close weights have unrelated fingerprints. A metric that one record
@@ -46,16 +46,26 @@ def compare(
                 side[f"{kind}.{name}"] = identity_of(entry)
     if all("tokens" in record for record in (left, right)):  # older records have none
         first["tokens"], second["tokens"] = (record["tokens"]["sha256"] for record in (left, right))
+    children = [record.get("children", {}) for record in (left, right)]
+    if all("metrics" in child for entries in children for child in entries.values()):  # older records have none
+        for side, entries in zip((first, second), children, strict=True):
+            side |= flatten({f"children.{name}": child["metrics"] for name, child in entries.items()})
     for key in sorted(first.keys() | second.keys()):
-        timing = key.startswith("metrics.") and any(word in key for word in TIMING)
-        inexact = tolerance > 0 and key.startswith("weights.")
-        if timing or inexact or any(word in (key, key.removeprefix("metrics."), key.split(".")[0]) for word in ignore):
+        kind = key.split(".")[0]
+        timing = kind in ("metrics", "children") and any(word in key for word in TIMING)
+        inexact = tolerance > 0 and kind == "weights"
+        named = (key, key.removeprefix("metrics."), kind)
+        if timing or inexact or any(word in named or _is_childs(key, word) for word in ignore):
             result.ignored.append(key)
         elif key in first and key in second and agrees(first[key], second[key], tolerance):
             result.agreed.append(key)
         else:
             result.differing.append((key, first.get(key, "missing"), second.get(key, "missing")))
     return result
+
+
+def _is_childs(key: str, metric: str) -> bool:
+    return key.startswith("children.") and key.endswith(f".{metric}")
 
 
 def agrees(left: Any, right: Any, tolerance: float) -> bool:

@@ -29,15 +29,15 @@ from reproalign.common.training.checkpoints import ManifestCallback, Stateful, r
 from reproalign.common.training.interruption import interruptible
 from reproalign.common.training.loss_log import LossLog
 from reproalign.common.training.mixed_precision import PrecisionCallback, keep_float32, names
-from reproalign.common.training.plan import training_plan
+from reproalign.common.training.plan import precision_line, reference_line, resuming_line, training_plan
 from reproalign.common.training.reference import AdapterDisabledReference, CachedReference, FrozenReference
 from reproalign.common.training.watch import announce, show_progress
 
 FINAL = "model"
-REFERENCES: dict[Any, str] = {
-    FrozenReference: "a frozen second model",
-    AdapterDisabledReference: "the policy without its adapters",
-    CachedReference: "log-probs computed beforehand",
+MODES: dict[Any, str] = {
+    FrozenReference: "copy",
+    AdapterDisabledReference: "adapter-disabled",
+    CachedReference: "cached",
 }
 
 
@@ -120,27 +120,20 @@ def _about_to(trainer: Trainer, config: BaseRunConfig, checkpoint: Path | None) 
     """Return what the run is about to do, in words."""
     arguments, model = trainer.args, trainer.model
     assert model is not None
-    autocast = "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     count, all_of_it = sum(map(_size, trained)), sum(map(_size, model.parameters()))
     share = "" if count == all_of_it else f" of {all_of_it:,}"
     lines = {
         "model": f"{config.model.name}, {count:,}{share} parameters trained",
         "device": f"{arguments.device} ({config.launch.strategy})",
-        "precision": f"{names(trained)} weights, {f'{autocast} autocast' if autocast else 'no autocast'}",
+        "precision": precision_line(names(trained), arguments),
         **training_plan(arguments, trainer.train_dataset, trainer.eval_dataset).lines(),
     }
     reference: Any = getattr(trainer, "reference", None)
     if reference is not None:
-        name = getattr(config, "reference", None)
-        lines["reference"] = REFERENCES.get(type(reference), "")
-        if name is not None and name.model:
-            lines["reference"] += f": {name.model}"
+        lines["reference"] = reference_line(MODES[type(reference)], config)
     if checkpoint:
-        why = (
-            "resume names it" if config.resume not in ("auto", "never") else "it is the newest whole one in that folder"
-        )
-        lines["resuming"] = f"from {checkpoint}, because {why}"
+        lines["resuming"] = resuming_line(checkpoint, config.resume)
     return lines
 
 

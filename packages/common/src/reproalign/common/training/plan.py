@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import TrainingArguments
+
+from reproalign.common.errors import counted
+
+REFERENCES = {
+    "none": "none",
+    "copy": "a frozen second model",
+    "adapter-disabled": "the policy without its adapters",
+    "cached": "log-probs computed beforehand",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class TrainingPlan:
         """Return the plan in words."""
         tokens = "" if self.tokens is None else f", {self.tokens:,} tokens"
         held_out = f"; {self.held_out:,} held out" if self.held_out else ""
-        parts = f"{self.per_device} per device x {self.processes} process(es) x {self.accumulation} accumulated"
+        parts = f"{self.per_device} per device x {counted(self.processes, 'process')} x {self.accumulation} accumulated"
         return {
             "rows": f"{self.rows:,}{tokens}{held_out}",
             "steps": f"{self.steps:,} ({self.epochs:.3g} epochs)",
@@ -61,7 +71,7 @@ def training_plan(
     Args:
         arguments: of the run.
         train: its rows, with a length.
-        evaluation: likewise, or None.
+        evaluation: likewise, a mapping of several sets, or None.
         processes: that will share the rows; None: those of ``arguments``.
     """
     shared = processes or arguments.world_size
@@ -69,16 +79,40 @@ def training_plan(
     batches = len(train) // micro if arguments.dataloader_drop_last else -(-len(train) // micro)
     per_epoch = max(-(-batches // arguments.gradient_accumulation_steps), 1)
     steps = arguments.max_steps if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * per_epoch)
+    sets = evaluation.values() if isinstance(evaluation, Mapping) else [] if evaluation is None else [evaluation]
     return TrainingPlan(
         rows=len(train),
         tokens=count_tokens(train),
-        held_out=0 if evaluation is None else len(evaluation),
+        held_out=sum(map(len, sets)),
         steps=steps,
         epochs=steps / per_epoch,
         per_device=arguments.per_device_train_batch_size,
         processes=shared,
         accumulation=arguments.gradient_accumulation_steps,
     )
+
+
+def precision_line(weights: str, arguments: TrainingArguments) -> str:
+    """Say in which dtype a run holds what it trains, ``float32``, and in which it computes."""
+    autocast = "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "no"
+    return f"{weights} weights, {autocast} autocast"
+
+
+def reference_line(mode: str, config: Any) -> str:
+    """Say which reference a run compares its policy with.
+
+    Args:
+        mode: in which it is held.
+        config: of the run; the weights of ``reference.model`` are named if it has such a key.
+    """
+    model = getattr(getattr(config, "reference", None), "model", None)
+    return f"{REFERENCES[mode]}: {model}" if model and mode != "none" else REFERENCES[mode]
+
+
+def resuming_line(checkpoint: Path, resume: str) -> str:
+    """Say from where a run goes on, and why from there."""
+    why = "resume names it" if resume not in ("auto", "never") else "it is the newest whole one in that folder"
+    return f"from {checkpoint}, because {why}"
 
 
 def count_tokens(rows: Any) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from reproalign.common.console import say
+from reproalign.common.errors import counted
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.prompt_files import read_prompts
 from reproalign.common.invocation import Invocation
@@ -69,7 +70,7 @@ def show_plan(config: RaftConfig, invocation: Invocation) -> None:
     plan = _plan(config, invocation)
     prompts = read_prompts(config.prompts)
     check_iteration(plan[0], "align", check_align)
-    print(f"{len(prompts)} prompts; {config.iterations} iteration(s):")
+    print(f"{len(prompts)} prompts; {counted(config.iterations, 'iteration')}:")
     for children in plan:
         for child in children.values():
             print(shlex.join(child.invocation.command))

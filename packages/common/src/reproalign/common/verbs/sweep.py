@@ -11,12 +11,16 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from reproalign.common.errors import UserError
-from reproalign.common.invocation import Invocation, Verb, structured
-from reproalign.common.launch.children import Child, check_launches, naming, plan_child
+from omegaconf.errors import OmegaConfBaseException
+
+from reproalign.common.errors import UserError, first_line
+from reproalign.common.invocation import Invocation, structured
+from reproalign.common.launch.children import Child, check_launches, naming
 from reproalign.common.launch.together import run_children
+from reproalign.common.models.named import check_named_models
 from reproalign.common.options import option, output_dir
 from reproalign.common.options.load import load_object
 from reproalign.common.options.words import as_word
@@ -24,18 +28,20 @@ from reproalign.common.records import Run
 from reproalign.common.records.folder import read_record
 from reproalign.common.verbs.sweep_report import Result, report
 
-VERB = ("name", "config_name", "schema", "target", "check")  # fields of Verb that a sweep keeps
+VERB = ("name", "schema", "target", "check")  # fields of Verb that a sweep keeps
 
 
 @dataclass
 class SweepConfig:
-    """What is run several times; made from the words of the command, and kept in the record."""
+    """What is run several times: made from the words of the command, and kept in the record as values."""
 
     output_dir: str = output_dir()
-    words: list[str] = option([], help="key=value of every run")
+    words: list[str] = option([], help="key=value of every run as it was given, for the commands of the runs")
     verb: dict[str, str] = option({}, help="what every run does: its fields of Verb")
     seeds: list[int] | None = option(None, help="seeds of the runs", null="that of the words, once", at_least=0)
     sweep: dict[str, list[Any]] = option({}, help="values of keys; every combination is run")
+    run: dict[str, Any] = option({}, help="configuration of the first run")
+    runs: dict[str, dict[str, Any]] = option({}, help="of each run, by its folder, what is not as in the first")
     at_once: int | None = option(
         None, help="runs at the same time", at_least=1, null="as many as the GPUs hold, one without GPUs"
     )
@@ -75,34 +81,78 @@ def sweep(config: SweepConfig, invocation: Invocation) -> None:
 
 
 def show_plan(config: SweepConfig, invocation: Invocation) -> None:
-    """Print the command lines of the runs."""
-    for entry in plan_sweep(config, invocation):
-        print(shlex.join(entry.child.invocation.command))
+    """Print the command lines of the runs.
+
+    Raises:
+        UserError: for a mistake in the options of a run, or a model that is not there.
+    """
+    children = [entry.child for entry in plan_sweep(config, invocation)]
+    for child in children:
+        with naming(child.name):
+            check_named_models(structured(child.invocation.schema, child.invocation.config))
+    for child in children:
+        print(shlex.join(child.invocation.command))
 
 
 def plan_sweep(config: SweepConfig, invocation: Invocation) -> list[Planned]:
-    """Compose the runs, and check all that can be checked of each.
+    """Return the runs, from their recorded values, and check all that can be checked of each.
 
     Raises:
         UserError: naming the run.
     """
-    name, config_name, schema, target, check = (config.verb[key] for key in VERB)
-    verb = Verb(name, "", config_name, schema, target, check=check)
-    settings = [dict(zip(config.sweep, values, strict=True)) for values in itertools.product(*config.sweep.values())]
-    seeds: list[int | None] = list(config.seeds) if config.seeds is not None else [None]
-    names = _setting_names(settings)
+    verb, schema, target, check = (config.verb[key] for key in VERB)
     planned = []
-    for (setting, label), seed in itertools.product(zip(settings, names, strict=True), seeds):
-        name = "-".join(filter(None, [label, "" if seed is None else f"seed-{seed}"]))
-        words = [*config.words, *(as_word(key, value) for key, value in setting.items())]
-        words += [] if seed is None else [as_word("seed", seed)]
-        child = plan_child(invocation, name, verb, words)
+    for name, (setting, seed) in combinations(config).items():
+        folder = str(Path(config.output_dir) / name)
+        words = [*config.words, *swept_words(setting, seed), as_word("output_dir", folder)]
+        child = Invocation(
+            command=[invocation.command[0], *verb.split(), *words],
+            package=invocation.package,
+            verb=verb,
+            schema=schema,
+            target=target,
+            config={**config.run, **config.runs[name], "output_dir": folder},
+            recipe=recipe_of(words),
+            parent=config.output_dir,
+        )
         with naming(name):
-            if verb.check:
-                load_object(verb.check)(structured(child.invocation.schema, child.invocation.config))
-        planned.append(Planned(child, setting, seed))
+            options = _structured(schema, child.config)
+            if check:
+                load_object(check)(options)
+        planned.append(Planned(Child(name, child), setting, seed))
     check_launches(entry.child for entry in planned)
     return planned
+
+
+def _structured(schema: str, config: dict[str, Any]) -> Any:
+    try:
+        return structured(schema, config)
+    except OmegaConfBaseException as error:  # composed by another version
+        raise UserError(
+            f"the recorded options are not this version's ({first_line(error)}); replay them with the version that "
+            "the run.json names"
+        ) from error
+
+
+def combinations(config: SweepConfig) -> dict[str, tuple[dict[str, Any], int | None]]:
+    """Return every setting with every seed, by the name of its run's folder."""
+    settings = [dict(zip(config.sweep, values, strict=True)) for values in itertools.product(*config.sweep.values())]
+    labels = zip(settings, _setting_names(settings), strict=True)
+    seeds: list[int | None] = [None] if config.seeds is None else list(config.seeds)
+    return {
+        "-".join(filter(None, [label, "" if seed is None else f"seed-{seed}"])): (setting, seed)
+        for (setting, label), seed in itertools.product(labels, seeds)
+    }
+
+
+def swept_words(setting: Mapping[str, Any], seed: int | None) -> list[str]:
+    """Return the words by which a run of a sweep is told from the others."""
+    return [as_word(key, value) for key, value in {**setting, **({} if seed is None else {"seed": seed})}.items()]
+
+
+def recipe_of(words: Sequence[str]) -> str | None:
+    """Return the recipe that words name."""
+    return next((word.partition("=")[2] for word in reversed(words) if word.startswith("experiment=")), None)
 
 
 def _setting_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -124,10 +124,7 @@ def read_weights(value: Any, count: int) -> list[float]:
 
 
 def _is_adapter(model: str) -> bool:
-    path = model_path(model, "models")
-    if not Path(path).is_dir() and path.count("/") > 1:  # a Hub id is name or owner/name
-        raise UserError(f"models: '{model}': no such folder")
-    return adapter_folder(path) is not None
+    return adapter_folder(model_path(model, "models")) is not None
 
 
 def _check_applicable(config: MergeConfig, rules: DtmRules) -> None:

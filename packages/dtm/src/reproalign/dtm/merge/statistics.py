@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from reproalign.common.data.cache import fingerprint_dataset
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, counted
 from reproalign.common.files import space_needed
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.children import Child, plan_child
@@ -69,7 +69,7 @@ def statistics(config: StatisticsConfig, invocation: Invocation) -> None:
         run.set_metrics(found)
     print(
         f"{config.kind} of {found['tensors']} tensors from {found['rows']} rows ({found['tokens']} tokens) in "
-        f"{found['passes']} pass(es): {folder}"
+        f"{counted(found['passes'], 'pass')}: {folder}"
     )
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
-from reproalign.common.errors import UserError
+from reproalign.common.errors import UserError, counted
 from reproalign.common.records.handed_on import intact
 from reproalign.dtm.rows import check_length, digest
 from reproalign.dtm.tokens import TokensConfig
@@ -99,7 +99,9 @@ def good_enough(config: FilterConfig, files: Sequence[str], counts: Sequence[int
         return np.ones(sum(counts), dtype=bool)
     if config.scores:
         if len(config.scores) != len(files):
-            raise UserError(f"filter.scores: {len(config.scores)} file(s) for {len(files)} file(s) of rows")
+            raise UserError(
+                f"filter.scores: {counted(len(config.scores), 'file')} for {counted(len(files), 'file')} of rows"
+            )
         pairs = zip(config.scores, counts, strict=True)
         scores = np.concatenate([read_scores(path, count) for path, count in pairs])
     else:
