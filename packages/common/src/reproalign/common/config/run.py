@@ -68,6 +68,19 @@ TRAINER: dict[str, Option | str] = {
 }
 
 
+# Likewise of trl's, which is given rows of tokens and a tokenizer.
+SFT: dict[str, Option | str] = {
+    **TRAINER,
+    **dict.fromkeys(("model_init_kwargs", "trust_remote_code", "eos_token", "pad_token"), "model.*"),
+    "chat_template_path": "model.chat_template",
+    **dict.fromkeys(
+        ("dataset_text_field", "dataset_kwargs", "completion_only_loss", "assistant_only_loss"),
+        "nothing: rows come tokenised",
+    ),
+    "dataset_num_proc": Option("processes that pack rows", at_least=1),
+}
+
+
 @dataclass
 class HubConfig:
     """Where the finished model goes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -79,5 +80,7 @@ def _check_type(key: str, value: Any, expected: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if wanted <= {int, float} and not number:
         raise UserError(f"{key}={value} must be a number")
+    if number and not math.isfinite(value):
+        raise UserError(f"{key}={value} must be finite")
     if wanted == {int} and not float(value).is_integer():
         raise UserError(f"{key}={value} must be a whole number")
