@@ -89,6 +89,15 @@ def test_the_rooms_are_in_the_documents():
     assert [room for room in FLOOR_OF if f"`{room}`" not in readme] == ["cli"]
 
 
+def test_progress_is_shown_through_the_console_alone():
+    bars = [
+        file.name
+        for file in ROOT.glob("packages/*/src/**/*.py")
+        if any(module.startswith(("rich.progress", "tqdm")) for module in imported_modules(file))
+    ]
+    assert sorted(bars) == ["console.py", "watch.py"]
+
+
 def test_the_namespace_belongs_to_no_package():
     assert not list(ROOT.glob("packages/*/src/__init__.py"))
     assert not list(ROOT.glob("packages/*/src/reproalign/__init__.py")), "it would hide every other package"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -9,8 +10,10 @@ from datasets import Dataset
 from toy.cli import main as toy
 from transformers import TrainingArguments
 
+from reproalign.common import console
 from reproalign.common.cli import main as reproalign
 from reproalign.common.command.recipes import ANYWHERE, family, listing
+from reproalign.common.models.quiet import quiet_transformers
 from reproalign.common.training.plan import count_tokens, memory_bytes, training_plan
 from reproalign.common.training.watch import log_line
 
@@ -44,9 +47,41 @@ def test_brackets_in_a_path_are_no_markup(tmp_path, monkeypatch, capsys):
     folder = "runs[bold] of :b: [/b]"
     words = ["trainer.max_steps=1", "trainer.save_strategy=no", "data.max_rows=4"]
     assert toy(["train", "experiment=smoke", *words, f"output_dir={folder}"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("model: ")  # nothing of libraries
+    assert all(lines)
     assert reproalign(["show", folder]) == 0
     shown = [line for line in capsys.readouterr().out.splitlines() if folder in line]
     assert len(shown) == 3  # the command, the head of the table, output_dir
+
+
+def test_in_a_file_progress_is_lines_with_the_time_left_and_quiet_has_none(monkeypatch, capsys):
+    monkeypatch.setattr(console, "SECONDS", -1)
+    monkeypatch.setattr(console, "TICK", -1)
+    assert list(console.track("abc", "reading [x]")) == [*"abc"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines] == [f"reading [x]: {number} of 3" for number in (1, 2, 3)]
+    assert lines[-1].endswith("0:00:00 left")
+    with console.counting("merging", 4_000_000, done=1_000_000, size=True) as advance:
+        advance(1_000_000)
+    assert capsys.readouterr().err.startswith("merging: 2.0 MB of 4.0 MB")
+    monkeypatch.setenv(console.QUIET, "1")
+    assert list(console.track(iter("abc"), "reading")) == [*"abc"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("rows", "shown"),
+    [
+        ("lm_head.weight | UNEXPECTED | \nscore.weight   | MISSING    | ", False),
+        ("lm_head.weight | UNEXPECTED | \nmodel.norm.weight | MISSING | ", True),
+    ],
+)
+def test_only_heads_may_differ_without_a_word_when_weights_are_loaded(rows, shown):
+    quiet_transformers()
+    handler = logging.getLogger("transformers").handlers[0]
+    report = f"\x1b[1mM LOAD REPORT\x1b[0m from: x\nKey            | Status     | \n---------------+----\n{rows}\n"
+    assert bool(handler.filter(logging.makeLogRecord({"msg": report}))) == shown
 
 
 @pytest.mark.parametrize(

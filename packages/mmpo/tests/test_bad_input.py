@@ -98,3 +98,15 @@ def test_pairs_without_scores_have_no_margin(fails, tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text(json.dumps({name: value for name, value in GOOD.items() if "score" not in name}) + "\n")
     assert "pair 1 has no scores" in fails("experiment=smoke", "data=own", f"data.sets.own.path={file}")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("trainer.pad_token=x", "trainer.pad_token is set through model.*"),
+        ("trainer.assistant_only_loss=true", "trainer.assistant_only_loss does nothing: rows come tokenised"),
+        ("trainer.router_aux_loss_coef=0.5", "trainer.* is refused by trl.SFTTrainer: `router_aux_loss_coef` is set"),
+    ],
+)
+def test_what_trl_refuses_or_does_not_read(fails, word, message):
+    assert message in fails("experiment=smoke-sft", word, verb="sft")

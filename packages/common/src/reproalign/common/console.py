@@ -10,16 +10,31 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 QUIET = "REPROALIGN_QUIET"
 UNBROKEN = 100_000  # columns of what is no terminal
 AS_IT_IS: Any = {"highlight": False, "markup": False, "emoji": False}
 SECONDS = 30.0  # between two lines on progress in a file
+TICK = 0.1  # seconds between two moves of a bar
+LIBRARIES = r"(transformers|peft|trl|accelerate|datasets|huggingface_hub|torch)\."
 
 Item = TypeVar("Item")
 
@@ -32,6 +47,19 @@ def is_quiet() -> bool:
 def has_bars() -> bool:
     """Say whether bars are drawn: in a terminal whose user does not want quiet."""
     return sys.stderr.isatty() and not is_quiet()
+
+
+def quiet_libraries() -> None:
+    """Keep off the terminal what libraries say to each other, and their bars where none are drawn.
+
+    Call it before they are imported; processes that are started inherit the latter.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module=LIBRARIES)  # names that will change
+    for said in ("fan_in_fan_out is set", "Could not find a config file"):  # what PEFT settles by itself
+        warnings.filterwarnings("ignore", said)
+    if not has_bars():
+        for name in ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
 
 
 def result_console() -> Console:
@@ -60,26 +88,68 @@ def note(text: str, *, style: str | None = None) -> None:
     note_console().print(text, style=style, soft_wrap=True)
 
 
-def progress(*, shown: bool = True) -> Progress:
+def progress(*, shown: bool = True, size: bool = False) -> Progress:
     """Return bars with a label, a count, the time taken and the time left, for a terminal; a file gets none.
 
     Args:
         shown: false where another process shows it.
+        size: what is counted are bytes.
     """
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (BarColumn(), DownloadColumn() if size else MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
     label = TextColumn("{task.description}", markup=False)
-    return Progress(label, *columns, console=note_console(), disable=not (shown and has_bars()), transient=True)
+    return Progress(label, *columns, *times, console=note_console(), disable=not (shown and has_bars()), transient=True)
 
 
-def track(items: Sequence[Item], label: str, *, shown: bool = True) -> Iterator[Item]:
-    """Yield ``items`` while a bar on standard error counts them; in a file a line does, twice a minute."""
+@contextmanager
+def counting(
+    label: str, total: int | None, *, done: int = 0, shown: bool = True, size: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """Yield what is told how much more is done; a bar on standard error shows it, in a file a line twice a minute.
+
+    Args:
+        label: what is being done.
+        total: how much there is; None: not known.
+        done: how much of it was there before.
+        shown: false where another process shows it.
+        size: what is counted are bytes.
+    """
     last = time.monotonic()
-    with progress(shown=shown) as bars:
-        for done, item in enumerate(bars.track(items, description=label), start=1):
-            yield item
+    with progress(shown=shown, size=size) as bars:
+        bar = bars.add_task(label, total=total, completed=done)
+
+        def advance(count: int = 1) -> None:
+            nonlocal last
+            bars.advance(bar, count)
             if bars.disable and shown and time.monotonic() - last > SECONDS:
                 last = time.monotonic()
-                note(f"{label}: {done} of {len(items)}")
+                written = decimal if size else str
+                (task,) = bars.tasks
+                whole = "" if total is None else f" of {written(total)}"
+                note(f"{label}: {written(int(task.completed))}{whole}{time_left(task)}")
+
+        yield advance
+
+
+def track(
+    items: Iterable[Item], label: str, *, total: int | None = None, done: int = 0, shown: bool = True
+) -> Iterator[Item]:
+    """Yield ``items`` while they are counted as in :func:`counting`; ``total`` is their number where they have one."""
+    known = done + len(items) if total is None and isinstance(items, Sized) else total
+    with counting(label, known, done=done, shown=shown) as advance:
+        count, told = 0, time.monotonic()
+        for item in items:
+            yield item
+            count += 1
+            if time.monotonic() - told > TICK:  # telling it takes longer than many an item
+                advance(count)
+                count, told = 0, time.monotonic()
+
+
+def time_left(task: Task) -> str:
+    """Say how long a task of :func:`progress` still takes, behind a comma, if that can be said."""
+    seconds = task.time_remaining
+    return "" if seconds is None else f", {timedelta(seconds=int(seconds))} left"
 
 
 def _width(terminal: bool) -> int | None:

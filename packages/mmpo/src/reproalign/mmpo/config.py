@@ -7,7 +7,7 @@ from typing import Any
 
 from reproalign.common.config.data import HeldOutConfig
 from reproalign.common.config.model import LoadedModelConfig, LogprobsConfig, ReferenceConfig, ReferenceWeightsConfig
-from reproalign.common.config.run import DataRunConfig, MeasuringConfig, RunConfig
+from reproalign.common.config.run import SFT, DataRunConfig, MeasuringConfig, RunConfig
 from reproalign.common.config.text import DialogueTextConfig, PairTextConfig, RewardTextConfig
 from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
 from reproalign.common.options.shared import BACKENDS
@@ -154,7 +154,7 @@ class SFTRunConfig(DataRunConfig):
     text: DialogueTextConfig = section(DialogueTextConfig)
     rows: RowRulesConfig = section(RowRulesConfig)
     trainer: dict[str, Any] = like(
-        RunConfig, "trainer", {}, help="any field of trl.SFTConfig", fields_of="trl:SFTConfig"
+        RunConfig, "trainer", {}, help="any field of trl.SFTConfig", fields_of="trl:SFTConfig", fields=SFT
     )
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config.data import ReadingConfig
 from reproalign.common.config.text import PairTextConfig
+from reproalign.common.console import track
 from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer
 from reproalign.common.data.load import check_sets, load_set
 from reproalign.common.data.records import assistant
@@ -30,8 +30,6 @@ from reproalign.radpo.released import Conversations
 from reproalign.radpo.rows import KINDS, Row, RowRules, build_rows
 
 logger = logging.getLogger(__name__)
-
-LONG = 1000  # batches whose tokenising shows its progress
 
 
 @dataclass
@@ -213,7 +211,7 @@ def _tokenize_in_place(
             tokenizer, text.max_length, text.max_prompt_length, clean_up_spaces=rules.clean_up_spaces
         )
         rows: list[Row] = []
-        for number, batch in enumerate(track(batches, "tokenising", disable=len(batches) < LONG)):
+        for number, batch in enumerate(track(batches, "tokenising")):
             again = rules.repeats > 1 and number % rules.repeats > 0
             rows += rows[-len(batch) :] if again else _released_batch(batch, conversations, rules.kind)
         return Dataset.from_list(rows)

@@ -15,12 +15,11 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast, reduce
 from jaxtyping import Float
-from rich.progress import track
 from torch import Tensor
 
 from reproalign.ama.adapt.merged import RatioModel
 from reproalign.ama.adapt.rows import Row
-from reproalign.common.console import note_console
+from reproalign.common.console import track
 from reproalign.common.text.collate import IGNORED, pad_rows
 
 
@@ -69,8 +68,7 @@ class Likelihood:
         mine = batches[state.process_index :: state.num_processes]
         sums = torch.zeros(2, dtype=torch.float64)
         gradients = torch.zeros(len(self.model.names), dtype=torch.float64)
-        hidden = not label or not state.is_main_process
-        for turn in track(range(turns), label, console=note_console(), disable=hidden, transient=True):
+        for turn in track(range(turns), label, shown=bool(label) and state.is_main_process):
             counts = turn < len(mine)
             with torch.set_grad_enabled(gradient):
                 total = self._sum(mine[turn] if counts else batches[0])

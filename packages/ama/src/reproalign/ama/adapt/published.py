@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from rich.progress import track
 from torch.optim import SGD
 from transformers import get_scheduler
 
@@ -19,7 +18,7 @@ from reproalign.ama.adapt.rows import Row
 from reproalign.ama.adapt.settings import Steps
 from reproalign.ama.adapt.solution import Log, Problem, Solution
 from reproalign.ama.ratios import reachable
-from reproalign.common.console import note_console
+from reproalign.common.console import track
 from reproalign.common.errors import UserError
 from reproalign.common.signing import read_signed, write_signed
 
@@ -61,11 +60,7 @@ def solve_published(problem: Problem, epsilon: float, folder: Path, log: Log) ->
             keep(step, numbers)
     main = PartialState().is_main_process
     label = f"adapting, ε {epsilon:g}"
-    todo = track(
-        range(state["step"], len(batches)), label, len(batches), state["step"], console=note_console(),
-        disable=not main, transient=True,
-    )  # fmt: skip
-    for step in todo:
+    for step in track(range(state["step"], len(batches)), label, done=state["step"], shown=main):
         raw = optimizer.raw
         problem.likelihood.model.set_ratios(parametrisation.in_force(raw).double())
         found = problem.likelihood.evaluate(batches[step], _share(len(batches[step])), gradient=True)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from rich.progress import track
 from rich.table import Table
 
 from reproalign.ama.align.preference_rows import Example, read_examples
@@ -15,7 +14,7 @@ from reproalign.ama.align.prompt_length import short_prompts
 from reproalign.ama.align.raft_config import DataConfig
 from reproalign.ama.rules import rules_of
 from reproalign.common.config.model import LoadedModelConfig
-from reproalign.common.console import note_console, result_console, say
+from reproalign.common.console import result_console, say, track
 from reproalign.common.data.cache import fingerprint_rows
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.errors import UserError
@@ -50,9 +49,7 @@ def data(config: DataConfig, invocation: Invocation) -> None:
 
         parts = {}
         for role, paths in files.items():
-            rows = track(
-                _rows(config, role, paths, run), f"reading {role} rows", console=note_console(), transient=True
-            )
+            rows = track(_rows(config, role, paths, run), f"reading {role} rows")
             parts[role] = read_examples(rows, config.on_error, reject)
         if not parts["train"]:
             raise UserError(f"train: none of the {len(rejects)} rows is usable; the first: {rejects[0]}")

@@ -17,9 +17,9 @@ import numpy as np
 from datasets import Dataset, Features, Value
 from datasets import Sequence as SequenceFeature
 from numpy.typing import NDArray
-from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
+from reproalign.common.console import track
 from reproalign.common.errors import UserError
 from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.tokenize import Encoder
@@ -93,7 +93,7 @@ def blocks(
         group_size: texts that are joined at a time; the end of each such group that fills no block is dropped.
     """
     starts = range(0, len(texts), group_size)
-    for start in track(starts, description="packing", disable=len(texts) <= GROUP, transient=True):
+    for start in track(starts, "packing"):
         made = group_texts(tokenize_texts(texts[start : start + group_size], tokenizer), block_size)
         for ids, labels in zip(made["input_ids"], made["labels"], strict=True):
             yield {"input_ids": np.array(ids, dtype=np.int32), "labels": np.array(labels, dtype=np.int32)}

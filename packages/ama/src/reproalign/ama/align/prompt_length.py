@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config.model import LoadedModelConfig
-from reproalign.common.console import note_console
+from reproalign.common.console import track
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
 from reproalign.common.generation.asking import asking_tokenizer
@@ -29,9 +28,10 @@ def encode_prompts(
     Raises:
         UserError: if a prompt cannot be rendered.
     """
-    console = note_console()
-    measured = track(prompts, "measuring prompts", console=console, transient=True, disable=not shown)
-    return [encode_prompt(tokenizer, prompt_text(tokenizer, prompt, layout), layout) for prompt in measured]
+    return [
+        encode_prompt(tokenizer, prompt_text(tokenizer, prompt, layout), layout)
+        for prompt in track(prompts, "measuring prompts", shown=shown)
+    ]
 
 
 def short_prompts(

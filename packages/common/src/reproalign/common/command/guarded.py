@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from reproalign.common.console import quiet_libraries
 from reproalign.common.errors import (
     Interruption,
     ReportedError,
@@ -21,6 +22,7 @@ from reproalign.common.launch.signals import heed_signals
 def guarded(command: str, action: Callable[[], int], *, show_traceback: bool = False) -> int:
     """Call ``action``, which returns an exit code; print a user's mistake on one line."""
     heed_signals()
+    quiet_libraries()
     shorten_errors_of_threads()
     try:
         try:

@@ -22,6 +22,16 @@ TRAINER: dict[str, Option | str] = {
     "hub_model_id": "hub.push",
     "hub_private_repo": "hub.private",
     "remove_unused_columns": "nothing: the collators know their columns",
+    **dict.fromkeys(("hub_strategy", "hub_always_push", "hub_revision"), "hub.push"),
+    "hub_token": "HF_TOKEN in the environment",
+    "enable_jit_checkpoint": "nothing: every signal leaves a checkpoint",
+    **dict.fromkeys(("do_train", "do_predict"), "the verb"),
+    "do_eval": "trainer.eval_strategy",
+    **dict.fromkeys(("fsdp", "fsdp_config", "deepspeed", "parallelism_config", "local_rank"), "launch.*"),
+    **dict.fromkeys(
+        ("prediction_loss_only", "eval_do_concat_batches", "include_for_metrics", "batch_eval_metrics", "label_names"),
+        "nothing: evaluations have their own rows and metrics",
+    ),
     "learning_rate": Option("peak learning rate", at_least=0),
     "lr_scheduler_type": Option("its course, e.g. linear, cosine or constant"),
     "warmup_steps": Option("steps over which the rate rises; below 1: a share of all", at_least=0),
@@ -35,18 +45,39 @@ TRAINER: dict[str, Option | str] = {
     "per_device_eval_batch_size": Option("rows per forward of an evaluation", at_least=1),
     "gradient_accumulation_steps": Option("forwards per optimiser step", at_least=1),
     "gradient_checkpointing": Option("less memory, a second forward"),
+    "neftune_noise_alpha": Option("scale of uniform noise on the embeddings", at_least=0),
     "max_grad_norm": Option("gradients of a larger norm are scaled down to it; 0: none", at_least=0),
     "bf16": Option("compute in bfloat16 under autocast"),
     "eval_strategy": Option("when to evaluate: no, steps or epoch"),
     "eval_steps": Option("steps between two evaluations, or a share of all", above=0),
+    "eval_delay": Option("steps, or epochs, before the first evaluation", at_least=0),
+    "eval_accumulation_steps": Option("batches of an evaluation between two moves to the CPU", at_least=1),
+    "dataloader_num_workers": Option("processes that collate batches; 0: this one", at_least=0),
+    "dataloader_prefetch_factor": Option("batches that each of them prepares in advance", at_least=1),
     "save_strategy": Option("when to write a checkpoint: no, steps, epoch or best"),
     "save_steps": Option("steps between two checkpoints, or a share of all", above=0),
     "save_total_limit": Option("checkpoints that are kept", at_least=1),
     "logging_steps": Option("steps between two rows of the log, or a share of all", above=0),
+    "include_num_input_tokens_seen": Option(
+        "tokens counted in the log", choices=("no", "all", "non_padding", True, False)
+    ),
     "report_to": Option(
         "where curves go",
         needs={name: name for name in ("tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "swanlab", "clearml")},
     ),
+}
+
+
+# Likewise of trl's, which is given rows of tokens and a tokenizer.
+SFT: dict[str, Option | str] = {
+    **TRAINER,
+    **dict.fromkeys(("model_init_kwargs", "trust_remote_code", "eos_token", "pad_token"), "model.*"),
+    "chat_template_path": "model.chat_template",
+    **dict.fromkeys(
+        ("dataset_text_field", "dataset_kwargs", "completion_only_loss", "assistant_only_loss"),
+        "nothing: rows come tokenised",
+    ),
+    "dataset_num_proc": Option("processes that pack rows", at_least=1),
 }
 
 
@@ -76,7 +107,7 @@ class BaseRunConfig:
         {},
         help="any field of transformers.TrainingArguments",
         fields_of="transformers:TrainingArguments",
-        fields=TRAINER,
+        fields={**TRAINER, "label_smoothing_factor": "loss.*"},  # trl's trainer alone reads it
     )
     hub: HubConfig = section(HubConfig)
 

@@ -9,11 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.markup import escape
-from rich.progress import track
-
 from reproalign.common.config.data import RowsConfig, SetConfig
-from reproalign.common.console import note_console
+from reproalign.common.console import track
 from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.data.records import Prompt, RowError
 from reproalign.common.data.sources import SOURCES, Source, recognise
@@ -128,7 +125,7 @@ def read_split(
     rejects: list[dict[str, str]] = []
     differing = unused = 0
     forms: set[bool] = set()
-    for row in track(rows, f"reading {escape(label)}, {role}", console=note_console(), transient=True):
+    for row in track(rows, f"reading {label}, {role}"):
         try:
             prompts = _prompts(row, source, forms)
             found = [part for prompt in prompts for part in view.parts(prompt, source)]

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from reproalign.common.console import quiet_libraries
 from reproalign.common.errors import FinishedError, Interruption, ReportedError, shorten_errors_of_threads
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.signals import end_with_parent, heed_signals
@@ -16,6 +17,7 @@ from reproalign.common.launch.worker import hand_on
 def main(path: str) -> int:
     """Carry out the invocation in ``path``, in several processes if it asks for them; the exit code is a command's."""
     heed_signals()
+    quiet_libraries()
     shorten_errors_of_threads()
     end_with_parent()
     invocation = Invocation(**json.loads(Path(path).read_text(encoding="utf-8")))

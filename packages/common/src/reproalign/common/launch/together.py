@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from reproalign.common.console import note_console
+from reproalign.common.console import has_bars, note, progress
 from reproalign.common.errors import ReportedError, UserError, counted
 from reproalign.common.launch.children import Child, handed_over, is_finished, note_child, run_child
 from reproalign.common.launch.plan import Hardware
@@ -106,12 +104,12 @@ class _Group:
 
     def work(self, waiting: list[Child]) -> None:
         try:
-            with _progress() as bar:
-                task = bar.add_task("", total=len(waiting))
+            with progress() as bar:
+                task = bar.add_task("running", total=len(waiting))
                 while self.running or (waiting and not self.failed):
                     while waiting and self.free and not self.failed:
                         self._open(waiting.pop(0))
-                    bar.update(task, description=", ".join(entry.child.name for entry in self.running))
+                    bar.update(task, description=f"running {', '.join(entry.child.name for entry in self.running)}")
                     bar.advance(task, self._collect())
                     time.sleep(PAUSE)
         except BaseException:
@@ -128,7 +126,10 @@ class _Group:
             child = replace(child, invocation=replace(child.invocation, config={**config, "launch": launch}))
         files = ExitStack()
         command, error = files.enter_context(handed_over(self.run, child))
-        log = files.enter_context((self.run.dir / f"{child.name}.log").open("ab"))
+        path = self.run.dir / f"{child.name}.log"
+        log = files.enter_context(path.open("ab"))
+        if not has_bars():
+            note(f"running {child.name}, see {path}")
         note_child(self.run, child, "running")
         self.running.append(_Running(child, open_process(command, slot, error, log), error, slot, files))
 
@@ -156,8 +157,3 @@ class _Group:
 
 def _processes(child: Child) -> int:
     return int((child.invocation.config.get("launch") or {}).get("processes", 1))
-
-
-def _progress() -> Progress:
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("running {task.description}", markup=False), *columns, console=note_console())

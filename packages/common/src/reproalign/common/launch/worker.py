@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from reproalign.common.console import quiet_libraries
 from reproalign.common.errors import Interruption, UserError, counted, mistake_in, shorten_errors_of_threads
 from reproalign.common.files import write_text
 from reproalign.common.invocation import Invocation, carry_out
@@ -22,6 +23,7 @@ def main(path: str) -> int:
     """Carry out the invocation in ``path`` as the rank that the environment names; the exit code is a command's."""
     end_after_leaving()
     heed_signals()
+    quiet_libraries()
     shorten_errors_of_threads()
     end_with_parent()
     invocation = Invocation(**json.loads(Path(path).read_text(encoding="utf-8")))

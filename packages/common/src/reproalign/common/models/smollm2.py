@@ -39,7 +39,8 @@ def smollm2_folder(cache_dir: str | None = None) -> Path:
 def _convert(package: Path, folder: Path) -> None:
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-    from transformers.utils import logging
+
+    from reproalign.common.models.quiet import quiet_transformers
 
     tokenizer: Any = AutoTokenizer.from_pretrained(package, gguf_file=GGUF)
     # GGUF does not say that SmolLM2 splits numbers into digits.
@@ -47,11 +48,8 @@ def _convert(package: Path, folder: Path) -> None:
         [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
     )
     tokenizer.pad_token = tokenizer.eos_token
-    logging.disable_progress_bar()
-    try:
-        dequantised = AutoModelForCausalLM.from_pretrained(package, gguf_file=GGUF, dtype="float32")
-    finally:
-        logging.enable_progress_bar()
+    quiet_transformers()
+    dequantised = AutoModelForCausalLM.from_pretrained(package, gguf_file=GGUF, dtype="float32")
     # What was loaded counts as quantised and refuses to be saved; a fresh model with its weights does not.
     config: Any = type(dequantised.config)(**{**dequantised.config.to_dict(), "quantization_config": None})
     del config.quantization_config

@@ -21,6 +21,7 @@ from reproalign.common.data.cache import cache_folder, fingerprint_tokenizer, ma
 from reproalign.common.errors import choose
 from reproalign.common.files import sha256_json
 from reproalign.common.integrity import damage
+from reproalign.common.models.quiet import quiet_transformers
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 
 FORMAT = 3  # raised when the weights are made in another way, so that cached folders are not taken for new ones
@@ -67,6 +68,7 @@ def tiny_model(
 
 def save_tiny(folder: Path, kind: str = "llama", *, seed: int = 0) -> Path:
     """Save a tiny model with the byte-level tiny tokenizer into ``folder``; ``from_pretrained`` reads it."""
+    quiet_transformers()
     tiny_model(kind, seed=seed).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder

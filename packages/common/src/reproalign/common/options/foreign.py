@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from reproalign.common.errors import UserError, choose, did_you_mean
@@ -42,15 +44,19 @@ def check_fields(option: Option, key: str, given: Mapping[str, Any]) -> None:
         UserError: likewise.
     """
     kind = load_object(option.fields_of)
-    known = {field.name: field.type for field in dataclasses.fields(kind) if field.init}
+    known = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for name, value in given.items():
         declared = option.fields.get(name)
         if isinstance(declared, str):
-            raise UserError(f"{key}.{name} is set through {declared}; remove it from {key}.*")
+            why = f"does {declared}" if declared.startswith("nothing") else f"is set through {declared}"
+            raise UserError(f"{key}.{name} {why}; remove it from {key}.*")
         if name not in known:
             hint = did_you_mean(f"{key}.{name}", (f"{key}.{other}" for other in known))
             raise UserError(f"unknown key '{key}.{name}'{hint}; it must be a field of {kind.__name__}")
-        _check_type(f"{key}.{name}", value, known[name])
+        _check_type(f"{key}.{name}", value, known[name].type)
+        choices = known[name].metadata.get("choices")
+        if choices and value is not None:
+            choose(f"{key}.{name}", str(value), map(str, choices))
         if declared is not None:
             check_option(declared, f"{key}.{name}", value)
 
@@ -66,8 +72,15 @@ def _check_type(key: str, value: Any, expected: Any) -> None:
     wanted = {kind for kind in kinds if kind is not type(None)}
     if wanted == {bool} and not isinstance(value, bool):
         raise UserError(f"{key}={value} must be true or false")
+    if wanted == {str} and not isinstance(value, str):
+        raise UserError(f"{key}={value} must be text")
+    mapping = dict in {get_origin(kind) or kind for kind in wanted}  # which libraries read from JSON, too
+    if mapping and isinstance(value, str) and not value.startswith("{") and not Path(value).is_file():
+        raise UserError(f"{key}={value} must be a mapping")
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if wanted <= {int, float} and not number:
         raise UserError(f"{key}={value} must be a number")
+    if number and not math.isfinite(value):
+        raise UserError(f"{key}={value} must be finite")
     if wanted == {int} and not float(value).is_integer():
         raise UserError(f"{key}={value} must be a whole number")

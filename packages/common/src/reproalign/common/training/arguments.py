@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ from reproalign.common.config.run import BaseRunConfig, MeasuringConfig
 from reproalign.common.errors import UserError
 from reproalign.common.launch.plan import deepspeed_config
 from reproalign.common.precision import autocast_dtype
+from reproalign.common.training.parts import check_parts
 
 DEFAULTS: dict[str, Any] = {
     "report_to": ["tensorboard"],
@@ -35,13 +36,17 @@ def training_arguments(
     while they are read only once these arguments exist.
 
     Raises:
-        UserError: for values that ``kind`` refuses.
+        UserError: for values that ``kind`` refuses, or of which a Trainer can make nothing.
     """
     import torch
 
-    given = dict(config.trainer)
+    # torch refuses a whole number among fractions, as in betas of 0 and 0.999.
+    fractions = {field.name for field in fields(kind) if isinstance(field.default, float)}
+    whole = {name for name, value in config.trainer.items() if isinstance(value, int) and name in fractions}
+    given = {**config.trainer, **{name: float(config.trainer[name]) for name in whole}}
     on_cpu = not torch.accelerator.is_available()
     values: dict[str, Any] = {**DEFAULTS, "use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu, **defaults, **given}
+    _rename(values, kind)
     values.setdefault("bf16", False)  # TRL's configs turn it on where the machine has it
     compute = autocast_dtype(given)
     packaged = deepspeed_config(config.launch.strategy, config.model.dtype, compute)
@@ -51,15 +56,25 @@ def training_arguments(
         values.setdefault("bf16_full_eval", config.model.dtype == "bfloat16" and compute is None)
     try:
         arguments = kind(output_dir=str(run_dir), seed=config.seed, data_seed=config.seed, **values)
-    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+    except (ValueError, TypeError, NotImplementedError, ImportError, FileNotFoundError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"trainer.* is refused by {kind.__name__}: {reason}") from error
+    check_parts(arguments, config.trainer)
     if packaged:
         # While weights are read under ZeRO-3, DeepSpeed is asked for the number of processes before any engine exists.
         from deepspeed.comm import init_distributed
 
         init_distributed()
     return arguments
+
+
+def _rename(values: dict[str, Any], kind: type[TrainingArguments]) -> None:
+    """Give keys, and what ``kind`` itself presets, the names that newer versions of transformers want."""
+    presets = {field.name: field.default for field in fields(kind)}
+    for part in ("", "_kwargs"):
+        old, new = f"gradient_checkpointing{part}", f"activation_checkpointing{part}"
+        if new in presets and new not in values and (value := values.pop(old, presets[old])) is not None:
+            values[new] = value
 
 
 @runtime_checkable

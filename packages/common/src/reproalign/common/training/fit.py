@@ -21,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from reproalign.common.config.model import ModelConfig
 from reproalign.common.config.run import BaseRunConfig
+from reproalign.common.errors import choose
 from reproalign.common.files import put_in_place, write_json
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.models.load import merge_adapter
@@ -42,7 +43,7 @@ MODES: dict[Any, str] = {
 
 
 class RecordCallback(TrainerCallback):
-    """Copies every log of the trainer to the run's ``metrics.jsonl``."""
+    """Copies every log of the trainer to the run's ``metrics.jsonl``, and looks for the metric of the best model."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -58,6 +59,16 @@ class RecordCallback(TrainerCallback):
         """Record ``logs`` at the current optimiser step."""
         if state.is_world_process_zero and logs:
             self.run.log(state.global_step, logs)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Refuse a ``trainer.metric_for_best_model`` that the evaluation does not measure.
+
+        Raises:
+            UserError: naming those that it measures.
+        """
+        best, metrics = args.metric_for_best_model, kwargs["metrics"]
+        if best is not None and f"eval_{best.removeprefix('eval_')}" not in metrics:
+            choose("trainer.metric_for_best_model", best, metrics)
 
 
 def fit(

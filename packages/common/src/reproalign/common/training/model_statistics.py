@@ -9,17 +9,15 @@ interruption.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
 
-from reproalign.common.console import note_console
+from reproalign.common.console import counting
 from reproalign.common.errors import UserError, choose
 from reproalign.common.files import sha256_json
 from reproalign.common.manifests import digest_of, seal
@@ -100,7 +98,7 @@ def write_model_statistics(
     model.eval()
     model.requires_grad_(False)
     tokens = done.get("tokens", 0)
-    with _progress(len(groups) * len(rows), request.kind) as advance:
+    with counting(f"{request.kind}: rows", len(groups) * len(rows)) as advance:
         for number, group in enumerate(groups):
             file = folder / f"{request.kind}-{number + 1:05}-of-{len(groups):05}.safetensors"
             if file.is_file() and digest_of(file) == done["files"].get(file.name):
@@ -147,17 +145,3 @@ def _finished(folder: Path, identity: str) -> dict[str, Any]:
     for path in (*folder.glob("*.safetensors"), folder / FACTS):  # which would call the folder whole
         path.unlink(missing_ok=True)
     return {"identity": identity, "files": {}}
-
-
-@contextmanager
-def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    columns = (
-        TextColumn(f"{what}: rows"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=note_console()) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)

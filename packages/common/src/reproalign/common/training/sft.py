@@ -24,7 +24,7 @@ from trl import SFTTrainer
 
 from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError, choose, first_line
 from reproalign.common.files import write_json
 from reproalign.common.models.identify import used_weights
 from reproalign.common.models.load import load_causal_lm
@@ -98,16 +98,23 @@ def fine_tune(
         evaluation: likewise.
         loss_mean: what a step's loss is the mean of: all its ``tokens``, or its ``examples``, each of which counts the
             mean over its own tokens; that needs one example per device at a time (:func:`check_loss_mean`).
+
+    Raises:
+        UserError: for arguments that trl refuses beside this model or these rows.
     """
     preview(run, config, arguments, train, evaluation)
     used_weights(run, "start", config.model.name, config.model.revision)
-    trainer = FineTuner(
-        model=load_causal_lm(config.model),
-        args=arguments,  # type: ignore[arg-type]
-        train_dataset=train,
-        eval_dataset=evaluation,
-        processing_class=tokenizer,
-    )
+    model = load_causal_lm(config.model)
+    try:
+        trainer = FineTuner(
+            model=model,
+            args=arguments,  # type: ignore[arg-type]
+            train_dataset=train,
+            eval_dataset=evaluation,
+            processing_class=tokenizer,
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f"trainer.* is refused by trl.SFTTrainer: {first_line(error)}") from error
     if loss_mean == "examples":
         trainer.model_accepts_loss_kwargs = False  # else each micro-batch is divided by the tokens of the whole step
     used_rows(run, tokenizer, trainer.train_dataset)

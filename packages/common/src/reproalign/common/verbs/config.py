@@ -7,7 +7,7 @@ from typing import Any
 
 from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.config.model import LoadedModelConfig, LoadedRewardModelConfig, ModelConfig
-from reproalign.common.config.run import BaseRunConfig
+from reproalign.common.config.run import SFT, BaseRunConfig
 from reproalign.common.config.text import LAYOUTS, SEPARATORS, TextConfig
 from reproalign.common.options import like, option, output_dir, section, seed
 from reproalign.common.options.shared import BACKENDS
@@ -114,7 +114,7 @@ class AlignConfig(BaseRunConfig):
         choices={"tokens": "the step's tokens", "examples": "MORE's release: one row per device at a time"},
     )
     trainer: dict[str, Any] = like(
-        BaseRunConfig, "trainer", {}, help="any field of trl.SFTConfig", fields_of="trl:SFTConfig"
+        BaseRunConfig, "trainer", {}, help="any field of trl.SFTConfig", fields_of="trl:SFTConfig", fields=SFT
     )
 
 

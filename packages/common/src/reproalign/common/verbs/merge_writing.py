@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from safetensors.torch import save_file
 
-from reproalign.common.console import note_console, result_console, warning_console
+from reproalign.common.console import counting, result_console, warning_console
 from reproalign.common.files import put_in_place, sha256_file, sha256_json, space_needed, write_json
 from reproalign.common.manifests import digest_of
 from reproalign.common.merging.adapter_merge import MANIFEST, MergedAdapter
@@ -106,7 +105,7 @@ def _write_model(
     folder.mkdir(exist_ok=True)
     written = sum(path.stat().st_size for path in folder.iterdir())
     check_space(run.dir, plan.output_bytes - written)
-    with threads(config.threads) as workers, _progress(plan.work) as advance:
+    with threads(config.threads) as workers, counting("merging", plan.work, size=True) as advance:
         identity = plan_identity(plan, inputs)
         plan.scan(workers.over, advance)
         files = write_model(
@@ -193,12 +192,3 @@ def _record_inputs(run: Run, hashes: Hashes) -> dict[str, dict[str, str]]:
     for label, files in digests.items():
         run.add_fingerprint("weights", label, sha256_json(files), files=files)
     return digests
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    columns = (TextColumn("merging"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=note_console()) as progress:
-        task = progress.add_task("merging", total=total)
-        yield lambda count: progress.advance(task, count)
-        progress.update(task, completed=total)

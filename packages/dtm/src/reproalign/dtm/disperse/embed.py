@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from reproalign.common.console import note_console
+from reproalign.common.console import counting
 from reproalign.common.errors import UserError
 from reproalign.common.integrity import is_whole
 from reproalign.dtm.disperse.embeddings import normalise, shard_path, write_shard
@@ -102,10 +101,9 @@ def embed_shards(
     if not missing:
         return
     encode = load()
-    with _progress(rank) as progress:
-        sizes = {number: min(shard_size, rows - number * shard_size) for number in mine}
-        task = progress.add_task("embedding", total=sum(sizes.values()))
-        progress.advance(task, sum(size for number, size in sizes.items() if number not in missing))
+    sizes = {number: min(shard_size, rows - number * shard_size) for number in mine}
+    done = sum(size for number, size in sizes.items() if number not in missing)
+    with counting("embedding rows", sum(sizes.values()), done=done, shown=rank == 0) as advance:
         at = 0
         for number in missing:
             part = list(islice(texts, number * shard_size - at, (number * shard_size - at) + sizes[number]))
@@ -115,11 +113,5 @@ def embed_shards(
                 piece = encode(part[start : start + PIECES * batch_size])
                 normalise(piece, number * shard_size + start)  # refuses what has no direction
                 pieces.append(piece.astype(dtype))
-                progress.advance(task, len(piece))
+                advance(len(piece))
             write_shard(shard_path(folder, number), np.concatenate(pieces))
-
-
-def _progress(rank: int) -> Progress:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
-    times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-    return Progress(*columns, *times, console=note_console(), disable=rank != 0)

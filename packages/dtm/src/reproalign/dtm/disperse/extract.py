@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.markup import escape
-from rich.progress import track
 
 from reproalign.common.config.data import RowsConfig
-from reproalign.common.console import note_console
+from reproalign.common.console import track
 from reproalign.common.data.holdout import held_out, prompt_key
 from reproalign.common.data.records import RowError
 from reproalign.common.data.splits import open_rows
@@ -131,10 +129,7 @@ def _read(
     """Yield place, row, source and reason of rejection of a data set's original rows."""
     rows, source, facts = open_rows(label, entry)
     read = 0
-    console = note_console()
-    for original in track(
-        islice(rows, entry.first), description=f"reading {escape(label)}", console=console, transient=True
-    ):
+    for original in track(islice(rows, entry.first), f"reading {label}"):
         read += 1
         try:
             if original.problem:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from reproalign.common.console import note, progress, time_left
 
 
 class Bars:
-    """Two bars on the main process, none on the others.
+    """Two bars on the main process, none on the others; in a file a line per iteration.
 
     Args:
         done: iterations before this run, or before it was resumed.
@@ -18,8 +18,8 @@ class Bars:
     """
 
     def __init__(self, done: int, total: int, *, shown: bool) -> None:
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        self._progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=not shown)
+        self._shown = shown
+        self._progress = progress(shown=shown)
         self._all = self._progress.add_task("iterations", completed=done, total=total)
         self._phase = self._progress.add_task("loading", total=None)
 
@@ -32,6 +32,9 @@ class Bars:
         """Count an iteration, and show its ``numbers``."""
         self._progress.advance(self._all)
         self._progress.update(self._all, description=f"iterations ({numbers})")
+        task = self._progress.tasks[self._all]
+        if self._shown and self._progress.disable:
+            note(f"iteration {task.completed:.0f} of {task.total:.0f}: {numbers}{time_left(task)}")
 
     def __enter__(self) -> Bars:
         self._progress.start()
