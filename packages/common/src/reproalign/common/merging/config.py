@@ -58,7 +58,7 @@ class MergeConfig:
     )
     scale: float | None = option(None, help="λ of task vectors", null="ties and dare_ties: 1; others need it")
     density: float | None = option(
-        None, help="share of each task vector that is kept", at_least=0, at_most=1, null="ties: 0.2, dare_*: 0.1"
+        None, help="share of each task vector that is kept", above=0, at_most=1, null="ties: 0.2, dare_*: 0.1"
     )
     trim_scope: str | None = option(
         None,
