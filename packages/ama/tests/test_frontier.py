@@ -186,7 +186,7 @@ def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["alphas=[0,1.2]"], "alphas: a ratio of 1.2 lies outside 0 to 1"),
+        (["alphas=[0,1.2]"], "alphas[1]=1.2 must be from 0 to 1"),
         (["alphas=[]"], "alphas=[] names no ratio"),
         (["evaluate.reward=null"], "evaluate.reward is not set; give the reward model"),
         (["evaluate.prompts=null"], "evaluate.prompts is not set"),
@@ -209,7 +209,7 @@ def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
         (["hma.levels=[block3]"], "hma.rows.rsf is not set; give its D_θ"),
         (["hma.adapt.solver=exact"], "hma.levels=[] learns nothing"),
         (["hma.levels=[blok3]", "hma.rows.rsf=x"], "unknown parts 'blok3'"),
-        (["graft=[0]"], "graft: a share of 0 must be above 0 and at most 1"),
+        (["graft=[0]"], "graft[0]=0.0 must be above 0 and at most 1"),
         (["models.l2={model: x}"], "models.l2.method is not set"),
         (["models.l2={model: x, method: l3}"], "unknown models.l2.method 'l3'"),
         (["models.l2={model: x, method: l2, lambda: 3}"], "unknown key of models.l2 'lambda'"),

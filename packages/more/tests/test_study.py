@@ -170,10 +170,8 @@ def test_the_rules_of_outliers():
         outliers(np.arange(1, 21), OutliersConfig("share", 0.1))[0]
         == outliers(np.arange(-1, 21), OutliersConfig("share", 0.1))[0]
     )
-    with pytest.raises(UserError, match=r"outliers\.bound=2\.0 must be in \(0, 1\)"):
+    with pytest.raises(UserError, match=r"outliers\.bound=2\.0 must be below 1"):
         check_outliers(OutliersConfig("share", 2.0))
-    with pytest.raises(UserError, match=r"outliers\.rule"):
-        check_outliers(OutliersConfig("iqr"))
 
 
 # runs

@@ -15,12 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reproalign.ama.adapt.config import CONSTRAINTS, NORMALISATIONS
 from reproalign.common.errors import UserError, choose
 
-CONSTRAINTS = ("mean", "layer_mean")
-NORMALISATIONS = ("mean", "sum")
 REGULARIZERS = ("l1", "l2", "affine")
-WEIGHTINGS = ("none", "mid")
 CODES = {"0.": "l1", "1.": "l2", "2.": "affine"}  # how the released float spells a regulariser: its integer part
 MID_CODE = ".2"  # ... and its decimals
 MID_SCALE = 25.0
@@ -130,9 +128,8 @@ class Regularizer:
     head: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise UserError for an unknown kind or weighting."""
+        """Raise UserError for an unknown kind."""
         choose("regularizer", self.kind, REGULARIZERS)
-        choose("reg_weighting", self.weighting, WEIGHTINGS)
 
     def __call__(
         self, ratios: Float[Tensor, " groups"], base: float, coefficients: Float[Tensor, " groups"]
@@ -162,7 +159,6 @@ class Regularizer:
             reduction: ``linear``: c_g = Σ w over the group's linear modules, as released; ``group``: their mean, the
                 paper's sum over groups.
         """
-        choose("reg_reduction", reduction, ("linear", "group"))
         sums = [sum(self._weight(layer, depth) for layer in group) for group in layers]
         if reduction == "group":
             sums = [total / max(len(group), 1) for total, group in zip(sums, layers, strict=True)]

@@ -13,9 +13,8 @@ from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.config.text import PairTextConfig
 from reproalign.common.console import note, say
 from reproalign.common.data.load import load_evaluation
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.evaluation.rewardbench import (
-    NORMALISATIONS,
     read_rewardbench,
 )
 from reproalign.common.invocation import Invocation
@@ -106,7 +105,7 @@ def _as_trained(config: EvaluateConfig) -> EvaluateConfig:
 
 
 def _kind(config: EvaluateConfig) -> str:
-    if choose("kind", config.kind, ["auto", "policy", "reward"]) != "auto":
+    if config.kind != "auto":
         return config.kind
     return "reward" if model_kind(config.model)[0] == "reward" else "policy"
 
@@ -130,7 +129,6 @@ def _check_reference(config: EvaluateConfig) -> None:
     check_policies(config.model, config.reference)
     given = config.reference.model is not None
     if config.reference_free is not None:
-        choose("reference_free", config.reference_free, NORMALISATIONS)
         if given:
             raise UserError(
                 f"reference_free={config.reference_free} is for a policy by itself, but reference.model is set; "

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config.data import HeldOutConfig
 from reproalign.common.config.text import PairTextConfig, RewardTextConfig
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
@@ -58,13 +58,10 @@ def reading_rules(text: RewardTextConfig, pool: str = "last") -> RewardRules:
     Args:
         text: length, system turn, special tokens.
         pool: ``last`` or ``first_pad``.
-
-    Raises:
-        UserError: for unknown values.
     """
     special = {"dedupe": "own_once", "released": "own"}
     return RewardRules(
-        pooling={"last": "last_not_pad", "first_pad": "first_pad"}[choose("pool", pool, ["last", "first_pad"])],
+        pooling={"last": "last_not_pad", "first_pad": "first_pad"}[pool],
         layout="chat",
         max_length=text.max_length,
         truncation_side="right",

@@ -22,8 +22,6 @@ from reproalign.more.items import items_view
 from reproalign.more.prepared import Prepared, Statistics, prepare_items, tabulate
 from reproalign.more.released import rules_of
 
-METHODS = ("more", "multitask")
-
 
 @dataclass(frozen=True)
 class Domains:
@@ -57,7 +55,6 @@ def load_domains(config: DomainsConfig, reader: Reader, *, method: str, seed: in
     Raises:
         UserError: for a bad row under ``on_error=raise``, a domain without usable items, and unusable settings.
     """
-    choose("method", method, METHODS)
     train, held_out = _prepare(config, check_training(config), reader, seed, run)
     rows = _training_rows(config, train, variant=reader.rules.variant, method=method, seed=seed)
     used = _used(config, train)

@@ -28,7 +28,6 @@ from reproalign.common.verbs.sample import sampling_rules
 from reproalign.common.verbs.score import check_score
 
 D_THETA = "d_theta.jsonl"
-FILTERS = ("auto", "lmflow", "none")
 OWNED = {
     "sample": ("prompts", "model", "seed", "output_dir", "layout", "n", "clean"),
     "score": ("responses", "model.name", "output_dir"),

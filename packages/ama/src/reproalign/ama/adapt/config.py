@@ -12,6 +12,9 @@ from reproalign.common.config.text import LAYOUTS, SEPARATORS
 from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.common.options.shared import GO_ON
 
+CONSTRAINTS = {"mean": "groups", "layer_mean": "layers"}
+NORMALISATIONS = {"mean": "their mean is alpha", "sum": "as printed, their sum is alpha"}
+
 
 @dataclass
 class PublishedConfig:
@@ -77,9 +80,7 @@ class AdaptConfig:
         None, help="which tensors are averaged", choices=TENSORS, null="linear_head_post (released: linear_head_pre)"
     )
     head: str | None = option(None, help="ratio of the head", choices=HEADS, null="base (lblock3: learned)")
-    constraint: str = option(
-        "mean", help="what alpha is the mean over", choices={"mean": "groups", "layer_mean": "layers"}
-    )
+    constraint: str = option("mean", help="what alpha is the mean over", choices=CONSTRAINTS)
     bounds: str | None = option(
         None, help="where ratios stay", choices={"unit": "in [0, 1]", "none": "anywhere"}, null="unit, published: none"
     )
@@ -89,11 +90,7 @@ class AdaptConfig:
         types=(float, list),
         at_least=0,
     )
-    normalisation: str = option(
-        "mean",
-        help="of the published solver",
-        choices={"mean": "their mean is alpha", "sum": "as printed, their sum is alpha"},
-    )
+    normalisation: str = option("mean", help="of the published solver", choices=NORMALISATIONS)
     objective: str = option(
         "likelihood",
         help="what is maximised",

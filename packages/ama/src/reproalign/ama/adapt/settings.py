@@ -12,17 +12,12 @@ from reproalign.ama.adapt.checks import check_epsilons, check_models, check_rele
 from reproalign.ama.adapt.config import AdaptConfig
 from reproalign.ama.adapt.rows import PLAIN, Form
 from reproalign.ama.levels import check_level
-from reproalign.ama.ratios import (
-    Regularizer,
-    initial_raw,
-    regularizer_from_code,
-)
+from reproalign.ama.ratios import Regularizer, regularizer_from_code
 from reproalign.ama.rules import AmaRules, rules_of
+from reproalign.common.config.text import LAYOUTS
 from reproalign.common.errors import UserError, choose
-from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.text.templates import check_separator
 
-OBJECTIVES = ("likelihood", "labelled", "reward")
 SOLVERS = {"likelihood": ("published", "exact"), "labelled": ("published", "exact"), "reward": ("search",)}
 SCHEDULES = {
     "cosine": SchedulerType.COSINE,
@@ -105,8 +100,6 @@ def check_options(config: AdaptConfig) -> Settings:
     solver = choose("solver", config.solver or SOLVERS[objective][0], SOLVERS[objective])
     check_models(config)
     base = config.alpha if config.alpha_on == "pre" else 1 - config.alpha
-    if not 0 < config.alpha < 1:
-        initial_raw(config.alpha)
     if variant.release_loop:
         check_released(config, solver)
     check_level(config.parts)
@@ -177,5 +170,5 @@ def _penalty(config: AdaptConfig, objective: str, variant: AmaRules) -> Penalty 
         regularizer = regularizer_from_code(kind)
     else:
         regularizer = Regularizer(kind, config.reg_weighting or "none", config.reg_center)
-    reduction = choose("reg_reduction", config.reg_reduction or variant.reg_reduction, ("group", "linear"))
+    reduction = config.reg_reduction or variant.reg_reduction
     return Penalty(regularizer, weight, reduction) if weight else None

@@ -13,7 +13,6 @@ from reproalign.common.generation.select import SelectionRules
 from reproalign.common.options.words import as_word
 from reproalign.common.verbs.iterations import Iterations, Step
 
-FILTERS = ("auto", "lmflow", "none")
 ITERATIONS = Iterations(
     by="align raft",
     train=Step("train", SFT, ("rows", "model", "seed", "output_dir", "variant", "layout", "response_separator")),

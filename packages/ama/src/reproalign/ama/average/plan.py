@@ -14,12 +14,10 @@ from reproalign.ama.levels import check_level, pivots_of
 from reproalign.ama.parts import Parts
 from reproalign.ama.ratios_file import Ratios, read_ratios
 from reproalign.ama.rules import AmaRules, rules_of
-from reproalign.ama.tensors import RULES
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.merging.checks import check_number
 from reproalign.common.merging.resolving import resolve as resolve_core
 
-ALLOWANCES = ("extrapolation", "bin", "tokenizer", "chat_template", "config", "extra_tensors")
 READERS = {  # keys that not every method reads -> the method that does
     **dict.fromkeys(("alpha", "parts", "ratios", "only", "pattern", "name", "tensors", "head"), "ma"),
     "fraction": "graft",
@@ -123,7 +121,7 @@ def _averaged(config: AverageConfig) -> Plan:
 
 def _from_numbers(config: AverageConfig, variant: AmaRules) -> Plan:
     on_pre = _converter(config.alpha_on)
-    alpha = None if config.alpha is None else check_number("alpha", config.alpha, None)
+    alpha = config.alpha
     base = ALPHA if alpha is None else on_pre(alpha)
     cut, tensors = config.parts or variant.parts, config.tensors or variant.tensors
     plan = Plan(config, variant, base, cut, tensors, config.head, base)
@@ -131,9 +129,8 @@ def _from_numbers(config: AverageConfig, variant: AmaRules) -> Plan:
         # What is not averaged is θ, the head and the last norm too, unless the head is asked for.
         return replace(plan, base=base if config.head == "base" else 0.0, only=config.only)
     if config.pattern is not None:
-        shift = [check_number("pattern", value, None) for value in config.pattern]
         start = alpha if alpha is not None else on_pre(ALPHA)
-        return replace(plan, ratios=tuple(on_pre(round(start + value, 12)) for value in shift))
+        return replace(plan, ratios=tuple(on_pre(round(start + value, 12)) for value in config.pattern))
     if config.ratios is not None:
         ratios = tuple(on_pre(value) for value in _numbers(config.ratios))
         return replace(plan, base=sum(ratios) / len(ratios) if alpha is None else base, ratios=ratios)
@@ -148,7 +145,6 @@ def _from_file(config: AverageConfig, variant: AmaRules) -> Plan:
         raise UserError("alpha_on=post has no meaning beside a file of ratios, which multiply pre; remove it")
     found = read_ratios(config.ratios, allow_bin="bin" in (config.allow or ()))
     tensors = config.tensors or found.tensors or variant.learned_tensors
-    choose("tensors", tensors, RULES)
     return Plan(config, variant, found.base, found.level, tensors, config.head or found.head, 0.0, file=found)
 
 
@@ -165,7 +161,7 @@ def _from_name(config: AverageConfig, variant: AmaRules) -> Plan:
         raise UserError(f"alpha is not set, and name={config.name} does not begin with ma_ALPHA_ or pma_ALPHA_")
     if not variant.release_names and None not in (config.alpha, inside) and config.alpha != inside:
         raise UserError(f"alpha={config.alpha} is not that of name={config.name}; remove one")
-    alpha = check_number("alpha", config.alpha if config.alpha is not None else inside, None)
+    alpha = check_number("alpha", config.alpha if config.alpha is not None else inside)
     head = "post" if name.head_post else "base"
     plan = Plan(config, variant, alpha, name.level or "block1", "released_ma", head, name.ratios or alpha)
     return replace(plan, name=name) if variant.release_names else plan
@@ -202,4 +198,4 @@ def _converter(alpha_on: str) -> Callable[[float], float]:
 def _numbers(value: Any) -> Sequence[float]:
     if not isinstance(value, list | tuple) or not value:
         raise UserError(f"ratios={value}: give a list of numbers, one for each part, or a file")
-    return [check_number("ratios", entry, None) for entry in value]
+    return [check_number("ratios", entry) for entry in value]

@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation, Verb
+from reproalign.common.options.check import check
 from reproalign.common.options.compose import compose
 from reproalign.common.options.keys import known_keys
 from reproalign.common.options.load import load_object
@@ -52,6 +53,7 @@ def sweep_invocation(command: str, package: str, verb: Verb, words: Sequence[str
         sweep=swept,
         at_once=values.get(AT_ONCE),
     )
+    check(SweepConfig, vars(config))
     return Invocation(
         command=[command, *verb.name.split(), *words],
         package=package,

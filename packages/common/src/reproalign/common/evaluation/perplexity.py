@@ -26,7 +26,6 @@ from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.tokenize import Encoder
 
 GATE = 10_000.0
-CUTS = ("reply", "last_paragraph")
 HEADER = "Assistant: "  # opens a reply; the 11 characters that the published files lose
 
 
@@ -47,7 +46,7 @@ def read_answers(path: str, cut: str, limit: int | None) -> list[Answer]:
 
     Args:
         path: JSON, JSON lines, Parquet or CSV.
-        cut: one of :data:`CUTS`; for transcripts.
+        cut: ``reply`` or ``last_paragraph``; for transcripts.
         limit: the first so many rows; None: all.
 
     Raises:

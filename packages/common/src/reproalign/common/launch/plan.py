@@ -11,10 +11,9 @@ from importlib.resources import files
 from typing import Any
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 
 AUTO = "auto"
-STRATEGIES = ("single", "ddp", "fsdp", "zero1", "zero2", "zero3", "zero3-offload")
 
 
 @dataclass(frozen=True)
@@ -154,16 +153,14 @@ def check(config: LaunchConfig, hardware: Hardware) -> None:
     Raises:
         UserError: saying what does not fit and what would.
     """
-    strategy = choose("launch.strategy", config.strategy, (AUTO, *STRATEGIES))
+    strategy = config.strategy
     here = f"this machine has {hardware.gpus} GPU(s)"
-    if config.processes < 1 or config.machines < 1:
-        raise UserError(f"launch.processes={config.processes} and launch.machines={config.machines} must be at least 1")
     if config.processes % config.machines:
         raise UserError(
             f"launch.processes={config.processes} (over all machines) is not divisible by "
             f"launch.machines={config.machines}"
         )
-    if not 0 <= config.machine_rank < config.machines:
+    if config.machine_rank >= config.machines:
         raise UserError(f"launch.machine_rank={config.machine_rank} is not below launch.machines={config.machines}")
     if config.machines > 1 and not config.main_address:
         raise UserError("several machines need launch.main_address, the address of the machine with rank 0")

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.data.cache import fingerprint_tokenizer
 from reproalign.common.data.records import RowError, Text
 from reproalign.common.data.sources.hh import parse_transcript
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.reward.released import RELEASED_IDS, SpecialIds, enclose
 from reproalign.common.reward.rules import RewardRules
 from reproalign.common.text.templates import TURN_MARKS, render, set_template, transcript, with_system
@@ -28,7 +28,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase, variant: str) -> SpecialIds:
     Raises:
         UserError: if the tokenizer has no EOS.
     """
-    if choose("variant", variant, ["paper", "released"]) == "released":
+    if variant == "released":
         return RELEASED_IDS
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     if not isinstance(eos, int):

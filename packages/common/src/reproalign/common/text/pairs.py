@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.config.data import PreparingConfig
 from reproalign.common.config.text import PairTextConfig
 from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.text.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
 
 _NUMERIC = ("float64", "float32", "int64", "int32", "bool")
@@ -38,7 +38,6 @@ def tokenize_pairs(
         UserError: for ``overlong=error`` and such a pair, or lengths that leave no room for a response.
     """
     check_lengths(text.max_length, text.max_prompt_length)
-    choose("text.overlong", text.overlong, ["truncate", "drop", "error"])
     every = {
         truncation: Rules(
             bos_id=tokenizer.bos_token_id,

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 
 Ids = list[int]
 
@@ -31,11 +31,6 @@ class Rules:
     boundary: str = "exact"
     special_tokens: str = "dedupe"
     add_bos: bool = True  # dedupe: whether this tokenizer begins texts with BOS at all
-
-    def __post_init__(self) -> None:
-        choose("text.truncation", self.truncation, ["keep_end", "keep_start"])
-        choose("text.boundary", self.boundary, ["exact", "released"])
-        choose("text.special_tokens", self.special_tokens, ["dedupe", "released"])
 
 
 class Encoder:
@@ -195,7 +190,5 @@ def check_lengths(max_length: int, max_prompt_length: int) -> None:
     Raises:
         UserError: naming both.
     """
-    if not 0 < max_prompt_length < max_length:
-        raise UserError(
-            f"text.max_prompt_length={max_prompt_length} must be above 0 and below text.max_length={max_length}"
-        )
+    if max_prompt_length >= max_length:
+        raise UserError(f"text.max_prompt_length={max_prompt_length} must be below text.max_length={max_length}")

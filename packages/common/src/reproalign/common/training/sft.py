@@ -24,7 +24,7 @@ from trl import SFTTrainer
 
 from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
 from reproalign.common.models.identify import used_weights
 from reproalign.common.models.load import load_causal_lm
@@ -37,7 +37,6 @@ from reproalign.common.text.tokenize import Encoder, Rules, add_special_tokens, 
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
 
-LOSS_MEANS = ("tokens", "examples")
 _TOKENS = "tokens.json"  # in a checkpoint
 
 
@@ -122,9 +121,8 @@ def check_loss_mean(loss_mean: str, trainer: Mapping[str, Any]) -> None:
     """Refuse a mean that the batches cannot give.
 
     Raises:
-        UserError: for an unknown one, or one over examples where a device has several at a time.
+        UserError: for one over examples where a device has several at a time.
     """
-    choose("loss_mean", loss_mean, LOSS_MEANS)
     if loss_mean == "examples" and trainer.get("per_device_train_batch_size", 8) != 1:
         raise UserError(
             "loss_mean=examples needs trainer.per_device_train_batch_size=1, since a device's tokens are averaged "

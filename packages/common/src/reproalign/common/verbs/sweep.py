@@ -37,7 +37,7 @@ class SweepConfig:
     seeds: list[int] | None = option(None, help="seeds of the runs", null="that of the words, once", at_least=0)
     sweep: dict[str, list[Any]] = option({}, help="values of keys; every combination is run")
     at_once: int | None = option(
-        None, help="runs at the same time", at_least=1, null="as many as the GPUs hold, one without GPUs"
+        None, help="runs at the same time", types=(int,), at_least=1, null="as many as the GPUs hold, one without GPUs"
     )
     resume: str = option("auto", help="go on with what is unfinished", choices={"auto": "", "never": ""})
 
@@ -130,7 +130,7 @@ def check_values(key: str, values: Any) -> list[Any]:
     if any(value in values[:number] for number, value in enumerate(values)):
         raise UserError(f"{key}={values} names a value twice")
     if key == "seeds":
-        wrong = [value for value in values if isinstance(value, bool) or not isinstance(value, int) or value < 0]
+        wrong = [value for value in values if isinstance(value, bool) or not isinstance(value, int)]
         if wrong:
-            raise UserError(f"seeds={values}: {wrong[0]} is no seed; give integers of at least 0")
+            raise UserError(f"seeds={values}: {wrong[0]} is no seed; give whole numbers")
     return values

@@ -94,8 +94,6 @@ def _check_kmeans(options: KMeansConfig, method: str, default: str) -> KMeansCon
             raise UserError(f"kmeans.*: method={method} clusters nothing; set method=kmeans, or leave these keys out")
         return options
     algorithm = options.algorithm or default
-    if options.seed is not None and not 0 <= options.seed < 2**31:
-        raise UserError(f"kmeans.seed={options.seed} must be from 0 to 2147483647")
     read_by = {
         "backend": (options.backend != "numpy", ("released",)),
         "points_per_cluster": (options.points_per_cluster is not None, ("released",)),

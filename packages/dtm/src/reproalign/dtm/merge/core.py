@@ -64,15 +64,8 @@ def linear_config(plan: Plan, **given: Any) -> CoreConfig:
 
 
 def dropped(config: MergeConfig) -> float:
-    """Return DARE's p.
-
-    Raises:
-        UserError: outside [0, 1).
-    """
-    drop = 0.9 if config.drop is None else config.drop
-    if not 0 <= drop < 1:
-        raise UserError(f"drop={drop} must be at least 0 and below 1")
-    return drop
+    """Return DARE's p."""
+    return 0.9 if config.drop is None else config.drop
 
 
 def _allowed(config: MergeConfig) -> list[str]:

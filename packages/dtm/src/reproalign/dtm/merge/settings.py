@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.load import model_path
 from reproalign.dtm.merge.config import MergeConfig
@@ -170,7 +170,7 @@ def _space(config: MergeConfig, rules: DtmRules, models: Sequence[str], adapters
         if config.space not in (None, "full"):
             raise UserError(f"space={config.space} is for adapters, and '{models[0]}' is a full model; remove it")
         return "full"
-    space = choose("space", config.space or ("factor" if rules.flat_factors else "delta"), ["factor", "delta", "full"])
+    space = config.space or ("factor" if rules.flat_factors else "delta")
     if rules.flat_factors and space != "factor":
         raise UserError(f"space={space}: the authors' scripts merge factors; set variant=paper, or remove space")
     if space == "factor" and config.method not in FACTORS:

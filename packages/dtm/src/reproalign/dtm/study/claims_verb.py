@@ -34,8 +34,6 @@ def claims(config: ClaimsConfig, invocation: Invocation) -> None:
     Raises:
         UserError: for results that cannot be read, or do not suffice for a claim that was asked for by name.
     """
-    if not config.tolerance >= 0:
-        raise UserError(f"tolerance={config.tolerance} must not be negative")
     paper = load_paper(PACKAGE)
     scores, curves = read_results(config, paper)
     published, own_curves = published_scores(paper), published_curves(paper)

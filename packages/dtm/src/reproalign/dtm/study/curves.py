@@ -129,9 +129,6 @@ def _check_given(config: CurvesConfig) -> None:
         raise UserError("runs=[] names no evaluation; give folders of `dtm evaluate`, or leave runs out to train here")
     if len(at) != len(runs):
         raise UserError(f"at names {len(at)} fractions for {len(runs)} runs; give one for each, 0 for the base model")
-    for fraction in at:
-        if not 0 <= fraction <= 1:
-            raise UserError(f"at: {fraction:g} is not in [0, 1]")
     for name in ("train", "evaluate", "benchmarks", "evaluate_on"):
         if getattr(config, name):
             raise UserError(f"{name} is for trainings that this command starts; with runs leave it out")

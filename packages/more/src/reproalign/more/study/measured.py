@@ -32,8 +32,6 @@ def measured_results(runs: Sequence[StudiedRun], config: StudyConfig, bases: Map
         UserError: if nothing was measured by any of them, or for options that are out of range.
     """
     check_outliers(config.outliers)
-    if config.resamples < 100:
-        raise UserError(f"resamples={config.resamples} must be at least 100")
     found: dict[Key, list[Value]] = {}
     verdicts: dict[tuple[str, str], dict[str, int]] = {}
     for run in runs:
