@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from reproalign.ama.cli import APP, FRONTIER, main
-from reproalign.ama.frontier.collected import Found, Measured, read_measured
+from reproalign.ama.frontier.collected import Measured, MeasuredModel, read_measured
 from reproalign.ama.frontier.config import FrontierConfig, LearnedSweep, PartSweep, PatternSweep
 from reproalign.ama.frontier.entries import Entry, Model
 from reproalign.ama.frontier.fronts import all_fronts
@@ -241,12 +241,14 @@ def test_the_plan_can_be_seen(made, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def found_row(model: str, series: str, method: str, rewards: list[float], task: float, alpha: float | None) -> Found:
+def found_row(
+    model: str, series: str, method: str, rewards: list[float], task: float, alpha: float | None
+) -> MeasuredModel:
     x = Measure(float(np.mean(rewards)), 0.1)
     measured = Measured(x, np.asarray(rewards), {"reading": Measure(task, 0.0)}, {}, {}, "")
     algorithm = "" if method == "pre" else "rsf"
     entry = Entry(model, series, algorithm, method, alpha=alpha)
-    return Found(entry, Point(series, method, x, algorithm, alpha=alpha, metrics=measured.tasks), measured)
+    return MeasuredModel(entry, Point(series, method, x, algorithm, alpha=alpha, metrics=measured.tasks), measured)
 
 
 def test_margins_are_against_the_line_of_ma_and_paired_by_prompt():

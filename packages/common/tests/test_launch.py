@@ -17,7 +17,7 @@ import yaml
 from reproalign.common.config.launch import STRATEGIES, LaunchConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
-from reproalign.common.launch.plan import Hardware, Plan, check_in_force, deepspeed_config, plan, resolve
+from reproalign.common.launch.plan import Hardware, LaunchPlan, check_in_force, deepspeed_config, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
 from reproalign.common.launch.start import start
 
@@ -60,7 +60,7 @@ def test_what_a_machine_cannot_run_is_refused(config, machine, message):
 
 def test_a_single_process_needs_no_command():
     for machine in (LAPTOP, Hardware(gpus=1, deepspeed=False)):
-        assert plan(launch("single", 1), machine, "run.json") == Plan()
+        assert plan(launch("single", 1), machine, "run.json") == LaunchPlan()
 
 
 def test_a_single_process_sees_one_gpu_of_several(monkeypatch):

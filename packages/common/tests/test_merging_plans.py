@@ -14,18 +14,18 @@ from reproalign.common.merging.blocks import Block, Blocks, matches
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.report import as_plan_file
 from reproalign.common.merging.resolving import resolve
-from reproalign.common.merging.settings import Settings, normalized_weights
+from reproalign.common.merging.settings import MergeSettings, normalized_weights
 from reproalign.common.merging.values import evaluate
 from reproalign.common.testing.checkpoints import ARCHITECTURES, random_config, save_random, tensors_of
 
 
-def settings(tmp_path: Path, plan: dict | str, **keys) -> Settings:
+def settings(tmp_path: Path, plan: dict | str, **keys) -> MergeSettings:
     path = tmp_path / "plan.yaml"
     path.write_text(plan if isinstance(plan, str) else yaml.safe_dump(plan))
     return resolve(MergeConfig(output_dir="x", plan=str(path), **keys))
 
 
-def weights(found: Settings, tensor: str, block: Block, layers: int = 5) -> list[float]:
+def weights(found: MergeSettings, tensor: str, block: Block, layers: int = 5) -> list[float]:
     return [evaluate(setting, tensor, block, layers, "weights") for setting in found.weights]
 
 

@@ -14,7 +14,7 @@ from reproalign.common.evaluation.spread import paired_differences, spread
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.verbs import REJECTION_SAMPLING
-from reproalign.common.verbs.sweep_report import Result, report
+from reproalign.common.verbs.sweep_report import SweptRun, report
 
 APP = App("toy", "reproalign.common", "reproalign-common", "a toy", REJECTION_SAMPLING)
 SAMPLE = ("sample", "prompts=p.jsonl", "model.name=tiny:llama")
@@ -69,14 +69,14 @@ def test_what_is_no_sweep_is_said_in_a_sentence(tmp_path, capsys, words, said):
     assert said in capsys.readouterr().err
 
 
-def finished(folder: Path, beta: float, seed: int) -> Result:
+def finished(folder: Path, beta: float, seed: int) -> SweptRun:
     """A run whose accuracy is 0.5 + beta + seed / 100."""
     config = {"output_dir": str(folder)}
     with Run.open(Invocation(["toy", "train"], "reproalign.common", "train", "m:C", "m:f", config)) as made:
         made.set_metrics({"after": {"accuracy": 0.5 + beta + seed / 100, "broken": math.nan}, "runtime": 3.0})
         for step in (1, 2):
             made.log(step, {"loss": 1 / step + beta + seed / 100})
-    return Result({"loss.beta": beta}, seed, folder, json.loads((folder / "run.json").read_text()))
+    return SweptRun({"loss.beta": beta}, seed, folder, json.loads((folder / "run.json").read_text()))
 
 
 @pytest.mark.usefixtures("ticks")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import TINY_TOKENIZERS, tiny_tokenizer
-from reproalign.common.text.tokenize import Encoder, Rules, check_lengths, join_row
+from reproalign.common.text.tokenize import Encoder, TokenRules, check_lengths, join_row
 
 LONG = 10_000
 words = st.sampled_from(
@@ -19,9 +19,9 @@ words = st.sampled_from(
 texts = st.one_of(st.text(max_size=30), st.lists(words, max_size=12).map("".join))
 
 
-def rules(**changes) -> Rules:
+def rules(**changes) -> TokenRules:
     settings = {"bos_id": None, "eos_id": 2, "max_length": LONG, "max_prompt_length": LONG - 1, "add_bos": False}
-    return Rules(**{**settings, **changes})
+    return TokenRules(**{**settings, **changes})
 
 
 def tokenize_row(encode, prompt, chosen, rejected, rules, *, continuation=None) -> dict[str, Any]:

@@ -107,8 +107,8 @@ def rewards(monkeypatch):
             asked.append(len(dialogues))
             return [reward(dialogue) for dialogue in dialogues]
 
-    monkeypatch.setattr(score, "Scorer", Stub)
-    monkeypatch.setattr("reproalign.more.compare.Scorer", Stub)
+    monkeypatch.setattr(score, "RewardScorer", Stub)
+    monkeypatch.setattr("reproalign.more.compare.RewardScorer", Stub)
     return asked
 
 
@@ -244,7 +244,7 @@ def test_mistakes_in_scoring_leave_nothing(tmp_path, rewards, fails, monkeypatch
     assert "line 1: not valid JSON" in fails(*words)
     write(file, *sampled(["a", "b"]))
     assert "batch_size=0" in fails(*words, "batch_size=0")
-    monkeypatch.setattr(score, "Scorer", lambda *_, **__: lambda dialogues: [1.0, math.nan])
+    monkeypatch.setattr(score, "RewardScorer", lambda *_, **__: lambda dialogues: [1.0, math.nan])
     assert "not finite" in fails(*words)
     assert "(no responses.jsonl in it)" in fails(*words[:2], f"responses={tmp_path / '..'}", words[-1])
     assert not (tmp_path / "a").exists()

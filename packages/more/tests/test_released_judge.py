@@ -83,7 +83,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         def __call__(self, dialogues: list[Any]) -> list[float]:
             return [0.0] * len(dialogues)
 
-    monkeypatch.setattr("reproalign.more.compare.Scorer", Stub)
+    monkeypatch.setattr("reproalign.more.compare.RewardScorer", Stub)
     shutil.copytree(tiny_folder("llama"), tmp_path / "reward")
     (tmp_path / "reward" / NOTE).write_text(json.dumps(RewardRules().note()))
     found = []

@@ -111,7 +111,7 @@ def reachable(
 
 
 @dataclass(frozen=True)
-class Regularizer:
+class RatioRegularizer:
     """How far ratios have moved from the base, R = Σ_g c_g f(α_g - α) (R5; appendix D.5).
 
     Attributes:
@@ -172,7 +172,7 @@ class Regularizer:
         return MID_SCALE / (abs((head if layer is None else layer) - center) + 1)
 
 
-def regularizer_from_code(code: float | int | str) -> Regularizer:
+def regularizer_from_code(code: float | int | str) -> RatioRegularizer:
     """Return the regulariser that the released ``sum_reg_type`` stands for, with its fixed centre 13 and head 26.
 
     Raises:
@@ -185,4 +185,4 @@ def regularizer_from_code(code: float | int | str) -> Regularizer:
             f"sum_reg_type={text} means no regulariser: write 0.0 (l1), 1.0 (l2) or 2.0 (affine), with the decimal .2 "
             "to weight the middle layers"
         )
-    return Regularizer(kind, "mid" if text.endswith(MID_CODE) else "none", center=13, head=26)
+    return RatioRegularizer(kind, "mid" if text.endswith(MID_CODE) else "none", center=13, head=26)

@@ -35,7 +35,7 @@ from reproalign.common.training.reward import PairedRewardTrainer
 from reproalign.mmpo.config import EvaluateConfig, PairRulesConfig
 from reproalign.mmpo.objective import MMPO, Likelihood, MMPOReward
 from reproalign.mmpo.prepare import PairOptions, prepare_split, reading_rules, used_soft_labels
-from reproalign.mmpo.report import Rewards, draw, print_metrics
+from reproalign.mmpo.report import HeldOutRewards, draw, print_metrics
 from reproalign.mmpo.rewardbench import rewardbench
 from reproalign.mmpo.rules import MmpoRules, rules_of
 from reproalign.mmpo.target import check_gamma
@@ -75,7 +75,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         run.used_data(held_out.provenance)
         options = PairOptions(config.data, config.text, config.target, PairRulesConfig(), config.seed)
         pairs = prepare_split(held_out.train, tokenizer, options, "evaluation", reader)
-        rewards = Rewards(*trainer.rewards(pairs))
+        rewards = HeldOutRewards(*trainer.rewards(pairs))
         metrics = rewards.metrics(config.n_bins, rounded_ties=variant.rounded_ties)
         run.set_metrics(metrics)
         print_metrics({Path(config.model.name).name or config.model.name: metrics}, len(pairs))

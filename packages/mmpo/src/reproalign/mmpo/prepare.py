@@ -24,7 +24,7 @@ from reproalign.mmpo.target import read_soft_labels
 
 
 @dataclass(frozen=True)
-class Pairs:
+class TokenizedPairs:
     """Tokenised pairs with ``p_chosen``."""
 
     train: Dataset
@@ -72,7 +72,7 @@ def reading_rules(text: RewardTextConfig, pool: str = "last") -> RewardRules:
 
 def load_pairs(
     config: PreferenceConfig | RewardConfig, tokenizer: PreTrainedTokenizerBase, run: Run, reader: Reader | None = None
-) -> Pairs:
+) -> TokenizedPairs:
     """Read, render, select and tokenise both splits, and record what they are.
 
     Args:
@@ -94,7 +94,7 @@ def load_pairs(
     train, evaluation = read_pairs(config, run, tokenizer, prepare)
     if not len(train):
         raise UserError("no training pair is left after the rules of data.*, target.* and pairs.*; loosen them")
-    return Pairs(train, evaluation)
+    return TokenizedPairs(train, evaluation)
 
 
 def used_soft_labels(run: Run, target: TargetConfig) -> None:

@@ -26,7 +26,7 @@ from reproalign.common.journal import growing
 from reproalign.common.judging.ask import (
     SIDES,
     Bout,
-    Key,
+    ShownKey,
     both_orders,
     collect_answers,
     entry_line,
@@ -189,7 +189,7 @@ def _ask_as_released(
 
     with growing(path) as append:
 
-        def write(key: Key, found: OneOrder) -> None:
+        def write(key: ShownKey, found: OneOrder) -> None:
             verdicts[key] = found.verdict
             append(entry_line(key, bouts, verdict=found.verdict, answers=found.answers))
 

@@ -12,7 +12,7 @@ from reproalign.ama.adapt.checks import check_epsilons, check_models, check_rele
 from reproalign.ama.adapt.config import AdaptConfig
 from reproalign.ama.adapt.rows import PLAIN, Form
 from reproalign.ama.levels import check_level
-from reproalign.ama.ratios import Regularizer, regularizer_from_code
+from reproalign.ama.ratios import RatioRegularizer, regularizer_from_code
 from reproalign.ama.rules import AmaRules, rules_of
 from reproalign.common.config.text import LAYOUTS
 from reproalign.common.errors import UserError, choose
@@ -27,7 +27,7 @@ SCHEDULES = {
 
 
 @dataclass(frozen=True)
-class Steps:
+class SolverSteps:
     """How the published solver steps; see :class:`~.config.PublishedConfig`."""
 
     learning_rate: float
@@ -50,13 +50,13 @@ class Penalty:
         reduction: ``group`` or ``linear``.
     """
 
-    regularizer: Regularizer
+    regularizer: RatioRegularizer
     weight: float
     reduction: str
 
 
 @dataclass(frozen=True)
-class Settings:
+class AdaptSettings:
     """What ``ama adapt`` does; the fields are AdaptConfig's of the same names unless said.
 
     Attributes:
@@ -80,7 +80,7 @@ class Settings:
     objective: str
     solver: str
     form: Form
-    steps: Steps
+    steps: SolverSteps
     penalty: Penalty | None
 
     @property
@@ -89,7 +89,7 @@ class Settings:
         return len(self.epsilons) > 1
 
 
-def check_options(config: AdaptConfig) -> Settings:
+def check_options(config: AdaptConfig) -> AdaptSettings:
     """Put the defaults in and check every key.
 
     Raises:
@@ -106,7 +106,7 @@ def check_options(config: AdaptConfig) -> Settings:
     epsilons = check_epsilons(config.epsilon)
     check_rows(config, objective)
     check_reward(config, objective, several=len(epsilons) > 1)
-    return Settings(
+    return AdaptSettings(
         variant=variant,
         base=base,
         parts=config.parts,
@@ -148,11 +148,11 @@ def _form(config: AdaptConfig, solver: str, loss_on: str) -> Form:
     )
 
 
-def _steps(config: AdaptConfig, defaults: Mapping[str, Any]) -> Steps:
+def _steps(config: AdaptConfig, defaults: Mapping[str, Any]) -> SolverSteps:
     """Return the options of the published solver, with ``published`` of the variant's rules where they are null."""
     given = {name: value for name, value in vars(config.published).items() if value is not None}
     chosen = {"learning_rate": 2e-5, **defaults, **given}
-    return Steps(**{**chosen, "schedule": SCHEDULES[chosen["schedule"]]})
+    return SolverSteps(**{**chosen, "schedule": SCHEDULES[chosen["schedule"]]})
 
 
 def _penalty(config: AdaptConfig, objective: str, variant: AmaRules) -> Penalty | None:
@@ -169,6 +169,6 @@ def _penalty(config: AdaptConfig, objective: str, variant: AmaRules) -> Penalty 
             raise UserError(f"regularizer={kind} is a code that says reg_weighting and reg_center too; remove them")
         regularizer = regularizer_from_code(kind)
     else:
-        regularizer = Regularizer(kind, config.reg_weighting or "none", config.reg_center)
+        regularizer = RatioRegularizer(kind, config.reg_weighting or "none", config.reg_center)
     reduction = config.reg_reduction or variant.reg_reduction
     return Penalty(regularizer, weight, reduction) if weight else None

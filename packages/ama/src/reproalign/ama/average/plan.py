@@ -27,7 +27,7 @@ SAYS_RATIOS = ("ratios", "only", "pattern", "name")
 
 
 @dataclass(frozen=True)
-class Plan:
+class AveragePlan:
     """A plan of ``method=ma``; all ratios multiply pre.
 
     Attributes:
@@ -78,7 +78,7 @@ class Plan:
         return dict(zip(parts.names, self.ratios, strict=True))
 
 
-def resolve(config: AverageConfig) -> Plan | None:
+def resolve(config: AverageConfig) -> AveragePlan | None:
     """Check every key that can be checked without opening a model.
 
     Returns:
@@ -101,7 +101,7 @@ def resolve(config: AverageConfig) -> Plan | None:
     return None
 
 
-def _averaged(config: AverageConfig) -> Plan:
+def _averaged(config: AverageConfig) -> AveragePlan:
     variant = rules_of(config.variant)
     given = [key for key in SAYS_RATIOS if getattr(config, key) is not None]
     if len(given) > 1:
@@ -119,12 +119,12 @@ def _averaged(config: AverageConfig) -> Plan:
     return plan
 
 
-def _from_numbers(config: AverageConfig, variant: AmaRules) -> Plan:
+def _from_numbers(config: AverageConfig, variant: AmaRules) -> AveragePlan:
     on_pre = _converter(config.alpha_on)
     alpha = config.alpha
     base = ALPHA if alpha is None else on_pre(alpha)
     cut, tensors = config.parts or variant.parts, config.tensors or variant.tensors
-    plan = Plan(config, variant, base, cut, tensors, config.head, base)
+    plan = AveragePlan(config, variant, base, cut, tensors, config.head, base)
     if config.only is not None:
         # What is not averaged is θ, the head and the last norm too, unless the head is asked for.
         return replace(plan, base=base if config.head == "base" else 0.0, only=config.only)
@@ -137,7 +137,7 @@ def _from_numbers(config: AverageConfig, variant: AmaRules) -> Plan:
     return replace(plan, level=config.parts or "block1")
 
 
-def _from_file(config: AverageConfig, variant: AmaRules) -> Plan:
+def _from_file(config: AverageConfig, variant: AmaRules) -> AveragePlan:
     for key in ("alpha", "parts"):
         if getattr(config, key) is not None:
             raise UserError(f"{key} has no meaning beside a file of ratios, which says it; remove {key}")
@@ -145,10 +145,10 @@ def _from_file(config: AverageConfig, variant: AmaRules) -> Plan:
         raise UserError("alpha_on=post has no meaning beside a file of ratios, which multiply pre; remove it")
     found = read_ratios(config.ratios, allow_bin="bin" in (config.allow or ()))
     tensors = config.tensors or found.tensors or variant.learned_tensors
-    return Plan(config, variant, found.base, found.level, tensors, config.head or found.head, 0.0, file=found)
+    return AveragePlan(config, variant, found.base, found.level, tensors, config.head or found.head, 0.0, file=found)
 
 
-def _from_name(config: AverageConfig, variant: AmaRules) -> Plan:
+def _from_name(config: AverageConfig, variant: AmaRules) -> AveragePlan:
     assert config.name is not None
     for key in ("parts", "tensors", "head"):
         if getattr(config, key) is not None:
@@ -163,11 +163,11 @@ def _from_name(config: AverageConfig, variant: AmaRules) -> Plan:
         raise UserError(f"alpha={config.alpha} is not that of name={config.name}; remove one")
     alpha = check_number("alpha", config.alpha if config.alpha is not None else inside)
     head = "post" if name.head_post else "base"
-    plan = Plan(config, variant, alpha, name.level or "block1", "released_ma", head, name.ratios or alpha)
+    plan = AveragePlan(config, variant, alpha, name.level or "block1", "released_ma", head, name.ratios or alpha)
     return replace(plan, name=name) if variant.release_names else plan
 
 
-def _check_range(config: AverageConfig, plan: Plan) -> None:
+def _check_range(config: AverageConfig, plan: AveragePlan) -> None:
     """Refuse ratios beyond the two models, unless they are meant."""
     ratios = plan.ratios if isinstance(plan.ratios, tuple) else (plan.ratios,)
     found = tuple(plan.file.groups.values()) if plan.file else ratios
@@ -179,7 +179,7 @@ def _check_range(config: AverageConfig, plan: Plan) -> None:
             )
 
 
-def _check_count(plan: Plan) -> None:
+def _check_count(plan: AveragePlan) -> None:
     """Refuse a wrong number of ratios before a model is opened, where the level says how many there are."""
     pivots = pivots_of(plan.level)
     found = re.fullmatch(r"(?:block|even|paper)(\d+)", plan.level)

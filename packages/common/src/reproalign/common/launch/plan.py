@@ -37,7 +37,7 @@ class Hardware:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """A command and what its environment needs beside; no command means: in this process."""
 
     command: list[str] = field(default_factory=list)
@@ -63,7 +63,7 @@ def resolve(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
     return replace(config, strategy="fsdp" if processes > 1 else "single", processes=processes)
 
 
-def plan(config: LaunchConfig, hardware: Hardware, record: str) -> Plan:
+def plan(config: LaunchConfig, hardware: Hardware, record: str) -> LaunchPlan:
     """Plan the processes of ``config`` for a machine.
 
     Args:
@@ -80,13 +80,13 @@ def plan(config: LaunchConfig, hardware: Hardware, record: str) -> Plan:
     worker = ["-m", "reproalign.common.launch.worker", record]
     if strategy == "single":
         # With several GPUs in its sight transformers.Trainer would replicate the model over them (DataParallel).
-        one = Plan([sys.executable, *worker], {"CUDA_VISIBLE_DEVICES": hardware.first_gpu})
-        return one if hardware.gpus > 1 else Plan()
+        one = LaunchPlan([sys.executable, *worker], {"CUDA_VISIBLE_DEVICES": hardware.first_gpu})
+        return one if hardware.gpus > 1 else LaunchPlan()
     environment = {}
     if not hardware.gpus:
         # Without the first, DDP's processes would be unrelated replicas; with it, DeepSpeed would not be used.
         environment = {"DS_ACCELERATOR": "cpu"} if strategy.startswith("zero") else {"ACCELERATE_USE_CPU": "true"}
-    return Plan([*launcher(config), *worker], environment)
+    return LaunchPlan([*launcher(config), *worker], environment)
 
 
 def launcher(config: LaunchConfig) -> list[str]:

@@ -10,7 +10,7 @@ from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.mappings import flatten
 from reproalign.common.merging.checks import check_number, check_setting, check_type
 from reproalign.common.merging.config import MergeConfig
-from reproalign.common.merging.settings import METHODS, Settings, parse_size
+from reproalign.common.merging.settings import METHODS, MergeSettings, parse_size
 from reproalign.common.merging.values import Cases, Setting
 from reproalign.common.options.check import check_file
 
@@ -20,7 +20,7 @@ PART_KEYS = ("weights", "density", "t")
 METHOD_KEYS = frozenset().union(*(method.keys for method in METHODS.values())) - {"seed"}
 
 
-def resolve(config: MergeConfig) -> Settings:
+def resolve(config: MergeConfig) -> MergeSettings:
     """Put command line, plan file and defaults together, and check what plan files and the keys together say.
 
     Raises:
@@ -38,7 +38,7 @@ def resolve(config: MergeConfig) -> Settings:
         raise UserError(
             f"scale is not set; method={method} needs the factor λ of its task vectors (there is no good default)"
         )
-    settings = Settings(
+    settings = MergeSettings(
         method=method,
         models=models,
         base=given.get("base"),

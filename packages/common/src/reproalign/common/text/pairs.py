@@ -14,7 +14,7 @@ from reproalign.common.config.data import PreparingConfig
 from reproalign.common.config.text import PairTextConfig
 from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
 from reproalign.common.errors import UserError
-from reproalign.common.text.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
+from reproalign.common.text.tokenize import Encoder, TokenRules, begins_with_bos, check_lengths, join_row
 
 _NUMERIC = ("float64", "float32", "int64", "int32", "bool")
 
@@ -39,7 +39,7 @@ def tokenize_pairs(
     """
     check_lengths(text.max_length, text.max_prompt_length)
     every = {
-        truncation: Rules(
+        truncation: TokenRules(
             bos_id=tokenizer.bos_token_id,
             eos_id=tokenizer.eos_token_id,
             max_length=text.max_length,
@@ -87,7 +87,7 @@ def _join_groups(
     index: int,
     sides: Sequence[tuple[str, ...]],
     encoder: Encoder,
-    rules: Rules,
+    rules: TokenRules,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for names in sides:

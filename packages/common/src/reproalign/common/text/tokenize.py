@@ -20,7 +20,7 @@ Ids = list[int]
 
 
 @dataclass(frozen=True)
-class Rules:
+class TokenRules:
     """How pairs are tokenised; the fields of the same names in ``PairTextConfig``, with the special token ids."""
 
     bos_id: int | None
@@ -82,7 +82,7 @@ class Encoder:
         return bool(self.tokenizer.decode(self("a") + self("b")) != "ab")
 
 
-def split(rules: Rules, prompt_ids: Ids, whole_ids: Ids, continuation: Callable[[], Ids]) -> tuple[Ids, Ids]:
+def split(rules: TokenRules, prompt_ids: Ids, whole_ids: Ids, continuation: Callable[[], Ids]) -> tuple[Ids, Ids]:
     """Cut a tokenised whole into prompt and response ids.
 
     Args:
@@ -101,7 +101,7 @@ def split(rules: Rules, prompt_ids: Ids, whole_ids: Ids, continuation: Callable[
 
 
 def add_special_tokens(
-    rules: Rules, prompt: Ids, response: Ids, is_blank: Callable[[Sequence[int]], bool] = lambda ids: not ids
+    rules: TokenRules, prompt: Ids, response: Ids, is_blank: Callable[[Sequence[int]], bool] = lambda ids: not ids
 ) -> tuple[list[int | None], list[int | None]]:
     """Put BOS before the prompt and EOS after the response.
 
@@ -127,7 +127,7 @@ def add_special_tokens(
 
 
 def truncate(
-    rules: Rules, prompt: list[Any], response: list[Any], longest_response: int
+    rules: TokenRules, prompt: list[Any], response: list[Any], longest_response: int
 ) -> tuple[list[Any], list[Any]]:
     """Shorten a pair's side to ``max_length``.
 
@@ -148,7 +148,7 @@ def truncate(
 def join_row(
     prompt_ids: Ids,
     responses: Mapping[str, tuple[Ids, str]],
-    rules: Rules,
+    rules: TokenRules,
     *,
     continuation: Callable[[str], Ids],
     is_blank: Callable[[Sequence[int]], bool],

@@ -33,7 +33,7 @@ from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.prompts import encode_prompt, prompt_text
 from reproalign.common.text.shown import used_rows
 from reproalign.common.text.templates import SEPARATORS, render_completion
-from reproalign.common.text.tokenize import Encoder, Rules, add_special_tokens, split
+from reproalign.common.text.tokenize import Encoder, TokenRules, add_special_tokens, split
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
 
@@ -183,7 +183,7 @@ def _row(
         response = render_completion(tokenizer, dialogue[:-1], dialogue[-1:], alone=False, generation=True)
     else:
         response = f"{separator}{dialogue[-1]['content']}"
-    rules = Rules(None, tokenizer.eos_token_id, max_length, max_length)
+    rules = TokenRules(None, tokenizer.eos_token_id, max_length, max_length)
     parts = split(rules, encoder(prompt), encoder(prompt + response), partial(encoder.continuation, response))
     tail = [int(token) for token in add_special_tokens(rules, *parts, encoder.is_blank)[1] if token is not None]
     tail = tail[: max_length - 1]  # something has to come before it

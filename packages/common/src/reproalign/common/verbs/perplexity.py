@@ -15,7 +15,7 @@ from rich.table import Table
 
 from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.losses import RowLoss, Scorer, measure, remove_parts
+from reproalign.common.evaluation.losses import LossScorer, RowLoss, measure, remove_parts
 from reproalign.common.evaluation.perplexity import answer_tokens, is_measured, perplexities, read_answers
 from reproalign.common.files import sha256_json, write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -54,11 +54,11 @@ def perplexity(config: PerplexityConfig, invocation: Invocation) -> None:
     if not source:
         raise UserError(f"files={list(config.files)}: no answer has a token within max_length={config.max_length}")
 
-    def load() -> Scorer:
+    def load() -> LossScorer:
         model = load_causal_lm(config.model, trainable=False)
         model.to(state.device)
         install_completion_logps(model)
-        return Scorer(model, RowCollator(pad_id(tokenizer)))
+        return LossScorer(model, RowCollator(pad_id(tokenizer)))
 
     with Run.open(invocation, is_main=state.is_main_process) as run:
         if state.is_main_process:

@@ -22,7 +22,7 @@ from reproalign.common.options.load import load_object
 from reproalign.common.options.words import as_word
 from reproalign.common.records import Run
 from reproalign.common.records.folder import read_record
-from reproalign.common.verbs.sweep_report import Result, report
+from reproalign.common.verbs.sweep_report import SweptRun, report
 
 VERB = ("name", "config_name", "schema", "target", "check")  # fields of Verb that a sweep keeps
 
@@ -68,7 +68,7 @@ def sweep(config: SweepConfig, invocation: Invocation) -> None:
     with Run.open(invocation) as run:
         folders = run_children(run, [entry.child for entry in planned], at_once=config.at_once)
         results = [
-            Result(entry.setting, entry.seed, folder, read_record(folder))
+            SweptRun(entry.setting, entry.seed, folder, read_record(folder))
             for entry, folder in zip(planned, folders, strict=True)
         ]
         report(run, results)

@@ -29,12 +29,12 @@ from reproalign.dtm.merge.released import (
     ties,
     unflatten,
 )
-from reproalign.dtm.merge.settings import Plan
+from reproalign.dtm.merge.settings import SubModelMergePlan
 
 Vectors = Float[Tensor, "models entries"]
 
 
-def check_released(plan: Plan) -> None:
+def check_released(plan: SubModelMergePlan) -> None:
     """Check the keys that only this variant reads.
 
     Raises:
@@ -50,7 +50,7 @@ def check_released(plan: Plan) -> None:
         raise UserError("density and norm_fraction both say what TIES keeps; remove one")
 
 
-def merge_flat(plan: Plan, inputs: Inputs) -> MergedAdapter:
+def merge_flat(plan: SubModelMergePlan, inputs: Inputs) -> MergedAdapter:
     """Merge adapters as the authors' scripts do.
 
     Args:

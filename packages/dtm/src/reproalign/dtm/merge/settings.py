@@ -47,7 +47,7 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Plan:
+class SubModelMergePlan:
     """What is to be merged, and how.
 
     Attributes:
@@ -69,7 +69,7 @@ class Plan:
     statistics: tuple[str, ...] | str | None
 
 
-def resolve(config: MergeConfig) -> Plan:
+def resolve(config: MergeConfig) -> SubModelMergePlan:
     """Find the sub-models and check every key.
 
     Raises:
@@ -80,7 +80,7 @@ def resolve(config: MergeConfig) -> Plan:
     return planned(config, models, [_is_adapter(model) for model in models])
 
 
-def planned(config: MergeConfig, models: Sequence[str], adapters: Sequence[bool]) -> Plan:
+def planned(config: MergeConfig, models: Sequence[str], adapters: Sequence[bool]) -> SubModelMergePlan:
     """Check every key for sub-models that need not be there yet.
 
     Args:
@@ -96,7 +96,7 @@ def planned(config: MergeConfig, models: Sequence[str], adapters: Sequence[bool]
     space = _space(config, rules, models, adapters)
     weights = None if config.weights is None else read_weights(config.weights, len(models))
     _check_weights(config, weights)
-    return Plan(
+    return SubModelMergePlan(
         config=config,
         rules=rules,
         models=tuple(models),

@@ -10,13 +10,13 @@ from rich.table import Table
 
 from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.plots import Curve, comparison
+from reproalign.common.evaluation.plots import MeanCurve, comparison
 from reproalign.common.files import write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
 from reproalign.dtm.study.config import GapConfig
-from reproalign.dtm.study.results import Evaluation, check_same_rows, read_evaluation
+from reproalign.dtm.study.results import EvaluationRun, check_same_rows, read_evaluation
 
 FLAT = 1e-12  # a held-out loss that changes by less has no ratio
 
@@ -87,7 +87,7 @@ def check_fractions(fractions: Sequence[float]) -> list[float]:
     return list(fractions)
 
 
-def _check_same_models(training: Sequence[Evaluation], held_out: Sequence[Evaluation]) -> None:
+def _check_same_models(training: Sequence[EvaluationRun], held_out: Sequence[EvaluationRun]) -> None:
     for left, right in zip(training, held_out, strict=True):
         if left.results["weights"] != right.results["weights"]:
             raise UserError(
@@ -124,5 +124,5 @@ def _report(run: Run, mode: str, fractions: list[float], losses: dict[str, list[
     say(f"record, gap.json, gap.csv and plot: {run.dir}")
 
 
-def _curve(steps: list[float], values: list[float]) -> Curve:
-    return Curve(steps, values, values, values)
+def _curve(steps: list[float], values: list[float]) -> MeanCurve:
+    return MeanCurve(steps, values, values, values)

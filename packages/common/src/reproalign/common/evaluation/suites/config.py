@@ -40,7 +40,7 @@ class BenchmarkConfig:
 
 
 @dataclass
-class AverageConfig:
+class BenchmarkAverageConfig:
     """A mean over benchmarks, over the subtasks of one (``bbh/*``), or over averages named before it."""
 
     members: list[str] = option([], help="benchmarks, averages named before, or all subtasks of one (bbh/*)")
@@ -98,9 +98,9 @@ class SuiteConfig:
         """
         return _section(BenchmarkConfig, self.benchmarks.get(name), f"suite.benchmarks.{name}")
 
-    def average(self, name: str) -> AverageConfig:
+    def average(self, name: str) -> BenchmarkAverageConfig:
         """Return the average of that name; raises as :meth:`benchmark` does."""
-        return _section(AverageConfig, self.averages.get(name), f"suite.averages.{name}")
+        return _section(BenchmarkAverageConfig, self.averages.get(name), f"suite.averages.{name}")
 
     def check(self) -> None:
         """Refuse values that no run could have.
