@@ -85,6 +85,7 @@ def test_every_key_says_what_it_means_what_null_is_and_has_a_default_that_is_all
         ("more train", "weights.fixed", {"a": -1.0}, "weights.fixed.a=-1.0 must be at least 0"),
         ("more train", "weights.solver", "nnls", "unknown weights.solver 'nnls'"),
         ("ama frontier", "alphas", [0.5, 1.3], "alphas[1]=1.3 must be from 0 to 1"),
+        ("ama adapt", "allow", ["everything"], "unknown allow[0] 'everything'"),
         ("ama average", "allow", ["everything"], "unknown allow[0] 'everything'"),
         ("ama average", "fraction", 1.5, "fraction=1.5 must be above 0 and at most 1"),
         ("ama average", "threads", 0, "threads=0 must be at least 1"),

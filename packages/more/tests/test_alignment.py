@@ -294,7 +294,7 @@ def test_mistakes_in_selecting_leave_nothing(tmp_path, fails):
         write(file, row | {"scores": [1, bad]})
         assert "is not a finite number" in fails(*words)
     write(file, row | {"scores": [1, 1]})
-    assert "n=3 must be between 1 and 2" in fails(*words, "n=3")
+    assert "n=3 must be at most 2" in fails(*words, "n=3")
     assert "did you mean 'pairs'?" in fails(*words, "keep=pair")
     assert "keep=pairs needs two" in fails(*words, "keep=pairs", "n=1")
     assert "nothing to select, since every prompt has equal scores" in fails(*words, "keep=pairs")

@@ -69,13 +69,20 @@ class Invocation:
 
 
 def structured(schema: str, config: dict[str, Any]) -> Any:
-    """Return a plain configuration as an object of its schema class, ``module:class``."""
+    """Return a plain configuration as an object of its schema class, ``module:class``.
+
+    Raises:
+        UserError: for a value that the class does not allow, as one of a record of an earlier version may be.
+    """
     from omegaconf import OmegaConf
 
+    from reproalign.common.options.check import check
     from reproalign.common.options.choices import built, specialised
 
     cls = load_object(schema)
-    merged = OmegaConf.unsafe_merge(OmegaConf.structured(specialised(cls, config)), OmegaConf.create(config))
+    special = specialised(cls, config)
+    check(special, config)
+    merged = OmegaConf.unsafe_merge(OmegaConf.structured(special), OmegaConf.create(config))
     return built(cls, OmegaConf.to_object(merged))
 
 

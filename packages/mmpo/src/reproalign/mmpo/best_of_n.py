@@ -134,10 +134,6 @@ def _check(config: BestOfNConfig) -> None:
     for key, owner in only.items():
         if getattr(config, key) not in (None, {}):
             raise UserError(f"{key} is for {owner}; leave it out")
-    if config.prompts and config.temperature is not None and not config.temperature > 0:
-        raise UserError(
-            f"temperature={config.temperature} must be positive; candidates of one prompt would be the same"
-        )
     if config.candidates and config.policy.name:
         raise UserError("candidates is given and so is policy.name, which would not be asked; leave one of them out")
     if not config.candidates and not config.policy.name:

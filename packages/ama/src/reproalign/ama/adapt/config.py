@@ -9,6 +9,7 @@ from reproalign.ama.average.config import HEADS, TENSORS
 from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.config.text import LAYOUTS, SEPARATORS
+from reproalign.common.merging.config import DIFFERENCES
 from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.common.options.shared import GO_ON
 
@@ -72,7 +73,7 @@ class AdaptConfig:
     pre: str = option(help="θ_0, the model before RLHF: folder, Hub id or adapter")
     post: str = option(help="θ, the model after RLHF")
     model: LoadedModelConfig = section(LoadedModelConfig, help="how they are held; model.name stays unset")
-    allow: list[str] = option([], help="differences to accept, as `reproalign merge`: tokenizer, config …")
+    allow: list[str] = option([], help="differences to accept, as `reproalign merge`", choices=DIFFERENCES)
     alpha: float = option(0.2, help="mean ratio", above=0, below=1)
     alpha_on: str = option("pre", help="what alpha multiplies", choices={"pre": "", "post": "the paper's formulas"})
     parts: str = option("block3", help="groups: block3, lblock3, paper3, blockN, evenN, 7#15, layerwise or linearwise")

@@ -164,8 +164,8 @@ def check_iteration(children: Mapping[str, Child], train: str, check_train: Call
         for name in ("sample", "score", "select", train)
     )
     responses = sampling_rules(sample).n
-    if select.n is not None and not 1 <= select.n <= responses:
-        raise UserError(f"select.n={select.n} must be between 1 and sample.n={responses}")
+    if select.n is not None and select.n > responses:
+        raise UserError(f"select.n={select.n} must be at most sample.n={responses}")
     check_language_model(sample.model)
     check_reward_model(score.model, "reward")
     checks: dict[str, Callable[[], SelectionRules | object]] = {
