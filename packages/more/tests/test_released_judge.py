@@ -181,7 +181,6 @@ def test_union_is_asked_with_the_prompt_alone(tmp_path, files, judge):
     [
         ({"prompts": "/nowhere.yaml"}, "cannot be read"),
         ({"template": "kind"}, "template"),
-        ({"attempts": 0}, "attempts=0"),
         ({"variant": None, "attempts": 3}, "attempts=3 is for the judge of variant=released"),
     ],
 )

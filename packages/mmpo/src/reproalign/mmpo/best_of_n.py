@@ -118,11 +118,11 @@ def _counts(config: BestOfNConfig) -> list[int]:
     """Return the values of n, in ascending order.
 
     Raises:
-        UserError: for anything but whole numbers of at least 1.
+        UserError: for anything but whole numbers.
     """
     given = config.n if isinstance(config.n, list) else [config.n]
-    if not given or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in given):
-        raise UserError(f"n={config.n} must be a whole number of at least 1, or a list of such, as n=[16,64,256]")
+    if not given or any(isinstance(n, bool) or not isinstance(n, int) for n in given):
+        raise UserError(f"n={config.n} must be a whole number, or a list of such, as n=[16,64,256]")
     return sorted(set(given))
 
 

@@ -97,8 +97,8 @@ def judge_template(config: CompareConfig) -> str | None:
         UserError: for a file that cannot be read or has no such entry, or keys that have no effect.
     """
     name, released = config.template or "union", rules_of(config.variant or "paper").release_judge
-    if config.attempts is not None and (not released or config.attempts < 1):
-        raise UserError(f"attempts={config.attempts} is for the judge of variant=released, and at least 1")
+    if config.attempts is not None and not released:
+        raise UserError(f"attempts={config.attempts} is for the judge of variant=released; leave it out")
     for key in ("prompts", "template", "attempts"):
         if config.judge.model is None and getattr(config, key) is not None:
             raise UserError(f"{key} is for a judge that is asked; set judge.model too")
