@@ -64,21 +64,22 @@ def test_every_key_says_what_it_means_what_null_is_and_has_a_default_that_is_all
         ("common judge", "pairrm.dtype", "float31", "unknown pairrm.dtype 'float31' (did you mean 'float32'?)"),
         ("common judge", "pairrm.orders", "three", "unknown pairrm.orders 'three'"),
         ("common judge", "pairrm.batch_size", 0, "pairrm.batch_size=0 must be at least 1"),
+        ("common judge", "endpoint.parallel", 0, "endpoint.parallel=0 must be at least 1"),
         ("common judge", "max_instructions", 0, "max_instructions=0 must be at least 1"),
         ("common judge", "confidence", 1.0, "confidence=1.0 must be above 0 and below 1"),
         ("common mt-bench", "confidence", 0.0, "confidence=0.0 must be above 0 and below 1"),
         ("common mt-bench", "resamples", 99, "resamples=99 must be at least 100"),
         ("more evaluate", "confidence", 1.0, "confidence=1.0 must be above 0 and below 1"),
-        ("common sample", "top_k", -1, "top_k=-1 must be at least 0"),
-        ("common sample", "clean", "lm", "unknown clean 'lm'"),
-        ("common sample", "launch.strategy", "zero4", "unknown launch.strategy 'zero4' (did you mean 'zero3'?)"),
-        ("common sample", "launch.machines", 0, "launch.machines=0 must be at least 1"),
-        ("common sample", "model.gemma_numerics", "old", "unknown model.gemma_numerics 'old'"),
-        ("common select", "keep", "bst", "unknown keep 'bst' (did you mean 'best'?)"),
-        ("common select", "discard", "short", "unknown discard 'short'"),
-        ("common select", "min_reward", math.nan, "min_reward=nan must be finite"),
-        ("common perplexity", "max_length", 1, "max_length=1 must be at least 2"),
-        ("common perplexity", "gate", 0.5, "gate=0.5 must be at least 1"),
+        ("more sample", "top_k", -1, "top_k=-1 must be at least 0"),
+        ("more sample", "clean", "lm", "unknown clean 'lm'"),
+        ("more sample", "launch.strategy", "zero4", "unknown launch.strategy 'zero4' (did you mean 'zero3'?)"),
+        ("more sample", "launch.machines", 0, "launch.machines=0 must be at least 1"),
+        ("more sample", "model.gemma_numerics", "old", "unknown model.gemma_numerics 'old'"),
+        ("more select", "keep", "bst", "unknown keep 'bst' (did you mean 'best'?)"),
+        ("more select", "discard", "short", "unknown discard 'short'"),
+        ("more select", "min_reward", math.nan, "min_reward=nan must be finite"),
+        ("more perplexity", "max_length", 1, "max_length=1 must be at least 2"),
+        ("more perplexity", "gate", 0.5, "gate=0.5 must be at least 1"),
         ("more study tables", "outliers.rule", "iqr", "unknown outliers.rule 'iqr'"),
         ("more train", "data.oasst1_pairs", "every", "unknown data.oasst1_pairs 'every'"),
         ("more train", "data.resampling_size", 0, "data.resampling_size=0 must be at least 1"),
@@ -113,7 +114,7 @@ def test_every_key_says_what_it_means_what_null_is_and_has_a_default_that_is_all
     ],
 )
 def test_what_a_key_does_not_take_is_refused(verb, key, value, message):
-    package, name = verb.split()
+    package, name = verb.split(maxsplit=1)
     named = [one.values for one in VERBS if one.values[0] == f"reproalign.{package}" and one.values[1].name == name]
     field = next(fields[key] for fields in (dict(declared(*found)) for found in named) if key in fields)
     with pytest.raises(UserError) as error:

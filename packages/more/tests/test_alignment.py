@@ -491,8 +491,6 @@ def test_mistakes_in_comparing_leave_nothing(tmp_path, files, rewards):
         compared(folder, *files, judge=EndpointConfig(model="m"), template="/nowhere")
     with pytest.raises(UserError, match=r"template is for a judge that is asked; set judge\.model too"):
         compared(folder, *files, template="helpful")
-    with pytest.raises(UserError, match=r"judge\.parallel=0"):
-        compared(folder, *files, judge=EndpointConfig(model="m", parallel=0))
     pairrm = PairRMConfig(model="/nowhere")
     with pytest.raises(UserError, match=r"both judge\.model and pairrm\.model"):
         compared(folder, *files, judge=EndpointConfig(model="m"), pairrm=pairrm)

@@ -45,22 +45,22 @@ def sweep_invocation(command: str, package: str, verb: Verb, words: Sequence[str
     composed = compose(package, verb.config_name, verb.schema, first, renamed=renamed)
     if (composed.config.get("hub") or {}).get("push"):
         raise UserError("hub.push: several runs make several models; push the one you want with `reproalign push`")
-    config = SweepConfig(
-        output_dir=composed.config["output_dir"],
-        words=[word for word in rest if not word.startswith("output_dir=")],
-        verb={name: getattr(verb, name) for name in VERB},
-        seeds=seeds,
-        sweep=swept,
-        at_once=values.get(AT_ONCE),
-    )
-    check(SweepConfig, vars(config))
+    given = {
+        "output_dir": composed.config["output_dir"],
+        "words": [word for word in rest if not word.startswith("output_dir=")],
+        "verb": {name: getattr(verb, name) for name in VERB},
+        "seeds": seeds,
+        "sweep": swept,
+        AT_ONCE: values.get(AT_ONCE),
+    }
+    check(SweepConfig, given)
     return Invocation(
         command=[command, *verb.name.split(), *words],
         package=package,
         verb=verb.name,
         schema="reproalign.common.verbs.sweep:SweepConfig",
         target="reproalign.common.verbs.sweep:sweep",
-        config=asdict(config),
+        config=asdict(SweepConfig(**given)),
         recipe=composed.recipe,
     )
 
