@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from papers import CLIS, CORE, PAPERS, ROOT
-from reproalign.common.launch.plan import STRATEGIES
+from reproalign.common.config.launch import STRATEGIES
 from reproalign.common.options.groups import options
 from reproalign.common.options.renamed import RENAMED
 from reproalign.common.text.templates import TEMPLATES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -63,28 +64,57 @@ def test_every_key_says_what_it_means_what_null_is_and_has_a_default_that_is_all
         ("common judge", "pairrm.dtype", "float31", "unknown pairrm.dtype 'float31' (did you mean 'float32'?)"),
         ("common judge", "pairrm.orders", "three", "unknown pairrm.orders 'three'"),
         ("common judge", "pairrm.batch_size", 0, "pairrm.batch_size=0 must be at least 1"),
+        ("common judge", "endpoint.parallel", 0, "endpoint.parallel=0 must be at least 1"),
         ("common judge", "max_instructions", 0, "max_instructions=0 must be at least 1"),
         ("common judge", "confidence", 1.0, "confidence=1.0 must be above 0 and below 1"),
         ("common mt-bench", "confidence", 0.0, "confidence=0.0 must be above 0 and below 1"),
         ("common mt-bench", "resamples", 99, "resamples=99 must be at least 100"),
         ("more evaluate", "confidence", 1.0, "confidence=1.0 must be above 0 and below 1"),
+        ("more sample", "top_k", -1, "top_k=-1 must be at least 0"),
+        ("more sample", "clean", "lm", "unknown clean 'lm'"),
+        ("more sample", "launch.strategy", "zero4", "unknown launch.strategy 'zero4' (did you mean 'zero3'?)"),
+        ("more sample", "launch.machines", 0, "launch.machines=0 must be at least 1"),
+        ("more sample", "model.gemma_numerics", "old", "unknown model.gemma_numerics 'old'"),
+        ("more select", "keep", "bst", "unknown keep 'bst' (did you mean 'best'?)"),
+        ("more select", "discard", "short", "unknown discard 'short'"),
+        ("more select", "min_reward", math.nan, "min_reward=nan must be finite"),
+        ("more perplexity", "max_length", 1, "max_length=1 must be at least 2"),
+        ("more perplexity", "gate", 0.5, "gate=0.5 must be at least 1"),
+        ("more study tables", "outliers.rule", "iqr", "unknown outliers.rule 'iqr'"),
+        ("more train", "data.oasst1_pairs", "every", "unknown data.oasst1_pairs 'every'"),
+        ("more train", "data.resampling_size", 0, "data.resampling_size=0 must be at least 1"),
+        ("more train", "weights.fixed", {"a": -1.0}, "weights.fixed.a=-1.0 must be at least 0"),
+        ("more train", "weights.solver", "nnls", "unknown weights.solver 'nnls'"),
+        ("ama frontier", "alphas", [0.5, 1.3], "alphas[1]=1.3 must be from 0 to 1"),
+        ("ama adapt", "allow", ["everything"], "unknown allow[0] 'everything'"),
+        ("ama average", "allow", ["everything"], "unknown allow[0] 'everything'"),
+        ("ama average", "fraction", 1.5, "fraction=1.5 must be above 0 and at most 1"),
+        ("ama average", "threads", 0, "threads=0 must be at least 1"),
         ("ama average", "variant", "release", "unknown variant 'release' (did you mean 'released'?)"),
         ("ama average", "method", "mean", "unknown method 'mean'"),
         ("ama average", "decay", 1.0, "decay=1.0 must be "),
         ("ama average", "reset_every", 0, "reset_every=0 must be at least 1"),
         ("ama adapt", "eval_fraction", 1.0, "eval_fraction=1.0 must be at least 0 and below 1"),
+        ("dtm disperse", "kmeans.seed", 2**31, "kmeans.seed=2147483648 must be from 0 to 2147483647"),
+        ("dtm merge", "aggregation", "dis-min", "unknown aggregation 'dis-min' (did you mean 'dis-mean'?)"),
+        ("dtm train", "filter.above", math.nan, "filter.above=nan must be finite"),
         ("dtm train", "tokens.max_length", 0, "tokens.max_length=0 must be at least 1"),
         ("dtm train", "tokens.boundary", "inexact", "unknown tokens.boundary 'inexact'"),
         ("dtm train", "tokens.padding_side", "middle", "unknown tokens.padding_side 'middle'"),
         ("dtm train", "tokens.num_proc", 0, "tokens.num_proc=0 must be at least 1"),
+        ("mmpo evaluate", "reference_free", "mean", "unknown reference_free 'mean'"),
+        ("mmpo train", "text.truncation", "middle", "unknown text.truncation 'middle'"),
         ("mmpo train", "text.max_length", 0, "text.max_length=0 must be at least 2"),
         ("mmpo best-of-n", "max_prompts", 0, "max_prompts=0 must be at least 1"),
+        ("radpo train", "data.sets.NAME.source", "hhh", "unknown data.sets.NAME.source 'hhh' (did you mean 'hh'?)"),
+        ("radpo train", "rows.frac_unique_undesirable", 1.5, "rows.frac_unique_undesirable=1.5 must be from 0 to 1"),
+        ("radpo train", "rows.incomplete", "pad", "unknown rows.incomplete 'pad'"),
         ("radpo train", "warmup_steps", -1, "warmup_steps=-1 must be at least 0"),
         ("radpo pairs", "classifier.batch_size", 0, "classifier.batch_size=0 must be at least 1"),
     ],
 )
 def test_what_a_key_does_not_take_is_refused(verb, key, value, message):
-    package, name = verb.split()
+    package, name = verb.split(maxsplit=1)
     named = [one.values for one in VERBS if one.values[0] == f"reproalign.{package}" and one.values[1].name == name]
     field = next(fields[key] for fields in (dict(declared(*found)) for found in named) if key in fields)
     with pytest.raises(UserError) as error:

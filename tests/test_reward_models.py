@@ -15,7 +15,7 @@ from reproalign.common.config.model import ModelConfig
 from reproalign.common.data.load import load_evaluation
 from reproalign.common.manifests import seal
 from reproalign.common.reward.rules import read_rules
-from reproalign.common.reward.scorer import Scorer
+from reproalign.common.reward.scorer import RewardScorer
 from reproalign.mmpo.cli import main as mmpo
 from reproalign.more.cli import main as more_rm
 
@@ -71,7 +71,7 @@ def test_pairs_are_evaluated_as_the_other_paper_s_model_reads_them(tmp_path, mod
     found = json.loads((tmp_path / "evaluation" / "run.json").read_text())["metrics"]
     rules = read_rules(str(model), None)
     assert rules is not None
-    scorer = Scorer(ModelConfig(name=str(model)), rules, batch_size=4)
+    scorer = RewardScorer(ModelConfig(name=str(model)), rules, batch_size=4)
     data = DataConfig(sets={"demo": SetConfig(path="demo:pairs-eval")}, max_eval_rows=8)
     records = load_evaluation(data, seed=0).train
     chosen, rejected = (scorer([row["prompt"] + row[side] for row in records]) for side in ("chosen", "rejected"))

@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from reproalign.ama.adapt import exact, published
-from reproalign.ama.adapt.likelihood import Likelihood
+from reproalign.ama.adapt.likelihood import LikelihoodObjective
 from reproalign.ama.cli import main
 from reproalign.ama.ratios_file import read_ratios
 from reproalign.common.models.tiny import tiny_model
@@ -159,9 +159,9 @@ def test_an_interrupted_run_ends_at_the_same_bits(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], at: int
 ) -> None:
     assert main(words(models, tmp_path / "whole", *options)) == 0
-    evaluate, calls = Likelihood.evaluate, 0
+    evaluate, calls = LikelihoodObjective.evaluate, 0
 
-    def stop_in_the_middle(self: Likelihood, *args: Any, **kwargs: Any) -> Any:
+    def stop_in_the_middle(self: LikelihoodObjective, *args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == at:
@@ -169,7 +169,7 @@ def test_an_interrupted_run_ends_at_the_same_bits(
         return evaluate(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Likelihood, "evaluate", stop_in_the_middle)
+        patch.setattr(LikelihoodObjective, "evaluate", stop_in_the_middle)
         assert main(words(models, tmp_path / "cut", *options)) == 130
     assert read_record(tmp_path / "cut")["status"] == "interrupted"
     assert any((tmp_path / "cut" / name).is_file() for name in (exact.EVALUATIONS, published.STATE))

@@ -14,10 +14,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
-from reproalign.ama.adapt.likelihood import Likelihood
+from reproalign.ama.adapt.likelihood import LikelihoodObjective
 from reproalign.ama.adapt.merged import MERGED, PAIR, RatioModel
 from reproalign.ama.adapt.pair import open_pair
-from reproalign.ama.adapt.rows import Row
+from reproalign.ama.adapt.rows import TokenRow
 from reproalign.ama.parts import make_parts
 from reproalign.ama.tensors import tensor_rule
 from reproalign.common.launch.ending import end_after_leaving, leave
@@ -33,11 +33,11 @@ WAYS = [
 ]
 
 
-def rows() -> list[Row]:
+def rows() -> list[TokenRow]:
     """Five rows of different lengths: the processes have unequal shares of them."""
     generator = torch.Generator().manual_seed(1)
     ids = [torch.randint(3, 500, (9 + count,), generator=generator).tolist() for count in range(5)]
-    return [Row(row, [-100] * 3 + row[3:]) for row in ids]
+    return [TokenRow(row, [-100] * 3 + row[3:]) for row in ids]
 
 
 def evaluate(folder: Path, rule: str, held: str, mesh: Any = None) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def evaluate(folder: Path, rule: str, held: str, mesh: Any = None) -> dict[str, 
         found = []
         for ratios in ([0.1, 0.5], [0.25, 0.35]):
             model.set_ratios(ratios)
-            answer = Likelihood(model, 0).evaluate(rows(), 2, gradient=True)
+            answer = LikelihoodObjective(model, 0).evaluate(rows(), 2, gradient=True)
             found.append([answer.value, *answer.gradient, answer.tokens])
         sharded = sum(isinstance(entry.first, DTensor) for entry in model.learned)
     return {"found": found, "sharded": sharded}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproalign.ama.align.preference_rows import Example, read_examples
+from reproalign.ama.align.preference_rows import PreferenceExample, read_examples
 from reproalign.ama.align.preference_split import divide
-from reproalign.ama.align.raft_config import DataConfig
+from reproalign.ama.align.raft_config import PreferenceDataConfig
 from reproalign.ama.cli import main
 from reproalign.common.data.reading import Row
 from reproalign.common.errors import UserError
@@ -26,11 +26,11 @@ def hh(number: int, rejected: str = "no") -> dict:
     return {"chosen": transcript(f"q{number}", f"a{number}"), "rejected": transcript(f"q{number}", rejected)}
 
 
-def example(number: int) -> Example:
-    return Example([{"role": "user", "content": f"q{number}"}], f"a{number}", "no")
+def example(number: int) -> PreferenceExample:
+    return PreferenceExample([{"role": "user", "content": f"q{number}"}], f"a{number}", "no")
 
 
-def read(*rows: dict, on_error: str = "skip") -> tuple[list[Example], list[tuple[str, str]]]:
+def read(*rows: dict, on_error: str = "skip") -> tuple[list[PreferenceExample], list[tuple[str, str]]]:
     rejects: list[tuple[str, str]] = []
     found = read_examples(
         (Row(f"file line {number}", row) for number, row in enumerate(rows, start=1)),
@@ -70,7 +70,7 @@ def test_a_row_that_is_no_pair_may_be_a_dialogue_nevertheless():
 @given(train=st.integers(1, 8), test=st.integers(1, 30), first=st.integers(1, 30), last=st.integers(1, 30))
 def test_the_published_division_holds_out_what_training_has_not_seen(train, test, first, last):
     rows = [example(number) for number in range(train + test)]
-    config = DataConfig(test_first=first, test_last=last)
+    config = PreferenceDataConfig(test_first=first, test_last=last)
     if test <= first:
         with pytest.raises(UserError, match="none of"):
             divide(rows[:train], rows[train:], config)
@@ -88,7 +88,7 @@ def test_the_published_division_holds_out_what_training_has_not_seen(train, test
 @given(st.lists(st.integers(0, 6), min_size=2, max_size=30), st.integers(0, 99))
 def test_a_fraction_is_held_out_by_prompt(numbers, seed):
     rows = [example(number) for number in numbers]
-    config = DataConfig(split="fraction", eval_fraction=0.3, seed=seed)
+    config = PreferenceDataConfig(split="fraction", eval_fraction=0.3, seed=seed)
     if len(set(numbers)) == 1:
         with pytest.raises(UserError, match="of 1 prompts leaves none"):
             divide(rows, [], config)

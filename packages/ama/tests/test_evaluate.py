@@ -18,7 +18,7 @@ from reproalign.common.models.load import load_causal_lm, load_tokenizer
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.rules import RewardRules
-from reproalign.common.reward.scorer import Scorer
+from reproalign.common.reward.scorer import RewardScorer
 from reproalign.common.signing import write_signed
 from reproalign.common.testing import refusal, run_command
 from reproalign.common.testing.tiny import tiny_reward_model
@@ -80,7 +80,9 @@ def test_the_reward_is_the_mean_over_prompts_of_what_the_reward_model_gives(eval
     measures = evaluate("run", "n=2")["measures"]
     rows = lines_of(evaluate.folder / "run")
     assert [row["id"] for row in rows] == list(range(len(PROMPTS)))
-    scorer = Scorer(ModelConfig(name=str(made / "reward"), dtype="float32"), RewardRules(layout="lmflow"), batch_size=1)
+    scorer = RewardScorer(
+        ModelConfig(name=str(made / "reward"), dtype="float32"), RewardRules(layout="lmflow"), batch_size=1
+    )
     for row, prompt in zip(rows, PROMPTS, strict=True):
         turns = [
             [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}] for text in row["responses"]

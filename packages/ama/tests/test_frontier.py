@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from reproalign.ama.cli import APP, FRONTIER, main
-from reproalign.ama.frontier.collected import Found, Measured, read_measured
+from reproalign.ama.frontier.collected import Measured, MeasuredModel, read_measured
 from reproalign.ama.frontier.config import FrontierConfig, LearnedSweep, PartSweep, PatternSweep
 from reproalign.ama.frontier.entries import Entry, Model
 from reproalign.ama.frontier.fronts import all_fronts
@@ -186,7 +186,7 @@ def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["alphas=[0,1.2]"], "alphas: a ratio of 1.2 lies outside 0 to 1"),
+        (["alphas=[0,1.2]"], "alphas[1]=1.2 must be from 0 to 1"),
         (["alphas=[]"], "alphas=[] names no ratio"),
         (["evaluate.reward=null"], "evaluate.reward is not set; give the reward model"),
         (["evaluate.prompts=null"], "evaluate.prompts is not set"),
@@ -209,7 +209,7 @@ def test_win_rates_are_against_the_responses_of_pre_or_a_file(made):
         (["hma.levels=[block3]"], "hma.rows.rsf is not set; give its D_θ"),
         (["hma.adapt.solver=exact"], "hma.levels=[] learns nothing"),
         (["hma.levels=[blok3]", "hma.rows.rsf=x"], "unknown parts 'blok3'"),
-        (["graft=[0]"], "graft: a share of 0 must be above 0 and at most 1"),
+        (["graft=[0]"], "graft[0]=0.0 must be above 0 and at most 1"),
         (["models.l2={model: x}"], "models.l2.method is not set"),
         (["models.l2={model: x, method: l3}"], "unknown models.l2.method 'l3'"),
         (["models.l2={model: x, method: l2, lambda: 3}"], "unknown key of models.l2 'lambda'"),
@@ -241,12 +241,14 @@ def test_the_plan_can_be_seen(made, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def found_row(model: str, series: str, method: str, rewards: list[float], task: float, alpha: float | None) -> Found:
+def found_row(
+    model: str, series: str, method: str, rewards: list[float], task: float, alpha: float | None
+) -> MeasuredModel:
     x = Measure(float(np.mean(rewards)), 0.1)
     measured = Measured(x, np.asarray(rewards), {"reading": Measure(task, 0.0)}, {}, {}, "")
     algorithm = "" if method == "pre" else "rsf"
     entry = Entry(model, series, algorithm, method, alpha=alpha)
-    return Found(entry, Point(series, method, x, algorithm, alpha=alpha, metrics=measured.tasks), measured)
+    return MeasuredModel(entry, Point(series, method, x, algorithm, alpha=alpha, metrics=measured.tasks), measured)
 
 
 def test_margins_are_against_the_line_of_ma_and_paired_by_prompt():

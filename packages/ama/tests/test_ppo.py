@@ -28,7 +28,7 @@ from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.models.value_head import attach_value_head
 from reproalign.common.records import fingerprint_folder
 from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rules
-from reproalign.common.reward.scorer import Scorer
+from reproalign.common.reward.scorer import RewardScorer
 from reproalign.common.testing import run_command
 from reproalign.common.testing.tiny import tiny_reward_model
 from reproalign.common.training.reference import FrozenReference
@@ -118,7 +118,7 @@ def test_the_first_iteration_is_the_references(trained):
 
 def test_samples_carry_the_rewards_of_the_reward_model(trained, inputs):
     config = RewardModelConfig(name=inputs[3].partition("=")[2])
-    scorer = Scorer(config, scoring_rules(config, told_rules(config, TextConfig(), None)), batch_size=3)
+    scorer = RewardScorer(config, scoring_rules(config, told_rules(config, TextConfig(), None)), batch_size=3)
     samples = rows(trained / "samples" / "iteration-3.jsonl")
     assert len(samples) == 8
     dialogues = [[*row["prompt"], {"role": "assistant", "content": row["response"]}] for row in samples]

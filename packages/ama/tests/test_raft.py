@@ -172,7 +172,7 @@ def test_the_released_variant_draws_lengths_and_joins_texts_without_a_blank(tmp_
         (["record=last"], "unknown record 'last'"),
         (["prompts=none.jsonl"], "prompts=none.jsonl: no such file"),
         (["reward=tiny:llama"], "reward=tiny:llama is no reward model"),
-        (["min_new_tokens=6"], "min_new_tokens=6 must be at least 1 and below max_new_tokens=6"),
+        (["min_new_tokens=6"], "min_new_tokens=6 must be below max_new_tokens=6"),
         (["temperature=0"], "temperature=0 would make all n=3 responses the same"),
         (["max_prompt_length=2"], "all 5 prompts are longer than max_prompt_length=2 tokens"),
         (["train.launch.slurm=true"], "1-train: launch.slurm prints a script"),

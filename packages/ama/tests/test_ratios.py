@@ -14,9 +14,9 @@ from reproalign.ama.adapt.parametrisation import Normalised, Stale
 from reproalign.ama.adapt.published import learning_rates
 from reproalign.ama.adapt.region import Region, pull_inside
 from reproalign.ama.adapt.search import search
-from reproalign.ama.adapt.settings import SCHEDULES, Steps
+from reproalign.ama.adapt.settings import SCHEDULES, SolverSteps
 from reproalign.ama.ratios import (
-    Regularizer,
+    RatioRegularizer,
     constraint_weights,
     initial_raw,
     normalized,
@@ -80,7 +80,7 @@ def test_reachable_ratios_of_three_groups(epsilon: float, low: float, high: floa
 def test_how_far_the_published_steps_can_move_three_ratios(
     rate: float, schedule: str, warmup: float, steps: int, updates: int, low: float, high: float
 ) -> None:
-    settings = Steps(rate, SCHEDULES[schedule], warmup, 1, 1, 0.0, 1, 20)
+    settings = SolverSteps(rate, SCHEDULES[schedule], warmup, 1, 1, 0.0, 1, 20)
     way = updates * sum(learning_rates(settings, steps))
     moved = initial_raw(0.2) + torch.tensor([way, -way, 0.0], dtype=torch.float64)
     up, down, _ = normalized(moved, 0.2, 0.2).tolist()
@@ -95,8 +95,8 @@ def test_the_ends_have_no_raw_value() -> None:
 
 
 def test_codes_of_the_release() -> None:
-    assert regularizer_from_code(0.2) == Regularizer("l1", "mid", 13, 26)
-    assert regularizer_from_code("1.0") == Regularizer("l2", "none", 13, 26)
+    assert regularizer_from_code(0.2) == RatioRegularizer("l1", "mid", 13, 26)
+    assert regularizer_from_code("1.0") == RatioRegularizer("l2", "none", 13, 26)
     assert regularizer_from_code(2.2).kind == "affine"
     for code in (0, 3.0, 10.2):
         with pytest.raises(UserError, match="means no regulariser"):
@@ -106,7 +106,7 @@ def test_codes_of_the_release() -> None:
 def test_each_linear_layer_counts_or_each_group() -> None:
     """R5: the coefficients c_k, by hand."""
     layers = [[layer for layer in part for _ in range(7)] for part in (range(8), range(8, 16), range(16, 26))]
-    plain, mid = Regularizer("l1"), Regularizer("l1", "mid")
+    plain, mid = RatioRegularizer("l1"), RatioRegularizer("l1", "mid")
     assert plain.coefficients(layers, 26).tolist() == [56, 56, 70]
     assert plain.coefficients(layers, 26, "group").tolist() == [1, 1, 1]
     assert mid.coefficients([[13], [0], [25], [None]], 26).tolist() == pytest.approx([25, 25 / 14, 25 / 13, 25 / 14])

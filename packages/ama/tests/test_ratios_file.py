@@ -127,6 +127,8 @@ def test_pickled_files_are_read_only_if_allowed_and_never_executed(tmp_path):
         ({"mean": None}, "'mean' is missing"),
         ({"pre": "folder"}, "'pre' must be a mapping, not folder"),
         ({"tensors": 3}, "'tensors' must be a word, not 3"),
+        ({"tensors": "released_mah"}, r"ratios\.json: unknown tensors 'released_mah' \(did you mean 'released_ma'\?\)"),
+        ({"head": "pre"}, r"ratios\.json: unknown head 'pre'"),
     ],
 )
 def test_files_of_another_form_are_refused(tmp_path, change, message):

@@ -24,7 +24,7 @@ from reproalign.common.evaluation.calibration import (
 )
 from reproalign.common.evaluation.mtbench import read_judgments, summarize
 from reproalign.common.evaluation.plots import (
-    Curve,
+    MeanCurve,
     categories,
     comparison,
     curves,
@@ -206,8 +206,6 @@ def test_responses_are_scored_by_their_own_token_log_probs():
     assert response_scores(per_token, counts, "sum").tolist() == [-7.0, -2.0]
     assert response_scores(per_token, counts, "avg").tolist() == [-3.5, -2.0]
     assert response_scores(per_token, counts, "norm").tolist() == [-5.0, -2.0]
-    with pytest.raises(UserError, match="unknown reference_free 'mean'"):
-        response_scores(per_token, counts, "mean")
 
 
 def test_rewardbench_rows_are_checked(tmp_path):
@@ -251,7 +249,7 @@ def test_plots_are_pngs_and_the_same_each_time(tmp_path):
             measured="reward",
             counted="responses",
         )
-        line = Curve([1, 2], [0.1, 0.2], [0.0, 0.2], [0.2, 0.2])
+        line = MeanCurve([1, 2], [0.1, 0.2], [0.0, 0.2], [0.2, 0.2])
         comparison({f"panel {n}": {"a": line, "b": line} for n in range(5)}, folder / "comparison.png")
         categories({"x": {"one": {"a": [0.1, 0.3], "b": [0.2]}, "two": {"b": [0.4]}}}, folder / "categories.png")
     names = ("reliability.png", "margins.png", "training.png", "histograms.png", "comparison.png", "categories.png")

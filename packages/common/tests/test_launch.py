@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reproalign.common.config.launch import LaunchConfig
+from reproalign.common.config.launch import STRATEGIES, LaunchConfig
 from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
-from reproalign.common.launch.plan import STRATEGIES, Hardware, Plan, check_in_force, deepspeed_config, plan, resolve
+from reproalign.common.launch.plan import Hardware, LaunchPlan, check_in_force, deepspeed_config, plan, resolve
 from reproalign.common.launch.slurm import slurm_script
 from reproalign.common.launch.start import start
 
@@ -38,12 +38,8 @@ def option(command: list[str], name: str) -> str:
 @pytest.mark.parametrize(
     ("config", "machine", "message"),
     [
-        (launch("zero4"), EIGHT, "unknown launch.strategy 'zero4' (did you mean 'zero3'?)"),
-        (launch("ddp", 0), EIGHT, "launch.processes=0 and launch.machines=1 must be at least 1"),
-        (launch("ddp", 2, machines=0), EIGHT, "launch.processes=2 and launch.machines=0 must be at least 1"),
         (launch("ddp", 3, machines=2), EIGHT, "launch.processes=3 (over all machines) is not divisible by launch.mach"),
         (launch("ddp", 4, machines=2, machine_rank=2), EIGHT, "launch.machine_rank=2 is not below launch.machines=2"),
-        (launch("ddp", 4, machine_rank=-1), EIGHT, "launch.machine_rank=-1 is not below launch.machines=1"),
         (launch("ddp", 4, machines=2), EIGHT, "several machines need launch.main_address"),
         (launch("single"), EIGHT, "launch.strategy=single runs one process, not 2; use launch=ddp"),
         (launch("zero1"), Hardware(gpus=8, deepspeed=False), "launch.strategy=zero1 needs DeepSpeed: pip install"),
@@ -64,7 +60,7 @@ def test_what_a_machine_cannot_run_is_refused(config, machine, message):
 
 def test_a_single_process_needs_no_command():
     for machine in (LAPTOP, Hardware(gpus=1, deepspeed=False)):
-        assert plan(launch("single", 1), machine, "run.json") == Plan()
+        assert plan(launch("single", 1), machine, "run.json") == LaunchPlan()
 
 
 def test_a_single_process_sees_one_gpu_of_several(monkeypatch):
@@ -76,7 +72,7 @@ def test_a_single_process_sees_one_gpu_of_several(monkeypatch):
     assert planned.environment == {"CUDA_VISIBLE_DEVICES": "3"}
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "single"])
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in ("auto", "single")])
 def test_the_command_of_a_strategy(strategy):
     planned = plan(launch(strategy, 8, main_port=29501), EIGHT, "a run.json")
     command = planned.command
@@ -151,7 +147,7 @@ def test_the_packaged_accelerate_files(strategy):
         assert settings["fsdp_config"]["fsdp_offload_params"] is False
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "auto"])
 def test_the_packaged_deepspeed_files(strategy):
     settings = deepspeed_config(strategy, "float32", None)
     if not strategy.startswith("zero"):
@@ -307,10 +303,8 @@ def test_a_slurm_launch_prints_the_script_and_writes_nothing(tmp_path, capsys):
     ("config", "message"),
     [
         (launch("single", 1, slurm=True), "a SLURM job needs a strategy for several processes"),
-        (launch("zero4", slurm=True), "unknown launch.strategy 'zero4'"),
         (launch("auto", 1, slurm=True), "launch.strategy=auto looks at this machine, not at SLURM's nodes"),
         (launch("ddp", 3, machines=2, slurm=True), "not divisible by launch.machines=2"),
-        (launch("ddp", 3, machines=0, slurm=True), "must be at least 1"),
     ],
 )
 def test_a_slurm_launch_is_checked_before_it_waits_in_a_queue(tmp_path, capsys, config, message):

@@ -14,18 +14,18 @@ from reproalign.common.merging.blocks import Block, Blocks, matches
 from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.report import as_plan_file
 from reproalign.common.merging.resolving import resolve
-from reproalign.common.merging.settings import Settings, normalized_weights
+from reproalign.common.merging.settings import MergeSettings, normalized_weights
 from reproalign.common.merging.values import evaluate
 from reproalign.common.testing.checkpoints import ARCHITECTURES, random_config, save_random, tensors_of
 
 
-def settings(tmp_path: Path, plan: dict | str, **keys) -> Settings:
+def settings(tmp_path: Path, plan: dict | str, **keys) -> MergeSettings:
     path = tmp_path / "plan.yaml"
     path.write_text(plan if isinstance(plan, str) else yaml.safe_dump(plan))
     return resolve(MergeConfig(output_dir="x", plan=str(path), **keys))
 
 
-def weights(found: Settings, tensor: str, block: Block, layers: int = 5) -> list[float]:
+def weights(found: MergeSettings, tensor: str, block: Block, layers: int = 5) -> list[float]:
     return [evaluate(setting, tensor, block, layers, "weights") for setting in found.weights]
 
 
@@ -130,6 +130,10 @@ def test_mergekits_slices_that_leave_every_layer_in_its_place(tmp_path):
         ({"models": ["a"], "parts": [1, 2]}, "parts: [1, 2] must be a mapping of blocks to weights"),
         ({"models": ["a"], "method": "ties", "base": ["b"]}, "base: ['b'] must be one text"),
         ({"models": ["a"], "rank": 1.5}, "rank: 1.5 must be a whole number"),
+        ({"models": ["a"], "rank": 0}, "plan.yaml: rank=0 must be at least 1"),
+        ({"models": ["a"], "dtype": "float12"}, "plan.yaml: unknown dtype 'float12'"),
+        ({"models": ["a"], "method": "ties", "density": [0.5, 0]}, "plan.yaml: density[1]=0 must be above 0 and at m"),
+        ({"merge_method": "linear", "models": [{"model": "a"}], "dtype": "int8"}, "plan.yaml: unknown dtype 'int8'"),
         ({"method": "linear", "modles": ["a"]}, "unknown key 'modles' (did you mean 'models'?)"),
         ("a: [", "not valid YAML"),
         ("- a", "a mapping of keys is expected"),

@@ -116,7 +116,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["launch=fsdp"], "launch.strategy=fsdp needs GPUs"),
         (["launch.processes=2"], "launch.strategy=single runs one process, not 2"),
         (["launch=ddp", "launch.processes=3", "launch.machines=2"], "not divisible by launch.machines=2"),
-        (["text.max_prompt_length=256"], "must be above 0 and below text.max_length=256"),
+        (["text.max_prompt_length=256"], "must be below text.max_length=256"),
         (["text.overlong=error", "text.max_length=40", "text.max_prompt_length=20"], "is longer than text.max_length"),
         (["trainer.eval_strategy=epoch", "data.sets.graded.eval_path=null"], "needs held-out pairs"),
         ([*own("missing.jsonl")], "data.sets.own.path=missing.jsonl: no such file"),

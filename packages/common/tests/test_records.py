@@ -274,11 +274,12 @@ def test_a_verb_without_launch_and_resume_is_replayed_too(tmp_path):
     assert (tmp_path / "a-replay" / "selected.jsonl").read_bytes() == (folder / "selected.jsonl").read_bytes()
 
 
-def test_a_record_whose_options_are_gone_names_the_version_that_can_replay_it(tmp_path, capsys):
+@pytest.mark.parametrize("config", [{"gone": 1}, {"keep": "worst"}, {"n": 0}])
+def test_a_record_whose_options_are_gone_names_the_version_that_can_replay_it(tmp_path, capsys, config):
     finished(tmp_path / "a")
     was = record(tmp_path / "a")
     was |= {"schema": "reproalign.common.verbs.config:SelectConfig", "git": {"commit": "c0ffee", "dirty": False}}
-    write_signed(tmp_path / "a" / "run.json", was | {"config": {"gone": 1, "output_dir": "a"}})
+    write_signed(tmp_path / "a" / "run.json", was | {"config": config | {"output_dir": "a"}})
     assert main(["replay", str(tmp_path / "a")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "the record's options are not this version's" in said

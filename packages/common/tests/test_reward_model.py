@@ -14,7 +14,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.models.tiny import TINY_MODELS, save_tiny
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.model import install_rewards, load_reward
-from reproalign.common.reward.pooling import BY_MASK, POOLINGS, pool, pooled_index
+from reproalign.common.reward.pooling import BY_MASK, pool, pooled_index
 from reproalign.common.reward.released import released_pool
 from reproalign.common.reward.rules import RewardRules
 from reproalign.common.testing.tiny import tiny_reward_model
@@ -102,7 +102,7 @@ def test_last_pooling_is_the_sequence_classifier_s_without_eos() -> None:
 
 
 @pytest.mark.parametrize("kind", TINY_MODELS)
-@pytest.mark.parametrize("pooling", [name for name in POOLINGS if name != "first_pad"])  # which is for the right side
+@pytest.mark.parametrize("pooling", [*BY_MASK, "last_not_pad"])  # first_pad is for the right side
 def test_rewards_do_not_depend_on_the_padding(kind: str, pooling: str) -> None:
     model = tiny_reward_model(kind)
     install_rewards(model, rules(pooling), 0)

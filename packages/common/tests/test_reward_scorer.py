@@ -13,7 +13,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.reward.pooling import BY_MASK
 from reproalign.common.reward.rules import CLASSIFIER, RewardRules
-from reproalign.common.reward.scorer import Scorer, check_finite
+from reproalign.common.reward.scorer import RewardScorer, check_finite
 from reproalign.common.testing.tiny import tiny_reward_model
 
 DIALOGUES = [
@@ -43,7 +43,7 @@ EVERY_POOLING = [
 @pytest.mark.parametrize("rules", EVERY_POOLING, ids=lambda r: f"{r.pooling}-{r.variant}-{r.padding_side}-{r.layout}")
 def test_rewards_do_not_depend_on_the_batches(config, rules) -> None:
     """Neither on its size nor on what the row is padded to, for rows of seven lengths."""
-    scorer = Scorer(config, rules, batch_size=1)
+    scorer = RewardScorer(config, rules, batch_size=1)
     alone = scorer(DIALOGUES)
     for scorer.batch_size in (2, 3, 7):
         assert scorer(DIALOGUES) == pytest.approx(alone, abs=TOLERANCE)
@@ -52,7 +52,7 @@ def test_rewards_do_not_depend_on_the_batches(config, rules) -> None:
 
 def test_a_language_model_gives_no_rewards() -> None:
     with pytest.raises(UserError, match=re.escape("reward.name=tiny:llama is no reward model with one output")):
-        Scorer(ModelConfig(name="tiny:llama"), CLASSIFIER, batch_size=1, key="reward.name")
+        RewardScorer(ModelConfig(name="tiny:llama"), CLASSIFIER, batch_size=1, key="reward.name")
 
 
 def test_rewards_are_numbers() -> None:

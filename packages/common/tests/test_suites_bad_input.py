@@ -62,7 +62,7 @@ def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
         (["suite.benchmarks.piqa.metric=accuracy"], "unknown suite.benchmarks.piqa.metric 'accuracy'"),
         (["suite.benchmarks.piqa.filter=strict"], "unknown suite.benchmarks.piqa.filter 'strict'"),
         (["suite.benchmarks.piqa.shot=1"], "suite.benchmarks.piqa: Key 'shot' not in 'BenchmarkConfig'"),
-        (["suite.benchmarks.piqa.shots=-1"], "suite.benchmarks.piqa.shots=-1 must not be negative"),
+        (["suite.benchmarks.piqa.shots=-1"], "suite.benchmarks.piqa.shots=-1 must be at least 0"),
         (["suite.benchmarks.piqa.shots=9"], "9 worked examples need 10 rows; split 'train' of 'piqa' has 6: give more"),
         (["suite.averages.common_sense.weight=words"], "unknown suite.averages.common_sense.weight 'words'"),
         (["suite.data.pika=x"], "suite.data.pika: not among suite.tasks (did you mean 'piqa'?)"),

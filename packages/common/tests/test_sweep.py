@@ -16,7 +16,7 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.verbs import REJECTION_SAMPLING
 from reproalign.common.verbs.sweep import SweepConfig, plan_sweep
-from reproalign.common.verbs.sweep_report import Result, report
+from reproalign.common.verbs.sweep_report import SweptRun, report
 
 APP = App("toy", "reproalign.common", "reproalign-common", "a toy", REJECTION_SAMPLING)
 SAMPLE = ("sample", "prompts=p.jsonl", "model.name=tiny:llama")
@@ -103,6 +103,9 @@ def test_a_sweeps_file_that_was_changed_is_refused(tmp_path, capsys, words, chan
         (["seeds=[1,1]"], "names a value twice"),
         (["seeds=[1,a]"], "a is no seed"),
         (["seeds=[1,1.7]"], "1.7 is no seed"),
+        (["seeds=[1,-1]"], "seeds[1]=-1 must be at least 0"),
+        (["seeds=[1,2]", "at_once=0"], "at_once=0 must be at least 1"),
+        (["seeds=[1,2]", "at_once=two"], "at_once=two must be a whole number"),
         (["seeds=[1,2]", "seed=3"], "seed is given once and swept"),
         (["sweep.output_dir=[a,b]"], "not for a sweep"),
         (["sweep.temprature=[1]"], "did you mean 'temperature'?"),
@@ -114,14 +117,14 @@ def test_what_is_no_sweep_is_said_in_a_sentence(tmp_path, capsys, words, said):
     assert said in capsys.readouterr().err
 
 
-def finished(folder: Path, beta: float, seed: int) -> Result:
+def finished(folder: Path, beta: float, seed: int) -> SweptRun:
     """A run whose accuracy is 0.5 + beta + seed / 100."""
     config = {"output_dir": str(folder)}
     with Run.open(Invocation(["toy", "train"], "reproalign.common", "train", "m:C", "m:f", config)) as made:
         made.set_metrics({"after": {"accuracy": 0.5 + beta + seed / 100, "broken": math.nan}, "runtime": 3.0})
         for step in (1, 2):
             made.log(step, {"loss": 1 / step + beta + seed / 100})
-    return Result({"loss.beta": beta}, seed, folder, json.loads((folder / "run.json").read_text()))
+    return SweptRun({"loss.beta": beta}, seed, folder, json.loads((folder / "run.json").read_text()))
 
 
 @pytest.mark.usefixtures("pictures")

@@ -18,11 +18,11 @@ from reproalign.common.data.records import RowError
 from reproalign.common.data.sources import SOURCES, recognise
 from reproalign.common.errors import UserError
 from reproalign.dtm.disperse.extract import REJECTS, extract
-from reproalign.dtm.disperse.first_turn import Rules, first_turn, instruction_row
+from reproalign.dtm.disperse.first_turn import FirstTurnRules, first_turn, instruction_row
 from reproalign.dtm.disperse.settings import check_sets
 from reproalign.dtm.rows import HELD_OUT, ROWS
 
-PAPER, RELEASED = Rules(), Rules(unchecked=True)
+PAPER, RELEASED = FirstTurnRules(), FirstTurnRules(unchecked=True)
 
 
 def chat(*roles: str) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from reproalign.dtm.cli import APP
 from reproalign.dtm.study.claims import check_claim
 from reproalign.dtm.study.claims_report import base_rows, base_sentence, means
 from reproalign.dtm.study.findings import Curve, published_curves
-from reproalign.dtm.study.scores import ANY, Score, published_scores
+from reproalign.dtm.study.scores import ANY, BenchmarkScore, published_scores
 
 PAPER = load_paper("reproalign.dtm")
 SCORES, CURVES = published_scores(PAPER), published_curves(PAPER)
@@ -212,7 +212,7 @@ def test_targets_are_those_of_recipes_and_every_study_has_its_options():
 def test_a_suite_is_the_papers_only_if_all_three_base_models_agree():
     assert base_sentence(base_rows(SCORES, PAPER, 0.0), PAPER, 0.0).endswith("it may be called the paper's")
     off = {setting: dict(rows) for setting, rows in SCORES.items()}
-    off["mistral-7b"]["base"] = {**SCORES["mistral-7b"]["base"], "MMLU": Score(61.5)}
+    off["mistral-7b"]["base"] = {**SCORES["mistral-7b"]["base"], "MMLU": BenchmarkScore(61.5)}
     rows = base_rows(off, PAPER, 0.5)
     assert [row for row in rows if not row["agrees"]] == [
         {
@@ -231,8 +231,8 @@ def test_a_suite_is_the_papers_only_if_all_three_base_models_agree():
 
 
 def test_claims_are_checked_on_what_there_is_and_say_what_is_missing():
-    row = {"MMLU": Score(50.0, 0.4), "BBH": Score(40.0)}
-    scores = {ANY: {"vanilla": row, "dtm": {"MMLU": Score(51.0, 0.3), "BBH": Score(40.0)}}}
+    row = {"MMLU": BenchmarkScore(50.0, 0.4), "BBH": BenchmarkScore(40.0)}
+    scores = {ANY: {"vanilla": row, "dtm": {"MMLU": BenchmarkScore(51.0, 0.3), "BBH": BenchmarkScore(40.0)}}}
     found = check_claim(PAPER["claims"]["dtm-beats-vanilla"], PAPER, scores, {})
     assert [(effect.label, effect.value, effect.met) for effect in found.effects] == [
         ("MMLU", 1.0, True),

@@ -189,7 +189,7 @@ def dpo_batch_metrics(inputs: Case, params: Case) -> Any:
 
 @adapter
 def tokenize_row(inputs: Case, params: Case) -> Any:
-    rules = tokenize.Rules(
+    rules = tokenize.TokenRules(
         bos_id=params["bos_token_id"],
         eos_id=params["eos_token_id"],
         max_length=params["max_length"],
@@ -204,7 +204,7 @@ def tokenize_row(inputs: Case, params: Case) -> Any:
 
 @adapter
 def rewardbench_tokenize_row(inputs: Case, params: Case) -> Any:
-    rules = tokenize.Rules(
+    rules = tokenize.TokenRules(
         bos_id=1,
         eos_id=2,
         max_length=params["max_length"],
@@ -217,7 +217,7 @@ def rewardbench_tokenize_row(inputs: Case, params: Case) -> Any:
 
 
 def released_row(
-    encode: Callable[[str], list[int]], prompt: str, texts: tuple[str, str], rules: tokenize.Rules
+    encode: Callable[[str], list[int]], prompt: str, texts: tuple[str, str], rules: tokenize.TokenRules
 ) -> Case:
     """The release's columns: labels and masks in place of a boundary."""
     wholes = {side: (encode(prompt + text), text) for side, text in zip(("chosen", "rejected"), texts, strict=True)}

@@ -16,7 +16,7 @@ from reproalign.common.config.model import ModelConfig
 from reproalign.common.data.load import load_evaluation
 from reproalign.common.manifests import seal
 from reproalign.common.reward.rules import NOTE, read_rules
-from reproalign.common.reward.scorer import Scorer
+from reproalign.common.reward.scorer import RewardScorer
 from reproalign.mmpo.cli import main
 
 TRAIN = [
@@ -65,7 +65,7 @@ def test_evaluation_and_scoring_read_as_the_training_did(tmp_path, trained, word
 
     rules = read_rules(str(run / "model"), None)
     assert rules is not None
-    scorer = Scorer(ModelConfig(name=str(run / "model")), rules, batch_size=3)
+    scorer = RewardScorer(ModelConfig(name=str(run / "model")), rules, batch_size=3)
     data = DataConfig(sets={"demo": SetConfig(path="demo:pairs-eval")}, max_eval_rows=ROWS)
     records = load_evaluation(data, seed=0).train
     chosen, rejected = (

@@ -107,8 +107,8 @@ def rewards(monkeypatch):
             asked.append(len(dialogues))
             return [reward(dialogue) for dialogue in dialogues]
 
-    monkeypatch.setattr(score, "Scorer", Stub)
-    monkeypatch.setattr("reproalign.more.compare.Scorer", Stub)
+    monkeypatch.setattr(score, "RewardScorer", Stub)
+    monkeypatch.setattr("reproalign.more.compare.RewardScorer", Stub)
     return asked
 
 
@@ -244,7 +244,7 @@ def test_mistakes_in_scoring_leave_nothing(tmp_path, rewards, fails, monkeypatch
     assert "line 1: not valid JSON" in fails(*words)
     write(file, *sampled(["a", "b"]))
     assert "batch_size=0" in fails(*words, "batch_size=0")
-    monkeypatch.setattr(score, "Scorer", lambda *_, **__: lambda dialogues: [1.0, math.nan])
+    monkeypatch.setattr(score, "RewardScorer", lambda *_, **__: lambda dialogues: [1.0, math.nan])
     assert "not finite" in fails(*words)
     assert "(no responses.jsonl in it)" in fails(*words[:2], f"responses={tmp_path / '..'}", words[-1])
     assert not (tmp_path / "a").exists()
@@ -294,7 +294,7 @@ def test_mistakes_in_selecting_leave_nothing(tmp_path, fails):
         write(file, row | {"scores": [1, bad]})
         assert "is not a finite number" in fails(*words)
     write(file, row | {"scores": [1, 1]})
-    assert "n=3 must be between 1 and 2" in fails(*words, "n=3")
+    assert "n=3 must be at most 2" in fails(*words, "n=3")
     assert "did you mean 'pairs'?" in fails(*words, "keep=pair")
     assert "keep=pairs needs two" in fails(*words, "keep=pairs", "n=1")
     assert "nothing to select, since every prompt has equal scores" in fails(*words, "keep=pairs")
@@ -491,8 +491,6 @@ def test_mistakes_in_comparing_leave_nothing(tmp_path, files, rewards):
         compared(folder, *files, judge=EndpointConfig(model="m"), template="/nowhere")
     with pytest.raises(UserError, match=r"template is for a judge that is asked; set judge\.model too"):
         compared(folder, *files, template="helpful")
-    with pytest.raises(UserError, match=r"judge\.parallel=0"):
-        compared(folder, *files, judge=EndpointConfig(model="m", parallel=0))
     pairrm = PairRMConfig(model="/nowhere")
     with pytest.raises(UserError, match=r"both judge\.model and pairrm\.model"):
         compared(folder, *files, judge=EndpointConfig(model="m"), pairrm=pairrm)

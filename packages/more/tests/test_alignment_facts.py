@@ -17,7 +17,7 @@ from reproalign.common.testing import assert_facts, launch_facts, read_facts, re
 from reproalign.common.testing.facts import scheduled_rates
 from reproalign.common.training.sft import IGNORED, tokenize_responses
 from reproalign.more.cli import APP, main
-from reproalign.more.study.results import Key, published_results
+from reproalign.more.study.results import ResultKey, published_results
 
 FACTS = read_facts("reproalign.more")
 HEADERS = read_headers("reproalign.more")
@@ -74,9 +74,11 @@ def test_scoring_pools_as_the_release_does_and_judging_follows_its_rules():
 def test_each_reward_model_of_table_1_has_a_recipe_that_expects_its_numbers(base, scheme):
     expected = HEADERS[f"alpaca-7b-align-{base}-{scheme}"]["expected"]
     for domain in ("helpful", "harmless"):
-        value = published_results()[Key(base, f"rjs_{scheme}", domain, "answer_perplexity")].value
+        value = published_results()[ResultKey(base, f"rjs_{scheme}", domain, "answer_perplexity")].value
         assert f"{value:.2f} ({domain})" in expected
-    rates = [published_results()[Key(base, "more_against_multitask", "hh", f"gpt4_{name}")] for name in ("win", "tie")]
+    rates = [
+        published_results()[ResultKey(base, "more_against_multitask", "hh", f"gpt4_{name}")] for name in ("win", "tie")
+    ]
     assert "/".join(f"{100 * rate.value:.0f}" for rate in rates) in expected
 
 

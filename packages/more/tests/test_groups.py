@@ -11,7 +11,6 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproalign.common.errors import UserError
 from reproalign.more.groups import (
     Groups,
     ItemCollator,
@@ -84,11 +83,6 @@ def test_released_resampling_takes_the_pool_of_an_earlier_domain():
     assert set(first[:, 0]) == {0}
     assert second[:11].tolist() == [[1, row] for row in range(11)]
     assert second[11][0] == 0
-
-
-def test_resampling_needs_a_size():
-    with pytest.raises(UserError, match=r"data.resampling_size=0 must be at least 1"):
-        resample([3], 0, names=["a"], rule=resample_copies, seed=1)
 
 
 def test_groups_hold_one_item_of_each_domain():

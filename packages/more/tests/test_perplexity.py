@@ -10,7 +10,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.perplexity import Answer, answer_tokens, cut_transcript, perplexities, read_answers
+from reproalign.common.evaluation.perplexity import (
+    AnsweredPrompt,
+    answer_tokens,
+    cut_transcript,
+    perplexities,
+    read_answers,
+)
 from reproalign.common.models.tiny import tiny_folder
 from reproalign.common.models.tiny_tokenizers import tiny_tokenizer
 from reproalign.common.testing import refusal
@@ -31,16 +37,18 @@ def test_the_release_counts_an_answer_above_the_gate_as_0():
 
 
 def test_an_answer_is_the_reply_or_as_published_the_last_paragraph_less_11_characters():
-    assert cut_transcript(CHOSEN, "reply") == Answer("\n\nHuman: Hi\n\nAssistant: ", "First.\n\nSecond.")
+    assert cut_transcript(CHOSEN, "reply") == AnsweredPrompt("\n\nHuman: Hi\n\nAssistant: ", "First.\n\nSecond.")
     published = cut_transcript(CHOSEN, "last_paragraph")
-    assert published == Answer("\n\nHuman: Hi\n\nAssistant: First.\n\nAssistant: ", "")  # "Second." has 7 characters
+    assert published == AnsweredPrompt(
+        "\n\nHuman: Hi\n\nAssistant: First.\n\nAssistant: ", ""
+    )  # "Second." has 7 characters
     one = "\n\nHuman: Hi\n\nAssistant: Hello there."
     assert cut_transcript(one, "last_paragraph") == cut_transcript(one, "reply")
 
 
 def test_tokens_are_the_last_ones_and_the_prompt_s_are_ignored():
     tokenizer = tiny_tokenizer()
-    answer = Answer("hello two plus ", "two is four")
+    answer = AnsweredPrompt("hello two plus ", "two is four")
     (whole,) = answer_tokens([answer], tokenizer, 512)
     prompt = tokenizer(answer.prompt)["input_ids"]
     assert whole["labels"][: len(prompt)] == [IGNORED] * len(prompt)
@@ -58,7 +66,7 @@ def test_the_command_measures_each_file_and_agrees_with_the_model_s_own_loss(tmp
     found = json.loads((tmp_path / "out" / "perplexity.json").read_text())
     assert (found["helpful"]["answers"], found["helpful"]["answers_without_loss"]) == (2, 1)
     model = AutoModelForCausalLM.from_pretrained(tiny_folder("llama"), dtype=torch.float32)
-    (row,) = answer_tokens([Answer("hello ", "two plus two")], tiny_tokenizer(), 512)
+    (row,) = answer_tokens([AnsweredPrompt("hello ", "two plus two")], tiny_tokenizer(), 512)
     with torch.no_grad():
         loss = model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.item()
     assert found["helpful"]["exp_mean_loss"] == pytest.approx(math.exp(loss), rel=1e-3)

@@ -63,7 +63,7 @@ def test_a_dry_run_prints_the_commands_of_the_children(tmp_path, prompts, reward
         (["reward=tiny:llama"], "reward=tiny:llama is no reward model"),
         (["reward=./nowhere"], "reward=./nowhere: no such folder"),
         (["sample.top_p=2"], "top_p=2.0 must be above 0 and at most 1"),
-        (["select.n=9"], "select.n=9 must be between 1 and sample.n=4"),
+        (["select.n=9"], "select.n=9 must be at most sample.n=4"),
         (["score.batch_size=0"], "1-score: batch_size=0 must be at least 1"),
         (["align.eval_fraction=1"], "1-align: eval_fraction=1.0 must be at least 0 and below 1"),
         (["align.trainer.max_step=1"], "1-align: unknown key 'trainer.max_step'"),

@@ -26,7 +26,16 @@ from reproalign.more.study.claim_kinds import rank_correlation
 from reproalign.more.study.claims import check_claim
 from reproalign.more.study.config import OutliersConfig
 from reproalign.more.study.outliers import check_outliers, outliers
-from reproalign.more.study.results import FIVE, HH, Key, Value, mean_value, published_results, with_means, with_top
+from reproalign.more.study.results import (
+    FIVE,
+    HH,
+    ResultKey,
+    Value,
+    mean_value,
+    published_results,
+    with_means,
+    with_top,
+)
 from reproalign.more.study.runs import read_runs
 
 PAPER = load_paper("reproalign.more")
@@ -55,8 +64,8 @@ def test_the_column_avg_is_the_cut_mean_of_its_row_but_for_the_listed_misprints(
     for key, value in RESULTS.items():
         if key.metric != "accuracy_printed":
             continue
-        row = np.mean([RESULTS[Key(key.base, key.scheme, domain, "accuracy")].value for domain in FIVE])
-        stated = RESULTS[Key(key.base, key.scheme, "mean5", "accuracy_of_row")].value
+        row = np.mean([RESULTS[ResultKey(key.base, key.scheme, domain, "accuracy")].value for domain in FIVE])
+        stated = RESULTS[ResultKey(key.base, key.scheme, "mean5", "accuracy_of_row")].value
         assert row == pytest.approx(stated)
         entry = misprints.get((key.base, key.scheme))
         assert (entry is None) == (cut(row, 4) == pytest.approx(value.value))
@@ -67,7 +76,7 @@ def test_the_column_avg_is_the_cut_mean_of_its_row_but_for_the_listed_misprints(
 def test_accuracies_are_cut_counts_of_the_test_items():
     """With cutting 18 of 20 helpful cells are counts of 2,352, 17 of 20 harmless ones of 2,312."""
     for domain, expected in (("helpful", 18), ("harmless", 17)):
-        items = RESULTS[Key("", "data", domain, "test_items")].value
+        items = RESULTS[ResultKey("", "data", domain, "test_items")].value
         assert items == PAPER["targets"]["items"][domain]
         cells = [v.value for k, v in RESULTS.items() if (k.domain, k.metric) == (domain, "accuracy")]
         fits = [any(cut(n / items, 4) == pytest.approx(x) for n in (math.ceil(x * items - 1e-6),)) for x in cells]
@@ -107,10 +116,10 @@ def test_on_helpful_and_harmless_the_gains_are_near_the_estimator_s_noise_but_at
 def test_a_lower_ece_goes_with_more_wins_by_rank():
     results = {}
     for name, ece, wins in (("more", 0.01, 0.5), ("more-2", 0.02, 0.4), ("multitask", 0.03, 0.3)):
-        results[Key("llama-2-7b", name, "hh", "ece_10")] = Value(ece)
+        results[ResultKey("llama-2-7b", name, "hh", "ece_10")] = Value(ece)
         pair = f"{name}_against_sft"
-        results[Key("llama-2-7b, alpaca-7b", pair, "hh", "gpt4_win")] = Value(wins)
-        results[Key("llama-2-7b, alpaca-7b", pair, "hh", "gpt4_lose")] = Value(0.3)
+        results[ResultKey("llama-2-7b, alpaca-7b", pair, "hh", "gpt4_win")] = Value(wins)
+        results[ResultKey("llama-2-7b, alpaca-7b", pair, "hh", "gpt4_lose")] = Value(0.3)
     found = check_claim(PAPER["claims"]["C17"], results, {})
     assert (found.holds, found.effects[0].value) == ("1 of 1", pytest.approx(-1.0))
     assert rank_correlation(np.array([[1.0, 2.0], [1.0, 3.0], [2.0, 1.0]])) == pytest.approx(-math.sqrt(3) / 2)
@@ -118,12 +127,14 @@ def test_a_lower_ece_goes_with_more_wins_by_rank():
 
 def test_rewards_of_one_model_lie_apart():
     means = {"helpful": 0.0, "harmless": 3.0, "oasst1": 0.5, "webgpt": -0.5, "summarize": 0.2}
-    results = {Key(BASE, f"single-{name}", "harmless", "reward_mean"): Value(mean) for name, mean in means.items()}
+    results = {
+        ResultKey(BASE, f"single-{name}", "harmless", "reward_mean"): Value(mean) for name, mean in means.items()
+    }
     found = check_claim(PAPER["claims"]["C18"], results, {})
     assert found.holds == "1 of 1"
     assert len(found.missing) == 3
     curve = {
-        Key("llama-2-7b", name, "hh", "ece_10"): Value(ece)
+        ResultKey("llama-2-7b", name, "hh", "ece_10"): Value(ece)
         for name, ece in (("more-2", 0.05), ("more-3", 0.04), ("more-4", 0.045), ("more", 0.02), ("top", 0.03))
     }
     assert check_claim(PAPER["claims"]["C14"], curve, {}).holds == "3 of 4"
@@ -136,12 +147,12 @@ def test_seeds_are_averaged_and_domains_count_the_same():
     assert mean_value([Value(1.0, 0.5)]) == Value(1.0, 0.5)
     found = mean_value([Value(1.0), Value(3.0)])
     assert (found.value, found.error, found.runs) == (2.0, pytest.approx(1.0), 2)
-    results = with_means({Key(BASE, "more", name, "ece_10"): Value(float(k), 3.0) for k, name in enumerate(FIVE)})
-    assert results[Key(BASE, "more", "mean5", "ece_10")].value == 2.0
-    assert results[Key(BASE, "more", "hh", "ece_10")].error == pytest.approx(math.hypot(3, 3) / 2)
-    top = with_top({Key(BASE, "single-helpful", name, "accuracy"): Value(float(k)) for k, name in enumerate(HH)})
-    assert top[Key(BASE, "top", "helpful", "accuracy")].value == 0
-    assert Key(BASE, "top", "harmless", "accuracy") not in top
+    results = with_means({ResultKey(BASE, "more", name, "ece_10"): Value(float(k), 3.0) for k, name in enumerate(FIVE)})
+    assert results[ResultKey(BASE, "more", "mean5", "ece_10")].value == 2.0
+    assert results[ResultKey(BASE, "more", "hh", "ece_10")].error == pytest.approx(math.hypot(3, 3) / 2)
+    top = with_top({ResultKey(BASE, "single-helpful", name, "accuracy"): Value(float(k)) for k, name in enumerate(HH)})
+    assert top[ResultKey(BASE, "top", "helpful", "accuracy")].value == 0
+    assert ResultKey(BASE, "top", "harmless", "accuracy") not in top
 
 
 # outliers
@@ -170,10 +181,8 @@ def test_the_rules_of_outliers():
         outliers(np.arange(1, 21), OutliersConfig("share", 0.1))[0]
         == outliers(np.arange(-1, 21), OutliersConfig("share", 0.1))[0]
     )
-    with pytest.raises(UserError, match=r"outliers\.bound=2\.0 must be in \(0, 1\)"):
+    with pytest.raises(UserError, match=r"outliers\.bound=2\.0 must be below 1"):
         check_outliers(OutliersConfig("share", 2.0))
-    with pytest.raises(UserError, match=r"outliers\.rule"):
-        check_outliers(OutliersConfig("iqr"))
 
 
 # runs

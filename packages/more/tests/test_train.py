@@ -17,7 +17,7 @@ from reproalign.common.data.load import load_evaluation
 from reproalign.common.models.tiny import save_tiny
 from reproalign.common.records import fingerprint_folder
 from reproalign.common.reward.rules import scoring_rules
-from reproalign.common.reward.scorer import Scorer
+from reproalign.common.reward.scorer import RewardScorer
 from reproalign.more.balanced import MoreTrainer
 from reproalign.more.cli import main
 
@@ -71,7 +71,7 @@ def test_the_saved_model_is_read_by_transformers(trained: Path) -> None:
     with torch.no_grad():  # pooling `last` reads the token before EOS
         expected = model(torch.cat([torch.tensor([[tokenizer.bos_token_id]]), ids], 1)).logits.item()
     config = RewardModelConfig(name=str(trained / "model"))
-    scorer = Scorer(config, scoring_rules(config, {}), batch_size=2)
+    scorer = RewardScorer(config, scoring_rules(config, {}), batch_size=2)
     has_bos = scorer.reader.special.bos is not None
     with torch.no_grad():
         plain = model(ids).logits.item()
@@ -135,7 +135,7 @@ def test_every_way_runs_and_its_model_scores(tmp_path, words: list[str]) -> None
     folder = tmp_path / "run"
     assert main([*WORDS, "trainer.max_steps=2", "trainer.save_strategy=no", *words, f"output_dir={folder}"]) == 0
     config = RewardModelConfig(name=str(folder / "model"), chat_template="chatml")
-    rewards = Scorer(config, scoring_rules(config, {"variant": "paper"}), batch_size=1)([DIALOGUE])
+    rewards = RewardScorer(config, scoring_rules(config, {"variant": "paper"}), batch_size=1)([DIALOGUE])
     assert all(abs(reward) < 100 for reward in rewards)
     if "data.train_domains=[half]" in words:
         assert set(record(folder)["metrics"]["domains"]) == {"whole", "half", "quarter"}
@@ -201,7 +201,7 @@ def test_a_model_is_read_as_it_was_trained(tmp_path, odd) -> None:
     data = DataConfig(sets={"demo": SetConfig(path="demo:pairs-eval")})
     records = load_evaluation(data, seed=0).train
     dialogues = [row["prompt"] + row[side] for row in records for side in ("chosen", "rejected")]
-    rewards = Scorer(config, scoring_rules(config, {}), batch_size=5)(dialogues)
+    rewards = RewardScorer(config, scoring_rules(config, {}), batch_size=5)(dialogues)
     whole = record(folder)["metrics"]["domains"]["whole"]
     assert fmean(rewards) == pytest.approx(whole["reward_mean"], abs=1e-5)
     assert pstdev(rewards) == pytest.approx(whole["reward_std"], abs=1e-5)

@@ -42,6 +42,7 @@ def fails(tmp_path, capsys, monkeypatch):
         (["loss.alpha=-1"], "loss.alpha=-1.0 must be at least 0"),
         (["loss=cdpo", "loss.epsilon=0.5"], "loss.epsilon=0.5 must be at least 0 and below 0.5"),
         (["loss=ppo", "loss.cliprange=0"], "loss.cliprange=0.0 must be above 0"),
+        (["loss=ppo", "loss.v_head_max_grad_norm=0"], "loss.v_head_max_grad_norm=0.0 must be above 0"),
         (["loss=kto", "loss.desirable_weight=-1"], "loss.desirable_weight=-1.0 must be at least 0"),
         (["loss.risk.replace_logps=true"], "unknown key 'loss.risk.replace_logps'"),
         (["loss=ra-dpo", "reference.mode=cached"], "needs the reference's whole distribution"),

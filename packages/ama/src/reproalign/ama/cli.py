@@ -13,7 +13,7 @@ DATA = Verb(
     "data",
     "write HH-RLHF (or rows like it) as prompts, dialogues and pairs, divided as the paper's data are",
     "data",
-    "reproalign.ama.align.raft_config:DataConfig",
+    "reproalign.ama.align.raft_config:PreferenceDataConfig",
     "reproalign.ama.align.data:data",
 )
 REWARD = Verb(

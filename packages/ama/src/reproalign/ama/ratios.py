@@ -15,12 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reproalign.ama.adapt.config import CONSTRAINTS, NORMALISATIONS
 from reproalign.common.errors import UserError, choose
 
-CONSTRAINTS = ("mean", "layer_mean")
-NORMALISATIONS = ("mean", "sum")
 REGULARIZERS = ("l1", "l2", "affine")
-WEIGHTINGS = ("none", "mid")
 CODES = {"0.": "l1", "1.": "l2", "2.": "affine"}  # how the released float spells a regulariser: its integer part
 MID_CODE = ".2"  # ... and its decimals
 MID_SCALE = 25.0
@@ -113,7 +111,7 @@ def reachable(
 
 
 @dataclass(frozen=True)
-class Regularizer:
+class RatioRegularizer:
     """How far ratios have moved from the base, R = Σ_g c_g f(α_g - α) (R5; appendix D.5).
 
     Attributes:
@@ -130,9 +128,8 @@ class Regularizer:
     head: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise UserError for an unknown kind or weighting."""
+        """Raise UserError for an unknown kind."""
         choose("regularizer", self.kind, REGULARIZERS)
-        choose("reg_weighting", self.weighting, WEIGHTINGS)
 
     def __call__(
         self, ratios: Float[Tensor, " groups"], base: float, coefficients: Float[Tensor, " groups"]
@@ -162,7 +159,6 @@ class Regularizer:
             reduction: ``linear``: c_g = Σ w over the group's linear modules, as released; ``group``: their mean, the
                 paper's sum over groups.
         """
-        choose("reg_reduction", reduction, ("linear", "group"))
         sums = [sum(self._weight(layer, depth) for layer in group) for group in layers]
         if reduction == "group":
             sums = [total / max(len(group), 1) for total, group in zip(sums, layers, strict=True)]
@@ -176,7 +172,7 @@ class Regularizer:
         return MID_SCALE / (abs((head if layer is None else layer) - center) + 1)
 
 
-def regularizer_from_code(code: float | int | str) -> Regularizer:
+def regularizer_from_code(code: float | int | str) -> RatioRegularizer:
     """Return the regulariser that the released ``sum_reg_type`` stands for, with its fixed centre 13 and head 26.
 
     Raises:
@@ -189,4 +185,4 @@ def regularizer_from_code(code: float | int | str) -> Regularizer:
             f"sum_reg_type={text} means no regulariser: write 0.0 (l1), 1.0 (l2) or 2.0 (affine), with the decimal .2 "
             "to weight the middle layers"
         )
-    return Regularizer(kind, "mid" if text.endswith(MID_CODE) else "none", center=13, head=26)
+    return RatioRegularizer(kind, "mid" if text.endswith(MID_CODE) else "none", center=13, head=26)

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reproalign.ama.average.config import AverageConfig
 from reproalign.ama.levels import HEAD
 from reproalign.ama.mask_alphas import RELEASED_NAME, ReleasedAlphas, Scalar, read_alphas
 from reproalign.ama.parts import Parts, parts_of_layers
 from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
 from reproalign.common.merging.headers import read_json
+from reproalign.common.options.check import check_file
 from reproalign.common.records.handed_on import intact
 
 VERSION = 1
@@ -146,6 +148,7 @@ def read_ratios(name: str, key: str = "ratios", *, allow_bin: bool = False) -> R
     for key in ("tensors", "head"):
         if not isinstance(content.get(key), str | None):
             raise UserError(f"{path}: '{key}' must be a word, not {content[key]}; leave it out if it is not known")
+    check_file(AverageConfig, {key: content.get(key) for key in ("tensors", "head", "variant")}, path)
     return Ratios(
         level=content["level"],
         groups={name: float(ratio) for name, ratio in content["groups"].items()},

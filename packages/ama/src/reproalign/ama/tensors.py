@@ -24,11 +24,9 @@ from dataclasses import dataclass
 
 from reproalign.ama.levels import HEAD
 from reproalign.ama.parts import Parts, is_linear
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.merging.blocks import EXPERT, Block, Blocks
 
-RULES = ("released_ma", "linear_head_pre", "linear_head_post")
-HEADS = ("base", "learned", "post")
 BASE = "base"  # place of what has the base ratio
 PRE, POST = 1.0, 0.0
 
@@ -38,8 +36,8 @@ class TensorRule:
     """A rule for one model and its parts.
 
     Attributes:
-        name: one of :data:`RULES`.
-        head: one of :data:`HEADS`: the base ratio, the ratio of its own group, or fully post (the release's
+        name: one of ``TENSORS`` in :mod:`reproalign.ama.average.config`.
+        head: one of its ``HEADS``: the base ratio, the ratio of its own group, or fully post (the release's
             ``final0`` and ``split0``).
         parts: groups of layers.
         blocks: of the model.
@@ -108,18 +106,17 @@ def tensor_rule(
     """Return a rule whose settings fit together.
 
     Args:
-        name: one of :data:`RULES`.
-        head: one of :data:`HEADS`; None: the head's own group if the parts have one, otherwise the base ratio.
+        name: see :class:`TensorRule`.
+        head: likewise; None: the head's own group if the parts have one, otherwise the base ratio.
         parts: of the model.
         blocks: of the model.
         learned_head: whether None may mean the head's own group (the release's merge ignores what it learned for it).
         untied: a tied head becomes a tensor of its own.
 
     Raises:
-        UserError: for an unknown name, a learned head without a group, or norms without a part (``linearwise``).
+        UserError: for a learned head without a group, or norms without a part (``linearwise``).
     """
-    choose("tensors", name, RULES)
-    chosen = choose("head", head or ("learned" if parts.has_head and learned_head else "base"), HEADS)
+    chosen = head or ("learned" if parts.has_head and learned_head else "base")
     if chosen == "learned" and not parts.has_head:
         raise UserError(f"head=learned: parts={parts.level} learn no ratio for the head; take parts=lblock3")
     if name == "released_ma" and parts.modules:

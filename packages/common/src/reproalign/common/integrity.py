@@ -30,7 +30,7 @@ SMALL = 1 << 26  # bytes of the files that a quick check reads whole: all but we
 
 
 @dataclass(frozen=True)
-class Finding:
+class FileFinding:
     """A file that a manifest names.
 
     Attributes:
@@ -54,7 +54,7 @@ def damage(path: Path, *, largest: int | None = None) -> str | None:
     return next((found.problem for found in examine(path, largest=largest) if found.problem), None)
 
 
-def examine(path: Path, *, largest: int | None = None, nested: bool = True) -> Iterator[Finding]:
+def examine(path: Path, *, largest: int | None = None, nested: bool = True) -> Iterator[FileFinding]:
     """Compare each file that a manifest names, those of sealed subfolders too, with what was written.
 
     Args:
@@ -65,11 +65,11 @@ def examine(path: Path, *, largest: int | None = None, nested: bool = True) -> I
     manifest = manifest_of(path)
     content = read_manifest(manifest)
     if isinstance(content, str):
-        yield Finding(manifest, 0, content)
+        yield FileFinding(manifest, 0, content)
         return
     base = manifest.parent
     if content.get("record") and not (base / RECORD).is_file():
-        yield Finding(base / RECORD, 0, f"{base / RECORD} is missing")
+        yield FileFinding(base / RECORD, 0, f"{base / RECORD} is missing")
     yield from _compare({base / name: entry for name, entry in content["files"].items()}, largest)
     for name in content.get("folders", []):
         if nested or not (base / name / MANIFEST).is_file():
@@ -111,12 +111,12 @@ def is_whole(part: Path) -> bool:
     return problem is None
 
 
-def _compare(entries: Mapping[Path, Mapping[str, Any]], largest: int | None) -> Iterator[Finding]:
+def _compare(entries: Mapping[Path, Mapping[str, Any]], largest: int | None) -> Iterator[FileFinding]:
     to_read = []
     for file, entry in entries.items():
         problem = _outer_problem(file, entry)
         if problem or (largest is not None and entry["bytes"] > largest):
-            yield Finding(file, entry["bytes"], problem)
+            yield FileFinding(file, entry["bytes"], problem)
         else:
             to_read.append(file)
     yield from _side_by_side(lambda file: _read_problem(file, entries[file]), to_read, entries)
@@ -143,10 +143,10 @@ def _read_problem(file: Path, entry: Mapping[str, Any]) -> str | None:
 
 def _side_by_side(
     problem: Callable[[Path], str | None], files: list[Path], entries: Mapping[Path, Mapping[str, Any]]
-) -> Iterator[Finding]:
+) -> Iterator[FileFinding]:
     sizes = [int(entries[file]["bytes"]) for file in files]
     if sum(sizes) < SMALL or len(files) < 2:  # threads would take longer to start
-        yield from (Finding(file, size, problem(file)) for file, size in zip(files, sizes, strict=True))
+        yield from (FileFinding(file, size, problem(file)) for file, size in zip(files, sizes, strict=True))
         return
     with ThreadPoolExecutor(min(len(files), 8, os.cpu_count() or 1)) as pool:
-        yield from map(Finding, files, sizes, pool.map(problem, files))
+        yield from map(FileFinding, files, sizes, pool.map(problem, files))

@@ -62,7 +62,7 @@ RUN = Verb(
     "run",
     "disperse, train, merge and evaluate in one command, with the vanilla model beside",
     "run",
-    "reproalign.dtm.config:RunConfig",
+    "reproalign.dtm.config:PipelineConfig",
     "reproalign.dtm.run:run_all",
     dry_run="reproalign.dtm.run:show_plan",
 )

@@ -10,7 +10,7 @@ from reproalign.common.options import option, output_dir, section, seed, variant
 
 
 @dataclass
-class RunConfig:
+class PipelineConfig:
     """``dtm run``: disperse, train, merge and evaluate, each as a run of its own below this one."""
 
     output_dir: str = output_dir()

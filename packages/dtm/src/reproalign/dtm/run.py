@@ -20,7 +20,7 @@ from reproalign.common.verbs import EVALUATE_SUITE
 from reproalign.common.verbs.evaluate import check_options as check_suite
 from reproalign.dtm.children import evaluation_words, training_words
 from reproalign.dtm.cli import DISPERSE, EVALUATE, MERGE, TRAIN, TRAIN_EACH
-from reproalign.dtm.config import RunConfig
+from reproalign.dtm.config import PipelineConfig
 from reproalign.dtm.disperse.config import DisperseConfig
 from reproalign.dtm.disperse.settings import resolve as check_disperse
 from reproalign.dtm.merge.verb import check_options as check_merge
@@ -49,7 +49,7 @@ RESERVED = ("base", "disperse", "train", "vanilla")  # names of children, and of
 
 
 @dataclass(frozen=True)
-class Plan:
+class PipelinePlan:
     """The children, in the order they are run.
 
     Attributes:
@@ -68,7 +68,7 @@ class Plan:
         return [*self.training, *(child for part in self.evaluations.values() for child in part.values())]
 
 
-def run_all(config: RunConfig, invocation: Invocation) -> None:
+def run_all(config: PipelineConfig, invocation: Invocation) -> None:
     """Disperse, train a model on each cluster and on all rows, merge, evaluate; resume where it was stopped.
 
     Raises:
@@ -92,13 +92,13 @@ def run_all(config: RunConfig, invocation: Invocation) -> None:
         say(f"models, records and report: {run.dir}")
 
 
-def show_plan(config: RunConfig, invocation: Invocation) -> None:
+def show_plan(config: PipelineConfig, invocation: Invocation) -> None:
     """Print the command lines of the child runs."""
     for child in make_plan(config, invocation).children:
         print(shlex.join(child.invocation.command))
 
 
-def make_plan(config: RunConfig, invocation: Invocation) -> Plan:
+def make_plan(config: PipelineConfig, invocation: Invocation) -> PipelinePlan:
     """Compose every child.
 
     Raises:
@@ -108,7 +108,7 @@ def make_plan(config: RunConfig, invocation: Invocation) -> Plan:
 
 
 class _Planner:
-    def __init__(self, config: RunConfig, invocation: Invocation) -> None:
+    def __init__(self, config: PipelineConfig, invocation: Invocation) -> None:
         self.config = config
         self.invocation = invocation
         self.folder = Path(config.output_dir)
@@ -121,7 +121,7 @@ class _Planner:
         if config.evaluate and not self.held_out:
             raise UserError("evaluate.*: no rows are held out; set disperse.data.eval_fraction=0.05, or remove it")
 
-    def plan(self) -> Plan:
+    def plan(self) -> PipelinePlan:
         models = {"base": self.config.model.name}
         training = [self.disperse, self._train("train", TRAIN_EACH, {}, [as_word("clusters", "all")])]
         subs = {f"cluster-{index}": str(self.folder / f"train/cluster-{index}/model") for index in range(self.clusters)}
@@ -135,7 +135,7 @@ class _Planner:
             if given is not None:
                 child, models[name] = self._merge(name, given, list(subs.values()))
                 training.append(child)
-        return Plan(training, models, self._evaluations(models))
+        return PipelinePlan(training, models, self._evaluations(models))
 
     def _train(self, name: str, verb: Verb, given: Mapping[str, Any], words: list[str]) -> Child:
         section = f"beside.{name}" if name in self.config.beside else "train"
@@ -198,7 +198,7 @@ class _Planner:
         return child
 
 
-def _check(config: RunConfig) -> None:
+def _check(config: PipelineConfig) -> None:
     """Refuse names that cannot be folders or are taken, and options without a reader.
 
     Raises:

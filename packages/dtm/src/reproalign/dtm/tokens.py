@@ -146,11 +146,13 @@ def _exact(
     tokenizer: PreTrainedTokenizerBase, config: TokensConfig, prompts: list[str], responses: list[str]
 ) -> list[tuple[list[int], int]]:
     """Return the ids of each row, and how many of them are the prompt's."""
-    from reproalign.common.text.tokenize import Encoder, Rules, add_special_tokens, begins_with_bos, split
+    from reproalign.common.text.tokenize import Encoder, TokenRules, add_special_tokens, begins_with_bos, split
 
     encode = Encoder(tokenizer)
     longest = _longest(tokenizer, config)
-    rules = Rules(tokenizer.bos_token_id, tokenizer.eos_token_id, longest, longest, add_bos=begins_with_bos(tokenizer))
+    rules = TokenRules(
+        tokenizer.bos_token_id, tokenizer.eos_token_id, longest, longest, add_bos=begins_with_bos(tokenizer)
+    )
     wholes = encode.batch([prompt + response for prompt, response in zip(prompts, responses, strict=True)])
     made = []
     for prompt, whole, response in zip(encode.batch(prompts), wholes, responses, strict=True):

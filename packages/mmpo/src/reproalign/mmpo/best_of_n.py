@@ -118,11 +118,11 @@ def _counts(config: BestOfNConfig) -> list[int]:
     """Return the values of n, in ascending order.
 
     Raises:
-        UserError: for anything but whole numbers of at least 1.
+        UserError: for anything but whole numbers.
     """
     given = config.n if isinstance(config.n, list) else [config.n]
-    if not given or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in given):
-        raise UserError(f"n={config.n} must be a whole number of at least 1, or a list of such, as n=[16,64,256]")
+    if not given or any(isinstance(n, bool) or not isinstance(n, int) for n in given):
+        raise UserError(f"n={config.n} must be a whole number, or a list of such, as n=[16,64,256]")
     return sorted(set(given))
 
 
@@ -134,10 +134,6 @@ def _check(config: BestOfNConfig) -> None:
     for key, owner in only.items():
         if getattr(config, key) not in (None, {}):
             raise UserError(f"{key} is for {owner}; leave it out")
-    if config.prompts and config.temperature is not None and not config.temperature > 0:
-        raise UserError(
-            f"temperature={config.temperature} must be positive; candidates of one prompt would be the same"
-        )
     if config.candidates and config.policy.name:
         raise UserError("candidates is given and so is policy.name, which would not be asked; leave one of them out")
     if not config.candidates and not config.policy.name:

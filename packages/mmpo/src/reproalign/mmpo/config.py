@@ -9,6 +9,7 @@ from reproalign.common.config.data import HeldOutConfig
 from reproalign.common.config.model import LoadedModelConfig, LogprobsConfig, ReferenceConfig, ReferenceWeightsConfig
 from reproalign.common.config.run import SFT, DataRunConfig, MeasuringConfig, RunConfig
 from reproalign.common.config.text import DialogueTextConfig, PairTextConfig, RewardTextConfig
+from reproalign.common.evaluation.calibration import BINNINGS
 from reproalign.common.options import like, one_of, option, output_dir, section, seed, variant
 from reproalign.common.options.shared import BACKENDS
 from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
@@ -190,7 +191,7 @@ class EvaluateConfig:
     binning: str = option(
         "uniform",
         help="bins of the calibration error",
-        choices={"uniform": "of equal width", "quantile": "of equal mass"},
+        choices=BINNINGS,
     )
     rewardbench: str | None = option(
         None, help="a RewardBench-format file: prompt, chosen, rejected, subset; prior sets as subsets", null="none"

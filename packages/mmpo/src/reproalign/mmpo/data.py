@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.mmpo.config import PairRulesConfig, RowRulesConfig, TargetConfig
 from reproalign.mmpo.decontaminate import filter_strings, keep_mask, load_problems
 from reproalign.mmpo.target import read_soft_labels, target_probabilities, transform_margins
@@ -66,9 +66,6 @@ def apply_pair_rules(dataset: Dataset, rules: PairRulesConfig, *, split: str, se
     Raises:
         UserError: for unusable rules, or if no pair is left.
     """
-    choose("pairs.sampling", rules.sampling, ["none", "uniform", "proportional"])
-    choose("pairs.cap_mode", rules.cap_mode, ["first", "random"])
-    choose("pairs.cap_splits", rules.cap_splits, ["both", "train"])
     dataset = shuffle_rows(dataset, rules)
     if rules.drop_ties:
         chosen, rejected = _scores(dataset)
@@ -129,13 +126,11 @@ def sample_by_margin(
         Sorted indices.
 
     Raises:
-        UserError: for edges that do not increase, or a size below 1.
+        UserError: for edges that do not increase.
     """
     edges = np.asarray(edges, dtype=np.float64)
     if len(edges) < 2 or not (np.diff(edges) > 0).all():
         raise UserError(f"pairs.sampling_edges must be at least two increasing numbers, got {edges.tolist()}")
-    if size < 1:
-        raise UserError(f"pairs.sampling_size={size} must be at least 1")
     bins = np.searchsorted(edges, margins, side="right") - 1
     bins[margins == edges[-1]] = len(edges) - 2
     counts = np.bincount(bins[(bins >= 0) & (bins < len(edges) - 1)], minlength=len(edges) - 1)
@@ -169,8 +164,6 @@ def proportional_quotas(counts: Indices, size: int) -> Indices:
 
 def quantile_edges(margins: Floats, bins: int) -> Floats:
     """Return the edges of ``bins`` quantile bins, fewer where margins are tied."""
-    if bins < 1:
-        raise UserError(f"pairs.sampling_bins={bins} must be at least 1")
     edges = np.unique(np.quantile(margins, np.linspace(0, 1, bins + 1)))
     return edges if len(edges) > 1 else np.array([edges[0], edges[0] + 1.0])
 

@@ -13,9 +13,8 @@ from reproalign.common.config.model import LogprobsConfig
 from reproalign.common.config.text import PairTextConfig
 from reproalign.common.console import note, say
 from reproalign.common.data.load import load_evaluation
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.evaluation.rewardbench import (
-    NORMALISATIONS,
     read_rewardbench,
 )
 from reproalign.common.invocation import Invocation
@@ -36,7 +35,7 @@ from reproalign.common.training.reward import PairedRewardTrainer
 from reproalign.mmpo.config import EvaluateConfig, PairRulesConfig
 from reproalign.mmpo.objective import MMPO, Likelihood, MMPOReward
 from reproalign.mmpo.prepare import PairOptions, prepare_split, reading_rules, used_soft_labels
-from reproalign.mmpo.report import Rewards, draw, print_metrics
+from reproalign.mmpo.report import HeldOutRewards, draw, print_metrics
 from reproalign.mmpo.rewardbench import rewardbench
 from reproalign.mmpo.rules import MmpoRules, rules_of
 from reproalign.mmpo.target import check_gamma
@@ -76,7 +75,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         run.used_data(held_out.provenance)
         options = PairOptions(config.data, config.text, config.target, PairRulesConfig(), config.seed)
         pairs = prepare_split(held_out.train, tokenizer, options, "evaluation", reader)
-        rewards = Rewards(*trainer.rewards(pairs))
+        rewards = HeldOutRewards(*trainer.rewards(pairs))
         metrics = rewards.metrics(config.n_bins, rounded_ties=variant.rounded_ties)
         run.set_metrics(metrics)
         print_metrics({Path(config.model.name).name or config.model.name: metrics}, len(pairs))
@@ -106,7 +105,7 @@ def _as_trained(config: EvaluateConfig) -> EvaluateConfig:
 
 
 def _kind(config: EvaluateConfig) -> str:
-    if choose("kind", config.kind, ["auto", "policy", "reward"]) != "auto":
+    if config.kind != "auto":
         return config.kind
     return "reward" if model_kind(config.model)[0] == "reward" else "policy"
 
@@ -130,7 +129,6 @@ def _check_reference(config: EvaluateConfig) -> None:
     check_policies(config.model, config.reference)
     given = config.reference.model is not None
     if config.reference_free is not None:
-        choose("reference_free", config.reference_free, NORMALISATIONS)
         if given:
             raise UserError(
                 f"reference_free={config.reference_free} is for a policy by itself, but reference.model is set; "

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config.data import HeldOutConfig
 from reproalign.common.config.text import PairTextConfig, RewardTextConfig
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.records import Run
 from reproalign.common.reward.dialogues import render_dialogues, tokenize_dialogues
@@ -24,7 +24,7 @@ from reproalign.mmpo.target import read_soft_labels
 
 
 @dataclass(frozen=True)
-class Pairs:
+class TokenizedPairs:
     """Tokenised pairs with ``p_chosen``."""
 
     train: Dataset
@@ -58,13 +58,10 @@ def reading_rules(text: RewardTextConfig, pool: str = "last") -> RewardRules:
     Args:
         text: length, system turn, special tokens.
         pool: ``last`` or ``first_pad``.
-
-    Raises:
-        UserError: for unknown values.
     """
     special = {"dedupe": "own_once", "released": "own"}
     return RewardRules(
-        pooling={"last": "last_not_pad", "first_pad": "first_pad"}[choose("pool", pool, ["last", "first_pad"])],
+        pooling={"last": "last_not_pad", "first_pad": "first_pad"}[pool],
         layout="chat",
         max_length=text.max_length,
         truncation_side="right",
@@ -75,7 +72,7 @@ def reading_rules(text: RewardTextConfig, pool: str = "last") -> RewardRules:
 
 def load_pairs(
     config: PreferenceConfig | RewardConfig, tokenizer: PreTrainedTokenizerBase, run: Run, reader: Reader | None = None
-) -> Pairs:
+) -> TokenizedPairs:
     """Read, render, select and tokenise both splits, and record what they are.
 
     Args:
@@ -97,7 +94,7 @@ def load_pairs(
     train, evaluation = read_pairs(config, run, tokenizer, prepare)
     if not len(train):
         raise UserError("no training pair is left after the rules of data.*, target.* and pairs.*; loosen them")
-    return Pairs(train, evaluation)
+    return TokenizedPairs(train, evaluation)
 
 
 def used_soft_labels(run: Run, target: TargetConfig) -> None:

@@ -28,7 +28,7 @@ LABELS = {
 }
 
 
-class Rewards:
+class HeldOutRewards:
     """Rewards of held-out pairs and their target probabilities, as :meth:`PairTrainer.rewards` gives them."""
 
     def __init__(self, columns: Floats, targets: Floats) -> None:
@@ -67,7 +67,7 @@ def print_metrics(columns: dict[str, dict[str, float]], pairs: int) -> None:
         console.print("A policy that equals its reference has margins of 0, which count as wrong.", style="dim")
 
 
-def draw(run: Run, evaluations: dict[str, Rewards], *, n_bins: int = 10, binning: str = "uniform") -> None:
+def draw(run: Run, evaluations: dict[str, HeldOutRewards], *, n_bins: int = 10, binning: str = "uniform") -> None:
     """Write ``plots/``: reliability diagrams, margins, and training curves if the run has any."""
     folder = run.dir / "plots"
     if evaluations:

@@ -30,7 +30,7 @@ from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.templates import render
 from reproalign.common.training.pairs import ScoredPairsTrainer
 from reproalign.mmpo.config import EvaluateConfig
-from reproalign.mmpo.report import Rewards
+from reproalign.mmpo.report import HeldOutRewards
 
 
 def rewardbench(
@@ -58,7 +58,7 @@ def rewardbench(
     pairs = (
         rewardbench_dialogues(rows, reader, config.data) if reader else rewardbench_pairs(rows, tokenizer, config.data)
     )
-    rewards = Rewards(*trainer.rewards(pairs.add_column("p_chosen", [1.0] * len(pairs))))
+    rewards = HeldOutRewards(*trainer.rewards(pairs.add_column("p_chosen", [1.0] * len(pairs))))
     subsets = subset_accuracies([row["subset"] for row in rows], rewards.margins.tolist())
     scores = section_scores(subsets)
     result = {"subsets": subsets, **asdict(scores), "average_of": scores.average_label}

@@ -8,14 +8,13 @@ gamma = null stands for infinity: q = 1, plain DPO or a plain Bradley-Terry rewa
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.evaluation.calibration import sigmoid
 from reproalign.common.records.handed_on import intact
 from reproalign.mmpo.config import TargetConfig
@@ -24,15 +23,7 @@ Floats = NDArray[np.float64]
 
 
 def check_gamma(gamma: float | None) -> float | None:
-    """Return gamma, or None for hard labels; 0 means hard labels too, as in the release, which is worth a warning.
-
-    Raises:
-        UserError: for a negative or non-finite gamma.
-    """
-    if gamma is None:
-        return None
-    if not math.isfinite(gamma) or gamma < 0:
-        raise UserError(f"target.gamma={gamma} must be positive (or null for hard labels)")
+    """Return gamma, or None for hard labels; 0 means hard labels too, as in the release, which is worth a warning."""
     if gamma == 0:
         warnings.warn(
             "target.gamma=0 means hard labels (q = 1), as in the released code, not q = 1/2", UserWarning, stacklevel=2
@@ -48,11 +39,8 @@ def transform_margins(score_chosen: Floats, score_rejected: Floats, target: Targ
     counts such as votes; ``rank``: the mid-rank of |s_w - s_l| among all pairs, in (0, 1], with its sign, / scale.
 
     Raises:
-        UserError: for an unknown transform, a scale that is not positive, or scores below 0 with ``log-ratio``.
+        UserError: for scores below 0 with ``log-ratio``.
     """
-    choose("target.margin_transform", target.margin_transform, ["raw", "log-ratio", "rank"])
-    if not target.margin_scale > 0:
-        raise UserError(f"target.margin_scale={target.margin_scale} must be positive")
     margins = score_chosen - score_rejected
     if target.margin_transform == "log-ratio":
         if min(score_chosen.min(), score_rejected.min()) < 0:

@@ -35,7 +35,7 @@ from reproalign.mmpo.naming import released_name
 from reproalign.mmpo.objective import MMPOReward
 from reproalign.mmpo.prepare import load_pairs, reading_rules
 from reproalign.mmpo.released import lay_out_epochs
-from reproalign.mmpo.report import Rewards, draw, print_metrics
+from reproalign.mmpo.report import HeldOutRewards, draw, print_metrics
 from reproalign.mmpo.rules import MmpoRules, rules_of
 from reproalign.mmpo.target import check_gamma
 
@@ -130,10 +130,10 @@ def _run(
     if config.launch.strategy.startswith("zero") and config.evaluate_before:
         logger.warning("evaluate_before is skipped: DeepSpeed cannot evaluate before training has set up its engine")
     elif config.evaluate_before and held_out:
-        evaluations["before"] = Rewards(*trainer.rewards(held_out))
+        evaluations["before"] = HeldOutRewards(*trainer.rewards(held_out))
     fit(trainer, run, config, tokenizer, notes=notes)
     if held_out:
-        evaluations["after"] = Rewards(*trainer.rewards(held_out))
+        evaluations["after"] = HeldOutRewards(*trainer.rewards(held_out))
     if not run.is_main:
         return
     metrics = {name: rewards.metrics(rounded_ties=variant.rounded_ties) for name, rewards in evaluations.items()}

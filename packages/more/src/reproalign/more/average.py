@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from reproalign.common.console import result_console, say
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.more.config import AverageConfig
-from reproalign.more.metrics import TIES, DomainRewards, domain_metrics, named_means
+from reproalign.more.metrics import DomainRewards, domain_metrics, named_means
 from reproalign.more.report import DIFFERENCES, RESULTS, average_table, write_differences
 from reproalign.more.study.runs import Floats, StudiedRun, read_runs
 
@@ -32,7 +32,6 @@ def average(config: AverageConfig, invocation: Invocation) -> None:
     Raises:
         UserError: for fewer than two runs, or runs that were not measured on the same held-out items.
     """
-    choose("ties", config.ties, TIES)
     if len(config.runs) < 2:
         raise UserError("runs needs two or more folders of `more-rm train` or `evaluate`, as in runs=[A,B]")
     runs = read_runs(config.runs, {})

@@ -25,14 +25,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from reproalign.common.errors import UserError, choose
-from reproalign.more.config import WeightsConfig
+from reproalign.more.config import NORMALIZATIONS, WeightsConfig
 from reproalign.more.loss import DomainSums
 from reproalign.more.min_norm import frank_wolfe, min_norm_point
 from reproalign.more.rules import MoreRules
 
-RULES = ("min-norm", "uniform", "fixed")
-NORMALIZATIONS = ("none", "l2", "loss", "loss+")
-SOLVERS = ("exact", "frank-wolfe")
 TINY = torch.finfo(torch.float32).tiny  # the smallest normal number
 
 
@@ -49,11 +46,6 @@ def settle_weights(config: WeightsConfig, domains: list[str], defaults: Mapping[
     """
     config = replace(config, **{key: value for key, value in defaults.items() if getattr(config, key) is None})
     assert config.alpha is not None
-    choose("weights.rule", config.rule, RULES)
-    choose("weights.normalize", str(config.normalize), NORMALIZATIONS)
-    choose("weights.solver", str(config.solver), SOLVERS)
-    if not 0 < config.alpha <= 1:
-        raise UserError(f"weights.alpha={config.alpha} must be above 0 and at most 1 (1: no momentum)")
     if config.rule != "fixed":
         if config.fixed:
             raise UserError(f"weights.fixed is read with weights.rule=fixed alone; the rule is {config.rule}")
@@ -63,8 +55,8 @@ def settle_weights(config: WeightsConfig, domains: list[str], defaults: Mapping[
             f"weights.fixed names {', '.join(sorted(config.fixed)) or 'no domain'}; give one weight to each of "
             f"{', '.join(domains)}"
         )
-    if min(config.fixed.values()) < 0 or not sum(config.fixed.values()) > 0:
-        raise UserError(f"weights.fixed={config.fixed} must not be negative, and one of them must be positive")
+    if not sum(config.fixed.values()) > 0:
+        raise UserError(f"weights.fixed={config.fixed}: one of them must be above 0")
     return config
 
 

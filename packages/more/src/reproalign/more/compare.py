@@ -25,7 +25,7 @@ from reproalign.common.judging.verdict import wilson
 from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
 from reproalign.common.reward.rules import scoring_rules, told_rules
-from reproalign.common.reward.scorer import Scorer, check_finite
+from reproalign.common.reward.scorer import RewardScorer, check_finite
 from reproalign.more.config import CompareConfig
 from reproalign.more.judged import judge_pairs, judge_template
 
@@ -164,7 +164,7 @@ def _labels(given: Sequence[str], files: Sequence[Path]) -> list[str]:
 def _score(config: CompareConfig, entries: Sequence[Sequence[Sampled]]) -> list[Floats]:
     """Return the rewards of each file, (prompts, its n)."""
     rules = scoring_rules(config.model, told_rules(config.model, config.text, config.variant))
-    scorer = Scorer(config.model, rules, batch_size=config.batch_size)
+    scorer = RewardScorer(config.model, rules, batch_size=config.batch_size)
     rewards = []
     for rows in entries:
         given = check_finite(scorer([text for row in rows for text in row.dialogues()]), config.model)

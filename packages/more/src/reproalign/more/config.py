@@ -14,6 +14,7 @@ from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.common.options.shared import VARIANTS
 
 TIES = {"wrong": "nothing", "half": "1/2"}
+NORMALIZATIONS = ("none", "l2", "loss", "loss+")
 
 
 @dataclass
@@ -68,7 +69,7 @@ class WeightsConfig:
     )
     fixed: dict[str, float] = option({}, help="domain -> weight, for rule=fixed; they are scaled to sum 1", at_least=0)
     normalize: str | None = option(
-        None, help="gradients before the solver", choices=("none", "l2", "loss", "loss+"), null="none (released: l2)"
+        None, help="gradients before the solver", choices=NORMALIZATIONS, null="none (released: l2)"
     )
     alpha: float | None = option(
         None, help="momentum m <- (1 - alpha) m + alpha g; 1: none", above=0, at_most=1, null="1 (released: 0.99)"

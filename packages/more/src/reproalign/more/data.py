@@ -19,10 +19,8 @@ from reproalign.common.text.shown import used_rows
 from reproalign.more.config import DomainsConfig, HeldOutDomainsConfig
 from reproalign.more.groups import Groups, Mixture, all_rows, resample
 from reproalign.more.items import items_view
-from reproalign.more.prepared import Prepared, Statistics, prepare_items, tabulate
+from reproalign.more.prepared import PreparedItems, Statistics, prepare_items, tabulate
 from reproalign.more.released import rules_of
-
-METHODS = ("more", "multitask")
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ def load_domains(config: DomainsConfig, reader: Reader, *, method: str, seed: in
     Raises:
         UserError: for a bad row under ``on_error=raise``, a domain without usable items, and unusable settings.
     """
-    choose("method", method, METHODS)
     train, held_out = _prepare(config, check_training(config), reader, seed, run)
     rows = _training_rows(config, train, variant=reader.rules.variant, method=method, seed=seed)
     used = _used(config, train)
@@ -75,10 +72,10 @@ def load_held_out(config: HeldOutDomainsConfig, reader: Reader, *, seed: int, ru
 
 def _prepare(
     config: HeldOutDomainsConfig, trained: Collection[str], reader: Reader, seed: int, run: Run
-) -> tuple[dict[str, Prepared], dict[str, Prepared]]:
+) -> tuple[dict[str, PreparedItems], dict[str, PreparedItems]]:
     """Return the items of the domains that are trained on, and the held-out ones of all, by domain."""
-    train: dict[str, Prepared] = {}
-    held_out: dict[str, Prepared] = {}
+    train: dict[str, PreparedItems] = {}
+    held_out: dict[str, PreparedItems] = {}
     view = items_view(config.oasst1_pairs, layout=reader.rules.layout)
     for name in config.names():
         training = name in trained
@@ -101,7 +98,7 @@ def _told(
     config: HeldOutDomainsConfig,
     statistics: list[Statistics],
     rows: Groups | Mixture | None,
-    held_out: Mapping[str, Prepared],
+    held_out: Mapping[str, PreparedItems],
     reader: Reader,
     run: Run,
 ) -> Domains:
@@ -160,7 +157,7 @@ def check_training(config: DomainsConfig) -> list[str]:
 
 
 def _training_rows(
-    config: DomainsConfig, train: Mapping[str, Prepared], *, variant: str, method: str, seed: int
+    config: DomainsConfig, train: Mapping[str, PreparedItems], *, variant: str, method: str, seed: int
 ) -> Groups | Mixture | None:
     if not train:
         return None
@@ -173,11 +170,11 @@ def _training_rows(
     return Groups(datasets, picks) if method == "more" else Mixture(datasets, picks)
 
 
-def _order(config: DomainsConfig, train: Mapping[str, Prepared]) -> list[str]:
+def _order(config: DomainsConfig, train: Mapping[str, PreparedItems]) -> list[str]:
     return [*train] if config.train_domains is None else list(config.train_domains)
 
 
-def _used(config: DomainsConfig, train: Mapping[str, Prepared]) -> int | None:
+def _used(config: DomainsConfig, train: Mapping[str, PreparedItems]) -> int | None:
     """Return the items of each domain in an epoch; None: all it has."""
     if not config.resampling:
         return None

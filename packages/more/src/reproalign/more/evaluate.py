@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import set_seed
 
 from reproalign.common.console import say
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.models.kind import check_reward_model, model_kind
@@ -17,7 +17,6 @@ from reproalign.common.training.arguments import evaluation_arguments
 from reproalign.more.config import EvaluateConfig
 from reproalign.more.data import load_held_out
 from reproalign.more.groups import ItemCollator
-from reproalign.more.metrics import TIES
 from reproalign.more.released import rules_of
 from reproalign.more.report import report
 from reproalign.more.trainer import RewardTrainer
@@ -27,7 +26,7 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     """Measure accuracy and calibration of every domain."""
     rules = _rules(config)
     variant = rules_of(rules.variant)
-    ties = choose("ties", config.ties or variant.ties, TIES)
+    ties = config.ties or variant.ties
     arguments = evaluation_arguments(config)
     set_seed(config.seed)  # before the model: a fresh head begins at random
     with Run.open(invocation) as run:

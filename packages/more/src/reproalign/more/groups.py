@@ -43,8 +43,6 @@ def resample(sizes: Sequence[int], size: int, *, names: Sequence[str], rule: Res
     Raises:
         UserError: for a size below 1, and where the release fails.
     """
-    if size < 1:
-        raise UserError(f"data.resampling_size={size} must be at least 1")
     return rule(sizes, size, random.Random(seed), names=names)
 
 

@@ -16,10 +16,8 @@ from reproalign.common.data.sources import Source
 from reproalign.common.data.sources.hh import parse_transcript
 from reproalign.common.data.sources.oasst1 import english
 from reproalign.common.data.views import View
-from reproalign.common.errors import choose
 
 Dialogue = str | list[Message]  # whole, the response its last turn: a transcript "\n\nHuman: …", or messages
-PAIRINGS = ("adjacent", "best-vs-rest", "all")
 _ASSISTANT = "\n\nAssistant:"
 _RAISED = {"webgpt": 1.0}  # source -> added to its scores: the released normalisation takes negative ones for padding
 Response = TypeVar("Response")
@@ -47,7 +45,6 @@ def items_view(pairing: str, *, layout: str) -> View[Item, Item]:
         pairing: of OpenAssistant's replies, see :func:`rank_replies`.
         layout: of the reward model; ``chat`` reads messages, so that transcripts have to be such that they can be read.
     """
-    choose("data.oasst1_pairs", pairing, PAIRINGS)
     return View(partial(items_of, pairing=pairing, chat=layout == "chat"), Item.prompt)
 
 

@@ -26,7 +26,7 @@ from reproalign.common.journal import growing
 from reproalign.common.judging.ask import (
     SIDES,
     Bout,
-    Key,
+    ShownKey,
     both_orders,
     collect_answers,
     entry_line,
@@ -97,8 +97,8 @@ def judge_template(config: CompareConfig) -> str | None:
         UserError: for a file that cannot be read or has no such entry, or keys that have no effect.
     """
     name, released = config.template or "union", rules_of(config.variant or "paper").release_judge
-    if config.attempts is not None and (not released or config.attempts < 1):
-        raise UserError(f"attempts={config.attempts} is for the judge of variant=released, and at least 1")
+    if config.attempts is not None and not released:
+        raise UserError(f"attempts={config.attempts} is for the judge of variant=released; leave it out")
     for key in ("prompts", "template", "attempts"):
         if config.judge.model is None and getattr(config, key) is not None:
             raise UserError(f"{key} is for a judge that is asked; set judge.model too")
@@ -189,7 +189,7 @@ def _ask_as_released(
 
     with growing(path) as append:
 
-        def write(key: Key, found: OneOrder) -> None:
+        def write(key: ShownKey, found: OneOrder) -> None:
             verdicts[key] = found.verdict
             append(entry_line(key, bouts, verdict=found.verdict, answers=found.answers))
 

@@ -24,10 +24,10 @@ from reproalign.common.evaluation.calibration import (
     ordered_pairs,
     probability_calibration,
 )
+from reproalign.more.config import TIES
 
 Floats = NDArray[np.float64]
 BINS = (5, 10, 20)  # as the release has them; the paper's tables have 10
-TIES = ("wrong", "half")
 HH = ("helpful", "harmless")  # whose arithmetic mean the paper calls H&H
 
 

@@ -59,7 +59,7 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedItems:
     """A tokenised split: ``input_ids`` and ``scores``, with the counts that :class:`Statistics` is made of."""
 
     tokens: Dataset
@@ -90,7 +90,7 @@ class Prepared:
 
 def prepare_items(
     items: list[Item], reader: Reader, config: HeldOutDomainsConfig, facts: Mapping[str, Any], *, place: str
-) -> Prepared:
+) -> PreparedItems:
     """Normalise scores, skip items without two comparable responses (``released``: keep them), and tokenise the others.
 
     Args:
@@ -118,7 +118,7 @@ def prepare_items(
     dataset = Dataset.from_dict(texts, features=_TEXTS)
     digest = fingerprint_dataset(dataset)
     ties = [count_ties(item) for item in items]
-    return Prepared(
+    return PreparedItems(
         tokens=tokenize(dataset, digest, reader, config),
         sha256=digest,
         rejected=int(facts["rows_rejected"]),

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from reproalign.common.console import result_console
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.calibration import calibrated_ece, ordered_pairs, probability_calibration
-from reproalign.common.evaluation.plots import Curve, comparison, histograms, reliability_diagram
+from reproalign.common.evaluation.plots import MeanCurve, comparison, histograms, reliability_diagram
 from reproalign.common.files import atomic_path, write_json
 from reproalign.common.records import Run
 from reproalign.more.metrics import (
@@ -177,7 +177,7 @@ def draw(run: Run, evaluations: Mapping[str, Domains], *, n_bins: int = 10) -> N
         comparison(panels, folder / "domains.png")
 
 
-def domain_curves(rows: list[dict[str, Any]]) -> dict[str, dict[str, Curve]]:
+def domain_curves(rows: list[dict[str, Any]]) -> dict[str, dict[str, MeanCurve]]:
     """Return what was logged by domain, from the rows of ``metrics.jsonl``: panel -> domain -> curve."""
     logged: dict[str, dict[str, dict[int, float]]] = {}
     for pattern, title in CURVES.items():
@@ -190,10 +190,10 @@ def domain_curves(rows: list[dict[str, Any]]) -> dict[str, dict[str, Curve]]:
     return {title: {domain: _curve(points) for domain, points in domains.items()} for title, domains in logged.items()}
 
 
-def _curve(points: dict[int, float]) -> Curve:
+def _curve(points: dict[int, float]) -> MeanCurve:
     steps = sorted(points)
     values = [points[step] for step in steps]
-    return Curve(steps, values, values, values)
+    return MeanCurve(steps, values, values, values)
 
 
 def _summary(measured: Domains, ties: str) -> dict[str, Any]:

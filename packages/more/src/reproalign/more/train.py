@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from reproalign.common.console import say
-from reproalign.common.errors import choose
 from reproalign.common.invocation import Invocation
 from reproalign.common.models.identify import used_weights
 from reproalign.common.reward.model import load_reward, load_reward_tokenizer
@@ -20,9 +19,8 @@ from reproalign.common.training.stages import open_training
 from reproalign.more.balance import settle_weights
 from reproalign.more.balanced import MoreTrainer
 from reproalign.more.config import TrainConfig, WeightsConfig
-from reproalign.more.data import METHODS, load_domains
+from reproalign.more.data import load_domains
 from reproalign.more.groups import ItemCollator
-from reproalign.more.metrics import TIES
 from reproalign.more.released import rules_of, warmup_decay
 from reproalign.more.report import report
 from reproalign.more.trainer import RewardTrainer
@@ -39,11 +37,10 @@ def check_options(config: TrainConfig) -> tuple[list[str], WeightsConfig, str]:
     Raises:
         UserError: naming the key.
     """
-    choose("method", config.method, METHODS)
     RewardRules(**told_rules(config.model, config.text, config.variant))
     trained = config.data.train_domains or config.data.names()
     variant = rules_of(config.variant)
-    ties = choose("ties", config.ties or variant.ties, TIES)
+    ties = config.ties or variant.ties
     return trained, settle_weights(config.weights, trained, variant.weights), ties
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from itertools import count
 
-from reproalign.common.errors import UserError, choose, counted
+from reproalign.common.errors import UserError, counted
 from reproalign.radpo.rows import Row, RowRules
 
 
@@ -28,11 +28,6 @@ def lay_out(rows: list[Row], rules: RowRules, limit: int | None = None) -> tuple
     Raises:
         UserError: if no batch is left.
     """
-    choose("incomplete", rules.incomplete, ["drop", "keep"])
-    if rules.batch_size < 1:
-        raise UserError(f"batch_size={rules.batch_size} must be at least 1")
-    if limit is not None and limit < 1:
-        raise UserError(f"data.max_rows and data.max_eval_rows must be at least 1, not {limit}")
     across = rules.variant.across_epochs
     order = list(rows if across else rows[:limit])
     together = rules.batch_size * (1 if across else rules.processes)

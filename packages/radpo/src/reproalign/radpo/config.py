@@ -58,7 +58,7 @@ class PromptDataConfig(ReadingConfig):
 
 
 @dataclass
-class RowsConfig:
+class RowSelectionConfig:
     """Which responses are trained on, and in which order."""
 
     incomplete: str = option(
@@ -109,7 +109,7 @@ class TrainConfig(RunConfig):
     data: RowDataConfig = section(RowDataConfig)
     text: RowTextConfig = section(RowTextConfig)
     loss: RadpoObjective = one_of("reproalign.radpo.objectives:OBJECTIVES", "ra-dpo", help="the objective")
-    rows: RowsConfig = section(RowsConfig)
+    rows: RowSelectionConfig = section(RowSelectionConfig)
     reference: ReferenceConfig = section(ReferenceConfig)
     released: ReleasedConfig = section(ReleasedConfig)
     warmup_steps: int = option(

@@ -18,7 +18,7 @@ from reproalign.common.console import track
 from reproalign.common.data.cache import cache_folder, cached, fingerprint_dataset, fingerprint_tokenizer
 from reproalign.common.data.load import check_sets, load_set
 from reproalign.common.data.records import assistant
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.text.pairs import tokenize_pairs
 from reproalign.common.text.render import render_pairs
@@ -161,7 +161,6 @@ def held_out_batches(examples: Examples, rules: RowRules, limit: int | None) -> 
 
 
 def _check(text: RowTextConfig, rules: RowRules) -> None:
-    choose("kind", rules.kind, KINDS)
     check_lengths(text.max_length, text.max_prompt_length)
     for name in ("overlong", "special_tokens", "system_message"):
         if rules.variant.cut_in_place and getattr(text, name) != getattr(RowTextConfig, name):

@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from reproalign.common.files import write_json
 from reproalign.common.text.collate import PairCollator
-from reproalign.common.training.collecting import Evaluation
+from reproalign.common.training.collecting import TrainerEvaluation
 from reproalign.common.training.objective import Needs
 from reproalign.common.training.pairs import sides, statistics_by_side
 from reproalign.common.training.policy import PolicyTrainer, respond
@@ -25,7 +25,7 @@ from reproalign.radpo.objectives.base import RadpoObjective
 EVALUATIONS = "evaluations.json"  # in a checkpoint
 
 
-class PairEvaluation(Evaluation):
+class PairEvaluation(TrainerEvaluation):
     """Accuracy, margins and, unless only log-probs of the reference are known, the paper's sequential KL divergences.
 
     Args:

@@ -12,7 +12,7 @@ from rich.table import Table
 from reproalign.common.command.app import WordParser
 from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.plots import Curve, comparison, mean_curve
+from reproalign.common.evaluation.plots import MeanCurve, comparison, mean_curve
 from reproalign.common.records.groups import group_runs, name_groups
 from reproalign.radpo.published import MODELS
 from reproalign.radpo.report import LABELS, PANELS, MeasuredRun, measured
@@ -83,7 +83,7 @@ def _recipe(record: dict[str, Any]) -> str | None:
     return record.get("recipe")
 
 
-def _curve(runs: Sequence[MeasuredRun], name: str, arguments: Namespace) -> Curve | None:
+def _curve(runs: Sequence[MeasuredRun], name: str, arguments: Namespace) -> MeanCurve | None:
     values = [
         {step * _unit(run, arguments.across): metrics[name] for step, metrics in run.points.items() if name in metrics}
         for run in runs
@@ -108,7 +108,7 @@ def _unit(run: MeasuredRun, across: str) -> int:
     return per_process * (int(run.record.get("processes", 1)) if across == "examples" else 1)
 
 
-def _print_last(curves: Mapping[str, Mapping[str, Curve]], across: str) -> None:
+def _print_last(curves: Mapping[str, Mapping[str, MeanCurve]], across: str) -> None:
     table = Table("run", across, *curves, header_style="bold")
     for label in dict.fromkeys(label for lines in curves.values() for label in lines):
         own = [lines.get(label) for lines in curves.values()]
@@ -119,7 +119,7 @@ def _print_last(curves: Mapping[str, Mapping[str, Curve]], across: str) -> None:
     result_console().print(table)
 
 
-def _value(curve: Curve | None, place: int) -> str:
+def _value(curve: MeanCurve | None, place: int) -> str:
     if curve is None or place >= len(curve.steps):
         return ""
     mean, spread = curve.means[place], curve.highs[place] - curve.means[place]

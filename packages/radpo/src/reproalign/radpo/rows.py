@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.radpo.examples import Example, Examples
 from reproalign.radpo.rules import PAPER, RadpoRules
 
@@ -107,14 +107,9 @@ def unpaired_rows(
         frac_unique_undesirable: share of the rejected ones.
 
     Raises:
-        UserError: for shares outside [0, 1], an unknown selection, and ``scores`` where there are none.
+        UserError: for ``scores`` where there are none.
     """
-    choose("selection", selection, ["all", "one", "scores"])
     shares = {True: frac_unique_desirable, False: frac_unique_undesirable}
-    if not all(0 <= share <= 1 for share in shares.values()):
-        raise UserError(
-            f"frac_unique_desirable and frac_unique_undesirable must be in [0, 1], not {[*shares.values()]}"
-        )
     # The release sorts prompts here and nowhere else; which rows shares and turns keep depends on it.
     ordered = shuffle_prompts(dict(sorted(examples.items())), seed)
     if selection != "all":

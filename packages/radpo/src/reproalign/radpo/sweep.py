@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.plots import Curve, mean_curve
+from reproalign.common.evaluation.plots import MeanCurve, mean_curve
 from reproalign.radpo.published import sweep
 from reproalign.radpo.report import LABELS, MeasuredRun, second_half
 
@@ -15,7 +15,7 @@ Line = tuple[str, str, str]  # loss, measure, mu
 
 def against_alpha(
     runs: Sequence[MeasuredRun], metrics: Sequence[str], model: str | None = None
-) -> dict[str, dict[str, Curve]]:
+) -> dict[str, dict[str, MeanCurve]]:
     """Return panel -> line -> curve over alpha; runs that differ in seed make a mean and its standard deviation.
 
     Args:
@@ -33,7 +33,7 @@ def against_alpha(
         if not means:
             raise UserError(f"{run.folder}: one evaluation in the second half of the run; set trainer.eval_steps lower")
         found.setdefault(line, {}).setdefault(alpha, []).append(means)
-    panels: dict[str, dict[str, Curve]] = {}
+    panels: dict[str, dict[str, MeanCurve]] = {}
     for name in metrics:
         lines = panels.setdefault(LABELS[name], {})
         for line, by_alpha in sorted(found.items()):
@@ -41,7 +41,7 @@ def against_alpha(
             if curve:
                 lines[_label(line)] = curve
             if model and (printed := sweep(model, name, line[0], line[1].replace("released_tail", "cvar"), line[2])):
-                lines[f"{_label(line)}, published"] = Curve(list(printed), *([*printed.values()] for _ in range(3)))
+                lines[f"{_label(line)}, published"] = MeanCurve(list(printed), *([*printed.values()] for _ in range(3)))
     return panels
 
 
@@ -60,7 +60,7 @@ def _label(line: Line) -> str:
     return f"Ra-DPO2, {measure} {mu}".rstrip() if measure else "TDPO2"
 
 
-def _curve(by_alpha: dict[float, list[dict[str, float]]], name: str) -> Curve | None:
+def _curve(by_alpha: dict[float, list[dict[str, float]]], name: str) -> MeanCurve | None:
     points = {
         alpha: mean_curve([{0: means[name]} for means in entries])
         for alpha, entries in sorted(by_alpha.items())
@@ -69,4 +69,4 @@ def _curve(by_alpha: dict[float, list[dict[str, float]]], name: str) -> Curve | 
     if not points:
         return None
     parts = [[getattr(curve, side)[0] for curve in points.values()] for side in ("means", "lows", "highs")]
-    return Curve(list(points), *parts)
+    return MeanCurve(list(points), *parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from omegaconf import MISSING
@@ -53,12 +52,12 @@ def check_epsilons(given: Any) -> tuple[float, ...]:
     """Return the values of ε that are given, one or several.
 
     Raises:
-        UserError: for anything that is no number from 0 on.
+        UserError: for anything that is no number, and a value that is given twice.
     """
     values = list(given) if isinstance(given, list | tuple) else [given]
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise UserError(f"epsilon={given}: each value must be a number from 0 on")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"epsilon={given}: each value must be a number")
     if not values or len(set(values)) < len(values):
         raise UserError(f"epsilon={given}: give one value, or several different ones")
     return tuple(float(value) for value in values)

@@ -28,7 +28,6 @@ from reproalign.common.verbs.sample import sampling_rules
 from reproalign.common.verbs.score import check_score
 
 D_THETA = "d_theta.jsonl"
-FILTERS = ("auto", "lmflow", "none")
 OWNED = {
     "sample": ("prompts", "model", "seed", "output_dir", "layout", "n", "clean"),
     "score": ("responses", "model.name", "output_dir"),
@@ -39,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
+class CollectPlan:
     """The child runs, none if the responses are scored already; where scored responses are; what a candidate is."""
 
     children: list[Child]
@@ -90,7 +89,7 @@ def show_plan(config: CollectConfig, invocation: Invocation) -> None:
     print(f"{plan.scored}: {config.draw} of the {config.top} of the highest reward")
 
 
-def make_plan(config: CollectConfig, invocation: Invocation) -> Plan:
+def make_plan(config: CollectConfig, invocation: Invocation) -> CollectPlan:
     """Check everything, and compose the children.
 
     Raises:
@@ -104,12 +103,12 @@ def make_plan(config: CollectConfig, invocation: Invocation) -> Plan:
             raise UserError(
                 f"{name} has no meaning beside scored={config.scored}, which is sampled and scored; remove it"
             )
-        return Plan([], find(config.scored, SCORED, "scored"), quality)
+        return CollectPlan([], find(config.scored, SCORED, "scored"), quality)
     for name, value in (("prompts", config.prompts), ("model.name", config.model.name), ("reward", config.reward)):
         if not value:
             raise UserError(f"{name} is not set; give prompts, model.name and reward, or scored=FOLDER")
     children = _children(config, invocation, quality)
-    return Plan(children, Path(config.output_dir) / "score" / SCORED, quality)
+    return CollectPlan(children, Path(config.output_dir) / "score" / SCORED, quality)
 
 
 def check_collect(config: CollectConfig) -> Quality:

@@ -9,8 +9,12 @@ from reproalign.ama.average.config import HEADS, TENSORS
 from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.config.text import LAYOUTS, SEPARATORS
+from reproalign.common.merging.config import DIFFERENCES
 from reproalign.common.options import option, output_dir, section, seed, variant
 from reproalign.common.options.shared import GO_ON
+
+CONSTRAINTS = {"mean": "groups", "layer_mean": "layers"}
+NORMALISATIONS = {"mean": "their mean is alpha", "sum": "as printed, their sum is alpha"}
 
 
 @dataclass
@@ -69,7 +73,7 @@ class AdaptConfig:
     pre: str = option(help="θ_0, the model before RLHF: folder, Hub id or adapter")
     post: str = option(help="θ, the model after RLHF")
     model: LoadedModelConfig = section(LoadedModelConfig, help="how they are held; model.name stays unset")
-    allow: list[str] = option([], help="differences to accept, as `reproalign merge`: tokenizer, config …")
+    allow: list[str] = option([], help="differences to accept, as `reproalign merge`", choices=DIFFERENCES)
     alpha: float = option(0.2, help="mean ratio", above=0, below=1)
     alpha_on: str = option("pre", help="what alpha multiplies", choices={"pre": "", "post": "the paper's formulas"})
     parts: str = option("block3", help="groups: block3, lblock3, paper3, blockN, evenN, 7#15, layerwise or linearwise")
@@ -77,9 +81,7 @@ class AdaptConfig:
         None, help="which tensors are averaged", choices=TENSORS, null="linear_head_post (released: linear_head_pre)"
     )
     head: str | None = option(None, help="ratio of the head", choices=HEADS, null="base (lblock3: learned)")
-    constraint: str = option(
-        "mean", help="what alpha is the mean over", choices={"mean": "groups", "layer_mean": "layers"}
-    )
+    constraint: str = option("mean", help="what alpha is the mean over", choices=CONSTRAINTS)
     bounds: str | None = option(
         None, help="where ratios stay", choices={"unit": "in [0, 1]", "none": "anywhere"}, null="unit, published: none"
     )
@@ -89,11 +91,7 @@ class AdaptConfig:
         types=(float, list),
         at_least=0,
     )
-    normalisation: str = option(
-        "mean",
-        help="of the published solver",
-        choices={"mean": "their mean is alpha", "sum": "as printed, their sum is alpha"},
-    )
+    normalisation: str = option("mean", help="of the published solver", choices=NORMALISATIONS)
     objective: str = option(
         "likelihood",
         help="what is maximised",

@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 from scipy.optimize import minimize
 
-from reproalign.ama.adapt.likelihood import Evaluation
+from reproalign.ama.adapt.likelihood import ObjectiveValue
 from reproalign.ama.adapt.region import Region, Vector
 from reproalign.ama.adapt.solution import Log, Problem, Solution
 from reproalign.common.errors import UserError
@@ -63,11 +63,11 @@ class _Objective:
         self.region = region
         self.log = log
         self.path = folder / EVALUATIONS
-        self.known: dict[tuple[float, ...], Evaluation] = {}
+        self.known: dict[tuple[float, ...], ObjectiveValue] = {}
         self.total: dict[tuple[float, ...], float] = {}
         for line in recover_lines(self.path):
             entry = json.loads(line)
-            self.known[tuple(entry["ratios"])] = Evaluation(**entry["evaluation"])
+            self.known[tuple(entry["ratios"])] = ObjectiveValue(**entry["evaluation"])
 
     def __call__(self, unknowns: Vector) -> tuple[float, Vector]:
         ratios = self.region.ratios(unknowns)
@@ -94,7 +94,7 @@ class _Objective:
         if len(self.total) >= self.problem.max_evaluations:
             raise StopIteration
 
-    def _evaluate(self, ratios: list[float]) -> Evaluation:
+    def _evaluate(self, ratios: list[float]) -> ObjectiveValue:
         problem = self.problem
         problem.likelihood.model.set_ratios(ratios)
         label = f"evaluation {len(self.total) + 1}"
@@ -106,7 +106,7 @@ class _Objective:
                 write(json.dumps({"ratios": ratios, "evaluation": asdict(found)}) + "\n")
         return found
 
-    def _with_penalty(self, ratios: list[float], found: Evaluation) -> tuple[float, list[float]]:
+    def _with_penalty(self, ratios: list[float], found: ObjectiveValue) -> tuple[float, list[float]]:
         if self.problem.pull is None:
             return found.value, found.gradient
         there = torch.tensor(ratios, dtype=torch.float64, requires_grad=True)

@@ -14,7 +14,7 @@ PRE, SECOND = "_pre", "_second"  # what stands beside a parameter in its module:
 
 
 @dataclass(frozen=True)
-class Learned:
+class LearnedParameter:
     """A parameter whose ratio is learned; tensors of its shape and dtype stand beside it in its module.
 
     Attributes:

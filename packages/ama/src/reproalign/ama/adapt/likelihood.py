@@ -18,13 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reproalign.ama.adapt.merged import RatioModel
-from reproalign.ama.adapt.rows import Row
+from reproalign.ama.adapt.rows import TokenRow
 from reproalign.common.console import track
 from reproalign.common.text.collate import IGNORED, pad_rows
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ObjectiveValue:
     """A value of the objective.
 
     Attributes:
@@ -39,7 +39,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class LikelihoodObjective:
     """The objective (eq. 9) on a model, over processes that each take their share of the rows.
 
     Attributes:
@@ -52,7 +52,7 @@ class Likelihood:
     pad_token_id: int
     autocast: bool = False
 
-    def evaluate(self, rows: Sequence[Row], batch_size: int, *, gradient: bool, label: str = "") -> Evaluation:
+    def evaluate(self, rows: Sequence[TokenRow], batch_size: int, *, gradient: bool, label: str = "") -> ObjectiveValue:
         """Return the objective over rows, at the model's ratios; all processes get the same numbers.
 
         Args:
@@ -79,13 +79,13 @@ class Likelihood:
             tokens = sum(row.tokens for row in mine[turn]) if counts else 0
             sums += torch.tensor([float(total.detach()) * counts, tokens], dtype=torch.float64)
         value, tokens_of_all, *gradients_of_all = _add_up(torch.cat([sums, gradients]))
-        return Evaluation(
+        return ObjectiveValue(
             value / tokens_of_all,
             [entry / tokens_of_all for entry in gradients_of_all] if gradient else [],
             int(tokens_of_all),
         )
 
-    def _sum(self, rows: Sequence[Row]) -> Float[Tensor, ""]:
+    def _sum(self, rows: Sequence[TokenRow]) -> Float[Tensor, ""]:
         device = self.model.device
         scored = [[label != IGNORED for label in row.labels] for row in rows]
         batch = {

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from reproalign.ama.adapt.gradient import Blend, Merge, MergedLinear, Scratch, inner, merge_into
-from reproalign.ama.adapt.learned import PRE, SECOND, Learned
+from reproalign.ama.adapt.learned import PRE, SECOND, LearnedParameter
 from reproalign.ama.adapt.pair import Pair, Tensors, merge
 from reproalign.ama.tensors import BASE, TensorRule
 from reproalign.common.config.model import LogprobsConfig
@@ -78,7 +78,7 @@ class RatioModel:
         """
         self.network = network
         self.names = [*rule.parts.names, *([BASE] if with_base else [])]
-        self.learned: list[Learned] = []
+        self.learned: list[LearnedParameter] = []
         self._pair, self._merge, self._held, self._scratch = pair, merge, held, Scratch()
         start = {**ratios, **({BASE: base} if with_base else {})}
         self.ratios = torch.tensor([start[name] for name in self.names], dtype=torch.float64)
@@ -150,7 +150,7 @@ class RatioModel:
                 self._pair.fill(tensors, parameter, partial(self._merge, ratio=fixed))
                 continue
             linear = tensors.parameter in in_linear
-            entry = Learned(tensors, group, self.network.get_submodule(path), key, linear, paired)
+            entry = LearnedParameter(tensors, group, self.network.get_submodule(path), key, linear, paired)
             merged = partial(self._merge, ratio=float(self.ratios[group]))
             self._pair.fill(tensors, parameter, _pre if paired and linear else merged)
             self._add(entry, SECOND, _post if paired else _difference)
@@ -158,7 +158,7 @@ class RatioModel:
                 self._add(entry, PRE, _pre)
             self.learned.append(entry)
 
-    def _add(self, entry: Learned, suffix: str, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def _add(self, entry: LearnedParameter, suffix: str, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
         """Put a tensor beside a learned parameter, in its module, so that it is moved and sharded alike."""
         beside = nn.Parameter(torch.empty_like(entry.first), requires_grad=False)
         self._pair.fill(entry.tensors, beside, combine)
@@ -184,7 +184,7 @@ class RatioModel:
             elif entry.key == "weight":
                 self._tap_linear(entry)
 
-    def _tap_linear(self, entry: Learned) -> None:
+    def _tap_linear(self, entry: LearnedParameter) -> None:
         transposed, group = isinstance(entry.module, Conv1D), entry.group
         leaf = self._leaves[group]
 
@@ -214,7 +214,7 @@ class RatioModel:
         for layer in layers:
             fully_shard(layer, mesh=mesh, ignored_params=whole)
 
-    def _collect(self, entry: Learned, weight: Tensor) -> None:
+    def _collect(self, entry: LearnedParameter, weight: Tensor) -> None:
         """Add ⟨dL/dW, D⟩ as soon as dL/dW is there, and let that go."""
         assert weight.grad is not None
         leaf = self._leaves[entry.group]

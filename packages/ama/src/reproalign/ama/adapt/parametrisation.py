@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reproalign.ama.ratios import Regularizer, initial_raw, normalized
+from reproalign.ama.ratios import RatioRegularizer, initial_raw, normalized
 
 Raw = Float[Tensor, " groups"]
 
@@ -23,7 +23,7 @@ Raw = Float[Tensor, " groups"]
 class Pull:
     """The regulariser of a model: its weight, and what each group counts for."""
 
-    regularizer: Regularizer
+    regularizer: RatioRegularizer
     weight: float
     coefficients: Raw
 

@@ -12,12 +12,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reproalign.ama.adapt.config import AdaptConfig
-from reproalign.ama.adapt.likelihood import Likelihood, mixed_precision
+from reproalign.ama.adapt.likelihood import LikelihoodObjective, mixed_precision
 from reproalign.ama.adapt.merged import MERGED, PAIR, RatioModel
 from reproalign.ama.adapt.pair import Pair, merge, merge_released
 from reproalign.ama.adapt.parametrisation import Pull
-from reproalign.ama.adapt.rows import PLAIN, Row, make_rows
-from reproalign.ama.adapt.settings import Settings
+from reproalign.ama.adapt.rows import PLAIN, TokenRow, make_rows
+from reproalign.ama.adapt.settings import AdaptSettings
 from reproalign.ama.adapt.solution import Problem
 from reproalign.ama.ratios import constraint_weights
 from reproalign.ama.tensors import TensorRule
@@ -29,7 +29,7 @@ from reproalign.common.models.load import load_causal_lm, load_tokenizer
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedProblem:
     """A problem, and rows that it does not see.
 
     Attributes:
@@ -39,8 +39,8 @@ class Prepared:
     """
 
     problem: Problem
-    held_out: Sequence[Row]
-    settings: Settings
+    held_out: Sequence[TokenRow]
+    settings: AdaptSettings
 
     def loss_on_held_out(self, ratios: list[float]) -> float:
         """Return the negative log-likelihood per token of the held-out rows at ratios of the groups."""
@@ -53,12 +53,12 @@ class Prepared:
 
 def prepare(
     config: AdaptConfig,
-    settings: Settings,
+    settings: AdaptSettings,
     pair: Pair,
     rule: TensorRule,
     train: Sequence[list[Message]],
     held_out: Sequence[list[Message]],
-) -> Prepared:
+) -> PreparedProblem:
     """Tokenise the rows, load and merge the model.
 
     Raises:
@@ -70,7 +70,7 @@ def prepare(
     with state.main_process_first():
         parts = [make_rows(dialogues, tokenizer, settings.form) for dialogues in (train, held_out)]
     model = _model(config, settings, pair, rule)
-    likelihood = Likelihood(model, int(tokenizer.pad_token_id or 0), autocast=settings.variant.release_loop)
+    likelihood = LikelihoodObjective(model, int(tokenizer.pad_token_id or 0), autocast=settings.variant.release_loop)
     layers = _linear_layers(model, pair)[: len(rule.parts.names)]
     pull = None
     if settings.penalty is not None:
@@ -90,7 +90,7 @@ def prepare(
         max_evaluations=config.exact.max_evaluations,
         seed=config.seed,
     )
-    return Prepared(problem, parts[1], settings)
+    return PreparedProblem(problem, parts[1], settings)
 
 
 def _tokenizer(config: AdaptConfig) -> PreTrainedTokenizerBase:
@@ -100,7 +100,7 @@ def _tokenizer(config: AdaptConfig) -> PreTrainedTokenizerBase:
     return load_tokenizer(model) if config.layout == PLAIN else asking_tokenizer(model, config.layout)
 
 
-def _model(config: AdaptConfig, settings: Settings, pair: Pair, rule: TensorRule) -> RatioModel:
+def _model(config: AdaptConfig, settings: AdaptSettings, pair: Pair, rule: TensorRule) -> RatioModel:
     state = PartialState()
     sharded = config.launch.strategy == "fsdp"
     release_loop = settings.variant.release_loop

@@ -14,8 +14,8 @@ from transformers import get_scheduler
 
 from reproalign.ama.adapt.optimizer import RawOptimizer
 from reproalign.ama.adapt.parametrisation import Normalised, Parametrisation, Stale
-from reproalign.ama.adapt.rows import Row
-from reproalign.ama.adapt.settings import Steps
+from reproalign.ama.adapt.rows import TokenRow
+from reproalign.ama.adapt.settings import SolverSteps
 from reproalign.ama.adapt.solution import Log, Problem, Solution
 from reproalign.ama.ratios import reachable
 from reproalign.common.console import track
@@ -74,7 +74,7 @@ def solve_published(problem: Problem, epsilon: float, folder: Path, log: Log) ->
     return Solution(ratios, len(batches), {"sum_of_learning_rates": math.fsum(rates)})
 
 
-def learning_rates(steps: Steps, count: int) -> list[float]:
+def learning_rates(steps: SolverSteps, count: int) -> list[float]:
     """Return the learning rate of each of ``count`` steps."""
     optimizer = SGD([torch.zeros(())], lr=steps.learning_rate)
     warmup = math.ceil(steps.warmup_ratio * count)
@@ -102,7 +102,7 @@ def _parametrisation(problem: Problem, epsilon: float) -> Parametrisation:
     return Normalised(settings.base, epsilon, problem.weights, settings.normalisation, problem.pull)
 
 
-def _batches(rows: Sequence[Row], steps: Steps, seed: int) -> Iterator[list[Row]]:
+def _batches(rows: Sequence[TokenRow], steps: SolverSteps, seed: int) -> Iterator[list[TokenRow]]:
     """Yield the rows of each step, shuffled anew in every epoch; of several processes the first one's."""
     for epoch in range(steps.epochs):
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + epoch)).tolist()

@@ -8,15 +8,15 @@ from typing import Any
 
 from rich.table import Table
 
-from reproalign.ama.adapt.settings import Settings
+from reproalign.ama.adapt.settings import AdaptSettings
 from reproalign.ama.parts import Parts
 from reproalign.ama.ratios import constraint_weights, reachable
-from reproalign.common.evaluation.plots import Curve, comparison
+from reproalign.common.evaluation.plots import MeanCurve, comparison
 
 LINES = 12  # ratios of so many groups are drawn one by one; of more, the first and the last and some between
 
 
-def ratio_table(parts: Parts, settings: Settings, epsilon: float, ratios: Sequence[float] | None = None) -> Table:
+def ratio_table(parts: Parts, settings: AdaptSettings, epsilon: float, ratios: Sequence[float] | None = None) -> Table:
     """Lay out the groups: layers, what ε lets them reach, and their ratios if there are any."""
     weights = constraint_weights(parts.layer_shares, settings.constraint)
     ranges = reachable(settings.base, epsilon, weights, settings.normalisation)
@@ -52,7 +52,7 @@ def draw_course(rows: Sequence[Mapping[str, Any]], names: Sequence[str], path: P
         return
     stride = max(1, -(-len(names) // LINES))
     drawn = names[::stride]
-    panels: dict[str, dict[str, Curve]] = {measured: {}, "ratio on pre": {}}
+    panels: dict[str, dict[str, MeanCurve]] = {measured: {}, "ratio on pre": {}}
     several = len({row["epsilon"] for row in rows if "epsilon" in row}) > 1
     for epsilon in dict.fromkeys(row["epsilon"] for row in rows if "epsilon" in row):
         own = [row for row in rows if row.get("epsilon") == epsilon]
@@ -63,7 +63,7 @@ def draw_course(rows: Sequence[Mapping[str, Any]], names: Sequence[str], path: P
     comparison(panels, path, across=across)
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], key: str) -> Curve:
+def _curve(rows: Sequence[Mapping[str, Any]], key: str) -> MeanCurve:
     points = [(row["step"], float(row[key])) for row in rows if key in row]
     values = [value for _, value in points]
-    return Curve([step for step, _ in points], values, values, values)
+    return MeanCurve([step for step, _ in points], values, values, values)

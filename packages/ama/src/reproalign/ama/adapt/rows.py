@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.ama.align.packing import Text, pack
+from reproalign.ama.align.packing import LearnedText, pack
 from reproalign.common.data.reading import read_local
 from reproalign.common.data.records import Message, RowError, column, messages
 from reproalign.common.errors import UserError
@@ -16,7 +16,7 @@ from reproalign.common.generation.samples import find, read_selected
 from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.prompts import prompt_text
 from reproalign.common.text.templates import SEPARATORS, render_completion
-from reproalign.common.text.tokenize import Encoder, Rules, begins_with_bos, split
+from reproalign.common.text.tokenize import Encoder, TokenRules, begins_with_bos, split
 from reproalign.common.training.sft import tokenize_responses
 
 D_THETA = "d_theta.jsonl"
@@ -25,7 +25,7 @@ PLAIN = "plain"
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenRow:
     """Token ids, and which of them count.
 
     Attributes:
@@ -66,7 +66,7 @@ def read_dialogues(path: str, objective: str, max_rows: int | None) -> list[list
     return read_selected(find(path, D_THETA, "rows"), advice=advice)[:max_rows]
 
 
-def make_rows(dialogues: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase, form: Form) -> list[Row]:
+def make_rows(dialogues: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase, form: Form) -> list[TokenRow]:
     """Tokenise dialogues; with ``packing=blocks`` they are joined and cut as LMFlow does.
 
     Raises:
@@ -76,7 +76,7 @@ def make_rows(dialogues: Sequence[list[Message]], tokenizer: PreTrainedTokenizer
         return []
     if form.packing == "blocks":
         packed = pack([_text(turns, tokenizer, form) for turns in dialogues], tokenizer, form.block_size, key="rows")
-        rows = [Row(row["input_ids"], row["labels"]) for row in packed]
+        rows = [TokenRow(row["input_ids"], row["labels"]) for row in packed]
     elif form.layout == PLAIN:
         rows = [_plain_row(turns, tokenizer, form.max_length) for turns in dialogues]
     else:
@@ -87,16 +87,16 @@ def make_rows(dialogues: Sequence[list[Message]], tokenizer: PreTrainedTokenizer
             max_length=form.max_length,
             response_separator=form.response_separator,
         )
-        rows = [Row(row["input_ids"], row["labels"]) for row in tokenized]
+        rows = [TokenRow(row["input_ids"], row["labels"]) for row in tokenized]
     if form.loss_on == "all":
-        rows = [Row(row.ids, row.ids) for row in rows]
+        rows = [TokenRow(row.ids, row.ids) for row in rows]
     rows = [row for row in rows if row.tokens]
     if not rows:
         raise UserError("rows: no token of any response is left to learn from; set a larger max_length or block_size")
     return rows
 
 
-def _text(turns: list[Message], tokenizer: PreTrainedTokenizerBase, form: Form) -> Text:
+def _text(turns: list[Message], tokenizer: PreTrainedTokenizerBase, form: Form) -> LearnedText:
     """Return prompt and response for a block: apart if only the response counts, else as one text."""
     if form.layout == PLAIN:
         prompt, response = turns[0]["content"], turns[-1]["content"]
@@ -109,17 +109,17 @@ def _text(turns: list[Message], tokenizer: PreTrainedTokenizerBase, form: Form) 
     return prompt + response if form.loss_on == "all" else (prompt, response)
 
 
-def _plain_row(turns: list[Message], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Row:
+def _plain_row(turns: list[Message], tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenRow:
     """Return a prompt continued by its response, without markers; an over-long one loses the prompt's beginning."""
     encoder = Encoder(tokenizer)
     prompt, response = turns[0]["content"], turns[-1]["content"]
-    rules = Rules(None, None, max_length, max_length)
+    rules = TokenRules(None, None, max_length, max_length)
     whole = encoder(prompt + response)
     head, tail = split(rules, encoder(prompt), whole, lambda: encoder.continuation(response))
     first = [int(tokenizer.bos_token_id)] if begins_with_bos(tokenizer) else []  # type: ignore[arg-type]
     tail = tail[: max_length - 1]
     head = [*first, *head][-(max_length - len(tail)) :]
-    return Row([*head, *tail], [*[IGNORED] * len(head), *tail])
+    return TokenRow([*head, *tail], [*[IGNORED] * len(head), *tail])
 
 
 def _read_labelled(path: Path) -> list[list[Message]]:

@@ -12,17 +12,12 @@ from reproalign.ama.adapt.checks import check_epsilons, check_models, check_rele
 from reproalign.ama.adapt.config import AdaptConfig
 from reproalign.ama.adapt.rows import PLAIN, Form
 from reproalign.ama.levels import check_level
-from reproalign.ama.ratios import (
-    Regularizer,
-    initial_raw,
-    regularizer_from_code,
-)
+from reproalign.ama.ratios import RatioRegularizer, regularizer_from_code
 from reproalign.ama.rules import AmaRules, rules_of
+from reproalign.common.config.text import LAYOUTS
 from reproalign.common.errors import UserError, choose
-from reproalign.common.generation.rules import LAYOUTS
 from reproalign.common.text.templates import check_separator
 
-OBJECTIVES = ("likelihood", "labelled", "reward")
 SOLVERS = {"likelihood": ("published", "exact"), "labelled": ("published", "exact"), "reward": ("search",)}
 SCHEDULES = {
     "cosine": SchedulerType.COSINE,
@@ -32,7 +27,7 @@ SCHEDULES = {
 
 
 @dataclass(frozen=True)
-class Steps:
+class SolverSteps:
     """How the published solver steps; see :class:`~.config.PublishedConfig`."""
 
     learning_rate: float
@@ -55,13 +50,13 @@ class Penalty:
         reduction: ``group`` or ``linear``.
     """
 
-    regularizer: Regularizer
+    regularizer: RatioRegularizer
     weight: float
     reduction: str
 
 
 @dataclass(frozen=True)
-class Settings:
+class AdaptSettings:
     """What ``ama adapt`` does; the fields are AdaptConfig's of the same names unless said.
 
     Attributes:
@@ -85,7 +80,7 @@ class Settings:
     objective: str
     solver: str
     form: Form
-    steps: Steps
+    steps: SolverSteps
     penalty: Penalty | None
 
     @property
@@ -94,7 +89,7 @@ class Settings:
         return len(self.epsilons) > 1
 
 
-def check_options(config: AdaptConfig) -> Settings:
+def check_options(config: AdaptConfig) -> AdaptSettings:
     """Put the defaults in and check every key.
 
     Raises:
@@ -105,15 +100,13 @@ def check_options(config: AdaptConfig) -> Settings:
     solver = choose("solver", config.solver or SOLVERS[objective][0], SOLVERS[objective])
     check_models(config)
     base = config.alpha if config.alpha_on == "pre" else 1 - config.alpha
-    if not 0 < config.alpha < 1:
-        initial_raw(config.alpha)
     if variant.release_loop:
         check_released(config, solver)
     check_level(config.parts)
     epsilons = check_epsilons(config.epsilon)
     check_rows(config, objective)
     check_reward(config, objective, several=len(epsilons) > 1)
-    return Settings(
+    return AdaptSettings(
         variant=variant,
         base=base,
         parts=config.parts,
@@ -155,11 +148,11 @@ def _form(config: AdaptConfig, solver: str, loss_on: str) -> Form:
     )
 
 
-def _steps(config: AdaptConfig, defaults: Mapping[str, Any]) -> Steps:
+def _steps(config: AdaptConfig, defaults: Mapping[str, Any]) -> SolverSteps:
     """Return the options of the published solver, with ``published`` of the variant's rules where they are null."""
     given = {name: value for name, value in vars(config.published).items() if value is not None}
     chosen = {"learning_rate": 2e-5, **defaults, **given}
-    return Steps(**{**chosen, "schedule": SCHEDULES[chosen["schedule"]]})
+    return SolverSteps(**{**chosen, "schedule": SCHEDULES[chosen["schedule"]]})
 
 
 def _penalty(config: AdaptConfig, objective: str, variant: AmaRules) -> Penalty | None:
@@ -176,6 +169,6 @@ def _penalty(config: AdaptConfig, objective: str, variant: AmaRules) -> Penalty 
             raise UserError(f"regularizer={kind} is a code that says reg_weighting and reg_center too; remove them")
         regularizer = regularizer_from_code(kind)
     else:
-        regularizer = Regularizer(kind, config.reg_weighting or "none", config.reg_center)
-    reduction = choose("reg_reduction", config.reg_reduction or variant.reg_reduction, ("group", "linear"))
+        regularizer = RatioRegularizer(kind, config.reg_weighting or "none", config.reg_center)
+    reduction = config.reg_reduction or variant.reg_reduction
     return Penalty(regularizer, weight, reduction) if weight else None

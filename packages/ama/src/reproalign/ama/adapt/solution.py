@@ -10,10 +10,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from reproalign.ama.adapt.likelihood import Likelihood
+from reproalign.ama.adapt.likelihood import LikelihoodObjective
 from reproalign.ama.adapt.parametrisation import Pull
-from reproalign.ama.adapt.rows import Row
-from reproalign.ama.adapt.settings import Settings
+from reproalign.ama.adapt.rows import TokenRow
+from reproalign.ama.adapt.settings import AdaptSettings
 
 Log = Callable[[int, Mapping[str, float]], None]
 Measure = Callable[[int, list[float]], float]
@@ -37,9 +37,9 @@ class Problem:
         seed: of the order of the rows.
     """
 
-    likelihood: Likelihood
-    rows: Sequence[Row]
-    settings: Settings
+    likelihood: LikelihoodObjective
+    rows: Sequence[TokenRow]
+    settings: AdaptSettings
     names: Sequence[str]
     weights: Float[Tensor, " groups"]
     pull: Pull | None

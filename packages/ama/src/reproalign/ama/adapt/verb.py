@@ -14,13 +14,13 @@ from reproalign.ama.adapt.config import AdaptConfig
 from reproalign.ama.adapt.exact import solve_exact
 from reproalign.ama.adapt.measuring import Measuring
 from reproalign.ama.adapt.pair import Pair, open_pair
-from reproalign.ama.adapt.preparing import Prepared, prepare
+from reproalign.ama.adapt.preparing import PreparedProblem, prepare
 from reproalign.ama.adapt.published import solve_published
 from reproalign.ama.adapt.region import Region
 from reproalign.ama.adapt.report import draw_course, epsilon_table, ratio_table
 from reproalign.ama.adapt.rows import read_dialogues
 from reproalign.ama.adapt.search import search
-from reproalign.ama.adapt.settings import Settings, check_options
+from reproalign.ama.adapt.settings import AdaptSettings, check_options
 from reproalign.ama.adapt.solution import Solution, Solver
 from reproalign.ama.inputs import identity
 from reproalign.ama.parts import make_parts
@@ -86,7 +86,7 @@ def dry_run(config: AdaptConfig, invocation: Invocation) -> None:
             print(f"note: {note}")
 
 
-def _rule(settings: Settings, pair: Pair) -> TensorRule:
+def _rule(settings: AdaptSettings, pair: Pair) -> TensorRule:
     variant = settings.variant
     parts = make_parts(settings.parts, pair.blocks, released=variant.release_parts)
     if not parts.names:
@@ -102,7 +102,12 @@ def _identify(run: Run, config: AdaptConfig) -> None:
 
 
 def _learn(
-    run: Run, config: AdaptConfig, settings: Settings, rule: TensorRule, prepared: Prepared, measuring: Measuring
+    run: Run,
+    config: AdaptConfig,
+    settings: AdaptSettings,
+    rule: TensorRule,
+    prepared: PreparedProblem,
+    measuring: Measuring,
 ) -> None:
     """Solve for every ε, choose between them, and see what was gained on what was held out."""
     held_out: dict[str, Any] = {}
@@ -136,7 +141,7 @@ def _learn(
     _finish(run, config, settings, rule, {chosen: solutions[chosen]}, held_out)
 
 
-def _search(run: Run, config: AdaptConfig, settings: Settings, rule: TensorRule, measuring: Measuring) -> Solution:
+def _search(run: Run, config: AdaptConfig, settings: AdaptSettings, rule: TensorRule, measuring: Measuring) -> Solution:
     epsilon = settings.epsilons[0]
     weights = constraint_weights(rule.parts.layer_shares, settings.constraint).tolist()
 
@@ -152,7 +157,9 @@ def _log(run: Run, before: int, epsilon: float, step: int, numbers: Mapping[str,
     run.log(before + step, {"epsilon": epsilon, **numbers})
 
 
-def _ratios(config: AdaptConfig, settings: Settings, rule: TensorRule, epsilon: float, solution: Solution) -> Ratios:
+def _ratios(
+    config: AdaptConfig, settings: AdaptSettings, rule: TensorRule, epsilon: float, solution: Solution
+) -> Ratios:
     parts = rule.parts
     found = {
         "objective": settings.objective,
@@ -180,7 +187,7 @@ def _ratios(config: AdaptConfig, settings: Settings, rule: TensorRule, epsilon: 
 def _finish(
     run: Run,
     config: AdaptConfig,
-    settings: Settings,
+    settings: AdaptSettings,
     rule: TensorRule,
     solutions: Mapping[float, Solution],
     held_out: dict[str, Any],

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from reproalign.ama.align.preference_rows import Example, read_examples
+from reproalign.ama.align.preference_rows import PreferenceExample, read_examples
 from reproalign.ama.align.preference_split import Split, divide
 from reproalign.ama.align.prompt_length import short_prompts
-from reproalign.ama.align.raft_config import DataConfig
+from reproalign.ama.align.raft_config import PreferenceDataConfig
 from reproalign.ama.rules import rules_of
 from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.console import result_console, say, track
@@ -29,7 +29,7 @@ ON_HUB = ("name", "folders", "revision", "train_split", "test_split")
 REJECTS = "rejects.jsonl"
 
 
-def data(config: DataConfig, invocation: Invocation) -> None:
+def data(config: PreferenceDataConfig, invocation: Invocation) -> None:
     """Write ``prompts``, ``eval_prompts``, ``sft``, ``pairs`` and ``eval_pairs.jsonl``; how many of each is recorded.
 
     ``prompts`` and ``eval_prompts`` have ``id`` and ``prompt`` (messages), ``sft`` has ``messages``, the pairs are in
@@ -66,7 +66,7 @@ def data(config: DataConfig, invocation: Invocation) -> None:
         say(f"files and record: {run.dir}")
 
 
-def check_data(config: DataConfig) -> None:
+def check_data(config: PreferenceDataConfig) -> None:
     """Refuse options that contradict each other.
 
     Raises:
@@ -76,21 +76,21 @@ def check_data(config: DataConfig) -> None:
         raise UserError(f"variant=released is the published division; set split=published, not split={config.split}")
     for split, names in OWN.items():
         for name in names:
-            if config.split != split and getattr(config, name) != getattr(DataConfig, name):
+            if config.split != split and getattr(config, name) != getattr(PreferenceDataConfig, name):
                 raise UserError(f"{name} is of split={split}, not of split={config.split}; remove it")
     for name in ON_HUB if config.train else ():
-        if getattr(config, name) != getattr(DataConfig(), name):
+        if getattr(config, name) != getattr(PreferenceDataConfig(), name):
             raise UserError(f"{name} is of rows on the Hub, and train=[FILE] gives files; remove one of them")
     if config.test and not config.train:
         raise UserError("test=[FILE] needs train=[FILE] beside it; without both the rows are the Hub's")
     _check_measuring(config)
 
 
-def _check_measuring(config: DataConfig) -> None:
+def _check_measuring(config: PreferenceDataConfig) -> None:
     """Refuse a length of prompts that nothing measures, and what measures where no length is asked for."""
     if config.max_prompt_length is None:
         for name in ("tokenizer", "layout", "chat_template"):
-            if getattr(config, name) != getattr(DataConfig, name):
+            if getattr(config, name) != getattr(PreferenceDataConfig, name):
                 raise UserError(f"{name} measures prompts, and max_prompt_length=null needs no measure; remove {name}")
         return
     if not config.tokenizer:
@@ -101,7 +101,7 @@ def _check_measuring(config: DataConfig) -> None:
         raise UserError(f"chat_template is of layout=chat, not of layout={config.layout}; remove it")
 
 
-def _rows(config: DataConfig, role: str, paths: list[Path], run: Run) -> Iterator[Row]:
+def _rows(config: PreferenceDataConfig, role: str, paths: list[Path], run: Run) -> Iterator[Row]:
     """Yield the rows of a role, and fingerprint where they came from."""
     if config.train:
         for number, path in enumerate(paths, start=1):
@@ -119,7 +119,7 @@ def _rows(config: DataConfig, role: str, paths: list[Path], run: Run) -> Iterato
         yield from rows
 
 
-def _write(split: Split, config: DataConfig, run: Run) -> dict[str, int]:
+def _write(split: Split, config: PreferenceDataConfig, run: Run) -> dict[str, int]:
     """Write the files; return how many rows each has, and how many were left out on the way."""
     facts: dict[str, int] = {}
     trained = {row.key for row in split.train}
@@ -138,8 +138,10 @@ def _write(split: Split, config: DataConfig, run: Run) -> dict[str, int]:
     return facts
 
 
-def _prompts(name: str, rows: list[Example], config: DataConfig, facts: dict[str, int]) -> list[Example]:
-    different: dict[str, Example] = {}
+def _prompts(
+    name: str, rows: list[PreferenceExample], config: PreferenceDataConfig, facts: dict[str, int]
+) -> list[PreferenceExample]:
+    different: dict[str, PreferenceExample] = {}
     for row in rows:
         different.setdefault(row.key, row)
     facts[f"{name}_repeated"] = len(rows) - len(different)

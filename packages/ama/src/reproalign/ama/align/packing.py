@@ -30,7 +30,7 @@ LONGEST_DEFAULT = 1024  # tokens of a block where none are asked for
 FEATURES = Features({name: SequenceFeature(Value("int32")) for name in ("input_ids", "labels")})
 
 Block = dict[str, NDArray[np.int32]]
-Text = str | tuple[str, str]  # a text, all of which is learned; or a prompt and the response that is learned
+LearnedText = str | tuple[str, str]  # a text, all of which is learned; or a prompt and the response that is learned
 
 
 def effective_block_size(block_size: int | None, model_max_length: int, *, truncate: bool = True) -> int:
@@ -63,7 +63,7 @@ def group_texts(columns: Mapping[str, Sequence[Sequence[int]]], block_size: int)
     }
 
 
-def tokenize_texts(texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[int]]]:
+def tokenize_texts(texts: Sequence[LearnedText], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[list[int]]]:
     """Return ``input_ids`` and ``labels`` of texts, or of couples whose first part is not learned (label -100).
 
     A text to which a chat template gave BOS gets no second one.
@@ -82,7 +82,7 @@ def tokenize_texts(texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase) ->
 
 
 def blocks(
-    texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, block_size: int, *, group_size: int = GROUP
+    texts: Sequence[LearnedText], tokenizer: PreTrainedTokenizerBase, block_size: int, *, group_size: int = GROUP
 ) -> Iterator[Block]:
     """Tokenise texts and yield their blocks (``input_ids`` and ``labels``) as they fill up, in the order of the texts.
 
@@ -109,7 +109,7 @@ def to_dataset(rows: Iterable[Mapping[str, Any]]) -> Dataset:
 
 
 def pack(
-    texts: Sequence[Text],
+    texts: Sequence[LearnedText],
     tokenizer: PreTrainedTokenizerBase,
     block_size: int | None,
     *,

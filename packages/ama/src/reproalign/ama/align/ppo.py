@@ -14,7 +14,7 @@ from reproalign.ama.align.online.learner import Learner, make_accelerator, make_
 from reproalign.ama.align.online.loop import Loop
 from reproalign.ama.align.online.prompts import Prompts, load_prompts
 from reproalign.ama.align.online.report import draw, summary
-from reproalign.ama.align.online.rewards import Rewards, reading, reward_model
+from reproalign.ama.align.online.rewards import PromptRewards, reading, reward_model
 from reproalign.ama.align.online.state import load_state, logged_rows
 from reproalign.ama.align.ppo_config import KLOptions, PPOConfig
 from reproalign.common.console import result_console
@@ -54,7 +54,7 @@ def ppo(config: PPOConfig, invocation: Invocation) -> None:
         learner = make_learner(config, accelerator, tokenizer, start)
         standing = _standing(config, run.dir, learner, start, run)
         first = start.standing.iteration + 1 if start else 1
-        rewards = Rewards(config, prompts.messages)
+        rewards = PromptRewards(config, prompts.messages)
         Loop(config, run, learner, tokenizer, prompts, rewards, first)(standing)
         _finish(run, config, accelerator, learner, tokenizer)
 

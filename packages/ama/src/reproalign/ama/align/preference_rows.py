@@ -19,7 +19,7 @@ from reproalign.common.errors import UserError
 
 
 @dataclass(frozen=True)
-class Example:
+class PreferenceExample:
     """A prompt, its preferred answer, and the other one, if the row makes a pair.
 
     Attributes:
@@ -47,7 +47,9 @@ class Example:
         return {"prompt": self.prompt, "chosen": [_answer(self.chosen)], "rejected": [_answer(self.rejected)]}
 
 
-def read_examples(rows: Iterable[Row], on_error: str, reject: Callable[[str, str, str], None]) -> list[Example]:
+def read_examples(
+    rows: Iterable[Row], on_error: str, reject: Callable[[str, str, str], None]
+) -> list[PreferenceExample]:
     """Read rows.
 
     A row whose two dialogues have different prompts, or the same answer, is no pair, but a dialogue nevertheless.
@@ -78,7 +80,7 @@ def read_examples(rows: Iterable[Row], on_error: str, reject: Callable[[str, str
     return examples
 
 
-def _example(row: dict[str, Any]) -> tuple[Example, str]:
+def _example(row: dict[str, Any]) -> tuple[PreferenceExample, str]:
     """Return the row, and why it is no pair, if it is none."""
     found = SOURCES["preference"].read_one(row)
     wholes = [_whole(found, place, side) for place, side in enumerate(("chosen", "rejected"))]
@@ -86,12 +88,12 @@ def _example(row: dict[str, Any]) -> tuple[Example, str]:
     if not chosen.strip():
         raise RowError("the preferred answer is empty")
     if prompt != other:
-        return Example(prompt, chosen, None), "chosen and rejected answer different prompts"
+        return PreferenceExample(prompt, chosen, None), "chosen and rejected answer different prompts"
     try:
         make_record(prompt, [_answer(chosen)], [_answer(rejected)])
     except RowError as error:
-        return Example(prompt, chosen, None), str(error)
-    return Example(prompt, chosen, rejected), ""
+        return PreferenceExample(prompt, chosen, None), str(error)
+    return PreferenceExample(prompt, chosen, rejected), ""
 
 
 def _whole(prompt: Prompt, place: int, side: str) -> list[Message]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from reproalign.ama.align.preference_rows import Example
-from reproalign.ama.align.raft_config import DataConfig
+from reproalign.ama.align.preference_rows import PreferenceExample
+from reproalign.ama.align.raft_config import PreferenceDataConfig
 from reproalign.common.data.holdout import hold_out
 from reproalign.common.errors import UserError
 
@@ -24,13 +24,19 @@ class Split:
         eval_prompts: rows whose prompts it is evaluated on.
     """
 
-    train: list[Example]
-    held_out: list[Example]
-    prompts: list[Example]
-    eval_prompts: list[Example]
+    train: list[PreferenceExample]
+    held_out: list[PreferenceExample]
+    prompts: list[PreferenceExample]
+    eval_prompts: list[PreferenceExample]
 
 
-def divide(train: list[Example], test: list[Example], config: DataConfig, *, trained_prompts: bool = False) -> Split:
+def divide(
+    train: list[PreferenceExample],
+    test: list[PreferenceExample],
+    config: PreferenceDataConfig,
+    *,
+    trained_prompts: bool = False,
+) -> Split:
     """Divide rows by ``config.split``.
 
     ``published`` (model card of the reward model, LMFlow's documentation): the first ``test_first`` test rows join the

@@ -16,7 +16,7 @@ from reproalign.ama.align.prompt_batches import iteration_prompts
 from reproalign.ama.align.prompt_length import short_prompts
 from reproalign.ama.align.raft_config import RaftConfig
 from reproalign.ama.align.raft_files import POOL, RECORD_FILE, SAMPLES, TRAJECTORY, pool_rows, trajectory_text
-from reproalign.ama.align.raft_options import ITERATIONS, Rules, child_words, resolve
+from reproalign.ama.align.raft_options import ITERATIONS, RaftRules, child_words, resolve
 from reproalign.ama.align.reward_record import record_line, reward_record
 from reproalign.ama.align.sft_options import check_options
 from reproalign.common.console import say
@@ -36,7 +36,7 @@ PROMPTS = "prompts.jsonl"  # of the folder of `ama data`
 
 
 @dataclass(frozen=True)
-class Plan:
+class RaftPlan:
     """What is run.
 
     Attributes:
@@ -47,7 +47,7 @@ class Plan:
         children: of every iteration, by step.
     """
 
-    rules: Rules
+    rules: RaftRules
     prompts: list[list[Message]]
     overlong: int
     batches: list[list[list[int]]]
@@ -108,7 +108,7 @@ def show_plan(config: RaftConfig, invocation: Invocation) -> None:
             print(shlex.join(child.invocation.command))
 
 
-def make_plan(config: RaftConfig, invocation: Invocation) -> Plan:
+def make_plan(config: RaftConfig, invocation: Invocation) -> RaftPlan:
     """Check everything, deal out the prompts, and compose the children.
 
     Raises:
@@ -134,10 +134,10 @@ def make_plan(config: RaftConfig, invocation: Invocation) -> Plan:
         )
         for number in range(config.iterations)
     ]
-    return Plan(rules, short, len(prompts) - len(short), batches, children)
+    return RaftPlan(rules, short, len(prompts) - len(short), batches, children)
 
 
-def _measure(number: int, folders: dict[str, Path], batches: list[list[int]], rules: Rules) -> dict[str, Any]:
+def _measure(number: int, folders: dict[str, Path], batches: list[list[int]], rules: RaftRules) -> dict[str, Any]:
     """Return what an iteration is reported by: rewards, the release's record, and the model."""
     rows = read_sampled(folders["score"] / SCORED, scored=True)
     ends = list(accumulate(map(len, batches)))

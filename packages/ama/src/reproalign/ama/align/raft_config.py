@@ -17,7 +17,7 @@ FILTERS: dict[str, Any] = {
 
 
 @dataclass
-class DataConfig:
+class PreferenceDataConfig:
     """``ama data``: preference rows as prompts, dialogues and pairs, divided as the paper's are."""
 
     output_dir: str = output_dir()

@@ -11,12 +11,13 @@ from reproalign.ama.rules import rules_of
 from reproalign.common.errors import UserError
 from reproalign.common.generation.select import SelectionRules
 from reproalign.common.options.words import as_word
-from reproalign.common.verbs.iterations import Iterations, Step
+from reproalign.common.verbs.iterations import Iterations, IterationStep
 
-FILTERS = ("auto", "lmflow", "none")
 ITERATIONS = Iterations(
     by="align raft",
-    train=Step("train", SFT, ("rows", "model", "seed", "output_dir", "variant", "layout", "response_separator")),
+    train=IterationStep(
+        "train", SFT, ("rows", "model", "seed", "output_dir", "variant", "layout", "response_separator")
+    ),
     selected="rows",
     listed=True,
     owned={
@@ -37,7 +38,7 @@ ITERATIONS = Iterations(
 
 
 @dataclass(frozen=True)
-class Rules:
+class RaftRules:
     """What the options come to, with nothing left open.
 
     Attributes:
@@ -59,7 +60,7 @@ class Rules:
     ranks: int | None
 
 
-def resolve(config: RaftConfig) -> Rules:
+def resolve(config: RaftConfig) -> RaftRules:
     """Check the options that are raft's own.
 
     Raises:
@@ -70,7 +71,7 @@ def resolve(config: RaftConfig) -> Rules:
     if config.ranks > 1 and not variant.dealt:
         raise UserError(f"ranks={config.ranks} is of variant=released; variant=paper shuffles all prompts together")
     shortest, longest = variant.raft_lengths if config.max_new_tokens is None else (None, config.max_new_tokens)
-    return Rules(
+    return RaftRules(
         (shortest if config.min_new_tokens is None else config.min_new_tokens, longest),
         filtered,
         "none" if variant.unseparated and config.layout != "chat" else "space",
@@ -84,7 +85,7 @@ def resolve(config: RaftConfig) -> Rules:
     )
 
 
-def child_words(config: RaftConfig, rules: Rules) -> dict[str, Sequence[str]]:
+def child_words(config: RaftConfig, rules: RaftRules) -> dict[str, Sequence[str]]:
     """Return what the children are told beside what every loop of iterations tells them."""
     shortest, limit = rules.lengths
     separator = [as_word("response_separator", rules.separator)] if rules.separator != "space" else []

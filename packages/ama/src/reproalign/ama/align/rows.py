@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproalign.ama.align.packing import Text
+from reproalign.ama.align.packing import LearnedText
 from reproalign.common.data.reading import Row, local_path, read_local
 from reproalign.common.data.records import Message, RowError, column, messages
 from reproalign.common.errors import UserError
 from reproalign.common.records.handed_on import intact
 
-Entry = list[Message] | Text  # turns; or a text; or a prompt and its response, both as they stand
+Entry = list[Message] | LearnedText  # turns; or a text; or a prompt and its response, both as they stand
 
 LISTS = ("pool.jsonl", "selected.jsonl", "sft.jsonl")  # what a folder of a run is read for, the first that is there
 SPEAKERS = {"human": "user", "user": "user", "system": "system"}

@@ -15,7 +15,7 @@ from reproalign.ama.align.averaging import Averaging
 from reproalign.ama.align.config import SFTConfig
 from reproalign.ama.align.rows import find_files
 from reproalign.ama.align.sft_data import load
-from reproalign.ama.align.sft_options import Checked, check_options
+from reproalign.ama.align.sft_options import SFTSettings, check_options
 from reproalign.ama.align.trainer import Distillation, ForgettingTrainer
 from reproalign.ama.align.weight_penalty import WeightPenalty
 from reproalign.common.config.model import ReferenceConfig
@@ -110,7 +110,7 @@ def _check_positions(model: Model, longest: int) -> None:
         )
 
 
-def _penalty(config: SFTConfig, checked: Checked) -> WeightPenalty | Distillation | None:
+def _penalty(config: SFTConfig, checked: SFTSettings) -> WeightPenalty | Distillation | None:
     if checked.distance is None:
         return checked.weights
     assert config.penalty.weight is not None  # check_penalty
@@ -121,7 +121,7 @@ def _penalty(config: SFTConfig, checked: Checked) -> WeightPenalty | Distillatio
     return Distillation(config.penalty.weight, *checked.distance, reference)
 
 
-def _facts(checked: Checked) -> dict[str, Any]:
+def _facts(checked: SFTSettings) -> dict[str, Any]:
     if checked.weights is not None:
         return {name: getattr(checked.weights, name) for name in ("order", "factor", "mean", "root")}
     return {} if checked.distance is None else dict(zip(("statistic", "reduction"), checked.distance, strict=True))

@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.ama.align.config import ReplayConfig, SFTConfig
-from reproalign.ama.align.packing import Text, blocks, effective_block_size, pack, to_dataset, tokenize_texts
+from reproalign.ama.align.packing import LearnedText, blocks, effective_block_size, pack, to_dataset, tokenize_texts
 from reproalign.ama.align.rows import Entry, find_files, read_rows
 from reproalign.common.data.cache import fingerprint_dataset, fingerprint_rows
 from reproalign.common.data.holdout import hold_out
@@ -41,14 +41,14 @@ class TextRules:
 
 
 @dataclass(frozen=True)
-class Data:
+class SFTRows:
     """Tokenised rows of ``input_ids`` and ``labels``; nothing may be held out."""
 
     train: Dataset
     held_out: Dataset | None
 
 
-def load(config: SFTConfig, rules: TextRules, tokenizer: PreTrainedTokenizerBase, run: Run) -> Data:
+def load(config: SFTConfig, rules: TextRules, tokenizer: PreTrainedTokenizerBase, run: Run) -> SFTRows:
     """Read, divide, tokenise and mix the rows, and record what came of them.
 
     Raises:
@@ -73,7 +73,7 @@ def load(config: SFTConfig, rules: TextRules, tokenizer: PreTrainedTokenizerBase
     run.set("rows", counts)
     run.add_fingerprint("data", "train tokens", fingerprint_dataset(train), rows=len(train))
     used_rows(run, tokenizer, train)
-    return Data(train, evaluation)
+    return SFTRows(train, evaluation)
 
 
 def tokenize(
@@ -173,7 +173,7 @@ def _prompt(entry: Entry) -> Any:
     return entry if isinstance(entry, str) else entry[:-1]
 
 
-def _text(entry: Entry, tokenizer: PreTrainedTokenizerBase, rules: TextRules) -> Text:
+def _text(entry: Entry, tokenizer: PreTrainedTokenizerBase, rules: TextRules) -> LearnedText:
     if not isinstance(entry, list):
         return entry
     if rules.loss_on == "response":

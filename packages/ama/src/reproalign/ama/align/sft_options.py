@@ -19,7 +19,7 @@ PENALTIES = ("none", "l1", "l2", "kd", "kl")
 
 
 @dataclass(frozen=True)
-class Checked:
+class SFTSettings:
     """What the options come to, with nothing left open."""
 
     text: TextRules
@@ -28,7 +28,7 @@ class Checked:
     distance: tuple[str, str] | None  # statistic and reduction of a penalty on distributions
 
 
-def check_options(config: SFTConfig) -> Checked:
+def check_options(config: SFTConfig) -> SFTSettings:
     """Check what can be checked without rows and model, for files that need not be there yet.
 
     Returns:
@@ -52,7 +52,7 @@ def check_options(config: SFTConfig) -> Checked:
             "model.dtype=float16 cannot be trained itself (its gradients cannot be unscaled); set model.dtype=float32 "
             "or bfloat16, or model.lora.enabled=true, whose adapters are float32"
         )
-    return Checked(_text_rules(config, blocks=variant.blocks), normalisation, weights, distance)
+    return SFTSettings(_text_rules(config, blocks=variant.blocks), normalisation, weights, distance)
 
 
 def check_penalty(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config.model import DTYPES
-from reproalign.common.merging.config import KEEP_FILES, THREADS, VERIFY
-from reproalign.common.options import option, output_dir, variant
+from reproalign.common.merging.config import DIFFERENCES, MergeConfig
+from reproalign.common.options import like, option, output_dir, variant
 
 TENSORS = {
     "released_ma": "all",
@@ -94,30 +93,19 @@ class AverageConfig:
         help="what is accepted, with a note",
         choices={
             "extrapolation": "ratios outside 0 to 1",
+            **dict.fromkeys(DIFFERENCES, ""),
             "bin": "pickled files",
-            "tokenizer": "",
-            "chat_template": "",
-            "config": "",
-            "extra_tensors": "",
         },
         null="nothing",
     )
-    dtype: str | None = option(
-        None, help="of the output", choices=DTYPES, null="paper: auto, as pre; released: bfloat16"
-    )
+    dtype: str | None = like(MergeConfig, "dtype", None, null="paper: auto, as pre; released: bfloat16")
     accumulate: str | None = option(
         None, help="precision of the arithmetic of variant=paper", choices=("float32", "float64"), null="float32"
     )
-    embeddings: str | None = option(
-        None, help="unequal numbers of rows", choices=("refuse", "crop", "pad"), null="refuse"
-    )
-    tied: str | None = option(
-        None, help="head of tied models", choices={"keep": "", "untie": "write it as a tensor of its own"}, null="keep"
-    )
-    files_from: str | None = option(
-        None, help="model whose config, tokenizer and generation files are copied", null="pre"
-    )
-    shard_size: str = option("5GB", help="largest file of the output")
-    threads: int | None = option(None, **THREADS)
-    verify: str = option("auto", **VERIFY)
-    resume: str = option("auto", **KEEP_FILES)
+    embeddings: str | None = like(MergeConfig, "embeddings", None)
+    tied: str | None = like(MergeConfig, "tied", None)
+    files_from: str | None = like(MergeConfig, "files_from", None, null="pre")
+    shard_size: str = like(MergeConfig, "shard_size", "5GB")
+    threads: int | None = like(MergeConfig, "threads", None)
+    verify: str = like(MergeConfig, "verify", "auto")
+    resume: str = like(MergeConfig, "resume", "auto")

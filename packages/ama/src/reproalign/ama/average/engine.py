@@ -7,7 +7,6 @@ from typing import Any
 from reproalign.ama.average.config import AverageConfig
 from reproalign.ama.rules import rules_of
 from reproalign.common.errors import UserError
-from reproalign.common.merging.checks import check_number
 from reproalign.common.merging.config import MergeConfig
 
 ALPHA = 0.2  # on pre: what the paper recommends (Section 6)
@@ -39,8 +38,7 @@ def core_config(config: AverageConfig) -> MergeConfig:
             raise UserError("fraction is not set; method=graft needs the share of all entries that are post's")
         if not variant.graft:
             raise UserError("variant=released holds no method=graft; remove one of the two")
-        fraction = check_number("fraction", config.fraction, None, above=0.0, most=1.0)
-        graft: dict[str, Any] = {"base": config.pre, "models": [config.post], "density": fraction}
+        graft: dict[str, Any] = {"base": config.pre, "models": [config.post], "density": config.fraction}
         return MergeConfig(**made, method="ties", trim_scope="model", scale=1.0, allow=allow, **graft)
     if "extrapolation" in (config.allow or ()):
         allow.append("negative")
@@ -74,6 +72,5 @@ def _moving_average(config: AverageConfig) -> dict[str, Any]:
         raise UserError(
             "decay is not set; method=sma needs μ, the share of the average that is kept at each checkpoint"
         )
-    decay = check_number("decay", config.decay, None, least=0.0)
-    weights = moving_average_weights(len(config.checkpoints), decay, config.reset_every)
+    weights = moving_average_weights(len(config.checkpoints), config.decay, config.reset_every)
     return {"models": [config.pre, *config.checkpoints], "weights": list(weights)}

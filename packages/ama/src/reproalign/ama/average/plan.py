@@ -14,12 +14,10 @@ from reproalign.ama.levels import check_level, pivots_of
 from reproalign.ama.parts import Parts
 from reproalign.ama.ratios_file import Ratios, read_ratios
 from reproalign.ama.rules import AmaRules, rules_of
-from reproalign.ama.tensors import RULES
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.merging.checks import check_number
 from reproalign.common.merging.resolving import resolve as resolve_core
 
-ALLOWANCES = ("extrapolation", "bin", "tokenizer", "chat_template", "config", "extra_tensors")
 READERS = {  # keys that not every method reads -> the method that does
     **dict.fromkeys(("alpha", "parts", "ratios", "only", "pattern", "name", "tensors", "head"), "ma"),
     "fraction": "graft",
@@ -29,7 +27,7 @@ SAYS_RATIOS = ("ratios", "only", "pattern", "name")
 
 
 @dataclass(frozen=True)
-class Plan:
+class AveragePlan:
     """A plan of ``method=ma``; all ratios multiply pre.
 
     Attributes:
@@ -80,7 +78,7 @@ class Plan:
         return dict(zip(parts.names, self.ratios, strict=True))
 
 
-def resolve(config: AverageConfig) -> Plan | None:
+def resolve(config: AverageConfig) -> AveragePlan | None:
     """Check every key that can be checked without opening a model.
 
     Returns:
@@ -103,7 +101,7 @@ def resolve(config: AverageConfig) -> Plan | None:
     return None
 
 
-def _averaged(config: AverageConfig) -> Plan:
+def _averaged(config: AverageConfig) -> AveragePlan:
     variant = rules_of(config.variant)
     given = [key for key in SAYS_RATIOS if getattr(config, key) is not None]
     if len(given) > 1:
@@ -121,26 +119,25 @@ def _averaged(config: AverageConfig) -> Plan:
     return plan
 
 
-def _from_numbers(config: AverageConfig, variant: AmaRules) -> Plan:
+def _from_numbers(config: AverageConfig, variant: AmaRules) -> AveragePlan:
     on_pre = _converter(config.alpha_on)
-    alpha = None if config.alpha is None else check_number("alpha", config.alpha, None)
+    alpha = config.alpha
     base = ALPHA if alpha is None else on_pre(alpha)
     cut, tensors = config.parts or variant.parts, config.tensors or variant.tensors
-    plan = Plan(config, variant, base, cut, tensors, config.head, base)
+    plan = AveragePlan(config, variant, base, cut, tensors, config.head, base)
     if config.only is not None:
         # What is not averaged is θ, the head and the last norm too, unless the head is asked for.
         return replace(plan, base=base if config.head == "base" else 0.0, only=config.only)
     if config.pattern is not None:
-        shift = [check_number("pattern", value, None) for value in config.pattern]
         start = alpha if alpha is not None else on_pre(ALPHA)
-        return replace(plan, ratios=tuple(on_pre(round(start + value, 12)) for value in shift))
+        return replace(plan, ratios=tuple(on_pre(round(start + value, 12)) for value in config.pattern))
     if config.ratios is not None:
         ratios = tuple(on_pre(value) for value in _numbers(config.ratios))
         return replace(plan, base=sum(ratios) / len(ratios) if alpha is None else base, ratios=ratios)
     return replace(plan, level=config.parts or "block1")
 
 
-def _from_file(config: AverageConfig, variant: AmaRules) -> Plan:
+def _from_file(config: AverageConfig, variant: AmaRules) -> AveragePlan:
     for key in ("alpha", "parts"):
         if getattr(config, key) is not None:
             raise UserError(f"{key} has no meaning beside a file of ratios, which says it; remove {key}")
@@ -148,11 +145,10 @@ def _from_file(config: AverageConfig, variant: AmaRules) -> Plan:
         raise UserError("alpha_on=post has no meaning beside a file of ratios, which multiply pre; remove it")
     found = read_ratios(config.ratios, allow_bin="bin" in (config.allow or ()))
     tensors = config.tensors or found.tensors or variant.learned_tensors
-    choose("tensors", tensors, RULES)
-    return Plan(config, variant, found.base, found.level, tensors, config.head or found.head, 0.0, file=found)
+    return AveragePlan(config, variant, found.base, found.level, tensors, config.head or found.head, 0.0, file=found)
 
 
-def _from_name(config: AverageConfig, variant: AmaRules) -> Plan:
+def _from_name(config: AverageConfig, variant: AmaRules) -> AveragePlan:
     assert config.name is not None
     for key in ("parts", "tensors", "head"):
         if getattr(config, key) is not None:
@@ -165,13 +161,13 @@ def _from_name(config: AverageConfig, variant: AmaRules) -> Plan:
         raise UserError(f"alpha is not set, and name={config.name} does not begin with ma_ALPHA_ or pma_ALPHA_")
     if not variant.release_names and None not in (config.alpha, inside) and config.alpha != inside:
         raise UserError(f"alpha={config.alpha} is not that of name={config.name}; remove one")
-    alpha = check_number("alpha", config.alpha if config.alpha is not None else inside, None)
+    alpha = check_number("alpha", config.alpha if config.alpha is not None else inside)
     head = "post" if name.head_post else "base"
-    plan = Plan(config, variant, alpha, name.level or "block1", "released_ma", head, name.ratios or alpha)
+    plan = AveragePlan(config, variant, alpha, name.level or "block1", "released_ma", head, name.ratios or alpha)
     return replace(plan, name=name) if variant.release_names else plan
 
 
-def _check_range(config: AverageConfig, plan: Plan) -> None:
+def _check_range(config: AverageConfig, plan: AveragePlan) -> None:
     """Refuse ratios beyond the two models, unless they are meant."""
     ratios = plan.ratios if isinstance(plan.ratios, tuple) else (plan.ratios,)
     found = tuple(plan.file.groups.values()) if plan.file else ratios
@@ -183,7 +179,7 @@ def _check_range(config: AverageConfig, plan: Plan) -> None:
             )
 
 
-def _check_count(plan: Plan) -> None:
+def _check_count(plan: AveragePlan) -> None:
     """Refuse a wrong number of ratios before a model is opened, where the level says how many there are."""
     pivots = pivots_of(plan.level)
     found = re.fullmatch(r"(?:block|even|paper)(\d+)", plan.level)
@@ -202,4 +198,4 @@ def _converter(alpha_on: str) -> Callable[[float], float]:
 def _numbers(value: Any) -> Sequence[float]:
     if not isinstance(value, list | tuple) or not value:
         raise UserError(f"ratios={value}: give a list of numbers, one for each part, or a file")
-    return [check_number("ratios", entry, None) for entry in value]
+    return [check_number("ratios", entry) for entry in value]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reproalign.ama.average.names import LegacyName
-from reproalign.ama.average.plan import Plan
+from reproalign.ama.average.plan import AveragePlan
 from reproalign.ama.inputs import identity
 from reproalign.ama.parts import Parts, make_parts
 from reproalign.ama.ratios_file import Ratios
@@ -35,7 +35,7 @@ class Averaged:
         dtype: of a tensor of the output.
     """
 
-    plan: Plan
+    plan: AveragePlan
     parts: Parts
     ratios: dict[str, float]
     rule: TensorRule
@@ -127,7 +127,7 @@ class Averaged:
 SHOWN = ("parts", "ratios", "base", "tensors", "head")
 
 
-def averaged(plan: Plan, model: Model) -> Averaged:
+def averaged(plan: AveragePlan, model: Model) -> Averaged:
     """Fit a plan to a model.
 
     Args:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from reproalign.ama.frontier.entries import Entry
 from reproalign.ama.frontier.evaluated import LOSSES, REWARDS
-from reproalign.ama.frontier.plan import Chain, Plan
+from reproalign.ama.frontier.plan import Chain, FrontierPlan
 from reproalign.ama.points import Measure, Point
 from reproalign.ama.ratios_file import read_ratios
 from reproalign.common.errors import UserError
@@ -48,7 +48,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Found:
+class MeasuredModel:
     """A row of the table, with its model's measures."""
 
     entry: Entry
@@ -56,7 +56,7 @@ class Found:
     measured: Measured
 
 
-def collect(plan: Plan, folder: Path, *, measure: str, tensors: str) -> list[Found]:
+def collect(plan: FrontierPlan, folder: Path, *, measure: str, tensors: str) -> list[MeasuredModel]:
     """Read every finished chain below ``folder``, a row for each entry.
 
     Args:
@@ -87,7 +87,7 @@ def collect(plan: Plan, folder: Path, *, measure: str, tensors: str) -> list[Fou
             metrics={**own.tasks, **own.beside},
             notes=notes,
         )
-        found.append(Found(entry, point, own))
+        found.append(MeasuredModel(entry, point, own))
     return found
 
 

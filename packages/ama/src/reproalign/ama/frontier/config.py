@@ -76,7 +76,7 @@ class PartSweep:
     level: str = option(
         "paper3", help="where the parts end: paper3 (layers 1-8, 9-17, 18-26) | block3 (the release) | 7#16 | …"
     )
-    alphas: list[float] | None = option(None, help="ratios of that part", null="the frontier's")
+    alphas: list[float] | None = option(None, help="ratios of that part", at_least=0, at_most=1, null="the frontier's")
 
 
 @dataclass
@@ -86,7 +86,11 @@ class PatternSweep:
     offsets: list[Any] = option([], help="e.g. [[0,-0.1,-0.1],[0,0,-0.1]]: one for each part; []: no sweep")
     level: str = option("block3", help="the parts that the offsets are of")
     alphas: list[float] | None = option(
-        None, help="base ratios; those that leave [0, 1] with an offset are left out", null="the frontier's"
+        None,
+        help="base ratios; those that leave [0, 1] with an offset are left out",
+        at_least=0,
+        at_most=1,
+        null="the frontier's",
     )
 
 
@@ -96,7 +100,9 @@ class LearnedSweep:
 
     levels: list[str] = option([], help="e.g. [block3,block6,block9]; []: no sweep")
     rows: dict[str, str] = option({}, help="for each post model the folder or file that is learned from")
-    alphas: list[float] | None = option(None, help="mean ratios, 0 and 1 being those of ma", null="the frontier's")
+    alphas: list[float] | None = option(
+        None, help="mean ratios, 0 and 1 being those of ma", at_least=0, at_most=1, null="the frontier's"
+    )
     adapt: dict[str, Any] = option({}, help="any key of `adapt` that frontier does not set: solver, …")
 
 
@@ -128,13 +134,15 @@ class FrontierConfig:
         null="base; lblock3: its own ratio; of one part: post",
     )
     alpha_on: str = option("pre", help="what the ratios of these options multiply", choices=("pre", "post"))
-    alphas: list[float] = option([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], help="ratios of the averages")
+    alphas: list[float] = option(
+        [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], help="ratios of the averages", at_least=0, at_most=1
+    )
     ma: bool = option(True, help="average all parts at each of the ratios")
     parts: PartSweep = section(PartSweep)
     patterns: PatternSweep = section(PatternSweep)
     hma: LearnedSweep = section(LearnedSweep, help="on D_θ: rows are a run of `collect`")
     adamerging: LearnedSweep = section(LearnedSweep, help="on labelled answers of a task")
-    graft: list[float] = option([], help="shares of all entries that are θ's, e.g. [0.05,0.1]")
+    graft: list[float] = option([], help="shares of all entries that are θ's, e.g. [0.05,0.1]", above=0, at_most=1)
     models: dict[str, Any] = option({}, help="others: name -> {model, algorithm, method, parameter, value}")
     average: dict[str, Any] = option({}, help="any key of `average` that frontier does not set: allow, …")
     evaluate: dict[str, Any] = option({}, help="any key of `evaluate`: prompts, reward, texts, n, …")

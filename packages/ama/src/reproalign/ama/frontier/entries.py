@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Learned:
+class LearnedRatios:
     """Ratios that a child ``adapt`` finds.
 
     Attributes:
@@ -39,7 +39,7 @@ class Model:
     path: str | None = None
     post: str = ""
     average: dict[str, Any] = field(default_factory=dict)
-    learned: Learned | None = None
+    learned: LearnedRatios | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from reproalign.ama.rules import AmaRules, rules_of
 from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.losses import RowLoss, Scorer, measure
+from reproalign.common.evaluation.losses import LossScorer, RowLoss, measure
 from reproalign.common.files import sha256_json, space_needed
 from reproalign.common.generation.asking import asking_tokenizer
 from reproalign.common.generation.filters import is_discarded
@@ -204,12 +204,12 @@ def _losses(config: EvaluateConfig, model: LoadedModelConfig, rows: TokenRows, f
         folder.mkdir(exist_ok=True)
     state.wait_for_everyone()
 
-    def load() -> Scorer:
+    def load() -> LossScorer:
         loaded: Any = load_causal_lm(model, trainable=False)
         loaded.to(state.device)
         settings = config.logprobs
         install_completion_logps(loaded, settings)
-        return Scorer(loaded, RowCollator(pad_id(load_tokenizer(config.model))), settings.chunk_size)
+        return LossScorer(loaded, RowCollator(pad_id(load_tokenizer(config.model))), settings.chunk_size)
 
     found = measure(rows.tokens, folder, load, batch_size=config.loss_batch_size, sort=True, state=state)
     bad = next((index for index, loss in enumerate(found) if not math.isfinite(loss.nll)), None)

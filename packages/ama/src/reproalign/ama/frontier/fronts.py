@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from reproalign.ama.frontier.collected import Found, lower_is_better
+from reproalign.ama.frontier.collected import MeasuredModel, lower_is_better
 from reproalign.ama.frontier.sweeps import MA
 from reproalign.common.evaluation.pareto import (
     bootstrap_interval,
@@ -54,7 +54,7 @@ class Resampled:
         return self.points[places], self.draws[:, places]
 
 
-def all_fronts(found: Sequence[Found], *, confidence: float, resamples: int, seed: int) -> dict[str, Any]:
+def all_fronts(found: Sequence[MeasuredModel], *, confidence: float, resamples: int, seed: int) -> dict[str, Any]:
     """Return for each algorithm and task what ``frontier.json`` holds of them.
 
     Args:
@@ -75,7 +75,7 @@ def all_fronts(found: Sequence[Found], *, confidence: float, resamples: int, see
     return made
 
 
-def resample(found: Sequence[Found], task: str, resamples: int, seed: int) -> Resampled:
+def resample(found: Sequence[MeasuredModel], task: str, resamples: int, seed: int) -> Resampled:
     """Return the models of rows as points of x and a task, with their draws."""
     models = {row.entry.model: row.measured for row in found}
     names, measured = list(models), list(models.values())
@@ -102,7 +102,7 @@ def resample(found: Sequence[Found], task: str, resamples: int, seed: int) -> Re
 class _Front:
     """The rows of one algorithm against one task."""
 
-    def __init__(self, rows: Sequence[Found], task: str, confidence: float, drawn: Resampled) -> None:
+    def __init__(self, rows: Sequence[MeasuredModel], task: str, confidence: float, drawn: Resampled) -> None:
         self.rows = rows
         self.task = task
         self.confidence = confidence
@@ -146,7 +146,7 @@ class _Front:
         places = [self.drawn.names.index(name) for name in dict.fromkeys(names)]
         return lambda points: hypervolume(points[places], self.reference)
 
-    def _margins(self, row: Found) -> dict[str, Any] | None:
+    def _margins(self, row: MeasuredModel) -> dict[str, Any] | None:
         """Return a point's margin over the line of MA at equal or higher x, and over MA at the same mean ratio."""
         line = self._ma()
         shared = [entry.entry.model for entry in line]
@@ -176,7 +176,7 @@ class _Front:
     def _ma_series(self) -> str:
         return self._ma()[0].entry.series
 
-    def _ma(self) -> list[Found]:
+    def _ma(self) -> list[MeasuredModel]:
         return [row for row in self.rows if row.entry.method == "ma" and row.entry.series.startswith(MA)]
 
     def _interval(self, statistic: Callable[[Float[np.ndarray, "models 2"]], float]) -> dict[str, Any]:

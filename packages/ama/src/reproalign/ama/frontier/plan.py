@@ -77,7 +77,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FrontierPlan:
     """Everything that is run.
 
     Attributes:
@@ -99,7 +99,7 @@ class Plan:
         ]
 
 
-def make_plan(config: FrontierConfig, invocation: Invocation) -> Plan:
+def make_plan(config: FrontierConfig, invocation: Invocation) -> FrontierPlan:
     """Compose and check every child run; nothing is run.
 
     Raises:
@@ -114,7 +114,7 @@ def make_plan(config: FrontierConfig, invocation: Invocation) -> Plan:
     return plan
 
 
-def places(plan: Plan, config: FrontierConfig) -> list[dict[str, str]]:
+def places(plan: FrontierPlan, config: FrontierConfig) -> list[dict[str, str]]:
     """Return where children can work at the same time, as what is added to their environment.
 
     Raises:
@@ -130,7 +130,7 @@ class _Planner:
         self.folder = Path(config.output_dir)
         self.common = [as_word("seed", config.seed), as_word("variant", config.variant)]
 
-    def plan(self) -> Plan:
+    def plan(self) -> FrontierPlan:
         sweeps = make_sweeps(self.config)
         names = [model.name for model in sweeps.models]
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -141,7 +141,7 @@ class _Planner:
         if self.config.noise_floor:
             seed = as_word("seed", self.config.seed + 1)
             again = self._evaluate(AGAIN, self.config.pre, [seed, as_word("variant", self.config.variant)])
-        return Plan(sweeps, chains, again)
+        return FrontierPlan(sweeps, chains, again)
 
     def _chain(self, model: Model) -> Chain:
         adapt = None if model.learned is None else self._adapt(model)
@@ -230,7 +230,7 @@ class _Planner:
         return child
 
 
-def _check_inputs(config: FrontierConfig, plan: Plan) -> None:
+def _check_inputs(config: FrontierConfig, plan: FrontierPlan) -> None:
     """Refuse files and models that are not there, and models that do not fit, before hours of work."""
     for chain in plan.chains.values():
         if chain.average is None:

@@ -11,9 +11,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from rich.table import Table
 
-from reproalign.ama.frontier.collected import Found
+from reproalign.ama.frontier.collected import MeasuredModel
 from reproalign.ama.frontier.config import FrontierConfig
-from reproalign.ama.frontier.plan import Plan
+from reproalign.ama.frontier.plan import FrontierPlan
 from reproalign.ama.points import Measure, Point
 from reproalign.ama.study.published import published_points
 from reproalign.common.console import result_console
@@ -28,7 +28,7 @@ PUBLISHED = "published"
 
 
 def write_report(
-    config: FrontierConfig, plan: Plan, found: Sequence[Found], result: Mapping[str, Any], run: Run
+    config: FrontierConfig, plan: FrontierPlan, found: Sequence[MeasuredModel], result: Mapping[str, Any], run: Run
 ) -> None:
     """Draw a picture for each algorithm, write the page, and print the rows.
 
@@ -124,7 +124,7 @@ def _number(measure: Measure | float | None, digits: int = 4) -> str:
     return f"{measure:.{digits}g}"
 
 
-def _table(found: Sequence[Found], x_name: str) -> Table:
+def _table(found: Sequence[MeasuredModel], x_name: str) -> Table:
     tasks = list(dict.fromkeys(name for row in found for name in row.measured.tasks))
     table = Table("series", "point", header_style="bold")
     for name in (x_name, *tasks):

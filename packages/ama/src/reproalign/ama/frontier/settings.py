@@ -51,7 +51,6 @@ def _check_name(section: str, name: str) -> None:
 
 
 def _check_sweeps(config: FrontierConfig) -> None:
-    _check_ratios("alphas", config.alphas)
     if not config.alphas:
         raise UserError("alphas=[] names no ratio; give some, e.g. [0,0.2,0.4,1]")
     if config.parts.parts:
@@ -68,13 +67,8 @@ def _check_sweeps(config: FrontierConfig) -> None:
         check_level(config.patterns.level)
     for offsets in config.patterns.offsets:
         _check_pattern(offsets, config.patterns.level)
-    _check_ratios("parts.alphas", config.parts.alphas)
-    _check_ratios("patterns.alphas", config.patterns.alphas)
     for name in ("hma", "adamerging"):
         _check_learned(name, getattr(config, name), config)
-    for share in config.graft:
-        if not 0 < share <= 1:
-            raise UserError(f"graft: a share of {share:g} must be above 0 and at most 1")
 
 
 def _check_pattern(offsets: Any, level: str) -> None:
@@ -88,14 +82,7 @@ def _check_pattern(offsets: Any, level: str) -> None:
         raise UserError(f"patterns.offsets: {len(offsets)} offsets for the {count} parts of patterns.level={level}")
 
 
-def _check_ratios(key: str, ratios: list[float] | None) -> None:
-    for ratio in ratios or []:
-        if not 0 <= ratio <= 1:
-            raise UserError(f"{key}: a ratio of {ratio:g} lies outside 0 to 1, beyond the two models; leave it out")
-
-
 def _check_learned(name: str, sweep: LearnedSweep, config: FrontierConfig) -> None:
-    _check_ratios(f"{name}.alphas", sweep.alphas)
     for level in sweep.levels:
         check_level(level)
     if not sweep.levels:

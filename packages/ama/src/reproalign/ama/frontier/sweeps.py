@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reproalign.ama.frontier.config import FrontierConfig, LearnedSweep
-from reproalign.ama.frontier.entries import Entry, Learned, Model, Sweeps
+from reproalign.ama.frontier.entries import Entry, LearnedRatios, Model, Sweeps
 from reproalign.ama.levels import pivots_of
 from reproalign.ama.parts import ALIASES
 
@@ -129,7 +129,7 @@ class _Sweeps:
             count = levels_count(level)
             parameter, value = ("K", count) if count else ("level", level)
             for alpha in self._alphas(sweep.alphas):
-                learned = Learned(method, post, level, alpha)
+                learned = LearnedRatios(method, post, level, alpha)
                 name = f"{post}-{method}-{level.replace('#', '-')}-{alpha:g}"
                 model = (
                     self._made((learned,), name, post, dict(self._rule), learned)
@@ -188,7 +188,7 @@ class _Sweeps:
         name: str,
         post: str,
         average: dict[str, Any],
-        learned: Learned | None = None,
+        learned: LearnedRatios | None = None,
     ) -> Model:
         return self.models.setdefault(identity, Model(name, None, post, average, learned))
 

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from reproalign.ama.frontier.collected import Found, collect
+from reproalign.ama.frontier.collected import MeasuredModel, collect
 from reproalign.ama.frontier.config import FrontierConfig
 from reproalign.ama.frontier.fronts import all_fronts
-from reproalign.ama.frontier.plan import Chain, Plan, make_plan, places
+from reproalign.ama.frontier.plan import Chain, FrontierPlan, make_plan, places
 from reproalign.ama.frontier.report import write_report
 from reproalign.ama.frontier.sweeps import PRE
 from reproalign.ama.points import Measure, write_points
@@ -61,7 +61,7 @@ def show_plan(config: FrontierConfig, invocation: Invocation) -> None:
         print(shlex.join(child.invocation.command))
 
 
-def _work(plan: Plan, config: FrontierConfig, run: Run) -> None:
+def _work(plan: FrontierPlan, config: FrontierConfig, run: Run) -> None:
     """Run the children: as many models at a time as there is room for, so that few averages lie on the disk at once."""
     chains = list(plan.chains.values())
     adapts = [chain.adapt for chain in chains if chain.adapt is not None]
@@ -122,7 +122,7 @@ def _measure_note(config: FrontierConfig) -> str:
     return "pairrm" if (config.win_rate.judge.get("pairrm") or {}).get("model") else "alpacaeval"
 
 
-def _result(config: FrontierConfig, plan: Plan, found: Sequence[Found], run: Run) -> dict[str, Any]:
+def _result(config: FrontierConfig, plan: FrontierPlan, found: Sequence[MeasuredModel], run: Run) -> dict[str, Any]:
     return {
         "version": 1,
         "alpha_on": "pre",
@@ -137,7 +137,7 @@ def _result(config: FrontierConfig, plan: Plan, found: Sequence[Found], run: Run
     }
 
 
-def _noise_floor(plan: Plan, found: Sequence[Found], run: Run) -> dict[str, Any] | None:
+def _noise_floor(plan: FrontierPlan, found: Sequence[MeasuredModel], run: Run) -> dict[str, Any] | None:
     """Return by how much θ_0 differs from itself when its responses are drawn with another seed."""
     if plan.again is None:
         return None

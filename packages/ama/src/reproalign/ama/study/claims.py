@@ -20,7 +20,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
-from reproalign.common.study.claims import Checked, check_claims, refuse_insufficient, report_claims
+from reproalign.common.study.claims import CheckedClaim, check_claims, refuse_insufficient, report_claims
 from reproalign.common.study.findings import Finding, joined
 
 PACKAGE = "reproalign.ama"
@@ -86,7 +86,7 @@ def _floor(kind: str, paper: Mapping[str, Any], points: Sequence[Point]) -> dict
     return dict(paper["noise"]["floor"]) if kind == "published" else {}
 
 
-def _check_sufficient(config: ClaimsConfig, checked: Sequence[Checked]) -> None:
+def _check_sufficient(config: ClaimsConfig, checked: Sequence[CheckedClaim]) -> None:
     """Refuse results that suffice for no claim, or not for one that was asked for by name.
 
     Raises:
@@ -101,7 +101,7 @@ def _check_sufficient(config: ClaimsConfig, checked: Sequence[Checked]) -> None:
         )
 
 
-def _report(checked: Sequence[Checked], published: Results, ours: Results | None, run: Run) -> None:
+def _report(checked: Sequence[CheckedClaim], published: Results, ours: Results | None, run: Run) -> None:
     console = result_console()
     notes = ours.notes if ours else []
     report_claims(checked, run, console, {"notes": notes})

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from reproalign.common.evaluation.plots.canvas import MODEL, MUTED, colours_of, legend_below, one_panel, panels_of, save
-from reproalign.common.study.claims import Checked
+from reproalign.common.study.claims import CheckedClaim
 from reproalign.common.study.findings import Finding
 
 
@@ -58,7 +58,7 @@ def draw_fronts(panels: Sequence[tuple[str, str, Sequence[Line]]], path: Path, *
     save(figure, path)
 
 
-def draw_claims(checked: Sequence[Checked], path: Path) -> None:
+def draw_claims(checked: Sequence[CheckedClaim], path: Path) -> None:
     """Draw the share of instances that each claim has borne out, the paper's numbers and ours beside each other."""
     ours = any(entry.ours for entry in checked)
     names = [entry.name for entry in checked]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from reproalign.ama.points import Measure, Point, read_points
 from reproalign.ama.study.results import REWARD
-from reproalign.ama.tensors import RULES
 from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file
 from reproalign.common.records import Run
@@ -25,7 +24,7 @@ def read_results(paths: Sequence[str] | None, tasks: Mapping[str, str], rule: st
             raise UserError(f"{'tasks' if tasks else 'rule'} is about results; give results=[points.csv,…] too")
         return []
     points = [point for path in paths for point in read_points(path)]
-    return renamed(under_rule(points, rule, RULES), tasks)
+    return renamed(under_rule(points, rule), tasks)
 
 
 def add_fingerprints(run: Run, paths: Sequence[str] | None) -> None:
@@ -64,7 +63,7 @@ def renamed(points: Iterable[Point], tasks: Mapping[str, str]) -> list[Point]:
     return [replace(point, metrics=metrics(point)) for point in listed]
 
 
-def under_rule(points: Iterable[Point], rule: str | None, rules: Sequence[str]) -> list[Point]:
+def under_rule(points: Iterable[Point], rule: str | None) -> list[Point]:
     """Keep averages under one tensor rule, and whatever is no average.
 
     Raises:
@@ -76,8 +75,6 @@ def under_rule(points: Iterable[Point], rule: str | None, rules: Sequence[str]) 
         if len(present) > 1:
             raise UserError(f"the results are under several tensor rules ({', '.join(present)}); choose one by rule=…")
         return listed
-    if rule not in rules:
-        raise UserError(f"unknown tensor rule '{rule}'; choose one of: {', '.join(rules)}")
     if rule not in present:
         raise UserError(f"rule={rule}: no point is under it; the results have {', '.join(present) or 'no rules'}")
     return [point for point in listed if point.notes.get("rule", rule) == rule]

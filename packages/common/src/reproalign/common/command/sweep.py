@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from reproalign.common.errors import UserError, first_line
 from reproalign.common.invocation import Invocation, Verb, read_back
 from reproalign.common.launch.children import naming
+from reproalign.common.options.check import check
 from reproalign.common.options.compose import Composed, compose
 from reproalign.common.options.file import KEY, given_file, is_sweep, read_file
 from reproalign.common.options.keys import known_keys
@@ -49,6 +50,8 @@ def sweep_invocation(command: str, package: str, verb: Verb, words: Sequence[str
         facts = {name: getattr(verb, name) for name in VERB}
         config, contents = SweepConfig("", rest, facts, lists.get(SEEDS), swept), {}
     _check_keys(command, verb, config, rest, known)
+    config = replace(config, at_once=values.get(AT_ONCE, config.at_once))
+    check(SweepConfig, asdict(config))
     composed: dict[str, Composed] = {}
     for name, (setting, seed) in combinations(config).items():
         given = rest if contents else [*rest, *swept_words(setting, seed)]
@@ -69,7 +72,6 @@ def sweep_invocation(command: str, package: str, verb: Verb, words: Sequence[str
             name: {key: value for key, value in entry.items() if value != first.get(key)}
             for name, entry in configs.items()
         },
-        at_once=values.get(AT_ONCE, config.at_once),
     )
     return Invocation(
         command=[command, *verb.name.split(), *words],

@@ -34,7 +34,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Choice:
+class CandidateAnswer:
     """One candidate: the assistant's turns, under the index that the file gives it."""
 
     index: int
@@ -48,7 +48,7 @@ class Answer:
     question_id: QuestionId
     answer_id: str
     model_id: str
-    choices: tuple[Choice, ...]
+    choices: tuple[CandidateAnswer, ...]
     tstamp: float
 
     def line(self) -> str:
@@ -65,7 +65,7 @@ class Answer:
 
 def make_answer(question: Question, model_id: str, candidates: Sequence[Sequence[str]]) -> Answer:
     """Return the answer to a question; its id is made from what it holds, so that a repeated run repeats it."""
-    choices = tuple(Choice(index, tuple(turns)) for index, turns in enumerate(candidates))
+    choices = tuple(CandidateAnswer(index, tuple(turns)) for index, turns in enumerate(candidates))
     digest = sha256_json([question.id, model_id, [choice.turns for choice in choices]])
     return Answer(question.id, digest[:22], model_id, choices, time.time())
 
@@ -146,12 +146,12 @@ def check_turns(answer: Answer, question: Question, place: str) -> None:
             )
 
 
-def _choice(place: int, value: Any) -> Choice | None:
+def _choice(place: int, value: Any) -> CandidateAnswer | None:
     turns = _texts(value.get("turns")) if isinstance(value, dict) else None
     if turns is None:
         return None
     index = value.get("index", place)
-    return Choice(index if isinstance(index, int) else place, turns)
+    return CandidateAnswer(index if isinstance(index, int) else place, turns)
 
 
 def _texts(value: Any) -> tuple[str, ...] | None:

@@ -59,10 +59,8 @@ def hold_out(
         key: the option that asked for it.
 
     Raises:
-        UserError: for a share out of its range, or one that leaves nothing to train on.
+        UserError: for a share that leaves nothing to train on.
     """
-    if not 0 <= fraction < 1:
-        raise UserError(f"{key}={fraction} must be at least 0 and below 1")
     if not fraction or not records:
         return list(records), []
     keys = np.array([prompt_key(seed, prompt_of(record)) for record in records], dtype=np.uint64)

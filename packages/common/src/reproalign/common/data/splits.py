@@ -15,7 +15,7 @@ from reproalign.common.data.reading import Row, local_path, read_hub, read_local
 from reproalign.common.data.records import Prompt, RowError
 from reproalign.common.data.sources import SOURCES, Source, recognise
 from reproalign.common.data.views import View
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_file, write_text
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def source_of(label: str, entry: RowsConfig) -> Source | None:
                 f"{key} says nowhere what is to be read; set {key}.path=FILE, {key}.name=HUB_DATASET or {key}.source"
             )
         return None
-    return SOURCES[choose(f"{key}.source", entry.source, SOURCES)]
+    return SOURCES[entry.source]
 
 
 def has_held_out(label: str, entry: SetConfig) -> bool:

@@ -21,10 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reproalign.common.errors import choose
-
 Floats = NDArray[np.float64]
-BINNINGS = ("uniform", "quantile")
+BINNINGS = {"uniform": "of equal width", "quantile": "of equal mass"}
 TEMPERATURES = (1e-4, 1e4)  # between which one is looked for, times the margins' root mean square
 DIRECT = 256  # variables whose sum's distribution is convolved without Fourier transforms
 STEPS = 100  # at most; halving the interval each time would take 44
@@ -161,7 +159,6 @@ def _sum_of_bernoullis(probabilities: Floats) -> Floats:
 
 
 def _calibration(predicted: Floats, outcomes: Floats, n_bins: int, binning: str, lower_edge: float) -> Calibration:
-    choose("binning", binning, BINNINGS)
     if n_bins < 1:
         raise ValueError(f"calibration needs at least one bin, got {n_bins}")
     edges = np.linspace(lower_edge, 1.0, n_bins + 1)

@@ -46,7 +46,7 @@ class RowLoss:
 
 
 @dataclass(frozen=True)
-class Scorer:
+class LossScorer:
     """A loaded model, asked for the losses of a batch.
 
     Attributes:
@@ -91,7 +91,7 @@ def batch_order(lengths: Sequence[int], *, sort: bool) -> list[int]:
 
 
 def measure(
-    rows: Dataset, folder: Path, load: Callable[[], Scorer], *, batch_size: int, sort: bool, state: PartialState
+    rows: Dataset, folder: Path, load: Callable[[], LossScorer], *, batch_size: int, sort: bool, state: PartialState
 ) -> list[RowLoss]:
     """Return the losses of all rows, in their order, on the first process, and none on the others.
 
@@ -128,7 +128,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def _measure_share(
-    rows: Dataset, places: list[int], path: Path, load: Callable[[], Scorer], batch_size: int, state: PartialState
+    rows: Dataset, places: list[int], path: Path, load: Callable[[], LossScorer], batch_size: int, state: PartialState
 ) -> None:
     done = len(_read_done(path, places))
     whole = done if done == len(places) else done // batch_size * batch_size

@@ -25,7 +25,7 @@ LOWEST, HIGHEST = 1, 10
 
 
 @dataclass(frozen=True)
-class Score:
+class MeanRating:
     """The mean rating of a group of judgments.
 
     Attributes:
@@ -71,7 +71,7 @@ def summarize(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-) -> list[Score]:
+) -> list[MeanRating]:
     """Average single-answer judgments as FastChat does: over all (question, turn), by turn and by category.
 
     Ratings of -1 are dropped. The interval is a percentile bootstrap (Efron, 1979) that draws whole questions, since
@@ -111,7 +111,7 @@ def _score(
     confidence: float,
     resamples: int,
     rng: np.random.Generator,
-) -> Score:
+) -> MeanRating:
     ratings: dict[QuestionId, list[float]] = defaultdict(list)
     for row in rows:
         if row["score"] != UNREADABLE:
@@ -119,15 +119,15 @@ def _score(
     count = sum(map(len, ratings.values()))
     unreadable = len(rows) - count
     if not count:
-        return Score(category, turn, None, None, None, 0, 0, unreadable)
+        return MeanRating(category, turn, None, None, None, 0, 0, unreadable)
     sums, counts = np.asarray([(sum(values), len(values)) for values in ratings.values()], dtype=np.float64).T
     mean = float(sums.sum() / counts.sum())
     if len(sums) < 2:
-        return Score(category, turn, mean, None, None, len(sums), count, unreadable)
+        return MeanRating(category, turn, mean, None, None, len(sums), count, unreadable)
     drawn = rng.integers(0, len(sums), (resamples, len(sums)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Score(category, turn, mean, float(low), float(high), len(sums), count, unreadable)
+    return MeanRating(category, turn, mean, float(low), float(high), len(sums), count, unreadable)
 
 
 def read_judgments(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -9,14 +9,14 @@ from typing import Any
 
 from rich.table import Table
 
-from reproalign.common.evaluation.mtbench import HIGHEST, LOWEST, Score
+from reproalign.common.evaluation.mtbench import HIGHEST, LOWEST, MeanRating
 from reproalign.common.evaluation.plots.canvas import IDEAL, MODEL, MUTED, one_panel, save
 from reproalign.common.files import csv_text
 
 COLOURS = {"both": MODEL, "1": MUTED, "2": IDEAL}
 
 
-def score_table(scores: Sequence[Score], title: str, confidence: float) -> Table:
+def score_table(scores: Sequence[MeanRating], title: str, confidence: float) -> Table:
     """Return the scores as a table, a line for each category."""
     turns = list(dict.fromkeys(score.turn for score in scores))
     table = Table(title, *(_turn_label(turn) for turn in turns), "ratings", "unreadable", header_style="bold")
@@ -28,12 +28,12 @@ def score_table(scores: Sequence[Score], title: str, confidence: float) -> Table
     return table
 
 
-def scores_csv(scores: Sequence[Score]) -> str:
-    """Return the scores as CSV: the fields of :class:`~reproalign.common.evaluation.mtbench.Score`."""
-    return csv_text([field.name for field in fields(Score)], map(astuple, scores))
+def scores_csv(scores: Sequence[MeanRating]) -> str:
+    """Return the scores as CSV: the fields of :class:`~reproalign.common.evaluation.mtbench.MeanRating`."""
+    return csv_text([field.name for field in fields(MeanRating)], map(astuple, scores))
 
 
-def score_metrics(scores: Sequence[Score]) -> dict[str, Any]:
+def score_metrics(scores: Sequence[MeanRating]) -> dict[str, Any]:
     """Return the scores for a run's record: means by name, the interval of the whole, what could not be read."""
     whole = next(score for score in scores if (score.category, score.turn) == ("all", "both"))
     means: dict[str, Any] = {"mt_bench": whole.mean, "low": whole.low, "high": whole.high}
@@ -44,7 +44,7 @@ def score_metrics(scores: Sequence[Score]) -> dict[str, Any]:
     return means | {"questions": whole.questions, "ratings": whole.ratings, "unreadable": whole.unreadable}
 
 
-def draw_scores(scores: Sequence[Score], title: str, path: Path) -> None:
+def draw_scores(scores: Sequence[MeanRating], title: str, path: Path) -> None:
     """Draw bars by category, one for each turn and one for both, with their intervals; PNG."""
     shown = [score for score in scores if score.mean is not None]
     categories = list(dict.fromkeys(score.category for score in shown))
@@ -73,7 +73,7 @@ def _turn_label(turn: str) -> str:
     return "both turns" if turn == "both" else f"turn {turn}"
 
 
-def _cell(score: Score | None) -> str:
+def _cell(score: MeanRating | None) -> str:
     if score is None or score.mean is None:
         return "none"
     interval = "" if score.low is None else f" {score.low:.2f}-{score.high:.2f}"

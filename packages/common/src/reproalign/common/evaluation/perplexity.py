@@ -26,19 +26,18 @@ from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.tokenize import Encoder
 
 GATE = 10_000.0
-CUTS = ("reply", "last_paragraph")
 HEADER = "Assistant: "  # opens a reply; the 11 characters that the published files lose
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnsweredPrompt:
     """A prompt as text, with the header of its answer, and the answer."""
 
     prompt: str
     answer: str
 
 
-def read_answers(path: str, cut: str, limit: int | None) -> list[Answer]:
+def read_answers(path: str, cut: str, limit: int | None) -> list[AnsweredPrompt]:
     r"""Read rows with ``prompt`` and ``answer`` (texts), or with ``chosen``, a transcript that is cut.
 
     ``reply``: the answer is the whole last reply. ``last_paragraph``: what follows the last blank line, less its first
@@ -47,7 +46,7 @@ def read_answers(path: str, cut: str, limit: int | None) -> list[Answer]:
 
     Args:
         path: JSON, JSON lines, Parquet or CSV.
-        cut: one of :data:`CUTS`; for transcripts.
+        cut: ``reply`` or ``last_paragraph``; for transcripts.
         limit: the first so many rows; None: all.
 
     Raises:
@@ -63,7 +62,7 @@ def read_answers(path: str, cut: str, limit: int | None) -> list[Answer]:
     return found
 
 
-def cut_transcript(text: str, cut: str) -> Answer:
+def cut_transcript(text: str, cut: str) -> AnsweredPrompt:
     """Divide a transcript that ends with a reply; see :func:`read_answers`.
 
     Raises:
@@ -74,14 +73,16 @@ def cut_transcript(text: str, cut: str) -> Answer:
         raise RowError("column 'chosen' must end with an assistant's turn after a prompt")
     if cut == "last_paragraph":
         rest, _, last = text.rpartition("\n\n")
-        return Answer(f"{rest}\n\n{HEADER}", last[len(HEADER) :])
+        return AnsweredPrompt(f"{rest}\n\n{HEADER}", last[len(HEADER) :])
     marker = f"\n\n{HEADER.rstrip()}"
     start = text.rindex(marker) + len(marker)
     end = start + (text[start : start + 1] == " ")
-    return Answer(f"{text[:start]} ", text[end:])
+    return AnsweredPrompt(f"{text[:start]} ", text[end:])
 
 
-def answer_tokens(answers: Sequence[Answer], tokenizer: PreTrainedTokenizerBase, length: int) -> list[dict[str, Any]]:
+def answer_tokens(
+    answers: Sequence[AnsweredPrompt], tokenizer: PreTrainedTokenizerBase, length: int
+) -> list[dict[str, Any]]:
     """Tokenise: ``input_ids`` of the last ``length`` tokens of prompt and answer, ``labels`` ignored for the prompt's.
 
     Both texts get the special tokens that the tokenizer adds by itself, and as many tokens are ignored as the prompt
@@ -131,10 +132,10 @@ def perplexities(losses: Sequence[float], gate: float = GATE) -> dict[str, float
 _LARGEST = math.log(3.4028234663852886e38)  # exp of more is infinite in float32, and infinity times 0 is NaN
 
 
-def _answer(row: Row, cut: str) -> Answer:
+def _answer(row: Row, cut: str) -> AnsweredPrompt:
     prompt, answer, chosen = (row.values.get(name) for name in ("prompt", "answer", "chosen"))
     if isinstance(prompt, str) and isinstance(answer, str):
-        return Answer(prompt, answer)
+        return AnsweredPrompt(prompt, answer)
     if not isinstance(chosen, str):
         raise UserError(f"{row.place}: {row.problem or 'prompt and answer, or chosen (a transcript), must be texts'}")
     try:

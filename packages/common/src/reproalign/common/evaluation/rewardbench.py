@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from reproalign.common.data.reading import local_path, read_local
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 
 # Examples per subset; math-prm (447 rows) is counted 984 times, so that it weighs as much as all of HumanEval.
 COUNTS = {
@@ -118,11 +118,8 @@ def response_scores(
         per_token: log-probs of all responses' tokens, one response after the other, in nats.
         counts: tokens of each response.
         normalisation: ``sum``, ``avg`` (mean) or ``norm`` (minus their L2 norm).
-
-    Raises:
-        UserError: for another normalisation.
     """
-    reduce = NORMALISATIONS[choose("reference_free", normalisation, NORMALISATIONS)]
+    reduce = NORMALISATIONS[normalisation]
     return torch.stack([reduce(part) for part in per_token.split(counts.tolist())])
 
 

@@ -25,7 +25,7 @@ from reproalign.common.data.fastchat import (
 )
 from reproalign.common.data.reading import Row
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.generation.noise import stream_seed
 from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.sampling import Engine, Sampler
@@ -46,7 +46,6 @@ TEMPERATURES = {
 }
 OTHER_TEMPERATURE = 0.7  # of a category that FastChat has no temperature for
 GREEDY = 1e-4  # below it FastChat decodes greedily
-TEMPLATES = ("chat", "gemma-custom")
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,6 @@ class DialogueRules:
 
     def __post_init__(self) -> None:
         self.sampling.check()
-        for category, value in self.temperatures.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise UserError(f"temperatures.{category}={value} must be a number of at least 0")
 
     def temperature(self, category: str) -> float:
         """Return the temperature of a category's answers; 0: greedy."""
@@ -93,9 +89,9 @@ def ask_by(
     otherwise (:func:`reproalign.common.models.kind.with_gemma_numerics`).
 
     Raises:
-        UserError: for an unknown template, or options that it leaves no place for.
+        UserError: for options that the template leaves no place for.
     """
-    if choose("template", template, TEMPLATES) == "chat":
+    if template == "chat":
         return model, {"system_message": system_message, "special_tokens": "template"}
     given = "chat_template" if model.chat_template else "system_message" if system_message is not None else None
     if given:

@@ -6,8 +6,6 @@ whose turns open with ``###Human``.
 
 from __future__ import annotations
 
-CLEANINGS = ("stop", "lmflow", "none")
-DISCARDS = ("none", "lmflow")
 _NEXT_TURN = "###Human"
 _SHORTEST = 4  # characters of a response that is kept
 

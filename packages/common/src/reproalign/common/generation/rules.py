@@ -1,16 +1,11 @@
-"""How responses are drawn: the options of sampling, checked."""
+"""How responses are drawn: the options of sampling, which each verb declares, together."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
 
-from reproalign.common.errors import UserError, choose
-from reproalign.common.generation.filters import CLEANINGS
-from reproalign.common.text.templates import TURN_MARKS
-
-LAYOUTS = ("chat", *TURN_MARKS)
-SPECIAL_TOKENS = ("template", "own")
+from reproalign.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -61,30 +56,16 @@ class SamplingRules:
     special_tokens: str = "template"
 
     def check(self) -> None:
-        """Refuse what cannot be sampled with.
+        """Refuse options that do not go together.
 
         Raises:
             UserError: naming the key, its value and what is allowed.
         """
-        for name in ("n", "max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-        if not self.temperature >= 0:
-            raise UserError(f"temperature={self.temperature} must not be negative")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p={self.top_p} must be in (0, 1]")
-        if self.max_prompt_length is not None and self.max_prompt_length < 1:
-            raise UserError(f"max_prompt_length={self.max_prompt_length} must be at least 1")
-        if self.top_k < 0:
-            raise UserError(f"top_k={self.top_k} must not be negative; 0 draws from all tokens")
-        if self.min_new_tokens is not None and not 1 <= self.min_new_tokens < self.max_new_tokens:
+        if self.min_new_tokens is not None and self.min_new_tokens >= self.max_new_tokens:
             raise UserError(
-                f"min_new_tokens={self.min_new_tokens} must be at least 1 and below "
-                f"max_new_tokens={self.max_new_tokens}; null draws no lengths"
+                f"min_new_tokens={self.min_new_tokens} must be below max_new_tokens={self.max_new_tokens}; null draws "
+                "no lengths"
             )
-        choose("layout", self.layout, LAYOUTS)
-        choose("clean", self.clean, CLEANINGS)
-        choose("special_tokens", self.special_tokens, SPECIAL_TOKENS)
         if self.own_noise and not self.temperature > 0:
             raise UserError(f"temperature={self.temperature} must be above 0 for responses that are drawn")
 

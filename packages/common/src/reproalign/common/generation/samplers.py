@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.config.model import LoadedModelConfig
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.generation.asking import asking_tokenizer, finish, prompt_ids, stops
 from reproalign.common.generation.rules import SamplingRules
 from reproalign.common.generation.sampling import Engine, Sampler, row_seeds
@@ -103,9 +103,8 @@ def choose_backend(backend: str, launch: LaunchConfig, processes: int, model: Lo
     ``attn_implementation`` and ``quantization`` need transformers.
 
     Raises:
-        UserError: for an unknown backend, or one that does not go with the launch.
+        UserError: for a back end that does not go with the launch or the model.
     """
-    choose("backend", backend, ["auto", *SAMPLERS])
     if launch.strategy not in ("single", "ddp"):
         raise UserError(f"launch.strategy={launch.strategy} is for training; sample with launch=single or ddp")
     if backend == "vllm" and processes > 1:

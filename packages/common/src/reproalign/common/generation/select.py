@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError, choose
-from reproalign.common.generation.filters import DISCARDS, is_discarded
+from reproalign.common.errors import UserError
+from reproalign.common.generation.filters import is_discarded
 from reproalign.common.generation.samples import Sampled
-
-KEEP = ("best", "pairs", "all")
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class SelectionRules:
         min_reward: a prompt whose best response counts less than this is dropped; None: none is for that.
 
     Raises:
-        UserError: for a value that is none of these, naming the key.
+        UserError: for values that do not go together, naming the key.
     """
 
     n: int | None = None
@@ -37,12 +35,6 @@ class SelectionRules:
     min_reward: float | None = None
 
     def __post_init__(self) -> None:
-        choose("keep", self.keep, KEEP)
-        choose("discard", self.discard, DISCARDS)
-        for name in ("discard_reward", "min_reward"):
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                raise UserError(f"{name}={value} must be a finite number, or null")
         if self.discard == "none" and self.discard_reward is not None:
             raise UserError("discard_reward is of discarded responses, and discard=none names none; remove it")
         if self.keep == "all" and self.discard != "none" and self.discard_reward is None:
@@ -61,12 +53,7 @@ def select_row(row: Sampled, rules: SelectionRules) -> dict[str, Any] | None:
     ``best`` (MORE eq. 3, AMA R7): the dialogue with the best response, the first of equals; none if that one is empty,
     unless ``rules.discard`` decides on the empty ones. ``pairs``: best and worst, with p_chosen = σ(r_chosen -
     r_rejected); none if they are equally good, or the same text, or one of them is empty. ``all``: all responses.
-
-    Raises:
-        ValueError: if ``rules.n`` is below 1.
     """
-    if rules.n is not None and rules.n < 1:
-        raise ValueError(f"n={rules.n} must be at least 1")
     counted = rules.counted(row)
     best = max((reward for reward in counted if reward is not None), default=None)
     if best is None or (rules.min_reward is not None and best < rules.min_reward):

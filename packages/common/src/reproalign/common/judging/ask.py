@@ -18,7 +18,7 @@ from reproalign.common.journal import growing, recover_lines
 from reproalign.common.judging.endpoint import EndpointConfig, EndpointError, ask_all
 from reproalign.common.judging.verdict import WinRate, check_template, question, score, verdict, win_rate
 
-Key = tuple[int, str]  # index of the instruction, and whose answer is shown first: first | second
+ShownKey = tuple[int, str]  # index of the instruction, and whose answer is shown first: first | second
 SIDES = ("first", "second")
 Value = TypeVar("Value")
 
@@ -56,7 +56,7 @@ def read_template(path: str) -> str:
         raise UserError(f"template={path}: cannot be read ({error})") from error
 
 
-def both_orders(bouts: Sequence[Bout], template: str) -> dict[Key, str]:
+def both_orders(bouts: Sequence[Bout], template: str) -> dict[ShownKey, str]:
     """Return the questions: two of each bout."""
     questions = {}
     for index, bout in enumerate(bouts):
@@ -66,8 +66,8 @@ def both_orders(bouts: Sequence[Bout], template: str) -> dict[Key, str]:
 
 
 def collect_answers(
-    endpoint: EndpointConfig, questions: Mapping[Key, str], bouts: Sequence[Bout], path: Path
-) -> dict[Key, str]:
+    endpoint: EndpointConfig, questions: Mapping[ShownKey, str], bouts: Sequence[Bout], path: Path
+) -> dict[ShownKey, str]:
     """Return all answers: those that ``path`` holds, and the endpoint's to the other questions.
 
     ``path`` grows answer by answer.
@@ -81,7 +81,7 @@ def collect_answers(
         return answers
     with growing(path) as append:
 
-        def write(key: Key, answer: str) -> None:
+        def write(key: ShownKey, answer: str) -> None:
             answers[key] = answer
             append(entry_line(key, bouts, answer=answer))
 
@@ -94,7 +94,7 @@ def collect_answers(
     return answers
 
 
-def given_answers(path: Path, bouts: Sequence[Bout]) -> dict[Key, str]:
+def given_answers(path: Path, bouts: Sequence[Bout]) -> dict[ShownKey, str]:
     """Read answers that were collected elsewhere: index, shown_first, answer.
 
     Raises:
@@ -108,18 +108,18 @@ def given_answers(path: Path, bouts: Sequence[Bout]) -> dict[Key, str]:
     return {key: answers[key] for key in wanted}
 
 
-def write_questions(questions: Mapping[Key, str], bouts: Sequence[Bout], path: Path) -> None:
+def write_questions(questions: Mapping[ShownKey, str], bouts: Sequence[Bout], path: Path) -> None:
     """Write the questions for whatever will answer them."""
     write_text(path, "".join(entry_line(key, bouts, question=text) for key, text in questions.items()))
 
 
-def read_verdicts(answers: Mapping[Key, str], bouts: Sequence[Bout], path: Path, confidence: float) -> WinRate:
+def read_verdicts(answers: Mapping[ShownKey, str], bouts: Sequence[Bout], path: Path, confidence: float) -> WinRate:
     """Read the verdicts in the judge's answers, write them to ``path``, and return what they come to."""
     return write_verdicts({key: verdict(answer) for key, answer in answers.items()}, bouts, path, confidence)
 
 
 def write_verdicts(
-    verdicts: Mapping[Key, float | None],
+    verdicts: Mapping[ShownKey, float | None],
     bouts: Sequence[Bout],
     path: Path,
     confidence: float,
@@ -157,13 +157,13 @@ def win_table(result: WinRate, title: str, count: int, confidence: float, orders
     return table
 
 
-def kept_entries(path: Path, bouts: Sequence[Bout], name: str, kind: type[Value]) -> dict[Key, Value]:
+def kept_entries(path: Path, bouts: Sequence[Bout], name: str, kind: type[Value]) -> dict[ShownKey, Value]:
     """Read what an interrupted run kept, line by line, of the judge's work: index, shown_first and ``name``.
 
     Raises:
         UserError: for a line that is none, or is about another instruction.
     """
-    entries: dict[Key, Value] = {}
+    entries: dict[ShownKey, Value] = {}
     for number, line in enumerate(recover_lines(path), start=1):
         try:
             row = Row(f"{path} line {number}", json.loads(line))
@@ -173,13 +173,13 @@ def kept_entries(path: Path, bouts: Sequence[Bout], name: str, kind: type[Value]
     return entries
 
 
-def entry_line(key: Key, bouts: Sequence[Bout], **values: Any) -> str:
+def entry_line(key: ShownKey, bouts: Sequence[Bout], **values: Any) -> str:
     """Return the line that :func:`kept_entries` reads ``values`` from."""
     row = {"index": key[0], "shown_first": key[1], "instruction": bouts[key[0]].instruction, **values}
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _entry(row: Row, bouts: Sequence[Bout], name: str, kind: type[Value]) -> tuple[Key, Value]:
+def _entry(row: Row, bouts: Sequence[Bout], name: str, kind: type[Value]) -> tuple[ShownKey, Value]:
     values: Any = row.values
     if row.problem or not isinstance(values, dict) or not isinstance(values.get(name), kind):
         wanted = f"index, shown_first and {name} ({'text' if kind is str else 'number'}) are needed"

@@ -18,7 +18,7 @@ class PairRMConfig:
 
     model: str | None = option(None, help="llm-blender/PairRM[-hf] or a folder with its files", null="another judge")
     revision: str | None = option(None, help="of the Hub's repository", null="its default branch")
-    dtype: str = option("float32", help="of its weights", choices=("float32", "bfloat16", "float16"))
+    dtype: str = option("float32", help="of its weights", choices=DTYPES)
     batch_size: int = option(16, help="comparisons at once, at most", at_least=1)
     orders: str = option(
         "both", help="in which orders two responses are shown", choices={"both": "", "one": "the first model's first"}

@@ -62,9 +62,6 @@ def check_endpoint(config: EndpointConfig, key: str = "endpoint") -> None:
     """
     if not config.base_url.startswith(("http://", "https://")):
         raise UserError(f"{key}.base_url={config.base_url} must begin with http:// or https://")
-    for name, least in (("parallel", 1), ("retries", 0), ("pause", 0), ("timeout", 0)):
-        if getattr(config, name) < least:
-            raise UserError(f"{key}.{name}={getattr(config, name)} must be at least {least}")
 
 
 def ask(config: EndpointConfig, question: Question) -> str:

@@ -23,7 +23,7 @@ from reproalign.common.console import track
 from reproalign.common.errors import UserError, first_line
 from reproalign.common.files import write_text
 from reproalign.common.journal import growing
-from reproalign.common.judging.ask import SIDES, Bout, Key, entry_line, kept_entries, win_table, write_verdicts
+from reproalign.common.judging.ask import SIDES, Bout, ShownKey, entry_line, kept_entries, win_table, write_verdicts
 from reproalign.common.judging.config import PairRMConfig
 from reproalign.common.judging.verdict import WinRate, one_order_rate, win_rate
 from reproalign.common.models.load import model_path
@@ -54,7 +54,7 @@ class PairwiseJudge:
         sha256 = fingerprint_folder(self.folder)
         run.add_fingerprint("weights", "pairrm", sha256, name=self.config.model, revision=self.config.revision)
 
-    def collect_logits(self, bouts: Sequence[Bout], path: Path) -> dict[Key, float]:
+    def collect_logits(self, bouts: Sequence[Bout], path: Path) -> dict[ShownKey, float]:
         """Return the logits of all bouts in the orders asked for, above 0 where the response shown first is better.
 
         ``path`` grows batch by batch, and those that it holds are not computed again. Batches are made of all bouts,
@@ -105,7 +105,7 @@ def pairrm_folder(config: PairRMConfig) -> Path:
 
 
 def read_logits(
-    logits: Mapping[Key, float], bouts: Sequence[Bout], path: Path, confidence: float, config: PairRMConfig
+    logits: Mapping[ShownKey, float], bouts: Sequence[Bout], path: Path, confidence: float, config: PairRMConfig
 ) -> tuple[WinRate, WinRate | None]:
     """Read the verdicts in the logits, write them to ``path``, and return what they come to.
 
@@ -124,7 +124,7 @@ def read_logits(
 
 
 def _read_one_order(
-    logits: Mapping[Key, float], bouts: Sequence[Bout], path: Path, confidence: float, ties: str
+    logits: Mapping[ShownKey, float], bouts: Sequence[Bout], path: Path, confidence: float, ties: str
 ) -> WinRate:
     lines, verdicts = [], []
     for index, bout in enumerate(bouts):
@@ -162,7 +162,7 @@ def pairwise_table(by_order: WinRate, by_mean: WinRate | None, title: str, count
     return table
 
 
-def _shown(bouts: Sequence[Bout], orders: str) -> dict[Key, tuple[str, str, str]]:
+def _shown(bouts: Sequence[Bout], orders: str) -> dict[ShownKey, tuple[str, str, str]]:
     sides = SIDES if orders == "both" else SIDES[:1]
     return {
         (index, side): (

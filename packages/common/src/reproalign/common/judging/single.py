@@ -18,7 +18,7 @@ from reproalign.common.judging.single_prompts import JudgePrompt, Kind
 
 WITH_REFERENCE = ("math", "reasoning", "coding", "arena-hard-200")  # FastChat's categories with reference answers
 TURNS = 2  # that there are prompts for
-Key = tuple[QuestionId, int]  # question, turn
+TurnKey = tuple[QuestionId, int]  # question, turn
 
 
 def references_for(
@@ -65,7 +65,7 @@ def requests_for(
     answers: Mapping[QuestionId, Answer],
     references: Mapping[QuestionId, Sequence[str]],
     prompts: Mapping[Kind, JudgePrompt],
-) -> dict[Key, tuple[JudgePrompt, str]]:
+) -> dict[TurnKey, tuple[JudgePrompt, str]]:
     """Return what the judge is asked about each turn of the first choice of each answer: prompt and user's turn."""
     requests = {}
     for turn in range(1, TURNS + 1):
@@ -87,7 +87,7 @@ def _fields(question: Question, answers: Sequence[str], reference: Sequence[str]
 
 
 def collect_judgments(
-    endpoint: EndpointConfig, requests: Mapping[Key, tuple[JudgePrompt, str]], path: Path, model_id: str
+    endpoint: EndpointConfig, requests: Mapping[TurnKey, tuple[JudgePrompt, str]], path: Path, model_id: str
 ) -> list[dict[str, Any]]:
     """Return the judge's ratings: those that ``path`` holds, and the endpoint's to the other requests.
 
@@ -103,7 +103,7 @@ def collect_judgments(
     if todo:
         with growing(path) as append:
 
-            def write(key: Key, judgment: str) -> None:
+            def write(key: TurnKey, judgment: str) -> None:
                 prompt, text = requests[key]
                 rows[key] = {
                     "question_id": key[0],
@@ -131,7 +131,7 @@ def _messages(prompt: JudgePrompt, text: str) -> list[Message]:
     return [*system, {"role": "user", "content": text}]
 
 
-def _kept(path: Path, requests: Mapping[Key, tuple[JudgePrompt, str]]) -> dict[Key, dict[str, Any]]:
+def _kept(path: Path, requests: Mapping[TurnKey, tuple[JudgePrompt, str]]) -> dict[TurnKey, dict[str, Any]]:
     rows = {}
     for number, line in enumerate(recover_lines(path), start=1):
         try:

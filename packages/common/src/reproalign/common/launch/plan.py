@@ -11,10 +11,9 @@ from importlib.resources import files
 from typing import Any
 
 from reproalign.common.config.launch import LaunchConfig
-from reproalign.common.errors import UserError, choose, counted
+from reproalign.common.errors import UserError, counted
 
 AUTO = "auto"
-STRATEGIES = ("single", "ddp", "fsdp", "zero1", "zero2", "zero3", "zero3-offload")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Hardware:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """A command and what its environment needs beside; no command means: in this process."""
 
     command: list[str] = field(default_factory=list)
@@ -65,7 +64,7 @@ def resolve(config: LaunchConfig, hardware: Hardware) -> LaunchConfig:
     return replace(config, strategy="fsdp" if processes > 1 else "single", processes=processes)
 
 
-def plan(config: LaunchConfig, hardware: Hardware, record: str) -> Plan:
+def plan(config: LaunchConfig, hardware: Hardware, record: str) -> LaunchPlan:
     """Plan the processes of ``config`` for a machine.
 
     Args:
@@ -82,13 +81,13 @@ def plan(config: LaunchConfig, hardware: Hardware, record: str) -> Plan:
     worker = ["-m", "reproalign.common.launch.worker", record]
     if strategy == "single":
         # With several GPUs in its sight transformers.Trainer would replicate the model over them (DataParallel).
-        one = Plan([sys.executable, *worker], {"CUDA_VISIBLE_DEVICES": hardware.first_gpu})
-        return one if hardware.gpus > 1 else Plan()
+        one = LaunchPlan([sys.executable, *worker], {"CUDA_VISIBLE_DEVICES": hardware.first_gpu})
+        return one if hardware.gpus > 1 else LaunchPlan()
     environment = {}
     if not hardware.gpus:
         # Without the first, DDP's processes would be unrelated replicas; with it, DeepSpeed would not be used.
         environment = {"DS_ACCELERATOR": "cpu"} if strategy.startswith("zero") else {"ACCELERATE_USE_CPU": "true"}
-    return Plan([*launcher(config), *worker], environment)
+    return LaunchPlan([*launcher(config), *worker], environment)
 
 
 def launcher(config: LaunchConfig) -> list[str]:
@@ -155,16 +154,14 @@ def check(config: LaunchConfig, hardware: Hardware) -> None:
     Raises:
         UserError: saying what does not fit and what would.
     """
-    strategy = choose("launch.strategy", config.strategy, (AUTO, *STRATEGIES))
+    strategy = config.strategy
     here = f"this machine has {counted(hardware.gpus, 'GPU')}"
-    if config.processes < 1 or config.machines < 1:
-        raise UserError(f"launch.processes={config.processes} and launch.machines={config.machines} must be at least 1")
     if config.processes % config.machines:
         raise UserError(
             f"launch.processes={config.processes} (over all machines) is not divisible by "
             f"launch.machines={config.machines}"
         )
-    if not 0 <= config.machine_rank < config.machines:
+    if config.machine_rank >= config.machines:
         raise UserError(f"launch.machine_rank={config.machine_rank} is not below launch.machines={config.machines}")
     if config.machines > 1 and not config.main_address:
         raise UserError("several machines need launch.main_address, the address of the machine with rank 0")

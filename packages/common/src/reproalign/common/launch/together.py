@@ -75,8 +75,6 @@ def slots(
     Raises:
         UserError: if there are not so many.
     """
-    if at_once is not None and at_once < 1:
-        raise UserError(f"at_once={at_once} must be at least 1")
     if not hardware.gpus:
         return [{} for _ in range(at_once or 1)]
     names = (visible.split(",") if visible else [str(number) for number in range(hardware.gpus)])[: hardware.gpus]

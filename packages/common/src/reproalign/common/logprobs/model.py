@@ -32,7 +32,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from reproalign.common.config.model import LogprobsConfig
-from reproalign.common.errors import UserError, choose
 from reproalign.common.logprobs.chunks import positions_at_once
 from reproalign.common.logprobs.head_states import HeadStates
 from reproalign.common.logprobs.questions import (
@@ -49,6 +48,7 @@ from reproalign.common.models.forward import (
     restore_forward,
     unwrap_peft,
 )
+from reproalign.common.options.check import check
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +79,8 @@ def install_completion_logps(model: nn.Module, logprobs: LogprobsConfig | None =
         UserError: for an unknown implementation, or a chunk of no token.
     """
     logprobs = logprobs or LogprobsConfig()
+    check(LogprobsConfig, vars(logprobs), "logprobs.")
     implementation, chunk_size = logprobs.implementation, logprobs.chunk_size
-    choose("logprobs.implementation", implementation, ["chunked", "plain"])
-    if chunk_size is not None and chunk_size < 1:
-        raise UserError(f"logprobs.chunk_size={chunk_size} must be at least 1")
     base = unwrap_peft(model)
     uninstall_completion_logps(model)
     head = Head(

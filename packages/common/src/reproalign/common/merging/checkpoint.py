@@ -21,7 +21,7 @@ from reproalign.common.merging.headers import TensorInfo, read_headers, read_jso
 
 
 @runtime_checkable
-class Source(Protocol):
+class TensorSource(Protocol):
     """Anything whose tensors can be read slice by slice."""
 
     @property

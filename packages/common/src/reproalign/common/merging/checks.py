@@ -1,4 +1,4 @@
-"""Checks of single values: what YAML may get wrong, and numbers within bounds."""
+"""Checks of single values: what YAML may get wrong, and numbers that differ by block."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from reproalign.common.errors import UserError
+from reproalign.common.merging.config import MergeConfig
 from reproalign.common.merging.values import Cases, Gradient, Setting
+from reproalign.common.options.check import check_option
+from reproalign.common.options.keys import fields
+
+DECLARED = {field.name: field.option for field in fields(MergeConfig) if field.option is not None}
 
 # Types of MergeConfig's keys that YAML may get wrong, in words, and what tells them.
 TYPES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
@@ -33,40 +38,31 @@ def check_type(key: str, value: Any, expected: Any) -> None:
         raise UserError(f"{key}: {value} must be {words}")
 
 
-def check_setting(key: str, value: Any, **bounds: float) -> Setting:
-    """Check every number of a setting, see :func:`check_number`."""
+def check_setting(key: str, value: Any, name: str) -> Setting:
+    """Check every number of a setting: it is finite, and in the range that MergeConfig declares for its key ``name``.
+
+    Raises:
+        UserError: naming the ``key``, which may be one of ``parts``.
+    """
     if isinstance(value, Cases):
         for _, inner in value.cases:
-            check_setting(key, inner, **bounds)
+            check_setting(key, inner, name)
         return value
     if isinstance(value, Gradient):
         for inner in value.values:
-            check_number(key, inner, None, **bounds)
+            check_setting(key, inner, name)
         return value
-    return check_number(key, value, None, **bounds)
+    number = check_number(key, value)
+    check_option(DECLARED[name], key, number)
+    return number
 
 
-def check_number(
-    key: str,
-    value: Any,
-    default: float | None,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    most: float | None = None,
-) -> float:
-    """Return a number, or its default where it is None.
+def check_number(key: str, value: Any) -> float:
+    """Return a number.
 
     Raises:
-        UserError: for what is no finite number, or lies outside its bounds.
+        UserError: for what is no finite number.
     """
-    value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{key}={value} must be a finite number")
-    if above is not None and value <= above:
-        raise UserError(f"{key}={value} must be above {above:g}")
-    if least is not None and value < least:
-        raise UserError(f"{key}={value} must be at least {least:g}")
-    if most is not None and value > most:
-        raise UserError(f"{key}={value} must be at most {most:g}")
     return float(value)

@@ -15,7 +15,7 @@ from reproalign.common.merging.config_check import SHOWN, check_architectures, c
 from reproalign.common.merging.headers import read_json
 from reproalign.common.merging.inputs import Model
 from reproalign.common.merging.operands import ranges
-from reproalign.common.merging.settings import Settings
+from reproalign.common.merging.settings import MergeSettings
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Agreement:
     notes: list[str] = field(default_factory=list)
 
 
-def agree(models: Sequence[Model], blocks: Sequence[Blocks], settings: Settings, template: Path) -> Agreement:
+def agree(models: Sequence[Model], blocks: Sequence[Blocks], settings: MergeSettings, template: Path) -> Agreement:
     """Find how the tensors of several models belong together.
 
     Args:
@@ -80,7 +80,7 @@ def agree(models: Sequence[Model], blocks: Sequence[Blocks], settings: Settings,
 
 
 def _check_template(
-    found: Agreement, models: Sequence[Model], blocks: Blocks, settings: Settings, folder: Path
+    found: Agreement, models: Sequence[Model], blocks: Blocks, settings: MergeSettings, folder: Path
 ) -> None:
     """Check that a model that is not merged, but whose files are copied, computes as the merged ones do."""
     label = settings.files_from
@@ -99,7 +99,7 @@ def _check_template(
 
 
 def _names(
-    models: Sequence[Model], blocks: Sequence[Blocks], settings: Settings, found: Agreement
+    models: Sequence[Model], blocks: Sequence[Blocks], settings: MergeSettings, found: Agreement
 ) -> tuple[dict[str, list[str]], bool]:
     """Return where each tensor of the output is in each model, and whether the output is tied."""
     names = [{name: name for name in model.tensors} for model in models]
@@ -155,7 +155,7 @@ def _compare_names(
     models: Sequence[Model],
     names: Sequence[dict[str, str]],
     blocks: Sequence[Blocks],
-    settings: Settings,
+    settings: MergeSettings,
     found: Agreement,
 ) -> None:
     union = {name: None for own in names for name in own}
@@ -175,7 +175,7 @@ def _compare_names(
 
 
 def _fit(
-    name: str, places: list[str], models: Sequence[Model], blocks: Blocks, settings: Settings, found: Agreement
+    name: str, places: list[str], models: Sequence[Model], blocks: Blocks, settings: MergeSettings, found: Agreement
 ) -> Fit:
     shapes = [model.tensors[place].shape for model, place in zip(models, places, strict=True)]
     if len(set(shapes)) == 1:

@@ -8,15 +8,8 @@ from typing import Any
 from reproalign.common.config.model import DTYPES
 from reproalign.common.options import option, output_dir, seed
 
-THREADS: dict[str, Any] = {"help": "threads of the arithmetic", "at_least": 1, "null": "one for each core, 16 at most"}
-VERIFY: dict[str, Any] = {
-    "help": "what is checked of the written files",
-    "choices": {"headers": "", "load": "from_pretrained on the CPU", "auto": "load below 4 GB"},
-}
-KEEP_FILES: dict[str, Any] = {
-    "help": "an interrupted run",
-    "choices": {"auto": "keep its finished files", "never": "refuse its folder"},
-}
+DIFFERENCES = ("tokenizer", "chat_template", "config", "extra_tensors", "bin")
+STATISTICS = {"fisher": "mean squared gradients of log p", "gram": "x xᵀ of the inputs of linear layers"}
 
 
 @dataclass
@@ -58,7 +51,7 @@ class MergeConfig:
     )
     scale: float | None = option(None, help="λ of task vectors", null="ties and dare_ties: 1; others need it")
     density: float | None = option(
-        None, help="share of each task vector that is kept", at_least=0, at_most=1, null="ties: 0.2, dare_*: 0.1"
+        None, help="share of each task vector that is kept", above=0, at_most=1, null="ties: 0.2, dare_*: 0.1"
     )
     trim_scope: str | None = option(
         None,
@@ -114,13 +107,23 @@ class MergeConfig:
     allow: list[str] | None = option(
         None,
         help="differences to accept, with a note",
-        choices=("tokenizer", "chat_template", "config", "extra_tensors", "bin", "negative"),
+        choices=(*DIFFERENCES, "negative"),
         null="none",
     )
     files_from: str | None = option(
         None, help="model whose config, tokenizer and generation files are copied", null="base, or the first"
     )
     shard_size: str = option("5GB", help="largest file of the output")
-    threads: int | None = option(None, **THREADS)
-    verify: str = option("auto", **VERIFY)
-    resume: str = option("auto", **KEEP_FILES)
+    threads: int | None = option(
+        None, help="threads of the arithmetic", at_least=1, null="one for each core, 16 at most"
+    )
+    verify: str = option(
+        "auto",
+        help="what is checked of the written files",
+        choices={"headers": "", "load": "from_pretrained on the CPU", "auto": "load below 4 GB"},
+    )
+    resume: str = option(
+        "auto",
+        help="an interrupted run",
+        choices={"auto": "keep its finished files", "never": "refuse its folder"},
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from reproalign.common.errors import UserError
 from reproalign.common.merging.blocks import Blocks
 from reproalign.common.merging.inputs import Model
-from reproalign.common.merging.settings import Settings
+from reproalign.common.merging.settings import MergeSettings
 
 # Keys of config.json in which models may differ: how they were saved or trained, and what is checked by itself.
 HARMLESS = {
@@ -40,7 +40,7 @@ def check_architectures(models: Sequence[Model]) -> None:
             )
 
 
-def check_configs(labels: Sequence[str], blocks: Sequence[Blocks], settings: Settings) -> list[str]:
+def check_configs(labels: Sequence[str], blocks: Sequence[Blocks], settings: MergeSettings) -> list[str]:
     """Compare the configurations with the first one; return what the user should know of differences.
 
     Raises:

@@ -13,7 +13,7 @@ from reproalign.common.errors import UserError, first_line
 from reproalign.common.merging.headers import read_json
 from reproalign.common.merging.inputs import local_folder
 from reproalign.common.merging.output import copy_files
-from reproalign.common.merging.settings import Settings, normalized_weights
+from reproalign.common.merging.settings import MergeSettings, normalized_weights
 from reproalign.common.merging.tokenizer_check import MARKS, load_tokenizer, tokenizer_difference
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.ensemble_file import write_ensemble
@@ -39,7 +39,7 @@ class EnsemblePlan:
     notes: list[str]
 
 
-def plan_ensemble(settings: Settings) -> EnsemblePlan:
+def plan_ensemble(settings: MergeSettings) -> EnsemblePlan:
     """Check that models can answer together: one architecture, one vocabulary.
 
     Raises:
@@ -120,7 +120,7 @@ def _check_shapes(shapes: dict[str, tuple[str, int]]) -> None:
             )
 
 
-def _compare(settings: Settings, tokenizers: dict[str, tuple[Path, PreTrainedTokenizerBase]]) -> list[str]:
+def _compare(settings: MergeSettings, tokenizers: dict[str, tuple[Path, PreTrainedTokenizerBase]]) -> list[str]:
     if not tokenizers:
         return []
     (first, (_, reference)), *others = tokenizers.items()

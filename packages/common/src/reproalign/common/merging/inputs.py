@@ -13,7 +13,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.merging.adapted import AdaptedCheckpoint
 from reproalign.common.merging.adapters import Adapter
 from reproalign.common.merging.checkpoint import Checkpoint
-from reproalign.common.merging.settings import METHODS, Settings
+from reproalign.common.merging.settings import METHODS, MergeSettings
 from reproalign.common.merging.statistics import open_statistics
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.ensemble_file import is_ensemble
@@ -52,7 +52,7 @@ class Inputs:
 
 
 @contextmanager
-def open_inputs(settings: Settings) -> Iterator[Inputs]:
+def open_inputs(settings: MergeSettings) -> Iterator[Inputs]:
     """Open everything that a merge reads; the files are closed at the end of the block.
 
     Raises:
@@ -64,7 +64,7 @@ def open_inputs(settings: Settings) -> Iterator[Inputs]:
 
 
 class _Opener:
-    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+    def __init__(self, settings: MergeSettings, stack: ExitStack) -> None:
         self.settings = settings
         self.stack = stack
         self.inputs = Inputs()

@@ -10,24 +10,24 @@ from reproalign.common.errors import UserError
 from reproalign.common.merging import methods
 from reproalign.common.merging.adapted import AdaptedCheckpoint
 from reproalign.common.merging.blocks import Block
-from reproalign.common.merging.checkpoint import Source
+from reproalign.common.merging.checkpoint import TensorSource
 from reproalign.common.merging.compatibility import Agreement, Fit
 from reproalign.common.merging.inputs import Inputs
 from reproalign.common.merging.operands import Operands, Rule
 from reproalign.common.merging.rules import Fisher, Linear, RegMean, Same, Slerp
-from reproalign.common.merging.settings import METHODS, Settings, normalized_weights
+from reproalign.common.merging.settings import METHODS, MergeSettings, normalized_weights
 from reproalign.common.merging.sparse_rules import Dare, Ties
 from reproalign.common.merging.stream import Job
 from reproalign.common.merging.values import evaluate, selectors
 from reproalign.common.merging.writer import OutputTensor
 
-Extra = tuple[tuple[Source, str], ...]  # statistics that a rule reads beside the models
+Extra = tuple[tuple[TensorSource, str], ...]  # statistics that a rule reads beside the models
 
 
 class Planner:
     """Makes the job of each tensor, from what the models have in common."""
 
-    def __init__(self, settings: Settings, inputs: Inputs, layers: int, agreement: Agreement) -> None:
+    def __init__(self, settings: MergeSettings, inputs: Inputs, layers: int, agreement: Agreement) -> None:
         self.settings = settings
         self.inputs = inputs
         self.layers = layers

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from reproalign.common.merging.checkpoint import Source
+from reproalign.common.merging.checkpoint import TensorSource
 from reproalign.common.merging.headers import TensorInfo
 
 # Entries of a slice: small enough for a core's cache, and the unit in which SLERP's inner products are summed, so it
@@ -32,7 +32,7 @@ class Operands:
     """
 
     name: str
-    sources: tuple[tuple[Source, str], ...]
+    sources: tuple[tuple[TensorSource, str], ...]
     size: int
     dtype: torch.dtype
 

@@ -14,14 +14,14 @@ from reproalign.common.merging.headers import read_json
 from reproalign.common.merging.inputs import Inputs
 from reproalign.common.merging.methods import task_arithmetic_weights
 from reproalign.common.merging.planning import MergePlan, make_plan
-from reproalign.common.merging.settings import Settings, normalized_weights
+from reproalign.common.merging.settings import MergeSettings, normalized_weights
 from reproalign.common.merging.values import evaluate, selectors
 from reproalign.common.models.load import model_path
 
 Made = MergePlan | MergedAdapter | EnsemblePlan
 
 
-def plan_merge(settings: Settings, inputs: Inputs) -> Made:
+def plan_merge(settings: MergeSettings, inputs: Inputs) -> Made:
     """Check that opened models can be merged as the settings say, and lay out the work; nothing is written.
 
     Raises:
@@ -36,7 +36,7 @@ def plan_merge(settings: Settings, inputs: Inputs) -> Made:
     return plan
 
 
-def _spaces(settings: Settings, inputs: Inputs) -> list[str]:
+def _spaces(settings: MergeSettings, inputs: Inputs) -> list[str]:
     """Say of adapters that become a model in which space that is, and how far the other one would be."""
     adapters = [model.adapter for model in inputs.models if isinstance(model, AdaptedCheckpoint)]
     if len(adapters) < 2 or len(adapters) < len(inputs.models):
@@ -49,7 +49,7 @@ def _spaces(settings: Settings, inputs: Inputs) -> list[str]:
     return [f"space: delta (adapters folded into their base); {found}"]
 
 
-def merge_opened_adapters(settings: Settings, inputs: Inputs) -> MergedAdapter:
+def merge_opened_adapters(settings: MergeSettings, inputs: Inputs) -> MergedAdapter:
     """Merge opened adapters into one, with weights by tensor as the settings say.
 
     Raises:
@@ -70,7 +70,7 @@ def merge_opened_adapters(settings: Settings, inputs: Inputs) -> MergedAdapter:
     return merge_adapters(inputs.adapters, weights_of, space=settings.space or "delta", rank=settings.rank, dtype=dtype)
 
 
-def _base_blocks(settings: Settings, inputs: Inputs) -> Blocks:
+def _base_blocks(settings: MergeSettings, inputs: Inputs) -> Blocks:
     """Read the blocks off the base that the adapters name, which only ``parts`` needs."""
     name = settings.base or inputs.adapters[0].base
     blocks = Blocks(read_json(Path(model_path(name, "base")) / "config.json"), name)

@@ -10,9 +10,7 @@ import yaml
 from reproalign.common.errors import UserError, choose
 from reproalign.common.merging.values import Cases, Gradient, Setting
 
-METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
 TOP = {"merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source"}
-DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 _TASK = {"weight", "normalize", "lambda", "int8_mask"}  # int8_mask saves memory there and changes no number
 PARAMETERS = {
     "linear": {"weight", "normalize"},
@@ -57,7 +55,7 @@ class _Mergekit:
         self.path = path
         self.plan = plan
         try:
-            self.method = choose("merge_method", str(plan["merge_method"]), METHODS)
+            self.method = choose("merge_method", str(plan["merge_method"]), PARAMETERS)
         except UserError as error:
             raise self._error(str(error)) from None
 
@@ -194,7 +192,7 @@ class _Mergekit:
 
     def _dtypes(self) -> dict[str, Any]:
         found = self.plan.get("out_dtype") or self.plan.get("dtype")
-        return {} if found is None else {"dtype": choose("dtype", str(found).removeprefix("torch."), DTYPES)}
+        return {} if found is None else {"dtype": str(found).removeprefix("torch.")}
 
     def _files(self, base: str | None) -> dict[str, Any]:
         source = self.plan.get("tokenizer_source")

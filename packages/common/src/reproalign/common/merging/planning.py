@@ -18,7 +18,7 @@ from reproalign.common.merging.inputs import Inputs
 from reproalign.common.merging.jobs import Planner
 from reproalign.common.merging.operands import CHUNK, Over
 from reproalign.common.merging.selection import kth_largest_magnitudes
-from reproalign.common.merging.settings import Settings
+from reproalign.common.merging.settings import MergeSettings
 from reproalign.common.merging.sparse_rules import Ties, magnitude_histograms
 from reproalign.common.merging.stream import Job
 from reproalign.common.merging.values import selectors
@@ -36,7 +36,7 @@ class MergePlan:
         agreement: what the models have in common.
     """
 
-    settings: Settings
+    settings: MergeSettings
     jobs: dict[str, Job]
     blocks: dict[str, Block]
     numbers: dict[str, str]
@@ -102,7 +102,7 @@ class MergePlan:
         return self.settings.trim_scope == "model" and bool(self._trimmed())
 
 
-def make_plan(settings: Settings, inputs: Inputs) -> MergePlan:
+def make_plan(settings: MergeSettings, inputs: Inputs) -> MergePlan:
     """Check that the models fit together and lay out the work; nothing is written.
 
     Raises:

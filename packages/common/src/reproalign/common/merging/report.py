@@ -15,10 +15,10 @@ from reproalign.common.merging.adapter_merge import MergedAdapter
 from reproalign.common.merging.blocks import Block
 from reproalign.common.merging.planning import MergePlan
 from reproalign.common.merging.resolving import METHOD_KEYS
-from reproalign.common.merging.settings import METHODS, Settings
+from reproalign.common.merging.settings import METHODS, MergeSettings
 from reproalign.common.merging.values import Cases, Gradient, PerTensor, Setting
 
-# Fields of Settings that are called otherwise in a plan.
+# Fields of MergeSettings that are called otherwise in a plan.
 RENAMED = {"densities": "density"}
 
 
@@ -49,7 +49,7 @@ def plan_table(plan: MergePlan, labels: Sequence[str], threads: int) -> Table:
     return table
 
 
-def adapter_table(settings: Settings, merged: MergedAdapter) -> Table:
+def adapter_table(settings: MergeSettings, merged: MergedAdapter) -> Table:
     """Lay out what became of adapters: the space, the ranks, and how far the two spaces are apart."""
     table = Table("adapters", "space", "rank", "factor-delta gap", "error")
     gap = "no factor average" if merged.gap is None else f"{merged.gap:.3g}"
@@ -64,7 +64,7 @@ def print_notes(console: Console, notes: Sequence[str]) -> None:
         console.print(f"note: {note}", style="yellow", soft_wrap=True)
 
 
-def as_plan_file(settings: Settings) -> dict[str, Any]:
+def as_plan_file(settings: MergeSettings) -> dict[str, Any]:
     """Return what was merged in the words of a plan file, defaults that matter included."""
     read = METHODS[settings.method].keys
     found: dict[str, Any] = {}
@@ -79,7 +79,7 @@ def as_plan_file(settings: Settings) -> dict[str, Any]:
     return found | _parts(settings)
 
 
-def _parts(settings: Settings) -> dict[str, Any]:
+def _parts(settings: MergeSettings) -> dict[str, Any]:
     """Return the defaults and ``parts`` of settings that hold them, in the order in which later ones win."""
     groups: dict[str, tuple[Setting, ...]] = {
         "weights": settings.weights,

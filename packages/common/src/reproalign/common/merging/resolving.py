@@ -6,28 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from reproalign.common.errors import UserError, choose, did_you_mean
+from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.mappings import flatten
 from reproalign.common.merging.checks import check_number, check_setting, check_type
 from reproalign.common.merging.config import MergeConfig
-from reproalign.common.merging.settings import METHODS, Settings, parse_size
+from reproalign.common.merging.settings import METHODS, MergeSettings, parse_size
 from reproalign.common.merging.values import Cases, Setting
+from reproalign.common.options.check import check_file
 
-ALLOWANCES = ("tokenizer", "chat_template", "config", "extra_tensors", "bin", "negative")
 # Keys that say how a run is carried out and not what is merged; plan files do not hold them.
 OF_THE_RUN = ("output_dir", "plan", "resume", "threads", "shard_size", "verify")
 PART_KEYS = ("weights", "density", "t")
 METHOD_KEYS = frozenset().union(*(method.keys for method in METHODS.values())) - {"seed"}
 
 
-def resolve(config: MergeConfig) -> Settings:
-    """Put command line, plan file and defaults together and check every value.
+def resolve(config: MergeConfig) -> MergeSettings:
+    """Put command line, plan file and defaults together, and check what plan files and the keys together say.
 
     Raises:
         UserError: for a key that is wrong, missing, or without meaning for the method.
     """
     given = _given(config)
-    method = choose("method", given.get("method") or "linear", METHODS)
+    method = given.get("method", "linear")
     _check_applicable(method, given)
     models = tuple(given.get("models") or ())
     if not models:
@@ -38,39 +38,33 @@ def resolve(config: MergeConfig) -> Settings:
         raise UserError(
             f"scale is not set; method={method} needs the factor λ of its task vectors (there is no good default)"
         )
-    settings = Settings(
+    settings = MergeSettings(
         method=method,
         models=models,
         base=given.get("base"),
         weights=_weights(method, models, given),
         densities=_densities(method, models, given),
         t=_position(method, given),
-        normalize=_flag(given.get("normalize"), method not in ("task_arithmetic", "dare_linear")),
-        scale=check_number("scale", given.get("scale"), 1.0),
-        trim_scope=choose("trim_scope", given.get("trim_scope") or "tensor", ["tensor", "model"]),
+        normalize=given.get("normalize", method not in ("task_arithmetic", "dare_linear")),
+        scale=check_number("scale", given.get("scale", 1.0)),
+        trim_scope=given.get("trim_scope", "tensor"),
         statistics=_statistics(method, models, given),
-        floor=check_number("floor", given.get("floor"), 1e-10, above=0.0),
-        off_diagonal=check_number("off_diagonal", given.get("off_diagonal"), 0.9, least=0.0, most=1.0),
-        output=_choice("output", given, ["model", "adapter"]),
-        space=_choice("space", given, ["factor", "delta"]),
+        floor=check_number("floor", given.get("floor", 1e-10)),
+        off_diagonal=check_number("off_diagonal", given.get("off_diagonal", 0.9)),
+        output=given.get("output"),
+        space=given.get("space"),
         rank=given.get("rank"),
         seed=config.seed,
-        dtype=choose("dtype", given.get("dtype") or "auto", ["auto", "float32", "bfloat16", "float16"]),
-        accumulate=choose("accumulate", given.get("accumulate") or "float32", ["float32", "float64", "output"]),
-        embeddings=choose("embeddings", given.get("embeddings") or "refuse", ["refuse", "crop", "pad"]),
-        tied=choose("tied", given.get("tied") or "keep", ["keep", "untie"]),
-        allow=frozenset(choose("allow", entry, ALLOWANCES) for entry in given.get("allow") or ()),
+        dtype=given.get("dtype", "auto"),
+        accumulate=given.get("accumulate", "float32"),
+        embeddings=given.get("embeddings", "refuse"),
+        tied=given.get("tied", "keep"),
+        allow=frozenset(given.get("allow", ())),
         files_from=given.get("files_from"),
         layers=given["layers"],
     )
     if settings.accumulate == "output" and method != "linear":
         raise UserError(f"accumulate=output rounds every step of method=linear and has no meaning for {method}")
-    if settings.rank is not None and settings.rank < 1:
-        raise UserError(f"rank={settings.rank} must be at least 1")
-    choose("verify", config.verify, ["auto", "headers", "load"])
-    choose("resume", config.resume, ["auto", "never"])
-    if config.threads is not None and config.threads < 1:
-        raise UserError(f"threads={config.threads} must be at least 1")
     parse_size(config.shard_size)
     return settings
 
@@ -86,6 +80,7 @@ def _given(config: MergeConfig) -> dict[str, Any]:
         if key not in known:
             raise UserError(f"{config.plan}: unknown key '{key}'{did_you_mean(str(key), known)}")
         check_type(f"{config.plan}: {key}", value, types[key])
+    check_file(MergeConfig, plan, str(config.plan))
     here = {key: getattr(config, key) for key in known if key != "seed"}
     set_here = {key: value for key, value in here.items() if value not in (None, {}, [])}
     if plan.get("seed", config.seed) != config.seed:
@@ -116,8 +111,8 @@ def _parts(given: dict[str, Any], key: str) -> list[tuple[str, Any]]:
             selector, last = path, "weights"
         if last == key:
             found.append((selector, value))
-        if last not in METHODS[given.get("method") or "linear"].keys:
-            raise UserError(f"parts: '{path}': {last} has no meaning for method={given.get('method') or 'linear'}")
+        if last not in METHODS[given.get("method", "linear")].keys:
+            raise UserError(f"parts: '{path}': {last} has no meaning for method={given.get('method', 'linear')}")
     return found[::-1]
 
 
@@ -134,8 +129,8 @@ def _weights(method: str, models: Sequence[str], given: dict[str, Any]) -> tuple
             raise UserError(f"{where}: {values} must be a list of {count} numbers, one for each model")
     return tuple(
         _cases(
-            [(selector, check_setting(f"parts.{selector}", values[model])) for selector, values in parts],
-            check_setting("weights", default[model]),
+            [(selector, check_setting(f"parts.{selector}", values[model], "weights")) for selector, values in parts],
+            check_setting("weights", default[model], "weights"),
         )
         for model in range(count)
     )
@@ -147,29 +142,21 @@ def _densities(method: str, models: Sequence[str], given: dict[str, Any]) -> tup
     default = given.get("density")
     default = (0.2 if method == "ties" else 0.1) if default is None else default
     values = default if isinstance(default, list | tuple) else [default] * len(models)
-    parts = [(selector, _density(f"parts.{selector}.density", value)) for selector, value in _parts(given, "density")]
-    return tuple(_cases(parts, _density("density", value)) for value in values)
-
-
-def _density(key: str, value: Any) -> Setting:
-    return check_setting(key, value, above=0.0, most=1.0)
+    parts = _part_settings(given, "density")
+    return tuple(_cases(parts, check_setting("density", value, "density")) for value in values)
 
 
 def _position(method: str, given: dict[str, Any]) -> Setting:
     if method != "slerp":
         return 0.0
-    parts = [(name, check_setting(f"parts.{name}.t", value, least=0.0, most=1.0)) for name, value in _parts(given, "t")]
+    parts = _part_settings(given, "t")
     if given.get("t") is None:
         raise UserError("t is not set; method=slerp needs the position between the two models, 0 to 1")
-    return _cases(parts, check_setting("t", given["t"], least=0.0, most=1.0))
+    return _cases(parts, check_setting("t", given["t"], "t"))
 
 
-def _flag(value: bool | None, default: bool) -> bool:
-    return default if value is None else value
-
-
-def _choice(key: str, given: dict[str, Any], choices: Sequence[str]) -> str | None:
-    return choose(key, given[key], choices) if given.get(key) is not None else None
+def _part_settings(given: dict[str, Any], key: str) -> list[tuple[str, Setting]]:
+    return [(name, check_setting(f"parts.{name}.{key}", value, key)) for name, value in _parts(given, key)]
 
 
 def _statistics(method: str, models: Sequence[str], given: dict[str, Any]) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class MergeSettings:
     """A merge, checked as far as it can be without opening a model.
 
     Fields are :class:`MergeConfig`'s, and ``layers``: how many a mergekit plan's slices hold; None: all.
@@ -111,7 +111,7 @@ def parse_size(text: str, key: str = "shard_size") -> int:
     return int(float(found[1]) * UNITS[found[2]])
 
 
-def normalized_weights(settings: Settings, weights: Sequence[float], tensor: str) -> tuple[float, ...]:
+def normalized_weights(settings: MergeSettings, weights: Sequence[float], tensor: str) -> tuple[float, ...]:
     """Return a tensor's weights as the equation takes them.
 
     Raises:

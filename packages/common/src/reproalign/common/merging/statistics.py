@@ -27,15 +27,15 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path, write_json
 from reproalign.common.merging.checkpoint import Checkpoint
+from reproalign.common.merging.config import STATISTICS
 from reproalign.common.merging.headers import read_json
 from reproalign.common.records.handed_on import as_written
 
 FACTS = "statistics.json"
 FORMAT = 1
-KINDS = ("fisher", "gram")
 
 
 def open_statistics(name: str, kind: str, key: str = "statistics") -> Checkpoint:
@@ -49,7 +49,6 @@ def open_statistics(name: str, kind: str, key: str = "statistics") -> Checkpoint
     Raises:
         UserError: if there is none, it is unfinished, or of another kind.
     """
-    choose("kind of statistics", kind, KINDS)
     path = Path(name).expanduser()
     if (path / "statistics" / FACTS).is_file():
         path = path / "statistics"
@@ -72,7 +71,7 @@ def statistics_facts(path: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     facts = read_json(file)
-    if facts.get("format") != FORMAT or facts.get("kind") not in KINDS:
+    if facts.get("format") != FORMAT or facts.get("kind") not in STATISTICS:
         raise UserError(f"{file}: not a file of statistics that is known here (format {FORMAT})")
     return facts
 

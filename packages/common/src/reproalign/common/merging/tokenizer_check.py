@@ -12,12 +12,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from reproalign.common.errors import UserError, first_line
 from reproalign.common.merging.adapted import AdaptedCheckpoint
 from reproalign.common.merging.inputs import Model
-from reproalign.common.merging.settings import Settings
+from reproalign.common.merging.settings import MergeSettings
 
 MARKS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 
 
-def check_tokenizers(models: Sequence[Model], settings: Settings, template: Path) -> list[str]:
+def check_tokenizers(models: Sequence[Model], settings: MergeSettings, template: Path) -> list[str]:
     """Compare the tokenizers and chat templates of all models.
 
     A model without tokenizer files cannot be compared, and one without a template says nothing against that of another;
@@ -102,7 +102,7 @@ def _rules(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {key: value for key, value in rules.items() if key not in ("truncation", "padding", "added_tokens")}
 
 
-def _accept(what: str, text: str, settings: Settings, template: Path, notes: list[str]) -> None:
+def _accept(what: str, text: str, settings: MergeSettings, template: Path, notes: list[str]) -> None:
     if what not in settings.allow:
         raise UserError(f"{text}; add allow=[{what}] to write that of the base or first model (files_from: of another)")
     notes.append(f"{text}: that of {template} is written")

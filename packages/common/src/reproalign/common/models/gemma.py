@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.gemma.modeling_gemma import GemmaMLP, GemmaTextScaledWordEmbedding
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.models.forward import replace_forward
 
-NUMERICS = ("current", "transformers-4.38")
 _SCALE = "gemma_scale"  # the change to the embeddings' forward
 
 
@@ -29,9 +28,9 @@ def apply_gemma_numerics(model: nn.Module, numerics: str | None, name: str) -> N
         name: of the model, for errors.
 
     Raises:
-        UserError: for another value, or a model that is no Gemma 1.
+        UserError: for a model that is no Gemma 1.
     """
-    if choose("model.gemma_numerics", numerics or "current", NUMERICS) == "current":
+    if numerics in (None, "current"):
         return
     embeddings = [module for module in model.modules() if isinstance(module, GemmaTextScaledWordEmbedding)]
     if not embeddings:

@@ -192,7 +192,7 @@ def merge_adapter(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, adapt
 def _load(auto: Any, config: LoadedModelConfig, name: str, **extra: Any) -> PreTrainedModel:
     quiet_transformers()
     options: dict[str, Any] = {
-        "dtype": DTYPES[choose("model.dtype", config.dtype, DTYPES)],
+        "dtype": DTYPES[config.dtype],
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
         **extra,
@@ -237,7 +237,6 @@ def _load_ensemble(config: LoadedModelConfig, folder: Path) -> PreTrainedModel:
 
 
 def _quantization(config: LoadedModelConfig) -> BitsAndBytesConfig:
-    choose("model.quantization", str(config.quantization), ["4bit", "8bit"])
     if not torch.accelerator.is_available():
         raise UserError(f"model.quantization={config.quantization} needs a GPU; this machine has none")
     try:

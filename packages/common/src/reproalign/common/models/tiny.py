@@ -84,7 +84,6 @@ def tiny_folder(kind: str) -> Path:
     Raises:
         TimeoutError: if the first process has not made it after two minutes.
     """
-    choose("tiny model", kind, TINY_MODELS)
     key = sha256_json([FORMAT, tiny_config(kind).to_dict(), fingerprint_tokenizer(tiny_tokenizer())])[:16]
     folder = cache_folder(None) / "models" / f"tiny-{kind}-{key}"
     if PartialState().is_main_process:

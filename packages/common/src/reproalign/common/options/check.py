@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -40,6 +41,23 @@ def check(schema: type, config: Mapping[str, Any], prefix: str = "") -> None:
     for field in fields(schema):
         if field.name in config:
             _check_value(field, f"{prefix}{field.name}", config[field.name])
+
+
+def check_file(schema: type, content: Mapping[str, Any], place: str | Path) -> None:
+    """Check what a file says of a configuration's keys, as :func:`check` does; other keys are left to its reader.
+
+    Args:
+        schema: the configuration class.
+        content: plain values by key.
+        place: of the file.
+
+    Raises:
+        UserError: likewise, beginning with the place.
+    """
+    try:
+        check(schema, content)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
 
 
 def check_characters(value: Any, key: str) -> None:

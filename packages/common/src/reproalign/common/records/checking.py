@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reproalign.common.errors import UserError
-from reproalign.common.integrity import Finding, damage, examine
+from reproalign.common.integrity import FileFinding, damage, examine
 from reproalign.common.manifests import MANIFEST, RECORD, digest_of, is_sealed, seal
 from reproalign.common.records.fingerprints import fingerprint_folder
 from reproalign.common.records.folder import read_record
@@ -35,7 +35,7 @@ def sealed_in(path: Path) -> list[Path]:
     raise UserError(f"{path}: nothing was sealed there ({MANIFEST} or {RECORD} is needed); give a run or a cache")
 
 
-def check_sealed(path: Path) -> Iterator[Finding]:
+def check_sealed(path: Path) -> Iterator[FileFinding]:
     """Compare a sealed folder or file, or a run, with what was written there; what lies below it in folders of its own
     is left out.
     """
@@ -45,17 +45,17 @@ def check_sealed(path: Path) -> Iterator[Finding]:
         yield from examine(path, nested=False)
 
 
-def check_run(folder: Path) -> Iterator[Finding]:
+def check_run(folder: Path) -> Iterator[FileFinding]:
     """Compare a run's record with its own SHA-256, and the weights that the run made with those that it names."""
     file = folder / RECORD
     try:
         record = read_record(folder)
     except UserError as error:
-        yield Finding(file, file.stat().st_size, str(error))
+        yield FileFinding(file, file.stat().st_size, str(error))
         return
-    yield Finding(file, file.stat().st_size)
+    yield FileFinding(file, file.stat().st_size)
     if record["status"] == "finished" and record.get("format", 1) != 1 and not is_sealed(folder):
-        yield Finding(folder / MANIFEST, 0, f"{folder / MANIFEST} is missing")
+        yield FileFinding(folder / MANIFEST, 0, f"{folder / MANIFEST} is missing")
     for name, entry in record.get("fingerprints", {}).get("weights", {}).items():
         if entry.get("folder"):
             yield _weights(name, folder / entry["folder"], entry)
@@ -73,13 +73,13 @@ def file_problems(folder: Path) -> list[str]:
     return list(dict.fromkeys(finding.problem for finding in found if finding.problem))
 
 
-def _weights(name: str, folder: Path, entry: Mapping[str, Any]) -> Finding:
+def _weights(name: str, folder: Path, entry: Mapping[str, Any]) -> FileFinding:
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if not folder.is_dir():
-        return Finding(folder, size, f"{folder} is missing (weights '{name}' of the record)")
+        return FileFinding(folder, size, f"{folder} is missing (weights '{name}' of the record)")
     problem = damage(folder) if is_sealed(folder) else None
     if problem:
-        return Finding(folder, size, problem)
+        return FileFinding(folder, size, problem)
     try:
         files = entry.get("files")
         same = (
@@ -89,7 +89,7 @@ def _weights(name: str, folder: Path, entry: Mapping[str, Any]) -> Finding:
         )
     except FileNotFoundError as error:
         if (folder / "ensemble.json").is_file():  # which has no weights of its own
-            return Finding(folder, size)
-        return Finding(folder, size, f"{error} (weights '{name}' of the record)")
+            return FileFinding(folder, size)
+        return FileFinding(folder, size, f"{error} (weights '{name}' of the record)")
     altered = f"{folder}: its weights are not those that the record names as '{name}'"
-    return Finding(folder, size, None if same else altered)
+    return FileFinding(folder, size, None if same else altered)

@@ -6,11 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reproalign.common.errors import choose
-
 BY_MASK = ("eos", "last", "average", "max")
 BY_ID = ("last_not_pad", "first_pad")
-POOLINGS = (*BY_MASK, *BY_ID)
 
 
 def pool(
@@ -25,11 +22,7 @@ def pool(
         attention_mask: 1 on real tokens, at least one per row.
         pooling: ``eos``: the final token's state; ``last``: that of the token before it (of a text that ends with EOS,
             its last own token; of one token, that one); ``average``; ``max``: of each component.
-
-    Raises:
-        UserError: for another ``pooling``.
     """
-    choose("model.pooling", pooling, BY_MASK)
     mask = attention_mask.bool()
     if pooling == "average":
         wide = torch.promote_types(hidden.dtype, torch.float32)  # sums of hundreds of states
@@ -53,11 +46,7 @@ def pooled_index(
         pooling: ``last_not_pad`` (transformers today): the last token that is not pad, 0 if all are; ``first_pad``
             (transformers 4.38, which MMPO's release used): the one before the first pad, modulo length. They differ
             when pad = EOS and EOS occurs inside. A row of pads alone has equal states everywhere; both give 0 for it.
-
-    Raises:
-        UserError: for another ``pooling``.
     """
-    choose("model.pooling", pooling, BY_ID)
     length = input_ids.shape[1]
     is_pad = input_ids == pad_token_id
     if pooling == "first_pad":

@@ -15,11 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.data.cache import fingerprint_tokenizer
 from reproalign.common.data.records import RowError, Text
 from reproalign.common.data.sources.hh import parse_transcript
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.reward.released import RELEASED_IDS, SpecialIds, enclose
 from reproalign.common.reward.rules import RewardRules
 from reproalign.common.text.templates import TURN_MARKS, render, set_template, transcript, with_system
-from reproalign.common.text.tokenize import Encoder, Rules, add_special_tokens, begins_with_bos
+from reproalign.common.text.tokenize import Encoder, TokenRules, add_special_tokens, begins_with_bos
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase, variant: str) -> SpecialIds:
@@ -28,7 +28,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase, variant: str) -> SpecialIds:
     Raises:
         UserError: if the tokenizer has no EOS.
     """
-    if choose("variant", variant, ["paper", "released"]) == "released":
+    if variant == "released":
         return RELEASED_IDS
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     if not isinstance(eos, int):
@@ -41,7 +41,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase, variant: str) -> SpecialIds:
 
 def enclose_once(ids: list[int], special: SpecialIds, encoder: Encoder) -> list[int]:
     """Put BOS and EOS around a text's ids; those that a chat template has put there already are not doubled."""
-    rules = Rules(special.bos, special.eos, max_length=2, max_prompt_length=1)
+    rules = TokenRules(special.bos, special.eos, max_length=2, max_prompt_length=1)
     head, tail = add_special_tokens(rules, ids[:1], ids[1:], encoder.is_blank)
     return [token for token in (*head, *tail) if token is not None]
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reproalign.common.errors import choose
-from reproalign.common.reward.pooling import BY_MASK, pool, states_at
+from reproalign.common.reward.pooling import pool, states_at
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ def released_pool(
     Positions are counted from the ids, so that a real token which equals the pad id moves them (right padding), and
     count from the end where they fall before the beginning. ``max`` takes padding in as zeros (MORE ERRATA Q9).
     """
-    choose("model.pooling", pooling, BY_MASK)
     length = hidden.shape[1]
     if pooling == "average":
         return pool(hidden, attention_mask, "average")

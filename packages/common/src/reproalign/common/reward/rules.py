@@ -15,18 +15,18 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from reproalign.common.config.model import LoadedModelConfig, LoadedRewardModelConfig
-from reproalign.common.config.text import TextConfig
-from reproalign.common.errors import UserError, choose, did_you_mean
+from reproalign.common.config.text import DialogueTextConfig, TextConfig
+from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.models.load import model_path
-from reproalign.common.reward.pooling import BY_ID, POOLINGS
-from reproalign.common.text.templates import TURN_MARKS, check_separator
+from reproalign.common.options import like, option, variant
+from reproalign.common.options.check import check
+from reproalign.common.reward.pooling import BY_ID
+from reproalign.common.text.templates import check_separator
 
 logger = logging.getLogger(__name__)
 
 NOTE = "reward.json"
 VERSION = 2  # 1 had neither a version nor system_message and special_tokens
-LAYOUTS = (*TURN_MARKS, "chat")
-SPECIAL_TOKENS = ("enclose", "own", "own_once")
 
 
 @dataclass(frozen=True)
@@ -54,25 +54,27 @@ class RewardRules:
         UserError: for a value that is none of these, naming the key.
     """
 
-    pooling: str = "last"
-    variant: str = "paper"
-    layout: str = "transcript"
-    max_length: int = 512
-    truncation_side: str = "left"
-    padding_side: str = "right"
-    system_message: str | None = None
-    special_tokens: str = "enclose"
-    response_separator: str = "space"
+    pooling: str = like(LoadedRewardModelConfig, "pooling", "last")
+    variant: str = variant()
+    layout: str = like(TextConfig, "layout", "transcript")
+    max_length: int = like(TextConfig, "max_length", 512)
+    truncation_side: str = like(TextConfig, "truncation_side", "left")
+    padding_side: str = like(TextConfig, "padding_side", "right")
+    system_message: str | None = like(DialogueTextConfig, "system_message", None)
+    special_tokens: str = option(
+        "enclose",
+        help="BOS and EOS",
+        choices={
+            "enclose": "each once, BOS for tokenizers that begin with it",
+            "own": "as the tokenizer adds them",
+            "own_once": "likewise, but no second BOS",
+        },
+    )
+    response_separator: str = like(TextConfig, "response_separator", "space")
 
     def __post_init__(self) -> None:
-        choose("model.pooling", self.pooling, POOLINGS)
-        choose("variant", self.variant, ["paper", "released"])
-        check_separator(choose("layout", self.layout, LAYOUTS), self.response_separator)
-        choose("special_tokens", self.special_tokens, SPECIAL_TOKENS)
-        for name in ("truncation_side", "padding_side"):
-            choose(name, getattr(self, name), ["left", "right"])
-        if self.max_length < 3:
-            raise UserError(f"max_length={self.max_length} must be at least 3: BOS, a token and EOS")
+        check(RewardRules, vars(self))
+        check_separator(self.layout, self.response_separator)
         if self.variant == "released" and (self.pooling in BY_ID or self.special_tokens != "enclose"):
             raise UserError(
                 f"variant=released is MORE's, which does not go with pooling={self.pooling} and special_tokens="

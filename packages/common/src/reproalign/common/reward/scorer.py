@@ -19,7 +19,7 @@ from reproalign.common.reward.rules import RewardRules
 from reproalign.common.text.collate import pad_rows
 
 
-class Scorer:
+class RewardScorer:
     """A loaded reward model, called with dialogues.
 
     Args:

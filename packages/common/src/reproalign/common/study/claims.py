@@ -24,7 +24,7 @@ SHOWN = 12  # effects of a claim in tables; claims.json and claims.csv have all
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedClaim:
     """One claim with its findings.
 
     Attributes:
@@ -45,7 +45,7 @@ def check_claims(
     claims: Mapping[str, Claim],
     on_paper: Callable[[Claim], Finding[Any]],
     on_ours: Callable[[Claim], Finding[Any]] | None,
-) -> list[Checked]:
+) -> list[CheckedClaim]:
     """Check the claims that are asked for, or all.
 
     Args:
@@ -59,12 +59,12 @@ def check_claims(
     """
     names = [choose("claim", name, claims) for name in asked or claims]
     return [
-        Checked(name, claims[name], on_paper(claims[name]), on_ours(claims[name]) if on_ours else None)
+        CheckedClaim(name, claims[name], on_paper(claims[name]), on_ours(claims[name]) if on_ours else None)
         for name in names
     ]
 
 
-def refuse_insufficient(checked: Sequence[Checked], what: str) -> None:
+def refuse_insufficient(checked: Sequence[CheckedClaim], what: str) -> None:
     """Refuse results in which a claim has no instance.
 
     Args:
@@ -92,7 +92,7 @@ def verdict(finding: Finding[Any]) -> str:
     return "; ".join([*parts, *(f"not tested: {text}" for text in finding.missing)])
 
 
-def claims_table(checked: Sequence[Checked]) -> Table:
+def claims_table(checked: Sequence[CheckedClaim]) -> Table:
     """Return the table for the terminal."""
     ours = any(entry.ours for entry in checked)
     table = Table(
@@ -108,7 +108,7 @@ def claims_table(checked: Sequence[Checked]) -> Table:
     return table
 
 
-def claims_markdown(checked: Sequence[Checked]) -> str:
+def claims_markdown(checked: Sequence[CheckedClaim]) -> str:
     """Return the claims as a Markdown table; "limited by" is what ``paper.yaml`` says of the published numbers."""
     ours = any(entry.ours for entry in checked)
     heads = ["id", "claim", "published", "borne out by the paper's numbers", "limited by"]
@@ -123,14 +123,14 @@ def claims_markdown(checked: Sequence[Checked]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def claims_csv(checked: Sequence[Checked]) -> str:
+def claims_csv(checked: Sequence[CheckedClaim]) -> str:
     """Return one line for each instance of a claim, below a header; of the paper's numbers and of ours."""
     rows = list(_rows(checked))
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return csv_text(columns, ([row[name] for name in columns] for row in rows))
 
 
-def claims_json(checked: Sequence[Checked]) -> list[dict[str, Any]]:
+def claims_json(checked: Sequence[CheckedClaim]) -> list[dict[str, Any]]:
     """Return the claims as plain values, with what ``paper.yaml`` says of where they stand."""
     return [
         {
@@ -143,7 +143,7 @@ def claims_json(checked: Sequence[Checked]) -> list[dict[str, Any]]:
     ]
 
 
-def report_claims(checked: Sequence[Checked], run: Run, console: Console, beside: Mapping[str, Any]) -> None:
+def report_claims(checked: Sequence[CheckedClaim], run: Run, console: Console, beside: Mapping[str, Any]) -> None:
     """Print the claims, record their verdicts, and write ``claims.json``, ``claims.csv`` and ``claims.md``.
 
     Args:
@@ -171,7 +171,7 @@ def _with_notes(finding: Finding[Any]) -> list[str]:
     return ["; ".join(filter(None, [_effects(finding), *finding.notes])), verdict(finding)]
 
 
-def _rows(checked: Sequence[Checked]) -> Iterator[dict[str, Any]]:
+def _rows(checked: Sequence[CheckedClaim]) -> Iterator[dict[str, Any]]:
     for entry in checked:
         for whose, finding in (("paper", entry.paper), ("ours", entry.ours)):
             for effect in finding.effects if finding else ():

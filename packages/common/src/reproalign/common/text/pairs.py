@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.config.data import PreparingConfig
 from reproalign.common.config.text import PairTextConfig
 from reproalign.common.data.cache import fingerprint_dataset, fingerprint_tokenizer, map_cached
-from reproalign.common.errors import UserError, choose
-from reproalign.common.text.tokenize import Encoder, Rules, begins_with_bos, check_lengths, join_row
+from reproalign.common.errors import UserError
+from reproalign.common.text.tokenize import Encoder, TokenRules, begins_with_bos, check_lengths, join_row
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,8 @@ def tokenize_pairs(
         UserError: for ``overlong=error`` and such a pair, or lengths that leave no room for a response.
     """
     check_lengths(text.max_length, text.max_prompt_length)
-    choose("text.overlong", text.overlong, ["truncate", "drop", "error"])
     every = {
-        truncation: Rules(
+        truncation: TokenRules(
             bos_id=tokenizer.bos_token_id,
             eos_id=tokenizer.eos_token_id,
             max_length=text.max_length,
@@ -84,7 +83,7 @@ def _join_groups(
     index: int,
     sides: Sequence[tuple[str, ...]],
     encoder: Encoder,
-    rules: Rules,
+    rules: TokenRules,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {}
     whole = 0

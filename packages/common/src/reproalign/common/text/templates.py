@@ -8,7 +8,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError, choose, did_you_mean
+from reproalign.common.errors import UserError, did_you_mean
 from reproalign.common.files import read_text
 
 SPEAKERS = {"user": "Human", "assistant": "Assistant"}  # of a transcript
@@ -175,12 +175,11 @@ def turn_header(role: str, layout: str) -> str:
 
 
 def check_separator(layout: str, response_separator: str) -> None:
-    """Refuse a separator that is none, or that a chat template has no place for.
+    """Refuse a separator that a chat template has no place for.
 
     Raises:
         UserError: naming the key.
     """
-    choose("response_separator", response_separator, SEPARATORS)
     if layout not in TURN_MARKS and response_separator != "space":
         raise UserError(
             f"response_separator={response_separator} is for {' and '.join(f'layout={name}' for name in TURN_MARKS)}, "

@@ -14,13 +14,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 
 Ids = list[int]
 
 
 @dataclass(frozen=True)
-class Rules:
+class TokenRules:
     """How pairs are tokenised; the fields of the same names in ``PairTextConfig``, with the special token ids."""
 
     bos_id: int | None
@@ -31,11 +31,6 @@ class Rules:
     boundary: str = "exact"
     special_tokens: str = "dedupe"
     add_bos: bool = True  # dedupe: whether this tokenizer begins texts with BOS at all
-
-    def __post_init__(self) -> None:
-        choose("text.truncation", self.truncation, ["keep_end", "keep_start"])
-        choose("text.boundary", self.boundary, ["exact", "released"])
-        choose("text.special_tokens", self.special_tokens, ["dedupe", "released"])
 
 
 class Encoder:
@@ -87,7 +82,7 @@ class Encoder:
         return bool(self.tokenizer.decode(self("a") + self("b")) != "ab")
 
 
-def split(rules: Rules, prompt_ids: Ids, whole_ids: Ids, continuation: Callable[[], Ids]) -> tuple[Ids, Ids]:
+def split(rules: TokenRules, prompt_ids: Ids, whole_ids: Ids, continuation: Callable[[], Ids]) -> tuple[Ids, Ids]:
     """Cut a tokenised whole into prompt and response ids.
 
     Args:
@@ -106,7 +101,7 @@ def split(rules: Rules, prompt_ids: Ids, whole_ids: Ids, continuation: Callable[
 
 
 def add_special_tokens(
-    rules: Rules, prompt: Ids, response: Ids, is_blank: Callable[[Sequence[int]], bool] = lambda ids: not ids
+    rules: TokenRules, prompt: Ids, response: Ids, is_blank: Callable[[Sequence[int]], bool] = lambda ids: not ids
 ) -> tuple[list[int | None], list[int | None]]:
     """Put BOS before the prompt and EOS after the response.
 
@@ -132,7 +127,7 @@ def add_special_tokens(
 
 
 def truncate(
-    rules: Rules, prompt: list[Any], response: list[Any], longest_response: int
+    rules: TokenRules, prompt: list[Any], response: list[Any], longest_response: int
 ) -> tuple[list[Any], list[Any]]:
     """Shorten a pair's side to ``max_length``.
 
@@ -153,7 +148,7 @@ def truncate(
 def join_row(
     prompt_ids: Ids,
     responses: Mapping[str, tuple[Ids, str]],
-    rules: Rules,
+    rules: TokenRules,
     *,
     continuation: Callable[[str], Ids],
     is_blank: Callable[[Sequence[int]], bool],
@@ -197,7 +192,5 @@ def check_lengths(max_length: int, max_prompt_length: int) -> None:
     Raises:
         UserError: naming both.
     """
-    if not 0 < max_prompt_length < max_length:
-        raise UserError(
-            f"text.max_prompt_length={max_prompt_length} must be above 0 and below text.max_length={max_length}"
-        )
+    if max_prompt_length >= max_length:
+        raise UserError(f"text.max_prompt_length={max_prompt_length} must be below text.max_length={max_length}")

@@ -46,7 +46,7 @@ class MicroBatch:
 Factor = Callable[[int], float]  # of an optimiser step, counted from 0: the learning rate's share of its peak
 
 
-class Evaluation(ABC):
+class TrainerEvaluation(ABC):
     """An evaluation of a paper's own, in place of the loss on ``eval_dataset``."""
 
     @abstractmethod
@@ -82,7 +82,7 @@ class CollectingTrainer(Trainer):
         schedule: Callable[[int], Factor] | None = None,
         loss_scale: Callable[[int], float] | None = None,
         decay_all: bool = False,
-        evaluation: Evaluation | None = None,
+        evaluation: TrainerEvaluation | None = None,
         **kwargs: Any,
     ) -> None:
         self.schedule, self.loss_scale, self.decay_all = schedule, loss_scale, decay_all

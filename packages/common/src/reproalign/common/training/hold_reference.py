@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from reproalign.common.config.model import LoadedModelConfig, ReferenceConfig
 from reproalign.common.config.run import RunConfig
 from reproalign.common.data.cache import cache_folder
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.models.identify import identify_computation
 from reproalign.common.models.load import load_reference, reference_weights
 from reproalign.common.text.collate import PairCollator, UnpairedCollator
@@ -23,8 +23,6 @@ from reproalign.common.training.reference import (
 )
 from reproalign.common.training.reference_cache import compute_once
 
-MODES = ("auto", "copy", "adapter-disabled", "cached")
-
 
 def reference_mode(config: RunConfig, reference: ReferenceConfig) -> str:
     """Return the mode in force: ``auto`` is ``adapter-disabled`` with LoRA and ``copy`` otherwise.
@@ -32,7 +30,7 @@ def reference_mode(config: RunConfig, reference: ReferenceConfig) -> str:
     Raises:
         UserError: if the mode does not go with the model.
     """
-    mode = choose("reference.mode", reference.mode, MODES)
+    mode = reference.mode
     adapters = config.model.lora.enabled
     if mode == "adapter-disabled" and not adapters:
         raise UserError(

@@ -18,14 +18,13 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from reproalign.common.console import counting
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.files import sha256_json
 from reproalign.common.manifests import digest_of, seal
-from reproalign.common.merging.statistics import FACTS, KINDS, write_facts, write_statistics
+from reproalign.common.merging.statistics import FACTS, write_facts, write_statistics
 from reproalign.common.signing import read_signed, write_signed
 from reproalign.common.training.row_statistics import Row, Sums, fisher_information, gram_matrices, linear_layers
 
-LABELS = ("data", "model")
 JOURNAL = "progress.json"
 
 
@@ -49,7 +48,6 @@ def measurable(model: PreTrainedModel, kind: str) -> dict[str, tuple[int, ...]]:
 
     For ``fisher`` every parameter; for ``gram`` the weights of the linear layers but for the output head.
     """
-    choose("kind", kind, KINDS)
     if kind == "fisher":
         return {name: tuple(value.shape) for name, value in model.named_parameters() if value.is_floating_point()}
     return {name: (inputs, inputs) for name, (_, inputs) in linear_layers(model).items()}
@@ -88,7 +86,6 @@ def write_model_statistics(
         UserError: for no rows or no tensors.
         RuntimeError: for a gradient that is not finite, naming its row.
     """
-    choose("labels", request.labels, LABELS)
     if not len(rows) or not names:
         raise UserError("there is nothing to measure: no rows, or no tensors")
     shapes = measurable(model, request.kind)

@@ -24,7 +24,7 @@ from trl import SFTTrainer
 
 from reproalign.common.config.run import BaseRunConfig
 from reproalign.common.data.records import Message
-from reproalign.common.errors import UserError, choose, first_line
+from reproalign.common.errors import UserError, first_line
 from reproalign.common.files import write_json
 from reproalign.common.models.identify import used_weights
 from reproalign.common.models.load import load_causal_lm
@@ -33,11 +33,10 @@ from reproalign.common.text.collate import IGNORED
 from reproalign.common.text.prompts import encode_prompt, prompt_text
 from reproalign.common.text.shown import used_rows
 from reproalign.common.text.templates import SEPARATORS, render_completion
-from reproalign.common.text.tokenize import Encoder, Rules, add_special_tokens, split
+from reproalign.common.text.tokenize import Encoder, TokenRules, add_special_tokens, split
 from reproalign.common.training.fit import fit
 from reproalign.common.training.preview import preview
 
-LOSS_MEANS = ("tokens", "examples")
 _TOKENS = "tokens.json"  # in a checkpoint
 
 
@@ -129,9 +128,8 @@ def check_loss_mean(loss_mean: str, trainer: Mapping[str, Any]) -> None:
     """Refuse a mean that the batches cannot give.
 
     Raises:
-        UserError: for an unknown one, or one over examples where a device has several at a time.
+        UserError: for one over examples where a device has several at a time.
     """
-    choose("loss_mean", loss_mean, LOSS_MEANS)
     if loss_mean == "examples" and trainer.get("per_device_train_batch_size", 8) != 1:
         raise UserError(
             "loss_mean=examples needs trainer.per_device_train_batch_size=1, since a device's tokens are averaged "
@@ -192,7 +190,7 @@ def _row(
         response = render_completion(tokenizer, dialogue[:-1], dialogue[-1:], alone=False, generation=True)
     else:
         response = f"{separator}{dialogue[-1]['content']}"
-    rules = Rules(None, tokenizer.eos_token_id, max_length, max_length)
+    rules = TokenRules(None, tokenizer.eos_token_id, max_length, max_length)
     parts = split(rules, encoder(prompt), encoder(prompt + response), partial(encoder.continuation, response))
     tail = [int(token) for token in add_special_tokens(rules, *parts, encoder.is_blank)[1] if token is not None]
     tail = tail[: max_length - 1]  # something has to come before it

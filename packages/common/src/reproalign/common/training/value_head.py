@@ -20,10 +20,8 @@ def clip_value_head_separately(trainer: Trainer, v_head_max_grad_norm: float) ->
     leaves the clipping to a callback before the optimiser's step. The Trainer logs the norm of all gradients together.
 
     Raises:
-        UserError: under DeepSpeed, which clips inside its engine, and for a norm that is not positive.
+        UserError: under DeepSpeed, which clips inside its engine.
     """
-    if not v_head_max_grad_norm > 0:
-        raise UserError(f"v_head_max_grad_norm={v_head_max_grad_norm} must be positive")
     if trainer.accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise UserError("v_head_max_grad_norm cannot be kept under DeepSpeed, which clips all gradients together")
     trainer.add_callback(_SeparateClipping(trainer.args.max_grad_norm, v_head_max_grad_norm))

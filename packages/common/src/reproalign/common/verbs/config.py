@@ -10,7 +10,7 @@ from reproalign.common.config.model import LoadedModelConfig, LoadedRewardModelC
 from reproalign.common.config.run import SFT, BaseRunConfig
 from reproalign.common.config.text import LAYOUTS, SEPARATORS, TextConfig
 from reproalign.common.options import like, option, output_dir, section, seed
-from reproalign.common.options.shared import BACKENDS
+from reproalign.common.options.shared import BACKENDS, VARIANTS
 
 
 @dataclass
@@ -66,7 +66,7 @@ class ScoreConfig:
     responses: str = option(help="file or folder of the verb `sample`: prompt and responses")
     model: LoadedRewardModelConfig = section(LoadedRewardModelConfig)
     variant: str | None = option(
-        None, help="of reading a text", choices={"paper": "", "released": "MORE's"}, null="as trained"
+        None, help="of reading a text; released: as MORE's code does", choices=tuple(VARIANTS), null="as trained"
     )
     text: TextConfig = section(TextConfig)
     batch_size: int = option(16, help="texts per forward", at_least=1)
@@ -129,8 +129,8 @@ class PerplexityConfig:
         "reply", help="of a transcript", choices={"reply": "all of it", "last_paragraph": "MORE's published test files"}
     )
     max_rows: int | None = option(None, help="the first so many rows of each file", at_least=1, null="all")
-    max_length: int = option(512, help="tokens; a longer text loses its beginning", unit="tokens", at_least=1)
-    gate: float = option(10_000.0, help="an answer of this perplexity or a higher one is an outlier", above=0)
+    max_length: int = option(512, help="tokens; a longer text loses its beginning", unit="tokens", at_least=2)
+    gate: float = option(10_000.0, help="an answer of this perplexity or a higher one is an outlier", at_least=1)
     batch_size: int = option(8, help="answers per forward", at_least=1)
     launch: LaunchConfig = section(LaunchConfig, help="ddp: each process takes its share of the batches")
 

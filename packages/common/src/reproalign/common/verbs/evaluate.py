@@ -28,7 +28,7 @@ from reproalign.common.evaluation.suites.experiment import Seeds, Subject
 from reproalign.common.evaluation.suites.prepare import check_suite, prepare
 from reproalign.common.evaluation.suites.report import as_csv, as_json, notes, table
 from reproalign.common.evaluation.suites.rows import SuiteRow, rows_of
-from reproalign.common.evaluation.suites.run import Result, copy_samples, is_complete, plan, run_suite
+from reproalign.common.evaluation.suites.run import TaskResult, copy_samples, is_complete, plan, run_suite
 from reproalign.common.evaluation.suites.samples import show
 from reproalign.common.files import space_needed, write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -153,7 +153,7 @@ def _metrics(rows: list[SuiteRow]) -> dict[str, Any]:
 def _print(
     config: EvaluateSuiteConfig,
     rows: list[SuiteRow],
-    results: dict[str, Result],
+    results: dict[str, TaskResult],
     samples: dict[str, Path],
     folder: Path,
 ) -> None:

@@ -14,7 +14,7 @@ from reproalign.common.config.model import ModelConfig
 from reproalign.common.console import result_console
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.plots import Curve, comparison
+from reproalign.common.evaluation.plots import MeanCurve, comparison
 from reproalign.common.generation.samples import write_rows
 from reproalign.common.generation.select import SelectionRules
 from reproalign.common.invocation import Invocation, Verb, structured
@@ -31,7 +31,7 @@ OUTPUT = "output_dir"
 
 
 @dataclass(frozen=True)
-class Step:
+class IterationStep:
     """One kind of child run of an iteration.
 
     Attributes:
@@ -58,18 +58,18 @@ class Iterations:
     """
 
     by: str
-    train: Step
+    train: IterationStep
     selected: str
     listed: bool = False
     owned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[IterationStep, ...]:
         """The four steps, in their order."""
         first = (
-            Step("sample", SAMPLE, ("prompts", "model", "seed", OUTPUT)),
-            Step("score", SCORE, ("responses", "model.name", OUTPUT)),
-            Step("select", SELECT, ("scored", OUTPUT, "keep")),
+            IterationStep("sample", SAMPLE, ("prompts", "model", "seed", OUTPUT)),
+            IterationStep("score", SCORE, ("responses", "model.name", OUTPUT)),
+            IterationStep("select", SELECT, ("scored", OUTPUT, "keep")),
         )
         return tuple(
             replace(step, owned=(*step.owned, *self.owned.get(step.name, ()))) for step in (*first, self.train)
@@ -164,8 +164,8 @@ def check_iteration(children: Mapping[str, Child], train: str, check_train: Call
         for name in ("sample", "score", "select", train)
     )
     responses = sampling_rules(sample).n
-    if select.n is not None and not 1 <= select.n <= responses:
-        raise UserError(f"select.n={select.n} must be between 1 and sample.n={responses}")
+    if select.n is not None and select.n > responses:
+        raise UserError(f"select.n={select.n} must be at most sample.n={responses}")
     check_language_model(sample.model)
     check_reward_model(score.model, "reward")
     checks: dict[str, Callable[[], SelectionRules | object]] = {
@@ -200,5 +200,5 @@ def report_rewards(rewards: Mapping[str, Sequence[float]], run_dir: Path) -> Non
     for number, row in zip(steps, zip(*rewards.values(), strict=True), strict=True):
         table.add_row(str(number), *(f"{value:.4f}" for value in row))
     result_console().print(table)
-    curves = {name: Curve(steps, list(values), list(values), list(values)) for name, values in rewards.items()}
+    curves = {name: MeanCurve(steps, list(values), list(values), list(values)) for name, values in rewards.items()}
     comparison({"mean reward": curves}, run_dir / "plots" / "rewards.png", across="iteration")

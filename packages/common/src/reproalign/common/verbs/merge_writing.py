@@ -25,7 +25,7 @@ from reproalign.common.merging.outcome import Made
 from reproalign.common.merging.output import copy_files, made_by, verify, write_files
 from reproalign.common.merging.planning import MergePlan, plan_identity
 from reproalign.common.merging.report import adapter_table, as_plan_file, print_notes
-from reproalign.common.merging.settings import Settings, parse_size
+from reproalign.common.merging.settings import MergeSettings, parse_size
 from reproalign.common.merging.stream import JOURNAL, threads, write_model
 from reproalign.common.merging.writer import check_space
 from reproalign.common.models.identify import identify_weights
@@ -43,7 +43,7 @@ def write_merge(
     inputs: Inputs,
     made: Made,
     *,
-    settings: Settings,
+    settings: MergeSettings,
     by: str | None = None,
     noting: Noting | None = None,
 ) -> None:
@@ -72,7 +72,7 @@ def write_merge(
             _write_model(run, config, made, inputs, hashes, by, noting)
 
 
-def _write_ensemble(run: Run, config: MergeConfig, settings: Settings, plan: EnsemblePlan, by: str) -> None:
+def _write_ensemble(run: Run, config: MergeConfig, settings: MergeSettings, plan: EnsemblePlan, by: str) -> None:
     print_notes(warning_console(), plan.notes)
     folder = run.dir / PARTIAL
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,9 +14,9 @@ from datasets import Dataset
 from rich.table import Table
 
 from reproalign.common.console import result_console, say
-from reproalign.common.errors import UserError, choose
-from reproalign.common.evaluation.losses import RowLoss, Scorer, measure, remove_parts
-from reproalign.common.evaluation.perplexity import CUTS, answer_tokens, is_measured, perplexities, read_answers
+from reproalign.common.errors import UserError
+from reproalign.common.evaluation.losses import LossScorer, RowLoss, measure, remove_parts
+from reproalign.common.evaluation.perplexity import answer_tokens, is_measured, perplexities, read_answers
 from reproalign.common.files import sha256_json, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.plan import check_in_force
@@ -54,11 +54,11 @@ def perplexity(config: PerplexityConfig, invocation: Invocation) -> None:
     if not source:
         raise UserError(f"files={list(config.files)}: no answer has a token within max_length={config.max_length}")
 
-    def load() -> Scorer:
+    def load() -> LossScorer:
         model = load_causal_lm(config.model, trainable=False)
         model.to(state.device)
         install_completion_logps(model)
-        return Scorer(model, RowCollator(pad_id(tokenizer)))
+        return LossScorer(model, RowCollator(pad_id(tokenizer)))
 
     with Run.open(invocation, is_main=state.is_main_process) as run:
         if state.is_main_process:
@@ -108,12 +108,7 @@ def _measures(losses: dict[int, RowLoss], count: int, gate: float) -> dict[str, 
 
 
 def _check(config: PerplexityConfig) -> None:
-    choose("answer", config.answer, CUTS)
     if not config.files:
         raise UserError("files is empty; give files of rows with prompt and answer, or chosen")
     if config.model.chat_template is not None:
         raise UserError("model.chat_template: prompts and answers are read as they are; leave it out")
-    for key, least in (("max_length", 2), ("batch_size", 1), ("max_rows", 1), ("gate", 1)):
-        value = getattr(config, key)
-        if value is not None and not value >= least:
-            raise UserError(f"{key}={value} must be at least {least}")

@@ -18,7 +18,7 @@ from reproalign.common.verbs.align import check_align
 from reproalign.common.verbs.config import RaftConfig
 from reproalign.common.verbs.iterations import (
     Iterations,
-    Step,
+    IterationStep,
     check_iteration,
     plan_iterations,
     report_rewards,
@@ -28,7 +28,7 @@ from reproalign.common.verbs.iterations import (
 ALIGN = next(verb for verb in REJECTION_SAMPLING if verb.name == "align")
 ITERATIONS = Iterations(
     by="raft",
-    train=Step("align", ALIGN, ("selected", "model", "seed", "output_dir")),
+    train=IterationStep("align", ALIGN, ("selected", "model", "seed", "output_dir")),
     selected="selected",
 )
 

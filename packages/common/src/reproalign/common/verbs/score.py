@@ -15,7 +15,7 @@ from reproalign.common.config.model import LoadedModelConfig
 from reproalign.common.console import result_console, say, track
 from reproalign.common.data.records import Message
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.plots import Curve, comparison
+from reproalign.common.evaluation.plots import MeanCurve, comparison
 from reproalign.common.files import sha256_json
 from reproalign.common.generation.best_of_n import best_of_n, sizes
 from reproalign.common.generation.samples import RESPONSES, SCORED, Sampled, find, read_sampled
@@ -24,7 +24,7 @@ from reproalign.common.journal import growing, keep_lines, recover_lines
 from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
 from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rules
-from reproalign.common.reward.scorer import Scorer, check_finite
+from reproalign.common.reward.scorer import RewardScorer, check_finite
 from reproalign.common.verbs.config import ScoreConfig
 
 CHUNK = 16  # batches of responses that are scored before they are written
@@ -82,7 +82,7 @@ def score_responses(
     """
 
     def load() -> Callable[[Sequence[list[Message]]], list[float]]:
-        scorer = Scorer(model, rules, batch_size=batch_size, key=key)
+        scorer = RewardScorer(model, rules, batch_size=batch_size, key=key)
         return lambda dialogues: check_finite(scorer(dialogues), model, key)
 
     return score_rows(rows, load, path, batch_size=batch_size)
@@ -157,7 +157,7 @@ def _report(rows: list[Sampled], run_dir: Path) -> dict[str, object]:
         table.add_row(str(n), f"{means[-1]:.4f}", f"{errors[-1]:.4f}")
     result_console().print(table)
     band = [[mean + sign * error for mean, error in zip(means, errors, strict=True)] for sign in (-1, 1)]
-    panels = {"reward of the best of n": {"mean and standard error": Curve(counts, means, *band)}}
+    panels = {"reward of the best of n": {"mean and standard error": MeanCurve(counts, means, *band)}}
     comparison(
         panels,
         run_dir / "plots" / "best-of-n.png",

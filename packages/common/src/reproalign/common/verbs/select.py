@@ -29,8 +29,8 @@ def select(config: SelectConfig, invocation: Invocation) -> None:
     rows = read_sampled(path, scored=True)
     count = len(rows[0].responses)
     n = count if rules.n is None else rules.n
-    if not 1 <= n <= count:
-        raise UserError(f"n={n} must be between 1 and {count}, the number of responses to a prompt in {path}")
+    if n > count:
+        raise UserError(f"n={n} must be at most {count}, the number of responses to a prompt in {path}")
     if rules.keep == "pairs" and n < 2:
         raise UserError(f"keep=pairs needs two responses to a prompt, and of {path} n={n} takes part; sample more")
     selected = [made for row in rows if (made := select_row(row, rules)) is not None]

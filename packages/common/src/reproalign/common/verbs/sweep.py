@@ -26,7 +26,7 @@ from reproalign.common.options.load import load_object
 from reproalign.common.options.words import as_word
 from reproalign.common.records import Run
 from reproalign.common.records.folder import read_record
-from reproalign.common.verbs.sweep_report import Result, report
+from reproalign.common.verbs.sweep_report import SweptRun, report
 
 VERB = ("name", "schema", "target", "check")  # fields of Verb that a sweep keeps
 
@@ -43,7 +43,7 @@ class SweepConfig:
     run: dict[str, Any] = option({}, help="configuration of the first run")
     runs: dict[str, dict[str, Any]] = option({}, help="of each run, by its folder, what is not as in the first")
     at_once: int | None = option(
-        None, help="runs at the same time", at_least=1, null="as many as the GPUs hold, one without GPUs"
+        None, help="runs at the same time", types=(int,), at_least=1, null="as many as the GPUs hold, one without GPUs"
     )
     resume: str = option("auto", help="go on with what is unfinished", choices={"auto": "", "never": ""})
 
@@ -74,7 +74,7 @@ def sweep(config: SweepConfig, invocation: Invocation) -> None:
     with Run.open(invocation) as run:
         folders = run_children(run, [entry.child for entry in planned], at_once=config.at_once)
         results = [
-            Result(entry.setting, entry.seed, folder, read_record(folder))
+            SweptRun(entry.setting, entry.seed, folder, read_record(folder))
             for entry, folder in zip(planned, folders, strict=True)
         ]
         report(run, results)
@@ -180,7 +180,7 @@ def check_values(key: str, values: Any) -> list[Any]:
     if any(value in values[:number] for number, value in enumerate(values)):
         raise UserError(f"{key}={values} names a value twice")
     if key == "seeds":
-        wrong = [value for value in values if isinstance(value, bool) or not isinstance(value, int) or value < 0]
+        wrong = [value for value in values if isinstance(value, bool) or not isinstance(value, int)]
         if wrong:
-            raise UserError(f"seeds={values}: {wrong[0]} is no seed; give integers of at least 0")
+            raise UserError(f"seeds={values}: {wrong[0]} is no seed; give whole numbers")
     return values

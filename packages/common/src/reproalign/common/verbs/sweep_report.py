@@ -21,7 +21,7 @@ _AXES = ("step", "epoch", "learning_rate")
 
 
 @dataclass(frozen=True)
-class Result:
+class SweptRun:
     """A finished run of a sweep: what was swept, its folder and its record."""
 
     setting: dict[str, Any]
@@ -43,9 +43,9 @@ class Result:
 Spreads = dict[str, dict[str, Spread]]
 
 
-def report(run: Run, results: Sequence[Result]) -> None:
+def report(run: Run, results: Sequence[SweptRun]) -> None:
     """Write ``results.json``, ``results.csv`` and ``plots/``, record the means and print the table."""
-    groups: dict[str, list[Result]] = {}
+    groups: dict[str, list[SweptRun]] = {}
     for result in results:
         groups.setdefault(result.label, []).append(result)
     found: Spreads = {}
@@ -74,7 +74,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _differences(groups: Mapping[str, Sequence[Result]]) -> Spreads:
+def _differences(groups: Mapping[str, Sequence[SweptRun]]) -> Spreads:
     """Return setting -> metric -> difference from the first setting, seed by seed."""
     first, *others = groups
     found: Spreads = {}
@@ -125,8 +125,8 @@ def _table(title: str, found: Spreads) -> Table:
     return table
 
 
-def _draw(folder: Path, groups: Mapping[str, Sequence[Result]], found: Spreads) -> None:
-    from reproalign.common.evaluation.plots import Curve, comparison, mean_curve
+def _draw(folder: Path, groups: Mapping[str, Sequence[SweptRun]], found: Spreads) -> None:
+    from reproalign.common.evaluation.plots import MeanCurve, comparison, mean_curve
     from reproalign.common.records.metrics import metric_rows
 
     histories = {label: [_by_name(metric_rows(entry.folder)) for entry in part] for label, part in groups.items()}
@@ -152,7 +152,9 @@ def _draw(folder: Path, groups: Mapping[str, Sequence[Result]], found: Spreads) 
     for name in measures[:PANELS]:
         entries = [found[label][name] for label in order]
         ends = [[entry.mean + sign * (entry.sd or 0.0) for entry in entries] for sign in (-1, 1)]
-        curves[name] = {"mean ± sd": Curve([at[label] for label in order], [entry.mean for entry in entries], *ends)}
+        curves[name] = {
+            "mean ± sd": MeanCurve([at[label] for label in order], [entry.mean for entry in entries], *ends)
+        }
     if curves:
         comparison(curves, folder / "sweep.png", across=keys[0])
 

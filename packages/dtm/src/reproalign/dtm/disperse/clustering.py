@@ -25,7 +25,7 @@ Centroids = Float[NDArray[np.float32], "clusters dim"]
 
 
 @dataclass(frozen=True)
-class Found:
+class RowClustering:
     """A clustering of all rows.
 
     Attributes:
@@ -39,7 +39,7 @@ class Found:
     facts: dict[str, Any]
 
 
-def cluster_embeddings(embeddings: Embeddings, clusters: int, options: KMeansConfig, *, seed: int) -> Found:
+def cluster_embeddings(embeddings: Embeddings, clusters: int, options: KMeansConfig, *, seed: int) -> RowClustering:
     """Cluster normalised embeddings into K clusters (R1).
 
     Every algorithm finds centroids; then each row goes to the nearest one in Euclidean distance, argmin_k ‖x − c_k‖²
@@ -69,7 +69,7 @@ def cluster_embeddings(embeddings: Embeddings, clusters: int, options: KMeansCon
             centroids, facts = CENTROIDS[algorithm](embeddings, clusters, options, iterations, chosen)
             labels = np.concatenate([nearest(chunk, centroids) for _, chunk in embeddings.chunks()])
     measured = measure(embeddings, centroids, labels)
-    return Found(
+    return RowClustering(
         labels, centroids, {"algorithm": algorithm, "iterations": iterations, "seed": chosen, **facts, **measured}
     )
 

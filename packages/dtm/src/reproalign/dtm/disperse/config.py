@@ -76,7 +76,13 @@ class KMeansConfig:
     spherical: bool = option(
         False, help="of algorithm=released, faiss: centroids scaled to length 1 at every iteration"
     )
-    seed: int | None = seed(None, help="of the start", null="the run's; of algorithm=released: 1234, as in faiss")
+    seed: int | None = option(
+        None,
+        help="of the start; faiss takes no larger one",
+        at_least=0,
+        at_most=2**31 - 1,
+        null="the run's; of algorithm=released: 1234, as in faiss",
+    )
 
 
 @dataclass

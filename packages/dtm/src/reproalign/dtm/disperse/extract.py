@@ -20,7 +20,7 @@ from reproalign.common.data.records import RowError
 from reproalign.common.data.splits import open_rows
 from reproalign.common.errors import UserError
 from reproalign.common.files import atomic_path
-from reproalign.dtm.disperse.first_turn import InstructionRow, Rules, instruction_row
+from reproalign.dtm.disperse.first_turn import FirstTurnRules, InstructionRow, instruction_row
 from reproalign.dtm.rows import HELD_OUT, ROWS
 
 REJECTS = "rejects.jsonl"
@@ -55,7 +55,7 @@ def extract(
     sets: Mapping[str, RowsConfig],
     folder: Path,
     *,
-    rules: Rules,
+    rules: FirstTurnRules,
     on_error: str,
     eval_fraction: float = 0.0,
     seed: int = 42,
@@ -124,7 +124,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def _read(
-    label: str, entry: RowsConfig, rules: Rules, result: Extracted
+    label: str, entry: RowsConfig, rules: FirstTurnRules, result: Extracted
 ) -> Iterator[tuple[str, InstructionRow, str, str | None]]:
     """Yield place, row, source and reason of rejection of a data set's original rows."""
     rows, source, facts = open_rows(label, entry)

@@ -15,7 +15,7 @@ PATTERNS = (("user", "assistant"), ("system", "user", "assistant"))
 
 
 @dataclass(frozen=True)
-class Rules:
+class FirstTurnRules:
     """How rows are made.
 
     Attributes:
@@ -27,7 +27,7 @@ class Rules:
     system: str = "drop"
 
 
-def instruction_row(prompts: list[Prompt], source: Source, rules: Rules) -> InstructionRow:
+def instruction_row(prompts: list[Prompt], source: Source, rules: FirstTurnRules) -> InstructionRow:
     """Return the first turn of a row's dialogue: of pairs with the preferred response, of a tree with the best reply.
 
     Raises:

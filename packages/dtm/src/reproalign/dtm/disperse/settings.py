@@ -20,7 +20,7 @@ ALGORITHMS = ("released", "lloyd", "minibatch", "faiss", "balanced")
 
 
 @dataclass(frozen=True)
-class Settings:
+class DisperseSettings:
     """What a dispersal does.
 
     Attributes:
@@ -43,7 +43,7 @@ class Settings:
         return self.method == "kmeans" or self.config.embeddings is not None
 
 
-def resolve(config: DisperseConfig) -> Settings:
+def resolve(config: DisperseConfig) -> DisperseSettings:
     """Check every option that can be checked without data or model.
 
     Raises:
@@ -58,7 +58,7 @@ def resolve(config: DisperseConfig) -> Settings:
     _check_labels(config, method)
     on_error = config.data.on_error or rules.on_error
     kmeans = _check_kmeans(config.kmeans, method, rules.algorithm)
-    made = Settings(replace(config, kmeans=kmeans), check_sets(config.data.sets), method, on_error, rules)
+    made = DisperseSettings(replace(config, kmeans=kmeans), check_sets(config.data.sets), method, on_error, rules)
     _check_embedding(made)
     return made
 
@@ -94,8 +94,6 @@ def _check_kmeans(options: KMeansConfig, method: str, default: str) -> KMeansCon
             raise UserError(f"kmeans.*: method={method} clusters nothing; set method=kmeans, or leave these keys out")
         return options
     algorithm = options.algorithm or default
-    if options.seed is not None and not 0 <= options.seed < 2**31:
-        raise UserError(f"kmeans.seed={options.seed} must be from 0 to 2147483647")
     read_by = {
         "backend": (options.backend != "numpy", ("released",)),
         "points_per_cluster": (options.points_per_cluster is not None, ("released",)),
@@ -112,7 +110,7 @@ def _check_kmeans(options: KMeansConfig, method: str, default: str) -> KMeansCon
     return replace(options, algorithm=algorithm)
 
 
-def _check_embedding(settings: Settings) -> None:
+def _check_embedding(settings: DisperseSettings) -> None:
     options = settings.config.embedding
     if not settings.embeds:
         if options != EmbeddingConfig():

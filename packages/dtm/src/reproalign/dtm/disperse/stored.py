@@ -20,11 +20,11 @@ from reproalign.dtm.disperse.embeddings import (
     open_embeddings,
     read_manifest,
 )
-from reproalign.dtm.disperse.settings import Settings
+from reproalign.dtm.disperse.settings import DisperseSettings
 from reproalign.dtm.rows import ROWS
 
 
-def embeddings_of(settings: Settings, run: Run, state: PartialState) -> Embeddings | None:
+def embeddings_of(settings: DisperseSettings, run: Run, state: PartialState) -> Embeddings | None:
     """Return the embeddings of the run's rows, on the first process; None on the others.
 
     Raises:
@@ -45,7 +45,7 @@ def embeddings_of(settings: Settings, run: Run, state: PartialState) -> Embeddin
     return found
 
 
-def folder_of(settings: Settings, run_dir: Path) -> Path:
+def folder_of(settings: DisperseSettings, run_dir: Path) -> Path:
     """Return where the embeddings are: those of this run, or the given ones, by their folder or their run's."""
     if settings.config.embeddings is None:
         return run_dir / FOLDER
@@ -53,12 +53,12 @@ def folder_of(settings: Settings, run_dir: Path) -> Path:
     return given / FOLDER if (given / FOLDER / MANIFEST).is_file() else given
 
 
-def manifest_of(settings: Settings, run_dir: Path) -> dict[str, Any]:
+def manifest_of(settings: DisperseSettings, run_dir: Path) -> dict[str, Any]:
     """Return what the embeddings are of."""
     return read_manifest(folder_of(settings, run_dir), "embeddings")
 
 
-def _expected(settings: Settings, run_dir: Path) -> dict[str, Any]:
+def _expected(settings: DisperseSettings, run_dir: Path) -> dict[str, Any]:
     options = settings.config.embedding
     return {
         "text": options.text,
@@ -67,7 +67,7 @@ def _expected(settings: Settings, run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _embed(settings: Settings, run: Run, state: PartialState, folder: Path, expected: dict[str, Any]) -> None:
+def _embed(settings: DisperseSettings, run: Run, state: PartialState, folder: Path, expected: dict[str, Any]) -> None:
     options = settings.config.embedding
     embedder = Embedder(options, str(state.device))
     if state.is_main_process:

@@ -19,18 +19,18 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.launch.plan import check_in_force
 from reproalign.common.records import Run
 from reproalign.common.records.folder import check_folder
-from reproalign.dtm.disperse.clustering import Found, cluster_embeddings, streamed_means
+from reproalign.dtm.disperse.clustering import RowClustering, cluster_embeddings, streamed_means
 from reproalign.dtm.disperse.config import DisperseConfig
 from reproalign.dtm.disperse.embedder import check_embedder
 from reproalign.dtm.disperse.embeddings import Embeddings
 from reproalign.dtm.disperse.extract import REJECTS, Extracted, extract
-from reproalign.dtm.disperse.first_turn import Rules
+from reproalign.dtm.disperse.first_turn import FirstTurnRules
 from reproalign.dtm.disperse.labels import check_used, given_labels, write_labels
 from reproalign.dtm.disperse.plots import draw_clusters, draw_sources
 from reproalign.dtm.disperse.random_split import equal_labels, random_labels
 from reproalign.dtm.disperse.released_files import write_released_labels
 from reproalign.dtm.disperse.report import write_report
-from reproalign.dtm.disperse.settings import Settings, resolve
+from reproalign.dtm.disperse.settings import DisperseSettings, resolve
 from reproalign.dtm.disperse.stored import embeddings_of, manifest_of
 from reproalign.dtm.disperse.summary import nearest_rows, summarise
 from reproalign.dtm.rows import DISPERSAL, LABELS, ROWS
@@ -80,7 +80,7 @@ def dry_run(config: DisperseConfig, invocation: Invocation) -> None:
         console.print(f"would embed the {config.embedding.text} of each with {config.embedding.model}")
 
 
-def extract_rows(settings: Settings, folder: Path) -> Extracted:
+def extract_rows(settings: DisperseSettings, folder: Path) -> Extracted:
     """Write the rows into ``folder`` as the settings say (:func:`~reproalign.dtm.disperse.extract.extract`).
 
     Raises:
@@ -90,7 +90,7 @@ def extract_rows(settings: Settings, folder: Path) -> Extracted:
     extracted = extract(
         settings.sets,
         folder,
-        rules=Rules(unchecked=settings.rules.unchecked, system=data.system),
+        rules=FirstTurnRules(unchecked=settings.rules.unchecked, system=data.system),
         on_error=settings.on_error,
         eval_fraction=data.eval_fraction,
         seed=settings.config.seed,
@@ -103,7 +103,9 @@ def extract_rows(settings: Settings, folder: Path) -> Extracted:
     return extracted
 
 
-def assign(settings: Settings, rows: int, embeddings: Embeddings | None) -> tuple[NDArray[np.int64], Found | None]:
+def assign(
+    settings: DisperseSettings, rows: int, embeddings: Embeddings | None
+) -> tuple[NDArray[np.int64], RowClustering | None]:
     """Return the labels of the rows, and the clustering if they come from one.
 
     Raises:
@@ -124,7 +126,7 @@ def assign(settings: Settings, rows: int, embeddings: Embeddings | None) -> tupl
     return labels, found
 
 
-def _finish(settings: Settings, run: Run, extracted: Extracted, embeddings: Embeddings | None) -> None:
+def _finish(settings: DisperseSettings, run: Run, extracted: Extracted, embeddings: Embeddings | None) -> None:
     config = settings.config
     try:
         labels, found = assign(settings, extracted.rows, embeddings)
@@ -157,7 +159,7 @@ def _finish(settings: Settings, run: Run, extracted: Extracted, embeddings: Embe
     console.print(f"rows, labels and report: {run.dir}")
 
 
-def _facts(settings: Settings, extracted: Extracted, labels: NDArray[np.int64], folder: Path) -> dict[str, Any]:
+def _facts(settings: DisperseSettings, extracted: Extracted, labels: NDArray[np.int64], folder: Path) -> dict[str, Any]:
     return {
         "variant": settings.config.variant,
         "method": settings.method,
@@ -173,7 +175,7 @@ def _facts(settings: Settings, extracted: Extracted, labels: NDArray[np.int64], 
     }
 
 
-def _record_data(run: Run, settings: Settings, extracted: Extracted) -> None:
+def _record_data(run: Run, settings: DisperseSettings, extracted: Extracted) -> None:
     for label, facts in extracted.sets.items():
         run.add_fingerprint("data", label, facts.get("sha256") or sha256_json(facts), **facts)
     if settings.config.labels:

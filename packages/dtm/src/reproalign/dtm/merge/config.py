@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.common.config.model import DTYPES, LoadedModelConfig
-from reproalign.common.merging.config import KEEP_FILES, THREADS, VERIFY
-from reproalign.common.options import option, output_dir, section, seed, variant
+from reproalign.common.config.model import LoadedModelConfig
+from reproalign.common.merging.config import DIFFERENCES, STATISTICS
+from reproalign.common.merging.config import MergeConfig as CoreConfig
+from reproalign.common.options import like, option, output_dir, section, seed, variant
 from reproalign.common.options.shared import GO_ON
 from reproalign.dtm.tokens import TokensConfig
+
+AGGREGATIONS = ("mean", "sum", "median", "magnitude", "weighted")  # of all entries
+DISJOINT = ("dis-mean", "dis-sum", "dis-max")  # of those that agree with the elected sign
 
 
 @dataclass
@@ -45,9 +49,7 @@ class MergeConfig:
     output: str | None = option(
         None, help="what is written", choices=("adapter", "model"), null="adapter if adapters stay one, otherwise model"
     )
-    rank: int | None = option(
-        None, help="adapter in delta space: recompress to this rank", at_least=1, null="exact, sum of the ranks"
-    )
+    rank: int | None = like(CoreConfig, "rank", None)
     base: str | None = option(None, help="θ_0: folder or Hub id", null="what the adapters name")
     initial: str | None = option(
         None,
@@ -57,13 +59,14 @@ class MergeConfig:
     )
     aggregation: str | None = option(
         None,
-        help="average: weighted, mean, sum, median or magnitude; ties: these, dis-mean, dis-sum or dis-max",
+        help="how entries are put together; dis-*: ties",
+        choices=(*AGGREGATIONS, *DISJOINT),
         null="average: weighted, ties: dis-mean",
         variant="released",
     )
     scale: float | None = option(None, help="λ of task vectors; task_arithmetic: must be set", null="ties, dare: 1")
-    density: float | None = option(
-        None, help="ties: share of each task vector that is kept", above=0, at_most=1, null="0.2"
+    density: float | None = like(
+        CoreConfig, "density", None, help="ties: share of each task vector that is kept", null="0.2"
     )
     norm_fraction: float | None = option(
         None,
@@ -100,25 +103,23 @@ class MergeConfig:
     statistics_rows: int | None = option(
         None, help="statistics=auto: rows of each cluster, the first after the shuffle", at_least=1, null="1000"
     )
-    floor: float | None = option(None, help="fisher: ε", above=0, null="1e-10")
-    off_diagonal: float | None = option(
-        None, help="regmean: factor of the Gram matrices' off-diagonal", at_least=0, at_most=1, null="0.9"
-    )
+    floor: float | None = like(CoreConfig, "floor", None)
+    off_diagonal: float | None = like(CoreConfig, "off_diagonal", None)
     allow_extrapolation: bool = option(False, help="accept negative weights where they are shares")
     allow: list[str] | None = option(
         None,
         help="differences to accept, as `reproalign merge`",
-        choices=("tokenizer", "chat_template", "config", "extra_tensors", "bin"),
+        choices=DIFFERENCES,
         null="none",
     )
-    dtype: str | None = option(None, help="of a merged model", choices=DTYPES, null="auto, as the base's tensors")
+    dtype: str | None = like(CoreConfig, "dtype", None, help="of a merged model")
     accumulate: str | None = option(
         None, help="precision of the arithmetic", choices=("float32", "float64"), null="float32"
     )
-    shard_size: str = option("5GB", help="largest file of a merged model")
-    threads: int | None = option(None, **THREADS)
-    verify: str = option("auto", **VERIFY)
-    resume: str = option("auto", **KEEP_FILES)
+    shard_size: str = like(CoreConfig, "shard_size", "5GB", help="largest file of a merged model")
+    threads: int | None = like(CoreConfig, "threads", None)
+    verify: str = like(CoreConfig, "verify", "auto")
+    resume: str = like(CoreConfig, "resume", "auto")
 
 
 @dataclass
@@ -128,11 +129,7 @@ class StatisticsConfig:
     output_dir: str = output_dir()
     seed: int = seed(help="seed of the shuffle, of which the first rows are taken")
     resume: str = option("auto", **GO_ON)
-    kind: str = option(
-        "fisher",
-        help="what is measured",
-        choices={"fisher": "mean squared gradients of log p", "gram": "x xᵀ of the inputs of linear layers"},
-    )
+    kind: str = option("fisher", help="what is measured", choices=STATISTICS)
     model: LoadedModelConfig = section(LoadedModelConfig, help="adapters are folded in")
     variant: str = variant(help="of the tokens")
     dispersal: str | None = option(None, help="folder of a `dtm disperse` run", null="rows is given instead")

@@ -7,10 +7,10 @@ from typing import Any
 from reproalign.common.errors import UserError
 from reproalign.common.merging.config import MergeConfig as CoreConfig
 from reproalign.dtm.merge.config import MergeConfig
-from reproalign.dtm.merge.settings import CORE, Plan
+from reproalign.dtm.merge.settings import CORE, SubModelMergePlan
 
 
-def core_config(plan: Plan, output: str, **given: Any) -> CoreConfig:
+def core_config(plan: SubModelMergePlan, output: str, **given: Any) -> CoreConfig:
     """Return the settings of the core's merge: of the average by weights (R3), by factors (R4), or another method.
 
     Args:
@@ -48,7 +48,7 @@ def _check_ensemble(config: MergeConfig) -> None:
             raise UserError(f"{key} has no meaning for method=ensemble, which writes no weights; remove it")
 
 
-def linear_config(plan: Plan, **given: Any) -> CoreConfig:
+def linear_config(plan: SubModelMergePlan, **given: Any) -> CoreConfig:
     """Return the settings of the core's average of the same models by factors (R4), or others that are ``given``."""
     keys = ("output_dir", "base", "dtype", "accumulate", "shard_size", "threads", "verify")
     same = {key: getattr(plan.config, key) for key in keys}
@@ -64,22 +64,15 @@ def linear_config(plan: Plan, **given: Any) -> CoreConfig:
 
 
 def dropped(config: MergeConfig) -> float:
-    """Return DARE's p.
-
-    Raises:
-        UserError: outside [0, 1).
-    """
-    drop = 0.9 if config.drop is None else config.drop
-    if not 0 <= drop < 1:
-        raise UserError(f"drop={drop} must be at least 0 and below 1")
-    return drop
+    """Return DARE's p."""
+    return 0.9 if config.drop is None else config.drop
 
 
 def _allowed(config: MergeConfig) -> list[str]:
     return [*(config.allow or []), *(["negative"] if config.allow_extrapolation else [])]
 
 
-def _dare(plan: Plan) -> dict[str, Any]:
+def _dare(plan: SubModelMergePlan) -> dict[str, Any]:
     config = plan.config
     normalize = config.normalize is not False
     return {

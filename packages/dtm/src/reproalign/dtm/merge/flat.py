@@ -20,42 +20,37 @@ from reproalign.common.merging.adapter_merge import MergedAdapter, merge_adapter
 from reproalign.common.merging.adapters import WEIGHTS, load_tensors
 from reproalign.common.merging.inputs import Inputs
 from reproalign.common.merging.randomness import keep_mask
-from reproalign.dtm.merge.config import MergeConfig
+from reproalign.dtm.merge.config import AGGREGATIONS, MergeConfig
 from reproalign.dtm.merge.core import dropped
 from reproalign.dtm.merge.released import (
-    DISJOINT,
-    MODES,
     basic_merging,
     flatten,
     normalized,
     ties,
     unflatten,
 )
-from reproalign.dtm.merge.settings import Plan
+from reproalign.dtm.merge.settings import SubModelMergePlan
 
 Vectors = Float[Tensor, "models entries"]
 
 
-def check_released(plan: Plan) -> None:
+def check_released(plan: SubModelMergePlan) -> None:
     """Check the keys that only this variant reads.
 
     Raises:
         UserError: for one that is wrong, or has no meaning beside the others.
     """
     config = plan.config
-    modes = MODES if config.method == "average" else (*DISJOINT, *MODES)
-    mode = choose(
-        "aggregation", config.aggregation or ("weighted" if config.method == "average" else "dis-mean"), modes
-    )
+    mode = config.aggregation or ("weighted" if config.method == "average" else "dis-mean")
+    if config.method == "average":
+        choose("aggregation of method=average", mode, AGGREGATIONS)
     if plan.weights is not None and mode != "weighted" and config.method in ("average", "ties"):
         raise UserError(f"weights have no meaning for aggregation={mode}; remove them, or set aggregation=weighted")
-    if config.method == "dare":
-        dropped(config)
     if config.density is not None and config.norm_fraction is not None:
         raise UserError("density and norm_fraction both say what TIES keeps; remove one")
 
 
-def merge_flat(plan: Plan, inputs: Inputs) -> MergedAdapter:
+def merge_flat(plan: SubModelMergePlan, inputs: Inputs) -> MergedAdapter:
     """Merge adapters as the authors' scripts do.
 
     Args:

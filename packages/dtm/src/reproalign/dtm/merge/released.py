@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from reproalign.common.errors import UserError, choose
+from reproalign.dtm.merge.config import AGGREGATIONS, DISJOINT
 
 State = Mapping[str, Tensor]
-MODES = ("mean", "sum", "median", "magnitude", "weighted")
-DISJOINT = ("dis-mean", "dis-sum", "dis-max")
 SHARED = "transformer.shared.weight"  # T5's embedding, which its two stacks share
 SHARERS = ("transformer.encoder.embed_tokens.weight", "transformer.decoder.embed_tokens.weight")
 
@@ -90,7 +89,7 @@ def aggregate(
     Raises:
         UserError: for an unknown mode, or ratios that are missing or not one for each model.
     """
-    choose("aggregation", mode, MODES)
+    choose("aggregation", mode, AGGREGATIONS)
     if mode == "weighted":
         if ratios is None or len(ratios) not in (1, len(vectors)):
             raise UserError(
@@ -180,9 +179,8 @@ def disjoint(
         signs: of the columns; not above 0 keeps negative entries.
 
     Raises:
-        UserError: for an unknown mode, or ``dis-max`` without signs.
+        UserError: for ``dis-max`` without signs.
     """
-    choose("aggregation", mode, DISJOINT)
     agreeing = vectors != 0 if signs is None else torch.where(signs > 0, vectors > 0, vectors < 0)
     selected = vectors * agreeing
     if mode == "dis-max":

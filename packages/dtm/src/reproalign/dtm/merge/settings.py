@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.models.adapters import adapter_folder
 from reproalign.common.models.load import model_path
 from reproalign.dtm.merge.config import MergeConfig
@@ -47,7 +47,7 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Plan:
+class SubModelMergePlan:
     """What is to be merged, and how.
 
     Attributes:
@@ -69,7 +69,7 @@ class Plan:
     statistics: tuple[str, ...] | str | None
 
 
-def resolve(config: MergeConfig) -> Plan:
+def resolve(config: MergeConfig) -> SubModelMergePlan:
     """Find the sub-models and check every key.
 
     Raises:
@@ -80,7 +80,7 @@ def resolve(config: MergeConfig) -> Plan:
     return planned(config, models, [_is_adapter(model) for model in models])
 
 
-def planned(config: MergeConfig, models: Sequence[str], adapters: Sequence[bool]) -> Plan:
+def planned(config: MergeConfig, models: Sequence[str], adapters: Sequence[bool]) -> SubModelMergePlan:
     """Check every key for sub-models that need not be there yet.
 
     Args:
@@ -96,7 +96,7 @@ def planned(config: MergeConfig, models: Sequence[str], adapters: Sequence[bool]
     space = _space(config, rules, models, adapters)
     weights = None if config.weights is None else read_weights(config.weights, len(models))
     _check_weights(config, weights)
-    return Plan(
+    return SubModelMergePlan(
         config=config,
         rules=rules,
         models=tuple(models),
@@ -167,7 +167,7 @@ def _space(config: MergeConfig, rules: DtmRules, models: Sequence[str], adapters
         if config.space not in (None, "full"):
             raise UserError(f"space={config.space} is for adapters, and '{models[0]}' is a full model; remove it")
         return "full"
-    space = choose("space", config.space or ("factor" if rules.flat_factors else "delta"), ["factor", "delta", "full"])
+    space = config.space or ("factor" if rules.flat_factors else "delta")
     if rules.flat_factors and space != "factor":
         raise UserError(f"space={space}: the authors' scripts merge factors; set variant=paper, or remove space")
     if space == "factor" and config.method not in FACTORS:

@@ -13,14 +13,14 @@ from reproalign.common.launch.together import run_children
 from reproalign.common.merging.inputs import open_inputs
 from reproalign.common.merging.report import adapter_table, print_notes
 from reproalign.common.merging.resolving import resolve as resolve_core
-from reproalign.common.merging.settings import Settings
+from reproalign.common.merging.settings import MergeSettings
 from reproalign.common.records import Run
 from reproalign.common.verbs import merge as core
 from reproalign.common.verbs.merge_writing import write_adapter
 from reproalign.dtm.merge.config import MergeConfig
 from reproalign.dtm.merge.core import core_config, linear_config
 from reproalign.dtm.merge.flat import check_released, merge_flat
-from reproalign.dtm.merge.settings import AUTO, Plan, planned, resolve
+from reproalign.dtm.merge.settings import AUTO, SubModelMergePlan, planned, resolve
 from reproalign.dtm.merge.statistics import plan_statistics
 
 
@@ -44,7 +44,7 @@ def merge(config: MergeConfig, invocation: Invocation) -> None:
         core.merge(core_config(plan, plan.output), invocation)
 
 
-def check_options(config: MergeConfig, models: Sequence[str], *, adapters: bool) -> Plan:
+def check_options(config: MergeConfig, models: Sequence[str], *, adapters: bool) -> SubModelMergePlan:
     """Check the options alone, for sub-models that need not be there yet.
 
     Args:
@@ -78,7 +78,7 @@ def dry_run(config: MergeConfig, invocation: Invocation) -> None:
     core.dry_run(core_config(plan, output), invocation)
 
 
-def _measure_and_merge(plan: Plan, invocation: Invocation) -> None:
+def _measure_and_merge(plan: SubModelMergePlan, invocation: Invocation) -> None:
     """Measure every sub-model on the rows it was trained on, each a run of its own, then merge."""
     children = _statistics(plan, invocation)
     _core_settings(plan)  # refuses what is wrong before the work
@@ -87,7 +87,7 @@ def _measure_and_merge(plan: Plan, invocation: Invocation) -> None:
         core.merge_into(run, core_config(plan, plan.output, statistics=[str(folder) for folder in folders]))
 
 
-def _core_settings(plan: Plan) -> Settings:
+def _core_settings(plan: SubModelMergePlan) -> MergeSettings:
     """Return the checked settings of the core's merge that comes first.
 
     Raises:
@@ -101,13 +101,13 @@ def _core_settings(plan: Plan) -> Settings:
     return resolve_core(core_config(plan, "adapter" if plan.space == "factor" else plan.output))
 
 
-def _statistics(plan: Plan, invocation: Invocation) -> list[Child]:
+def _statistics(plan: SubModelMergePlan, invocation: Invocation) -> list[Child]:
     kind = "gram" if plan.config.method == "regmean" else "fisher"
     rows = plan.config.statistics_rows
     return [plan_statistics(invocation, model, number, kind, rows) for number, model in enumerate(plan.models)]
 
 
-def _merge_released(plan: Plan, invocation: Invocation) -> None:
+def _merge_released(plan: SubModelMergePlan, invocation: Invocation) -> None:
     settings = _core_settings(plan)
     with open_inputs(settings) as inputs:
         merged = merge_flat(plan, inputs)
@@ -120,14 +120,14 @@ def _merge_released(plan: Plan, invocation: Invocation) -> None:
                 _fold(run, plan)
 
 
-def _fold(run: Run, plan: Plan) -> None:
+def _fold(run: Run, plan: SubModelMergePlan) -> None:
     """Fold the adapter that was just made into its base: B̄ Ā is no sum of the sub-models' B A."""
     core.merge_into(
         run, linear_config(plan, models=[str(run.dir / "adapter")], weights=None, output="model", space=None)
     )
 
 
-def _card(plan: Plan) -> dict[str, Any]:
+def _card(plan: SubModelMergePlan) -> dict[str, Any]:
     """Return the keys that were given, as a user would type them."""
     config, default = plan.config, MergeConfig()
     changed = {key: value for key, value in vars(config).items() if value != getattr(default, key)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from reproalign.common.study.findings import Finding
 from reproalign.dtm.study.findings import Curve, Effect, difference
-from reproalign.dtm.study.scores import Row, Scores, mean_score, row_of
+from reproalign.dtm.study.scores import BenchmarkRow, Scores, mean_score, row_of
 
 CONDITIONS: dict[str, Callable[[float], bool]] = {
     "above": lambda difference: difference > 0,
@@ -138,7 +138,7 @@ def beside(claim: Mapping[str, Any], paper: Mapping[str, Any], scores: Scores) -
 class _Rows:
     """Rows that can be compared, and on what; ``missing`` says what the scores lack."""
 
-    rows: dict[str, Row]
+    rows: dict[str, BenchmarkRow]
     benchmarks: list[str]
     missing: list[str]
 

@@ -14,7 +14,7 @@ from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
 from reproalign.common.records.handed_on import intact
 from reproalign.common.records.paper import load_paper
-from reproalign.common.study.claims import Checked, check_claims, report_claims
+from reproalign.common.study.claims import CheckedClaim, check_claims, report_claims
 from reproalign.dtm.study.claims import check_claim
 from reproalign.dtm.study.claims_report import base_rows, base_sentence, means, means_table
 from reproalign.dtm.study.config import ClaimsConfig
@@ -34,8 +34,6 @@ def claims(config: ClaimsConfig, invocation: Invocation) -> None:
     Raises:
         UserError: for results that cannot be read, or do not suffice for a claim that was asked for by name.
     """
-    if not config.tolerance >= 0:
-        raise UserError(f"tolerance={config.tolerance} must not be negative")
     paper = load_paper(PACKAGE)
     scores, curves = read_results(config, paper)
     published, own_curves = published_scores(paper), published_curves(paper)
@@ -81,7 +79,9 @@ def _read_curves(folder: str, paper: Mapping[str, Any]) -> dict[str, Curve]:
     return {name: curves[benchmark] for benchmark, name in stands.items()}
 
 
-def _check_sufficient(config: ClaimsConfig, checked: list[Checked], paper: Mapping[str, Any], scores: Scores) -> None:
+def _check_sufficient(
+    config: ClaimsConfig, checked: list[CheckedClaim], paper: Mapping[str, Any], scores: Scores
+) -> None:
     """Refuse results that lack what was asked for by name, or that suffice for no claim and no mean.
 
     Raises:
@@ -99,7 +99,9 @@ def _check_sufficient(config: ClaimsConfig, checked: list[Checked], paper: Mappi
         )
 
 
-def _report(config: ClaimsConfig, checked: list[Checked], paper: Mapping[str, Any], scores: Scores, run: Run) -> None:
+def _report(
+    config: ClaimsConfig, checked: list[CheckedClaim], paper: Mapping[str, Any], scores: Scores, run: Run
+) -> None:
     console = result_console()
     averages, own = means(scores, paper), means(published_scores(paper), paper)
     console.print(means_table(averages, own))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reproalign.dtm.study.scores import Score
+from reproalign.dtm.study.scores import BenchmarkScore
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Course:
     final_minus_base: float | None
 
 
-def course(points: Mapping[float, Score], *, lower_is_better: bool = False) -> Course:
+def course(points: Mapping[float, BenchmarkScore], *, lower_is_better: bool = False) -> Course:
     """Return a measure's course over the fractions of ``points``, of which one at least is above 0.
 
     Args:

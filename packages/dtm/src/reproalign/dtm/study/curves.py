@@ -14,7 +14,7 @@ from rich.table import Table
 
 from reproalign.common.console import result_console, say
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.plots import Curve as Line
+from reproalign.common.evaluation.plots import MeanCurve as Line
 from reproalign.common.evaluation.plots import comparison
 from reproalign.common.files import csv_text, sha256_file, write_json, write_text
 from reproalign.common.invocation import Invocation
@@ -23,11 +23,11 @@ from reproalign.common.records.paper import load_paper
 from reproalign.dtm.study.claims_verb import CURVES, PACKAGE
 from reproalign.dtm.study.config import CurvesConfig
 from reproalign.dtm.study.course import Course, course
-from reproalign.dtm.study.results import RESULTS, Evaluation, check_same_rows, read_evaluation
-from reproalign.dtm.study.scores import Score, suite_row
+from reproalign.dtm.study.results import RESULTS, EvaluationRun, check_same_rows, read_evaluation
+from reproalign.dtm.study.scores import BenchmarkScore, suite_row
 
 LOSS = "loss"
-Points = dict[str, dict[float, Score]]  # measure -> fraction -> score
+Points = dict[str, dict[float, BenchmarkScore]]  # measure -> fraction -> score
 
 
 def curves(config: CurvesConfig, invocation: Invocation) -> None:
@@ -81,9 +81,9 @@ def read_points(folders: Sequence[str], at: Sequence[float]) -> Points:
     """
     paper = load_paper(PACKAGE)
     points: Points = {}
-    losses: list[Evaluation] = []
+    losses: list[EvaluationRun] = []
     for folder, fraction in zip(folders, at, strict=True):
-        row: dict[str, Score]
+        row: dict[str, BenchmarkScore]
         if _is_suite(folder):
             row = suite_row(folder, paper, f"runs: {folder}")
         else:
@@ -114,13 +114,13 @@ def _is_suite(folder: str) -> bool:
     return isinstance(found, dict) and isinstance(found.get("rows"), list)
 
 
-def _loss(evaluation: Evaluation) -> Score:
+def _loss(evaluation: EvaluationRun) -> BenchmarkScore:
     """Return the loss; its interval's half width stands for as many standard errors as a normal one would have."""
     overall, interval = evaluation.results["measures"][0], evaluation.results["interval"]
     if overall["low"] is None:
-        return Score(evaluation.loss)
+        return BenchmarkScore(evaluation.loss)
     widths = NormalDist().inv_cdf((1 + interval["confidence"]) / 2)
-    return Score(evaluation.loss, (overall["high"] - overall["low"]) / 2 / widths)
+    return BenchmarkScore(evaluation.loss, (overall["high"] - overall["low"]) / 2 / widths)
 
 
 def _check_given(config: CurvesConfig) -> None:
@@ -129,9 +129,6 @@ def _check_given(config: CurvesConfig) -> None:
         raise UserError("runs=[] names no evaluation; give folders of `dtm evaluate`, or leave runs out to train here")
     if len(at) != len(runs):
         raise UserError(f"at names {len(at)} fractions for {len(runs)} runs; give one for each, 0 for the base model")
-    for fraction in at:
-        if not 0 <= fraction <= 1:
-            raise UserError(f"at: {fraction:g} is not in [0, 1]")
     for name in ("train", "evaluate", "benchmarks", "evaluate_on"):
         if getattr(config, name):
             raise UserError(f"{name} is for trainings that this command starts; with runs leave it out")
@@ -185,9 +182,9 @@ def _table(found: Mapping[str, Course], paper: Mapping[str, Any]) -> Table:
     table.add_section()
     for entry in paper["curves"].values():
         base = paper["results"].get(entry["setting"], {}).get("base", {}).get(entry["benchmark"])
-        points = dict(zip(entry["fractions"], map(Score, entry["values"]), strict=True))
+        points = dict(zip(entry["fractions"], map(BenchmarkScore, entry["values"]), strict=True))
         if 0.0 not in points and base is not None:
-            points[0.0] = Score(base)
+            points[0.0] = BenchmarkScore(base)
         label = f"{entry['benchmark']}, Fig. {entry['figure']}, {entry['setting']}"
         table.add_row(label, *_cells(course(points), 2))
     return table

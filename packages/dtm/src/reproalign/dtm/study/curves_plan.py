@@ -28,7 +28,7 @@ OWNED = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class CurvesPlan:
     """The children, in the order they are run, and at which fraction each evaluation is."""
 
     children: list[Child]
@@ -62,7 +62,7 @@ def check_plan(config: CurvesConfig) -> None:
         raise UserError("benchmarks is for evaluate_on=NAME, e.g. dtm; set it, or leave benchmarks out")
 
 
-def make_plan(config: CurvesConfig, invocation: Invocation) -> Plan:
+def make_plan(config: CurvesConfig, invocation: Invocation) -> CurvesPlan:
     """Compose every child.
 
     Raises:
@@ -82,10 +82,10 @@ def make_plan(config: CurvesConfig, invocation: Invocation) -> Plan:
         for child in _evaluations(config, invocation, name, model, common):
             children.append(child)
             evaluations[child.name] = fraction
-    return Plan(children, evaluations)
+    return CurvesPlan(children, evaluations)
 
 
-def run_plan(plan: Plan, run: Run) -> tuple[list[str], list[float]]:
+def run_plan(plan: CurvesPlan, run: Run) -> tuple[list[str], list[float]]:
     """Run the children; return the folders of the evaluations and their fractions."""
     folders = {child.name: run_child(run, child) for child in plan.children}
     return [str(folders[name]) for name in plan.evaluations], list(plan.evaluations.values())

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from reproalign.common.console import result_console, say
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.losses import RowLoss, Scorer, measure, remove_parts
+from reproalign.common.evaluation.losses import LossScorer, RowLoss, measure, remove_parts
 from reproalign.common.files import atomic_path, space_needed, write_json, write_text
 from reproalign.common.invocation import Invocation
 from reproalign.common.launch.plan import check_in_force
@@ -73,13 +73,13 @@ def evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     tokenizer = load_tokenizer(config.model)
     held_out = prepare(config, tokens, tokenizer)
 
-    def load() -> Scorer:
+    def load() -> LossScorer:
         model = load_causal_lm(config.model, trainable=False)
         model.to(state.device)
         settings = config.logprobs
         install_completion_logps(model, settings)
         collate = collator(tokenizer, tokens.padding_side)
-        return Scorer(model, collate, settings.chunk_size, config.per_token)
+        return LossScorer(model, collate, settings.chunk_size, config.per_token)
 
     full = f"output_dir={config.output_dir}"
     with space_needed(full), Run.open(invocation, is_main=state.is_main_process) as run, space_needed(full):

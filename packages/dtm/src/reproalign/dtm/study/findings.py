@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.dtm.study.scores import Score
+from reproalign.dtm.study.scores import BenchmarkScore
 
 CLEAR = 2.0  # standard errors
 
@@ -57,7 +57,7 @@ def published_curves(paper: Mapping[str, Any]) -> dict[str, Curve]:
     return {name: Curve(entry["fractions"], entry["values"]) for name, entry in paper["curves"].items()}
 
 
-def difference(left: Score, right: Score) -> tuple[float, float | None]:
+def difference(left: BenchmarkScore, right: BenchmarkScore) -> tuple[float, float | None]:
     """Return left - right, and how many unpaired standard errors that is."""
     value = left.value - right.value
     if left.stderr is None or right.stderr is None:

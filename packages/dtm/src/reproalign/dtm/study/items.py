@@ -13,7 +13,6 @@ from reproalign.common.records.handed_on import intact
 from reproalign.dtm.study.config import ErrorsConfig
 from reproalign.dtm.study.results import check_same_rows, read_evaluation
 
-RULES = ("accuracy", "loss")
 METRICS = ("exact_match", "acc", "pass@1", "em")  # right or wrong for each question; the first that a task has
 
 
@@ -55,10 +54,11 @@ def read_items(config: ErrorsConfig) -> Items:
 
 
 def _rows(config: ErrorsConfig, folders: Sequence[str]) -> Items:
-    rule = choose("rule", config.rule or "(none)", RULES)
-    if rule == "loss" and config.base is None:
+    if config.rule is None:
+        raise UserError("rule is not set; say when a row is an error: rule=accuracy or rule=loss")
+    if config.rule == "loss" and config.base is None:
         raise UserError("rule=loss compares with the base model; set base to the folder of its evaluation")
-    if rule == "accuracy" and config.base is not None:
+    if config.rule == "accuracy" and config.base is not None:
         raise UserError("base is for rule=loss alone; leave it out")
     evaluations = {folder: read_evaluation(folder) for folder in folders}
     base = read_evaluation(config.base) if config.base else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from reproalign.common.evaluation.plots.canvas import IDEAL, MODEL, MUTED, one_panel, panels_of, save
-from reproalign.common.study.claims import Checked
+from reproalign.common.study.claims import CheckedClaim
 
 
 def intervals(entries: Sequence[tuple[str, float, float | None, float | None]], path: Path, *, measured: str) -> None:
@@ -33,7 +33,7 @@ def intervals(entries: Sequence[tuple[str, float, float | None, float | None]], 
     save(figure, path)
 
 
-def effects(checked: Sequence[Checked], path: Path) -> None:
+def effects(checked: Sequence[CheckedClaim], path: Path) -> None:
     """Draw the differences that claims are about: the paper's as rings, ours as dots, with two standard errors.
 
     One panel for each claim that is about differences. An instance that does not bear the claim out is a cross.

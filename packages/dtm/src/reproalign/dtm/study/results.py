@@ -19,7 +19,7 @@ RESULTS, ROWS, TOKENS = "results.json", "rows.jsonl", "tokens.safetensors"
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationRun:
     """A finished ``dtm evaluate`` run.
 
     Attributes:
@@ -58,7 +58,7 @@ class Evaluation:
         return found["ids"].astype(np.int64), found["losses"].astype(np.float64)
 
 
-def read_evaluation(folder: str | Path) -> Evaluation:
+def read_evaluation(folder: str | Path) -> EvaluationRun:
     """Read the results of a finished ``dtm evaluate`` run.
 
     Raises:
@@ -73,10 +73,10 @@ def read_evaluation(folder: str | Path) -> Evaluation:
         raise UserError(f"{path / RESULTS}: not valid JSON ({error})") from error
     if not isinstance(results, dict) or not {"measures", "rows"} <= results.keys():
         raise UserError(f"{path / RESULTS} is not of `dtm evaluate rows=…`; give the folder of such a run")
-    return Evaluation(path, results)
+    return EvaluationRun(path, results)
 
 
-def check_same_rows(evaluations: Sequence[Evaluation], *, tokens: bool = False) -> None:
+def check_same_rows(evaluations: Sequence[EvaluationRun], *, tokens: bool = False) -> None:
     """Refuse evaluations of different rows, which cannot be compared.
 
     Args:

@@ -18,7 +18,7 @@ ANY = "*"  # the setting of rows that state none: they stand for whichever a cla
 
 
 @dataclass(frozen=True)
-class Score:
+class BenchmarkScore:
     """One number.
 
     Attributes:
@@ -30,18 +30,18 @@ class Score:
     stderr: float | None = None
 
 
-Row = dict[str, Score]  # benchmark -> score
-Scores = dict[str, dict[str, Row]]  # setting -> method -> row
+BenchmarkRow = dict[str, BenchmarkScore]  # benchmark -> score
+Scores = dict[str, dict[str, BenchmarkRow]]  # setting -> method -> row
 
 
 def published_scores(paper: Mapping[str, Any]) -> Scores:
     """Return the paper's results; accuracies get their binomial standard error 100·√(p (1 - p) / items)."""
     items = {name: entry.get("items") for name, entry in paper["benchmarks"].items()}
 
-    def score(name: str, entry: Any) -> Score:
+    def score(name: str, entry: Any) -> BenchmarkScore:
         value = float(entry["value"] if isinstance(entry, dict) else entry)
         count = items[name]
-        return Score(value, math.sqrt(value * (100 - value) / count) if count else None)
+        return BenchmarkScore(value, math.sqrt(value * (100 - value) / count) if count else None)
 
     return {
         setting: {
@@ -52,7 +52,7 @@ def published_scores(paper: Mapping[str, Any]) -> Scores:
     }
 
 
-def mean_score(row: Row, benchmarks: Iterable[str]) -> Score | None:
+def mean_score(row: BenchmarkRow, benchmarks: Iterable[str]) -> BenchmarkScore | None:
     """Return the unweighted mean over ``benchmarks``, its error √(Σ s²) / count; None if one of them is missing."""
     found = [row.get(name) for name in benchmarks]
     scores = [score for score in found if score is not None]
@@ -60,10 +60,10 @@ def mean_score(row: Row, benchmarks: Iterable[str]) -> Score | None:
         return None
     errors = [score.stderr for score in scores if score.stderr is not None]
     stderr = math.sqrt(sum(error**2 for error in errors)) / len(scores) if len(errors) == len(scores) else None
-    return Score(fmean(score.value for score in scores), stderr)
+    return BenchmarkScore(fmean(score.value for score in scores), stderr)
 
 
-def row_of(scores: Scores, setting: str, method: str) -> Row | None:
+def row_of(scores: Scores, setting: str, method: str) -> BenchmarkRow | None:
     """Return a method's row in a setting, or one that states no setting; None if there is neither."""
     for name in (setting, ANY):
         if method in scores.get(name, {}):
@@ -119,12 +119,12 @@ def read_runs(runs: Mapping[str, str], paper: Mapping[str, Any]) -> Scores:
     return scores
 
 
-def suite_row(folder: str | Path, paper: Mapping[str, Any], place: str) -> Row:
+def suite_row(folder: str | Path, paper: Mapping[str, Any], place: str) -> BenchmarkRow:
     """Read one run of ``evaluate suite=dtm``; ``place`` is where the user named it."""
     path = Path(folder).expanduser() / "results.json"
     try:
         rows = json.loads(intact(path).read_text(encoding="utf-8"))["rows"]
-        found = {row["name"]: Score(float(row["value"]), row["stderr"]) for row in rows}
+        found = {row["name"]: BenchmarkScore(float(row["value"]), row["stderr"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place}: no results of `dtm evaluate suite=dtm` there ({path.name})") from error
     names = _names(paper)
@@ -171,7 +171,7 @@ def _entries(rows: Any, paper: Mapping[str, Any], path: str) -> Iterable[tuple[s
             yield name if nested else ANY, method, {key: value for key, value in values.items() if key != "source"}
 
 
-def _row(values: Mapping[str, Any], paper: Mapping[str, Any], place: str) -> Row:
+def _row(values: Mapping[str, Any], paper: Mapping[str, Any], place: str) -> BenchmarkRow:
     names = _names(paper)
     row: dict[str, float] = {}
     errors: dict[str, float] = {}
@@ -191,7 +191,7 @@ def _row(values: Mapping[str, Any], paper: Mapping[str, Any], place: str) -> Row
     for name, number in (*row.items(), *errors.items()):
         if not math.isfinite(number):
             raise UserError(f"{place}: {name} is {number}; a finite number is needed")
-    return {name: Score(value, errors.get(name)) for name, value in row.items()}
+    return {name: BenchmarkScore(value, errors.get(name)) for name, value in row.items()}
 
 
 def _names(paper: Mapping[str, Any]) -> dict[str, str]:

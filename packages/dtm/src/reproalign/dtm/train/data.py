@@ -40,7 +40,7 @@ from reproalign.dtm.train.mixture import good_enough, replayed
 
 
 @dataclass(frozen=True)
-class Data:
+class InstructionRows:
     """Tokenised rows.
 
     Attributes:
@@ -91,7 +91,7 @@ def find_sources(config: TrainConfig) -> Sources:
 
 def load(
     config: TrainConfig, sources: Sources, tokens: TokensConfig, tokenizer: PreTrainedTokenizerBase, run: Run
-) -> Data:
+) -> InstructionRows:
     """Read, select, filter and tokenise the rows, mix texts in, and record what came of it.
 
     Args:
@@ -130,7 +130,7 @@ def load(
     if sources.held_out:
         held_out = _held_out(sources.held_out, tokens, tokenizer)
         run.add_fingerprint("data", "held-out rows", fingerprint_dataset(held_out), rows=len(held_out))
-    return Data(train, held_out)
+    return InstructionRows(train, held_out)
 
 
 def select(config: TrainConfig, selection: Selection) -> tuple[Dataset, NDArray[np.int64], dict[str, int]]:

@@ -78,7 +78,7 @@ class Change:
         return value
 
 
-class Regularizer:
+class ParameterRegularizer:
     """A penalty on all changes of a model.
 
     Args:
@@ -102,7 +102,7 @@ class Regularizer:
         """Return the penalty at the current weights."""
 
 
-class L2(Regularizer):
+class L2(ParameterRegularizer):
     """λ ‖Δθ‖² (R6)."""
 
     def __call__(self) -> Float[Tensor, ""]:
@@ -110,7 +110,7 @@ class L2(Regularizer):
         return self.weight * torch.stack([change.squared_norm() for change in self.changes]).sum()
 
 
-class EWC(Regularizer):
+class EWC(ParameterRegularizer):
     """λ/2 Σ F Δθ² (R7).
 
     Args:
@@ -158,7 +158,7 @@ def check_regularizer(config: RegularizerConfig, strategy: str) -> None:
         )
 
 
-def make_regularizer(config: RegularizerConfig, model: nn.Module) -> Regularizer | None:
+def make_regularizer(config: RegularizerConfig, model: nn.Module) -> ParameterRegularizer | None:
     """Return the penalty that ``config`` asks for, at the model's present weights as θ_0; None for none.
 
     Raises:

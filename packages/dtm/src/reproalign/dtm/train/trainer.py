@@ -20,7 +20,7 @@ from reproalign.common.training.token_average import (
 )
 from reproalign.common.training.token_average import token_mean as averaged
 from reproalign.dtm.study.metrics import masked_accuracy, perplexity, released_accuracy, token_mean
-from reproalign.dtm.train.regularizer import Regularizer
+from reproalign.dtm.train.regularizer import ParameterRegularizer
 
 
 class SupervisedTrainer(TokenAverageTrainer):
@@ -45,7 +45,7 @@ class SupervisedTrainer(TokenAverageTrainer):
         self,
         *,
         normalisation: str,
-        regularizer: Regularizer | None,
+        regularizer: ParameterRegularizer | None,
         batch_measures: bool,
         logprobs: LogprobsConfig,
         **kwargs: Any,

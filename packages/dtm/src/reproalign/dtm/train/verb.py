@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Checked:
+class TrainSettings:
     """What the options come to.
 
     Attributes:
@@ -106,14 +106,14 @@ def train(config: TrainConfig, invocation: Invocation) -> None:
             _report(run, found)
 
 
-def check_train(config: TrainConfig) -> Checked:
+def check_train(config: TrainConfig) -> TrainSettings:
     """Check what can be checked without rows and model: the options, then the files that they name.
 
     Raises:
         UserError: naming the key, or the file.
     """
     tokens, normalisation = check_options(config)
-    return Checked(find_sources(config), tokens, normalisation)
+    return TrainSettings(find_sources(config), tokens, normalisation)
 
 
 def check_options(config: TrainConfig) -> tuple[TokensConfig, str]:

@@ -15,7 +15,7 @@ from reproalign.more.study.claim_kinds import run_check
 from reproalign.more.study.config import ClaimsConfig
 from reproalign.more.study.findings import Check, Effect
 from reproalign.more.study.measured import measured_results
-from reproalign.more.study.results import Key, Value, published_results
+from reproalign.more.study.results import ResultKey, Value, published_results
 from reproalign.more.study.runs import read_runs
 
 PACKAGE = "reproalign.more"
@@ -46,7 +46,9 @@ def claims(config: ClaimsConfig, invocation: Invocation) -> None:
         console.print(f"record, claims.json, claims.csv and claims.md: {run.dir}")
 
 
-def check_claim(claim: Mapping[str, Any], results: Mapping[Key, Value], noise: Mapping[str, Any]) -> Finding[Effect]:
+def check_claim(
+    claim: Mapping[str, Any], results: Mapping[ResultKey, Value], noise: Mapping[str, Any]
+) -> Finding[Effect]:
     """Check one claim of ``paper.yaml`` on results.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reproalign.more.study.results import Key, Value
+from reproalign.more.study.results import ResultKey, Value
 
 CONDITIONS = ("above", "below", "not_below")
 CLEAR = 2.0  # standard errors
@@ -60,12 +60,12 @@ class Check:
     """
 
     entry: Mapping[str, Any]
-    results: Mapping[Key, Value]
+    results: Mapping[ResultKey, Value]
     noise: Mapping[str, Any]
 
     def value(self, base: str, scheme: str, domain: str, metric: str) -> Value | None:
         """Return a number, None if it is not there."""
-        return self.results.get(Key(base, scheme, domain, metric))
+        return self.results.get(ResultKey(base, scheme, domain, metric))
 
     def difference(self, label: str, left: Value, right: Value, metric: str, domain: str, condition: str) -> Effect:
         """Compare two numbers; ``above`` 0, ``below`` 0, or ``not_below``."""

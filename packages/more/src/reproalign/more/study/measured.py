@@ -15,7 +15,7 @@ from reproalign.common.records.folder import read_record
 from reproalign.more.report import DIFFERENCES
 from reproalign.more.study.config import StudyConfig
 from reproalign.more.study.outliers import check_outliers, outliers
-from reproalign.more.study.results import FIVE, Key, Results, Value, mean_value, with_means, with_top
+from reproalign.more.study.results import FIVE, ResultKey, Results, Value, mean_value, with_means, with_top
 from reproalign.more.study.runs import ALIGNED, Floats, StudiedRun, read_comparison, run_origin
 
 BINS = 10
@@ -32,9 +32,7 @@ def measured_results(runs: Sequence[StudiedRun], config: StudyConfig, bases: Map
         UserError: if nothing was measured by any of them, or for options that are out of range.
     """
     check_outliers(config.outliers)
-    if config.resamples < 100:
-        raise UserError(f"resamples={config.resamples} must be at least 100")
-    found: dict[Key, list[Value]] = {}
+    found: dict[ResultKey, list[Value]] = {}
     verdicts: dict[tuple[str, str], dict[str, int]] = {}
     for run in runs:
         compared = read_comparison(run)
@@ -62,7 +60,7 @@ def resampled_errors(margins: Floats, resamples: int, seed: int) -> tuple[float,
     return float(np.std(accuracies)), float(np.std(errors))
 
 
-def _of_domains(run: StudiedRun, config: StudyConfig) -> Iterator[tuple[Key, Value]]:
+def _of_domains(run: StudiedRun, config: StudyConfig) -> Iterator[tuple[ResultKey, Value]]:
     there = (run.folder / DIFFERENCES).is_file()
     for domain, metrics in run.domains.items():
         margins = run.margins.get(domain) if there else None
@@ -75,23 +73,23 @@ def _of_domains(run: StudiedRun, config: StudyConfig) -> Iterator[tuple[Key, Val
             known[f"ece_{BINS}_calibrated"] = calibrated
         for name in NAMES:
             if name in metrics:
-                yield Key(run.origin.base, run.origin.scheme, domain, name), Value(metrics[name], known.get(name))
+                yield ResultKey(run.origin.base, run.origin.scheme, domain, name), Value(metrics[name], known.get(name))
         if margins is not None:
             for sign, side in zip(("positive", "negative"), outliers(margins, config.outliers), strict=True):
                 name = f"outliers_{sign}"
-                yield Key(run.origin.base, run.origin.scheme, domain, name), Value(float(side.count))
+                yield ResultKey(run.origin.base, run.origin.scheme, domain, name), Value(float(side.count))
                 if side.count:
-                    yield Key(run.origin.base, run.origin.scheme, domain, f"{name}_mean"), Value(side.mean)
+                    yield ResultKey(run.origin.base, run.origin.scheme, domain, f"{name}_mean"), Value(side.mean)
 
 
-def _of_answers(run: StudiedRun) -> Iterator[tuple[Key, Value]]:
+def _of_answers(run: StudiedRun) -> Iterator[tuple[ResultKey, Value]]:
     if run.record.get("verb") != "perplexity":
         return
     for file, metrics in run.record.get("metrics", {}).items():
         domain = next((name for name in FIVE if name in file), file)
         if "answer_perplexity_released" in metrics:  # the published statistic
             value = Value(metrics["answer_perplexity_released"])
-            yield Key(run.origin.base, run.origin.scheme, domain, "answer_perplexity"), value
+            yield ResultKey(run.origin.base, run.origin.scheme, domain, "answer_perplexity"), value
 
 
 def _add_verdicts(
@@ -128,6 +126,6 @@ def _win_rates(base: str, scheme: str, counts: Mapping[str, int]) -> Results:
         return {}
     shares = {metric: counts[name] / total for metric, name in names.items()}
     return {
-        Key(base, scheme, "hh", metric): Value(share, math.sqrt(share * (1 - share) / total))
+        ResultKey(base, scheme, "hh", metric): Value(share, math.sqrt(share * (1 - share) / total))
         for metric, share in shares.items()
     }

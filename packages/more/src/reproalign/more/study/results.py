@@ -18,7 +18,7 @@ TOP = "top"  # every domain by the reward model that was trained on it alone
 
 
 @dataclass(frozen=True)
-class Key:
+class ResultKey:
     """What a number is of: ``base`` model, ``scheme`` of training (more, multitask, top, …), ``domain``, ``metric``."""
 
     base: str
@@ -36,11 +36,11 @@ class Value:
     runs: int = 1
 
 
-Results = dict[Key, Value]
+Results = dict[ResultKey, Value]
 
 
 @cache
-def published_results() -> Mapping[Key, Value]:
+def published_results() -> Mapping[ResultKey, Value]:
     """Return every number of the paper's Tables 1 to 6.
 
     Accuracies and win rates are fractions, perplexities and means of outliers plain numbers. Decimals were cut and not
@@ -50,12 +50,12 @@ def published_results() -> Mapping[Key, Value]:
     text = files("reproalign.more.study").joinpath("published.csv").read_text(encoding="utf-8")
     found = {}
     for row in csv.DictReader(text.splitlines()):
-        key = Key(row["base"], row["scheme"], row["domain"], row["metric"])
+        key = ResultKey(row["base"], row["scheme"], row["domain"], row["metric"])
         found[key] = Value(float(row["value"]))
     for base, scheme in {(key.base, key.scheme) for key in found}:
-        printed = found.get(Key(base, scheme, "mean5", "accuracy_of_row"))
+        printed = found.get(ResultKey(base, scheme, "mean5", "accuracy_of_row"))
         if printed is not None:
-            found[Key(base, scheme, "mean5", "accuracy")] = printed
+            found[ResultKey(base, scheme, "mean5", "accuracy")] = printed
     return with_means(found)
 
 
@@ -75,24 +75,24 @@ def mean_of_domains(values: Sequence[Value]) -> Value:
     return Value(fmean(entry.value for entry in values), error, min(entry.runs for entry in values))
 
 
-def with_means(results: Mapping[Key, Value]) -> Results:
+def with_means(results: Mapping[ResultKey, Value]) -> Results:
     """Add the means over helpful and harmless (``hh``) and over all five, where all of their domains are there."""
     found = dict(results)
     for key in results:
         for name, domains in MEANS.items():
-            parts = [results.get(Key(key.base, key.scheme, domain, key.metric)) for domain in domains]
+            parts = [results.get(ResultKey(key.base, key.scheme, domain, key.metric)) for domain in domains]
             there = [part for part in parts if part is not None]
             if key.domain in domains and len(there) == len(domains):
-                found.setdefault(Key(key.base, key.scheme, name, key.metric), mean_of_domains(there))
+                found.setdefault(ResultKey(key.base, key.scheme, name, key.metric), mean_of_domains(there))
     return found
 
 
-def with_top(results: Mapping[Key, Value]) -> Results:
+def with_top(results: Mapping[ResultKey, Value]) -> Results:
     """Add the scheme ``top``: of every domain what the model trained on it alone has."""
     found = dict(results)
     for key, value in results.items():
         if key.scheme == f"{SINGLE}{key.domain}":
-            found.setdefault(Key(key.base, TOP, key.domain, key.metric), value)
+            found.setdefault(ResultKey(key.base, TOP, key.domain, key.metric), value)
     return found
 
 

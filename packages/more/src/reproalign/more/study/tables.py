@@ -14,7 +14,7 @@ from reproalign.common.records import Run
 from reproalign.common.records.paper import load_paper
 from reproalign.more.study.config import TablesConfig
 from reproalign.more.study.measured import measured_results
-from reproalign.more.study.results import FIVE, HH, Key, Results, Value, in_order, published_results
+from reproalign.more.study.results import FIVE, HH, ResultKey, Results, Value, in_order, published_results
 from reproalign.more.study.runs import read_runs
 
 PACKAGE = "reproalign.more"
@@ -50,7 +50,7 @@ def tables(config: TablesConfig, invocation: Invocation) -> None:
         console.print(f"tables and numbers: {run.dir}")
 
 
-def all_tables(ours: Results, published: Mapping[Key, Value]) -> Iterator[tuple[str, list[str], Rows]]:
+def all_tables(ours: Results, published: Mapping[ResultKey, Value]) -> Iterator[tuple[str, list[str], Rows]]:
     """Yield title, column heads and rows of every table that there is something for."""
     accuracy = ["base", "scheme", "", *FIVE, "Avg.", "H&H", "ECE, five", "ECE, H&H", "of a calibrated RM, H&H"]
     yield "Table 2, and 1: accuracy (%) and ECE (10 bins)", accuracy, list(_rows(ours, published, _accuracy_row))
@@ -70,7 +70,7 @@ def results_csv(results: Results) -> str:
     return csv_text(header, rows)
 
 
-def _rows(ours: Results, published: Mapping[Key, Value], make: Any) -> Iterator[list[str]]:
+def _rows(ours: Results, published: Mapping[ResultKey, Value], make: Any) -> Iterator[list[str]]:
     """Yield ours and then the printed row of every base and scheme of ours, or all printed rows if there are none."""
     wanted = ours or published
     bases = list(dict.fromkeys(key.base for key in wanted))
@@ -82,9 +82,9 @@ def _rows(ours: Results, published: Mapping[Key, Value], make: Any) -> Iterator[
                     yield [base, scheme, label, *cells]
 
 
-def _accuracy_row(results: Mapping[Key, Value], base: str, scheme: str) -> list[str]:
+def _accuracy_row(results: Mapping[ResultKey, Value], base: str, scheme: str) -> list[str]:
     def cell(domain: str, metric: str, scale: float, digits: int) -> str:
-        return _cell(results.get(Key(base, scheme, domain, metric)), scale, digits)
+        return _cell(results.get(ResultKey(base, scheme, domain, metric)), scale, digits)
 
     accuracies = [cell(domain, "accuracy", 100.0, 2) for domain in (*FIVE, "mean5", "hh")]
     return [
@@ -94,16 +94,16 @@ def _accuracy_row(results: Mapping[Key, Value], base: str, scheme: str) -> list[
     ]
 
 
-def _aligned_row(results: Mapping[Key, Value], base: str, scheme: str) -> list[str]:
-    perplexities = [_cell(results.get(Key(base, scheme, domain, "answer_perplexity")), 1.0, 2) for domain in HH]
+def _aligned_row(results: Mapping[ResultKey, Value], base: str, scheme: str) -> list[str]:
+    perplexities = [_cell(results.get(ResultKey(base, scheme, domain, "answer_perplexity")), 1.0, 2) for domain in HH]
     rates = ("gpt4_win", "gpt4_tie", "gpt4_lose")
-    return [*perplexities, *(_cell(results.get(Key(base, scheme, "hh", name)), 100.0, 0) for name in rates)]
+    return [*perplexities, *(_cell(results.get(ResultKey(base, scheme, "hh", name)), 100.0, 0) for name in rates)]
 
 
-def _outliers_row(results: Mapping[Key, Value], base: str, scheme: str) -> list[str]:
+def _outliers_row(results: Mapping[ResultKey, Value], base: str, scheme: str) -> list[str]:
     cells = []
     for domain in FIVE:
-        found = [results.get(Key(base, scheme, domain, name)) for name in OUTLIERS]
+        found = [results.get(ResultKey(base, scheme, domain, name)) for name in OUTLIERS]
         for count, mean in (found[:2], found[2:]):
             text = "" if count is None else f"{count.value:g}"
             cells.append(text if mean is None else f"{text} ({mean.value:.3f})")
@@ -121,7 +121,7 @@ def _plain(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _name(key: Key) -> str:
+def _name(key: ResultKey) -> str:
     return "/".join((key.base, key.scheme, key.domain, key.metric))
 
 

@@ -17,7 +17,7 @@ from reproalign.ama.align.online.objective import adapted_coefficient
 from reproalign.ama.align.online.progress import Bars
 from reproalign.ama.align.online.prompts import Prompts
 from reproalign.ama.align.online.report import collapse_signs, describe, write_samples
-from reproalign.ama.align.online.rewards import Rewards
+from reproalign.ama.align.online.rewards import PromptRewards
 from reproalign.ama.align.online.rollouts import Asker, Rollout, measure_rollouts, roll_out
 from reproalign.ama.align.online.state import save_state
 from reproalign.ama.align.online.update import make_experience, update
@@ -49,7 +49,7 @@ class Loop:
     learner: Learner
     tokenizer: PreTrainedTokenizerBase
     prompts: Prompts
-    rewards: Rewards
+    rewards: PromptRewards
     first: int
 
     def __call__(self, standing: Standing) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from reproalign.ama.align.online.rollouts import Rollout
 from reproalign.common.data.records import Message
-from reproalign.common.evaluation.plots import Curve, comparison
+from reproalign.common.evaluation.plots import MeanCurve, comparison
 from reproalign.common.generation.samples import write_rows
 
 SENTENCE_ENDS = (".", "!", "?", "…", ":", '"', "'", "”", "’", ")", "]", "}", "`", "*")
@@ -100,7 +100,7 @@ def draw(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     panels = {}
     for title, names in PANELS.items():
         curves = {name.replace("_", " "): [float(row[name]) for row in history] for name in names}
-        panels[title] = {name: Curve(steps, values, values, values) for name, values in curves.items()}
+        panels[title] = {name: MeanCurve(steps, values, values, values) for name, values in curves.items()}
     comparison(panels, path, across="iteration")
 
 

@@ -8,10 +8,10 @@ from reproalign.ama.align.ppo_config import PPOConfig
 from reproalign.common.config.model import LoadedRewardModelConfig
 from reproalign.common.data.records import Message
 from reproalign.common.reward.rules import RewardRules, scoring_rules, told_rules
-from reproalign.common.reward.scorer import Scorer, check_finite
+from reproalign.common.reward.scorer import RewardScorer, check_finite
 
 
-class Rewards:
+class PromptRewards:
     """The loaded reward model, called with indices of prompts and the responses to them.
 
     Args:
@@ -24,7 +24,7 @@ class Rewards:
 
     def __init__(self, config: PPOConfig, prompts: Sequence[list[Message]]) -> None:
         self.model, self.prompts = reward_model(config), prompts
-        self.scorer = Scorer(self.model, reading(config), batch_size=config.scoring.batch_size, key="reward")
+        self.scorer = RewardScorer(self.model, reading(config), batch_size=config.scoring.batch_size, key="reward")
 
     def __call__(self, answers: Sequence[tuple[int, str]]) -> list[float]:
         """Return the rewards, in order; none of none, which a process without a share asks for."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from reproalign.common.evaluation.plots.curves import Curve, comparison, mean_curve, smoothed, training_curves
+from reproalign.common.evaluation.plots.curves import MeanCurve, comparison, mean_curve, smoothed, training_curves
 from reproalign.common.evaluation.plots.pairs import histograms, margin_histogram, outcomes, reliability_diagram
 from reproalign.common.evaluation.plots.points import Front, categories, fronts
 
 __all__ = [
-    "Curve",
     "Front",
+    "MeanCurve",
     "categories",
     "comparison",
     "fronts",

@@ -57,7 +57,7 @@ def training_curves(rows: Sequence[dict[str, Any]], path: Path, names: Sequence[
 
 
 @dataclass(frozen=True)
-class Curve:
+class MeanCurve:
     """One line of a comparison: means over runs at optimiser steps, and the ends of the band around them."""
 
     steps: list[int] | list[float]
@@ -66,13 +66,13 @@ class Curve:
     highs: list[float]
 
 
-def mean_curve(runs: Sequence[Mapping[Any, float]]) -> Curve:
+def mean_curve(runs: Sequence[Mapping[Any, float]]) -> MeanCurve:
     """Average runs, each {step: value}, at the steps that all of them have; the band is one standard deviation."""
     steps = sorted(set.intersection(*(set(run) for run in runs)))
     values = [[run[step] for run in runs] for step in steps]
     means, spreads = [fmean(row) for row in values], [stdev(row) if len(row) > 1 else 0.0 for row in values]
     low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
-    return Curve(steps, means, low, high)
+    return MeanCurve(steps, means, low, high)
 
 
 def smoothed(values: Sequence[float], weight: float) -> list[float]:
@@ -88,7 +88,7 @@ def smoothed(values: Sequence[float], weight: float) -> list[float]:
 
 
 def comparison(
-    panels: Mapping[str, Mapping[str, Curve]],
+    panels: Mapping[str, Mapping[str, MeanCurve]],
     path: Path,
     *,
     across: str = "optimiser step",

@@ -14,11 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reproalign.common.config.launch import LaunchConfig
 from reproalign.common.config.model import LoadedModelConfig
-from reproalign.common.errors import UserError, choose
+from reproalign.common.errors import UserError
 from reproalign.common.options import option, output_dir, section, seed
-
-BACKENDS = ("hf", "vllm")
-WEIGHTS = ("equal", "questions")
+from reproalign.common.options.check import check
 
 Section = TypeVar("Section")
 
@@ -42,7 +40,7 @@ class BenchmarkConfig:
 
 
 @dataclass
-class AverageConfig:
+class BenchmarkAverageConfig:
     """A mean over benchmarks, over the subtasks of one (``bbh/*``), or over averages named before it."""
 
     members: list[str] = option([], help="benchmarks, averages named before, or all subtasks of one (bbh/*)")
@@ -96,13 +94,13 @@ class SuiteConfig:
         """Return what the suite says of a benchmark; of a task of lm-eval that it does not know, nothing.
 
         Raises:
-            UserError: for an unknown key or a value of another type.
+            UserError: for an unknown key, a value of another type, or one that is not allowed.
         """
         return _section(BenchmarkConfig, self.benchmarks.get(name), f"suite.benchmarks.{name}")
 
-    def average(self, name: str) -> AverageConfig:
+    def average(self, name: str) -> BenchmarkAverageConfig:
         """Return the average of that name; raises as :meth:`benchmark` does."""
-        return _section(AverageConfig, self.averages.get(name), f"suite.averages.{name}")
+        return _section(BenchmarkAverageConfig, self.averages.get(name), f"suite.averages.{name}")
 
     def check(self) -> None:
         """Refuse values that no run could have.
@@ -113,20 +111,20 @@ class SuiteConfig:
         if self.vllm and self.backend != "vllm":
             raise UserError("suite.vllm.* is read by suite.backend=vllm alone; set it, or leave these keys out")
         for name in self.averages:
-            choose(f"suite.averages.{name}.weight", self.average(name).weight, WEIGHTS)
+            self.average(name)
         for name in self.benchmarks:
-            shots = self.benchmark(name).shots
-            if shots is not None and shots < 0:
-                raise UserError(f"suite.benchmarks.{name}.shots={shots} must not be negative")
+            self.benchmark(name)
 
 
 def _section(cls: type[Section], values: Any, key: str) -> Section:
     # Not typed in SuiteConfig itself: a word of the command could not add an entry then.
     try:
         merged = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(values or {}))
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+        found: Section = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+    check(cls, vars(found), f"{key}.")
+    return found
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 
 from reproalign.common.evaluation.suites.catalogue import lm_eval_version
 from reproalign.common.evaluation.suites.config import SuiteConfig
-from reproalign.common.evaluation.suites.loading import Evaluation
+from reproalign.common.evaluation.suites.loading import LoadedTask
 from reproalign.common.evaluation.suites.tasks import RUNS_CODE
 from reproalign.common.files import sha256_json
 
@@ -57,7 +57,7 @@ class Subject:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def experiment(evaluation: Evaluation, suite: SuiteConfig, subject: Subject, seeds: Seeds) -> dict[str, Any]:
+def experiment(evaluation: LoadedTask, suite: SuiteConfig, subject: Subject, seeds: Seeds) -> dict[str, Any]:
     """Return all that the number of an evaluation depends on, as plain values."""
     task = evaluation.task
     config = task.config
@@ -90,7 +90,7 @@ def experiment(evaluation: Evaluation, suite: SuiteConfig, subject: Subject, see
     }
 
 
-def _few_shot(evaluation: Evaluation, seeds: Seeds) -> dict[str, Any] | None:
+def _few_shot(evaluation: LoadedTask, seeds: Seeds) -> dict[str, Any] | None:
     """Return what the worked examples are: drawn from these rows by this sampler with this seed."""
     if not evaluation.shots:
         return None

@@ -19,7 +19,7 @@ MISFITS = (KeyError, IndexError, TypeError, ValueError, AttributeError, SyntaxEr
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class LoadedTask:
     """One task as it will be evaluated.
 
     Attributes:
@@ -63,7 +63,7 @@ class Recipe:
         return f"suite.data.{self.benchmark}"
 
 
-def load(recipe: Recipe, name: str) -> Evaluation:
+def load(recipe: Recipe, name: str) -> LoadedTask:
     """Return the evaluation ``name``, with its data read and checked.
 
     Raises:
@@ -85,7 +85,7 @@ def load(recipe: Recipe, name: str) -> Evaluation:
         _check_examples(task, shots, recipe)
     if files:
         _check_rows(task, recipe.key)
-    return Evaluation(name, task, shots, tuple(files))
+    return LoadedTask(name, task, shots, tuple(files))
 
 
 def _build(recipe: Recipe, own: dict[str, Any] | None, overrides: dict[str, Any]) -> Any:

@@ -18,7 +18,7 @@ from reproalign.common.evaluation.suites.catalogue import (
     subtasks,
 )
 from reproalign.common.evaluation.suites.config import BenchmarkConfig, SuiteConfig
-from reproalign.common.evaluation.suites.loading import Evaluation, Recipe, load
+from reproalign.common.evaluation.suites.loading import LoadedTask, Recipe, load
 from reproalign.common.evaluation.suites.local import task_folders
 from reproalign.common.evaluation.suites.tasks import RUNS_CODE, own_tasks
 
@@ -43,11 +43,11 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSuite:
     """A suite whose data are loaded."""
 
     benchmarks: tuple[Benchmark, ...]
-    evaluations: dict[str, Evaluation]
+    evaluations: dict[str, LoadedTask]
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def quiet() -> Iterator[None]:
 
 
 @quiet()
-def prepare(suite: SuiteConfig) -> Prepared:
+def prepare(suite: SuiteConfig) -> PreparedSuite:
     """Load the tasks and data of a suite.
 
     Raises:
@@ -76,7 +76,7 @@ def prepare(suite: SuiteConfig) -> Prepared:
             data that the Hub does not give, or programs of a model that may not be run.
     """
     benchmarks: list[Benchmark] = []
-    evaluations: dict[str, Evaluation] = {}
+    evaluations: dict[str, LoadedTask] = {}
     made: list[tuple[Recipe, str]] = []  # two metrics of one task share its evaluation
     for name in check_suite(suite):
         config = suite.benchmark(name)
@@ -90,7 +90,7 @@ def prepare(suite: SuiteConfig) -> Prepared:
             _check_metric(name, config, evaluations[shared].task)
             used.append(shared)
         benchmarks.append(Benchmark(name, config, tuple(used), known, weighted))
-    return Prepared(tuple(benchmarks), evaluations)
+    return PreparedSuite(tuple(benchmarks), evaluations)
 
 
 def check_suite(suite: SuiteConfig) -> list[str]:

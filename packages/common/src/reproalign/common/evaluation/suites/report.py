@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from reproalign.common.evaluation.suites.config import SuiteConfig
 from reproalign.common.evaluation.suites.rows import SuiteRow
-from reproalign.common.evaluation.suites.run import Result
+from reproalign.common.evaluation.suites.run import TaskResult
 from reproalign.common.files import csv_text
 
 
@@ -67,7 +67,7 @@ def as_csv(rows: Sequence[SuiteRow]) -> str:
 
 
 def as_json(
-    suite: SuiteConfig, model: Mapping[str, Any], rows: Sequence[SuiteRow], results: Mapping[str, Result]
+    suite: SuiteConfig, model: Mapping[str, Any], rows: Sequence[SuiteRow], results: Mapping[str, TaskResult]
 ) -> Any:
     """Return all there is to know of a suite's run as plain values."""
     evaluations = {

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from reproalign.common.errors import UserError
-from reproalign.common.evaluation.suites.config import AverageConfig, SuiteConfig
-from reproalign.common.evaluation.suites.prepare import Benchmark, Prepared
-from reproalign.common.evaluation.suites.run import Result
+from reproalign.common.evaluation.suites.config import BenchmarkAverageConfig, SuiteConfig
+from reproalign.common.evaluation.suites.prepare import Benchmark, PreparedSuite
+from reproalign.common.evaluation.suites.run import TaskResult
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SuiteRow:
     note: str | None
 
 
-def rows_of(suite: SuiteConfig, prepared: Prepared, results: Mapping[str, Result]) -> list[SuiteRow]:
+def rows_of(suite: SuiteConfig, prepared: PreparedSuite, results: Mapping[str, TaskResult]) -> list[SuiteRow]:
     """Return all rows, averages last."""
     rows = [row for benchmark in prepared.benchmarks for row in _benchmark(benchmark, results)]
     for name in suite.averages:
@@ -60,7 +60,7 @@ def rows_of(suite: SuiteConfig, prepared: Prepared, results: Mapping[str, Result
     return rows
 
 
-def _benchmark(benchmark: Benchmark, results: Mapping[str, Result]) -> list[SuiteRow]:
+def _benchmark(benchmark: Benchmark, results: Mapping[str, TaskResult]) -> list[SuiteRow]:
     first = results[benchmark.evaluations[0]]
     keys = [key for key in first.metrics if "_stderr," not in key and first.metrics[key] is not None]
     rows = []
@@ -76,7 +76,7 @@ def _benchmark(benchmark: Benchmark, results: Mapping[str, Result]) -> list[Suit
     return rows
 
 
-def _one(benchmark: Benchmark, metric: str, chosen: str, results: Mapping[str, Result]) -> list[SuiteRow]:
+def _one(benchmark: Benchmark, metric: str, chosen: str, results: Mapping[str, TaskResult]) -> list[SuiteRow]:
     parts = [_row(name, benchmark, metric, chosen, results[name]) for name in benchmark.evaluations]
     if benchmark.known == 1:
         return [SuiteRow(**{**asdict(parts[0]), "name": benchmark.name, "kind": "benchmark"})]
@@ -102,7 +102,7 @@ def _one(benchmark: Benchmark, metric: str, chosen: str, results: Mapping[str, R
     return [whole, *parts]
 
 
-def _row(name: str, benchmark: Benchmark, metric: str, chosen: str, result: Result) -> SuiteRow:
+def _row(name: str, benchmark: Benchmark, metric: str, chosen: str, result: TaskResult) -> SuiteRow:
     scale, facts = benchmark.config.scale, result.experiment
     value, stderr = result.metrics.get(f"{metric},{chosen}"), result.metrics.get(f"{metric}_stderr,{chosen}")
     if value is None:
@@ -124,7 +124,7 @@ def _row(name: str, benchmark: Benchmark, metric: str, chosen: str, result: Resu
     )
 
 
-def _members(name: str, average: AverageConfig, rows: Sequence[SuiteRow]) -> list[SuiteRow]:
+def _members(name: str, average: BenchmarkAverageConfig, rows: Sequence[SuiteRow]) -> list[SuiteRow]:
     """Return the rows of an average; none if one of them was not run."""
     members: list[SuiteRow] = []
     for member in average.members:
@@ -140,7 +140,7 @@ def _members(name: str, average: AverageConfig, rows: Sequence[SuiteRow]) -> lis
     return members
 
 
-def _average(name: str, average: AverageConfig, members: Sequence[SuiteRow]) -> SuiteRow:
+def _average(name: str, average: BenchmarkAverageConfig, members: Sequence[SuiteRow]) -> SuiteRow:
     value, stderr = _mean(members, questions=average.weight == "questions")
     questions, of, cut = (sum(getattr(row, name) for row in members) for name in ("questions", "of", "truncated"))
     subtasks = _coverage(members)

@@ -19,8 +19,8 @@ from reproalign.common.console import note_console
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.suites.config import SuiteConfig
 from reproalign.common.evaluation.suites.experiment import Seeds, Subject, experiment
-from reproalign.common.evaluation.suites.loading import Evaluation
-from reproalign.common.evaluation.suites.prepare import Prepared, quiet
+from reproalign.common.evaluation.suites.loading import LoadedTask
+from reproalign.common.evaluation.suites.prepare import PreparedSuite, quiet
 from reproalign.common.evaluation.suites.samples import task_hash, truncated, write_samples
 from reproalign.common.evaluation.suites.sharing import share_examples
 from reproalign.common.files import sha256_json, write_json
@@ -32,7 +32,7 @@ ANSWER_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completio
 
 
 @dataclass(frozen=True)
-class Result:
+class TaskResult:
     """What one evaluation came to.
 
     Attributes:
@@ -60,13 +60,13 @@ class Result:
 
 @quiet()
 def run_suite(
-    prepared: Prepared,
+    prepared: PreparedSuite,
     suite: SuiteConfig,
     subject: Subject,
     seeds: Seeds,
     backend: Callable[[], Any],
     cache: Path,
-) -> dict[str, Result]:
+) -> dict[str, TaskResult]:
     """Evaluate everything that ``cache`` does not hold; return the results by the evaluations' names.
 
     With several processes all call this; the first one reads and writes, and it alone returns results.
@@ -104,7 +104,7 @@ def run_suite(
 
 @quiet()
 def plan(
-    prepared: Prepared, suite: SuiteConfig, subject: Subject, seeds: Seeds, cache: Path
+    prepared: PreparedSuite, suite: SuiteConfig, subject: Subject, seeds: Seeds, cache: Path
 ) -> dict[str, tuple[dict[str, Any], Path]]:
     """Return of each evaluation, by its name, all that it depends on, and the folder that this is the key of."""
     planned = {}
@@ -120,7 +120,7 @@ def is_complete(folder: Path, *, samples: bool) -> bool:
 
 
 def _evaluate(
-    evaluation: Evaluation,
+    evaluation: LoadedTask,
     facts: dict[str, Any],
     folder: Path,
     suite: SuiteConfig,
@@ -170,7 +170,7 @@ def _evaluate(
     seal(folder)
 
 
-def copy_samples(results: Mapping[str, Result], folder: Path) -> dict[str, Path]:
+def copy_samples(results: Mapping[str, TaskResult], folder: Path) -> dict[str, Path]:
     """Copy the samples of all results to ``<folder>/<name>.jsonl``; return where they are."""
     copies = {}
     for name, result in results.items():
@@ -180,11 +180,11 @@ def copy_samples(results: Mapping[str, Result], folder: Path) -> dict[str, Path]
     return copies
 
 
-def _read(folder: Path, facts: dict[str, Any], fresh: bool) -> Result:
+def _read(folder: Path, facts: dict[str, Any], fresh: bool) -> TaskResult:
     record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     questions = (record["questions"]["effective"], record["questions"]["original"])
     rest = {key: record[key] for key in ("metrics", "truncated", "task_hash", "seconds", "processes")}
-    return Result(facts, questions=questions, folder=folder, fresh=fresh, **rest)
+    return TaskResult(facts, questions=questions, folder=folder, fresh=fresh, **rest)
 
 
 def _check_shares(name: str, facts: Mapping[str, Any], processes: int) -> None:
@@ -194,7 +194,7 @@ def _check_shares(name: str, facts: Mapping[str, Any], processes: int) -> None:
         )
 
 
-def _check_length(name: str, evaluation: Evaluation, backend: Any) -> None:
+def _check_length(name: str, evaluation: LoadedTask, backend: Any) -> None:
     if evaluation.task.OUTPUT_TYPE != "generate_until":
         return
     given = evaluation.task.config.generation_kwargs or {}
