@@ -271,7 +271,6 @@ def test_every_row_may_have_a_source_of_its_own(tmp_path):
     ("entry", "message"),
     [
         ({"path": "none.jsonl"}, "no such file"),
-        ({"name": "org/data", "source": "alpaka"}, "did you mean 'alpaca'"),
         ({"source": "flan_cot"}, "neither path nor name"),
         ({}, "says nowhere what is to be read"),
         ({"source": "alpacaeval"}, "for evaluation only"),

@@ -192,12 +192,6 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
         return _run_sweep(app, verb, overrides, flags)
     shown = "--cfg" in flags
     composed = compose(app.package, verb.config_name, verb.schema, overrides, renamed=app.renamed, foreign=not shown)
-    if shown:
-        import yaml
-
-        print(f"# {shlex.join([app.command, *verb.name.split(), *overrides])}")
-        print(yaml.safe_dump(composed.config, sort_keys=False, allow_unicode=True), end="")
-        return 0
     invocation = Invocation(
         command=[app.command, *verb.name.split(), *overrides],
         package=app.package,
@@ -207,6 +201,8 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
         config=composed.config,
         recipe=composed.recipe,
     )
+    if shown:
+        return _print_config(invocation)
     if "--show-tokens" in flags:
         from reproalign.common.command.tokens import show_tokens
 
@@ -225,23 +221,27 @@ def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> in
 
 
 def _run_sweep(app: App, verb: Verb, words: list[str], flags: set[str]) -> int:
-    import yaml
-
     from reproalign.common.command.sweep import sweep_invocation
 
     if "--show-tokens" in flags:
         raise UserError("--show-tokens shows the rows of one run; remove seeds and sweep.*")
     invocation = sweep_invocation(app.command, app.package, verb, words, app.renamed)
     if "--cfg" in flags:
-        print(f"# {shlex.join(invocation.command)}")
-        print(yaml.safe_dump(invocation.config, sort_keys=False, allow_unicode=True), end="")
-    elif "--dry-run" in flags:
+        return _print_config(invocation)
+    if "--dry-run" in flags:
         from reproalign.common.command.dry_run import dry_run
 
         planned = "reproalign.common.verbs.sweep:show_plan"
         return dry_run(invocation, Verb(verb.name, "", "", invocation.schema, invocation.target, dry_run=planned))
-    else:
-        carry_out(invocation)
+    carry_out(invocation)
+    return 0
+
+
+def _print_config(invocation: Invocation) -> int:
+    import yaml
+
+    print(f"# {shlex.join(invocation.command)}")
+    print(yaml.safe_dump(invocation.config, sort_keys=False, allow_unicode=True), end="")
     return 0
 
 

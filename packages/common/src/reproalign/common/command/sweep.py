@@ -50,8 +50,8 @@ def sweep_invocation(command: str, package: str, verb: Verb, words: Sequence[str
         facts = {name: getattr(verb, name) for name in VERB}
         config, contents = SweepConfig("", rest, facts, lists.get(SEEDS), swept), {}
     _check_keys(command, verb, config, rest, known)
-    config = replace(config, at_once=values.get(AT_ONCE, config.at_once))
-    check(SweepConfig, asdict(config))
+    at_once = values.get(AT_ONCE, config.at_once)
+    check(SweepConfig, {SEEDS: config.seeds, AT_ONCE: at_once})
     composed: dict[str, Composed] = {}
     for name, (setting, seed) in combinations(config).items():
         given = rest if contents else [*rest, *swept_words(setting, seed)]
@@ -72,6 +72,7 @@ def sweep_invocation(command: str, package: str, verb: Verb, words: Sequence[str
             name: {key: value for key, value in entry.items() if value != first.get(key)}
             for name, entry in configs.items()
         },
+        at_once=at_once,
     )
     return Invocation(
         command=[command, *verb.name.split(), *words],

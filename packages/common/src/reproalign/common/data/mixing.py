@@ -34,7 +34,7 @@ def mix_datasets(parts: list[MixPart], *, seed: int = 42, shuffle: bool = True) 
         ``train`` and ``test``, each only if there are such splits.
 
     Raises:
-        UserError: for a split of neither kind.
+        UserError: for a share outside [0, 1] or a split of neither kind.
     """
     train: list[Dataset] = []
     test: list[Dataset] = []
@@ -48,6 +48,9 @@ def mix_datasets(parts: list[MixPart], *, seed: int = 42, shuffle: bool = True) 
                 raise UserError(
                     f"data.sets: split '{split}' of '{part.name}' has neither 'train' nor 'test' in its name"
                 )
+    for part in parts:
+        if not 0 <= part.fraction <= 1:
+            raise UserError(f"data.sets: the share of '{part.name}' is {part.fraction}; it must be between 0 and 1")
     mixed = {}
     if train:
         shares = zip([part.fraction for part in parts], train, strict=False)

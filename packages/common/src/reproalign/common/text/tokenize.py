@@ -14,14 +14,20 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from reproalign.common.config.text import PairTextConfig
 from reproalign.common.errors import UserError
+from reproalign.common.options.check import check
 
 Ids = list[int]
 
 
 @dataclass(frozen=True)
 class TokenRules:
-    """How pairs are tokenised; the fields of the same names in ``PairTextConfig``, with the special token ids."""
+    """How pairs are tokenised; the fields of the same names in ``PairTextConfig``, with the special token ids.
+
+    Raises:
+        UserError: for a value that these do not allow.
+    """
 
     bos_id: int | None
     eos_id: int | None
@@ -31,6 +37,10 @@ class TokenRules:
     boundary: str = "exact"
     special_tokens: str = "dedupe"
     add_bos: bool = True  # dedupe: whether this tokenizer begins texts with BOS at all
+
+    def __post_init__(self) -> None:
+        words = {name: value for name, value in vars(self).items() if isinstance(value, str)}
+        check(PairTextConfig, words, "text.")
 
 
 class Encoder:

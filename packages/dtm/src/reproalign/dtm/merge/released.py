@@ -179,8 +179,9 @@ def disjoint(
         signs: of the columns; not above 0 keeps negative entries.
 
     Raises:
-        UserError: for ``dis-max`` without signs.
+        UserError: for an unknown mode, or ``dis-max`` without signs.
     """
+    choose("aggregation", mode, DISJOINT)
     agreeing = vectors != 0 if signs is None else torch.where(signs > 0, vectors > 0, vectors < 0)
     selected = vectors * agreeing
     if mode == "dis-max":
