@@ -24,9 +24,9 @@ from reproalign.common.testing import refusal
 from reproalign.common.testing.tiny import tiny_reward_model
 from reproalign.common.text.templates import set_template
 from reproalign.common.verbs.mt_bench_config import AnsweringModelConfig
+from reproalign.mmpo.best_of_n_config import BestOfNConfig
 from reproalign.mmpo.best_of_n_rules import policy_rules, reward_models
 from reproalign.mmpo.cli import main
-from reproalign.mmpo.config import BestOfNConfig
 
 QUESTIONS = [
     {"question_id": 81, "category": "writing", "turns": ["name three colours", "count them"]},

@@ -23,6 +23,7 @@ from reproalign.common.models.identify import used_weights
 from reproalign.common.records import Run
 from reproalign.common.verbs.sample import VLLM_CHUNK
 from reproalign.common.verbs.score import score_responses
+from reproalign.mmpo.best_of_n_config import BestOfNConfig
 from reproalign.mmpo.best_of_n_dialogues import judge_dialogues
 from reproalign.mmpo.best_of_n_rules import (
     GOLD,
@@ -33,7 +34,6 @@ from reproalign.mmpo.best_of_n_rules import (
     reward_models,
     sampling_backend,
 )
-from reproalign.mmpo.config import BestOfNConfig
 
 
 def best_of_n_run(config: BestOfNConfig, invocation: Invocation) -> None:

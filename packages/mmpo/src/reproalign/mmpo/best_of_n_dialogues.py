@@ -31,8 +31,8 @@ from reproalign.common.models.identify import model_label
 from reproalign.common.records import Run
 from reproalign.common.verbs.mt_bench import VLLM_CHUNK
 from reproalign.common.verbs.score import score_responses
+from reproalign.mmpo.best_of_n_config import BestOfNConfig
 from reproalign.mmpo.best_of_n_rules import PROXY, Judged, Pool, policy_rules, sampling_backend
-from reproalign.mmpo.config import BestOfNConfig
 
 Turns = tuple[str, ...]
 

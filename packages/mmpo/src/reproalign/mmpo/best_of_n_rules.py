@@ -20,7 +20,7 @@ from reproalign.common.models.kind import check_language_model, check_reward_mod
 from reproalign.common.records import Run
 from reproalign.common.reward.model import load_reward_tokenizer
 from reproalign.common.reward.rules import RewardRules, read_rules, scoring_rules
-from reproalign.mmpo.config import BestOfNConfig
+from reproalign.mmpo.best_of_n_config import BestOfNConfig
 
 RENDERINGS = {"training": "chat", "released": "gemma-custom"}  # and the template by which the policy is asked
 PROXY, GOLD = "reward.name", "gold"

@@ -56,7 +56,7 @@ APP = App(
             "best-of-n",
             "sample candidates, score them with a reward model, keep the best",
             "best_of_n",
-            "reproalign.mmpo.config:BestOfNConfig",
+            "reproalign.mmpo.best_of_n_config:BestOfNConfig",
             "reproalign.mmpo.best_of_n:best_of_n_run",
         ),
         MT_BENCH,

@@ -138,12 +138,11 @@ def find_verb(app: App, name: str, words: Sequence[str]) -> Verb:
         UserError: for a name that the command does not know.
     """
     from reproalign.common.command.recipes import recipe_keys
-    from reproalign.common.options.file import given_file, is_sweep, read_file
+    from reproalign.common.options.file import given_content, is_sweep
 
     choose("verb", name, known_verbs(app))
     keys = {word.partition("=")[0].lstrip("+").partition(".")[0] for word in words} | recipe_keys(app.package, words)
-    file = given_file(words)
-    content = {} if file is None else read_file(file)
+    content = given_content(words)
     keys |= set(content["run"] if is_sweep(content) else content)
     named = [verb for verb in app.verbs if verb.name == name]
     meant = [verb for verb in named if verb.when in keys] or [verb for verb in named if not verb.when] or named
@@ -183,12 +182,11 @@ def _with_key(word: str, positional: str) -> str:
 def _run_verb(app: App, verb: Verb, overrides: list[str], flags: set[str]) -> int:
     from reproalign.common.command.recipes import check_verb
     from reproalign.common.options.compose import compose
-    from reproalign.common.options.file import given_file, is_sweep, read_file
+    from reproalign.common.options.file import given_content, is_sweep
 
     check_verb(app.command, app.package, verb.name, overrides)
     check_namesakes(app, verb, overrides)
-    file = given_file(overrides)
-    if any(word.startswith(SWEPT) for word in overrides) or (file is not None and is_sweep(read_file(file))):
+    if any(word.startswith(SWEPT) for word in overrides) or is_sweep(given_content(overrides)):
         return _run_sweep(app, verb, overrides, flags)
     shown = "--cfg" in flags
     composed = compose(app.package, verb.config_name, verb.schema, overrides, renamed=app.renamed, foreign=not shown)

@@ -69,9 +69,7 @@ def unreadable(what: str, name: str, error: Exception) -> UserError:
 
 
 def check_model_folder(folder: Path, key: str = "model.name", *, largest: int | None = SMALL) -> None:
-    """Refuse a folder that ``from_pretrained`` could not read, or that is not what was written there, before anything
-    heavy is imported or written.
-    """
+    """Refuse, before heavy imports, a folder that ``from_pretrained`` could not read or that was changed since."""
     check_model(folder, key, largest=largest)
     names = ("config.json", "adapter_config.json", ENSEMBLE)
     config = next((folder / name for name in names if (folder / name).is_file()), None)

@@ -19,7 +19,7 @@ from reproalign.common.errors import UserError
 from reproalign.common.options.check import check, check_characters
 from reproalign.common.options.choices import named, opened, specialised
 from reproalign.common.options.explain import explain, explain_missing
-from reproalign.common.options.file import KEY, check_keys, given_file, is_whole, put_file, read_file
+from reproalign.common.options.file import KEY, check_keys, given_content, given_file, is_whole, put_file
 from reproalign.common.options.foreign import check_foreign
 from reproalign.common.options.given import check_key, put_values, split, value_of
 from reproalign.common.options.groups import (
@@ -132,7 +132,7 @@ def _compose(
     given = [word.partition("=")[0] for word in chosen]
     try:
         if content is None:
-            content = read_file(file) if file is not None else {}
+            content = given_content(overrides)
         if file is not None and is_whole(opened(node), content):
             chosen = [*chosen, *any_choice(package, config_name, chosen)]  # of which nothing is used
         if recipe is None and (missing := any_choice(package, config_name, chosen)):

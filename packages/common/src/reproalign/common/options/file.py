@@ -29,6 +29,16 @@ def given_file(words: Sequence[str]) -> Path | None:
     return None if not found else found[0] / "config.yaml" if found[0].is_dir() else found[0]
 
 
+def given_content(words: Sequence[str]) -> dict[str, Any]:
+    """Return what the file holds that ``config=FILE`` among ``words`` names; nothing if there is none.
+
+    Raises:
+        UserError: see :func:`given_file` and :func:`read_file`.
+    """
+    file = given_file(words)
+    return {} if file is None else read_file(file)
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """Read a configuration file; ``${`` in it is text, since what ``--cfg`` prints refers to nothing.
 
