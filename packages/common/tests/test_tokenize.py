@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from reproalign.common.models.tiny_tokenizers import TINY_TOKENIZERS, tiny_token
 from reproalign.common.text.tokenize import Encoder, TokenRules, check_lengths, join_row
 
 LONG = 10_000
+tokenizer_of = cache(tiny_tokenizer)  # an example takes less time than a tokenizer
 words = st.sampled_from(
     ["the", " dog", " ", "  ", "\n", "a", "aa", "b", "ab", "two", "four", ".", ", ", "é", "漢", "1", "<|", "▁"]
 )
@@ -32,7 +34,7 @@ def tokenize_row(encode, prompt, chosen, rejected, rules, *, continuation=None) 
 
 
 def split_ids(kind: str, prompt: str, response: str, **changes) -> tuple[list[int], list[int]]:
-    encoder = Encoder(tiny_tokenizer(kind))
+    encoder = Encoder(tokenizer_of(kind))
     row = tokenize_row(encoder, prompt, response, response + "!", rules(**changes), continuation=encoder.continuation)
     cut = row["chosen_prompt_length"]
     return row["chosen_input_ids"][:cut], row["chosen_input_ids"][cut:-1]
@@ -43,21 +45,21 @@ def split_ids(kind: str, prompt: str, response: str, **changes) -> tuple[list[in
 @settings(max_examples=150, deadline=None)
 def test_the_prompt_ids_do_not_depend_on_the_response(kind, prompt, first, second):
     prompt_ids, _ = split_ids(kind, prompt, first)
-    assert prompt_ids == split_ids(kind, prompt, second)[0] == Encoder(tiny_tokenizer(kind))(prompt)
+    assert prompt_ids == split_ids(kind, prompt, second)[0] == Encoder(tokenizer_of(kind))(prompt)
 
 
 @given(prompt=texts, response=texts)
 @settings(max_examples=300, deadline=None)
 def test_bytelevel_ids_hold_exactly_their_own_text(prompt, response):
     # A byte-level tokenizer loses nothing, so decoding each side must give that side back.
-    tokenizer = tiny_tokenizer("bytelevel")
+    tokenizer = tokenizer_of("bytelevel")
     prompt_ids, response_ids = split_ids("bytelevel", prompt, response)
     assert tokenizer.decode(prompt_ids) == prompt
     assert tokenizer.decode(response_ids) == response
 
 
 def holds_no_special_token(text: str) -> bool:
-    return not any(token in text for token in tiny_tokenizer("metaspace").all_special_tokens)
+    return not any(token in text for token in tokenizer_of("metaspace").all_special_tokens)
 
 
 # After a special token a metaspace tokenizer puts a space of its own.
@@ -65,7 +67,7 @@ def holds_no_special_token(text: str) -> bool:
 @settings(max_examples=300, deadline=None)
 def test_metaspace_ids_join_to_the_whole_text(prompt, response):
     # The decoder drops one leading space of a text; an anchor in front keeps it.
-    tokenizer = tiny_tokenizer("metaspace")
+    tokenizer = tokenizer_of("metaspace")
     encoder = Encoder(tokenizer)
     prompt, response = (text.replace("▁", "_") for text in (prompt, response))
     prompt_ids, response_ids = split_ids("metaspace", f"x{prompt}", response)
@@ -76,7 +78,7 @@ def test_metaspace_ids_join_to_the_whole_text(prompt, response):
 
 @pytest.mark.parametrize("kind", ["metaspace", "unigram"])
 def test_no_prefix_space_slips_in_before_a_response_that_would_merge(kind):
-    tokenizer = tiny_tokenizer(kind)
+    tokenizer = tokenizer_of(kind)
     merging = [("the do", "g and"), ("two p", "lus two"), ("red ", "green"), ("hello", " world")]
     for prompt, response in merging:
         prompt_ids, response_ids = split_ids(kind, prompt, response)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -509,6 +509,7 @@ def test_templates_ask_for_what_their_names_say():
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=20))
+@settings(max_examples=30)  # each two bootstraps
 def test_exchanging_the_models_exchanges_the_comparison(pairs):
     first, second = (np.asarray(column, dtype=float)[:, None] for column in zip(*pairs, strict=True))
     ours, theirs = (reward_comparison(a, b, 0.9, 1) for a, b in ((first, second), (second, first)))

@@ -96,24 +96,40 @@ def named(schema: type, config: dict[str, Any], words: Mapping[str, str], prefix
 
 def specialised(schema: type, config: Mapping[str, Any]) -> type:
     """Return ``schema`` with the classes of its chosen sections as ``config`` names them, each with a ``name``."""
+    return _specialised(schema, _names(schema, config))
+
+
+# Of each chosen section its key, its name and those of the sections in it; one class is made of the same ones.
+Names = tuple[tuple[str, str, Any], ...]
+
+
+def _names(schema: type, config: Mapping[str, Any]) -> Names:
+    sections = {name: (choice.classes(), config[name]) for name, choice in chosen_sections(schema).items()}
+    return tuple(
+        (name, values["name"], _names(classes[values["name"]], values)) for name, (classes, values) in sections.items()
+    )
+
+
+@cache
+def _specialised(schema: type, names: Names) -> type:
     sections: list[Any] = [
         (name, section, dataclasses.field(default_factory=section))
-        for name, choice in chosen_sections(schema).items()
-        for section in [_section(choice, config[name])]
+        for name, found, inner in names
+        for section in [_section(chosen_sections(schema)[name], found, inner)]
     ]
     return make_dataclass(schema.__name__, sections, bases=(schema,)) if sections else schema
 
 
-def _section(choice: Choice, config: Mapping[str, Any]) -> type:
-    found = choice.classes()[config["name"]]
-    hints, nested = get_type_hints(found), chosen_sections(found)
-    options: list[Any] = [("name", str, option(config["name"], help=choice.help, choices=choice.registry))]
+def _section(choice: Choice, name: str, names: Names) -> type:
+    found = choice.classes()[name]
+    hints, nested = get_type_hints(found), {key: (own, inner) for key, own, inner in names}
+    options: list[Any] = [("name", str, option(name, help=choice.help, choices=choice.registry))]
     for entry in dataclasses.fields(found):
         kind: Any = hints[entry.name]
         factory: Any = entry.default_factory
         default = entry.default
         if entry.name in nested:
-            kind = _section(nested[entry.name], config[entry.name])
+            kind = _section(chosen_sections(found)[entry.name], *nested[entry.name])
             factory = kind
             default = dataclasses.MISSING
         given: Any = {"default": default} if factory is dataclasses.MISSING else {"default_factory": factory}

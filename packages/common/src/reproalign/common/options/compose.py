@@ -12,7 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reproalign.common.errors import UserError
@@ -144,13 +144,20 @@ def _compose(
         named(node, config, {key: value_of(word) for word, key in words.items()})
         node = specialised(node, config)
         check_keys(node, file, content, renamed)
-        composed = OmegaConf.unsafe_merge(OmegaConf.structured(node), OmegaConf.create(config))
+        composed = OmegaConf.unsafe_merge(deepcopy(_defaults(node)), OmegaConf.create(config))
         checked = [check_key(word, key, node, renamed) for word, key in words.items()]
         put_values(composed, [word for word in checked if word])
         leave_out_other_variants(composed, node, words.values())
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, node)) from error
     return composed, recipe, node
+
+
+@cache
+def _defaults(schema: type) -> DictConfig:
+    """Make the defaults of a class, to be copied, which takes half as long."""
+    made: DictConfig = OmegaConf.structured(schema)
+    return made
 
 
 @cache

@@ -45,10 +45,12 @@ def _version(name: str) -> str | None:
         return None
 
 
+@cache
 def git_state(package_file: Path) -> dict[str, Any] | None:
     """Return commit and dirtiness of the source tree that ``package_file`` is in, else those the core was built from.
 
-    None if neither is known; then the version stands for the source.
+    None if neither is known; then the version stands for the source. Asked once per process, whose modules are as they
+    were imported.
     """
 
     def git(*words: str) -> str | None:
