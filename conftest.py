@@ -142,8 +142,13 @@ CACHES = itertools.count()
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees what another prepared."""
-    monkeypatch.setenv("REPROALIGN_CACHE", str(tmp_path_factory.getbasetemp() / "caches" / str(next(CACHES))))
+    """No test sees what another prepared, but for the tiny models, which a worker makes once."""
+    base = tmp_path_factory.getbasetemp()
+    own = base / "caches" / str(next(CACHES))
+    own.mkdir(parents=True)
+    (own / "models").symlink_to(base / "models")
+    (base / "models").mkdir(exist_ok=True)
+    monkeypatch.setenv("REPROALIGN_CACHE", str(own))
 
 
 DRAWN: set[types.CodeType] = set()
