@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from reproalign.common.command.app import App, run
+from reproalign.common.errors import UserError
 from reproalign.common.evaluation.spread import paired_differences, spread
 from reproalign.common.invocation import Invocation
 from reproalign.common.records import Run
@@ -70,6 +71,9 @@ def test_a_sweep_is_values_which_config_takes_back_and_a_file_inside_may_go(tmp_
         (n, seed, 0.3) for n in (1, 4) for seed in (1, 2)
     ]
     assert runs[3]["output_dir"] == str(tmp_path / "a/n-4-seed-2")
+    older = SweepConfig(**asked | {"run": asked["run"] | {"gone": 1}})
+    with pytest.raises(UserError, match=r"n-1-seed-1.*not this version's \(.*gone.*replay them with the version"):
+        plan_sweep(older, made)
 
 
 @pytest.mark.parametrize(

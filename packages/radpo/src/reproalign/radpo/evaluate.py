@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -15,7 +13,6 @@ from reproalign.common.config.data import ReadingConfig
 from reproalign.common.console import note, say
 from reproalign.common.data.cache import fingerprint_dataset
 from reproalign.common.errors import UserError
-from reproalign.common.files import write_json
 from reproalign.common.invocation import Invocation, structured
 from reproalign.common.mappings import flatten
 from reproalign.common.models.identify import model_label, used_weights
@@ -75,10 +72,9 @@ def as_trained(invocation: Invocation) -> Invocation:
     words = invocation.command[1 + len(invocation.verb.split()) :]
     if found is None or any(word.startswith(f"{KEY}=") for word in words):
         return invocation
-    with tempfile.TemporaryDirectory() as folder, suppress(UserError):
-        file = Path(folder) / "loss.yaml"
-        write_json(file, {"loss": found[1].get("loss") or {}})
-        loss = compose(invocation.package, "evaluate", invocation.schema, [f"{KEY}={file}", *words]).config["loss"]
+    with suppress(UserError):
+        given, content = [f"{KEY}={found[0]}", *words], {"loss": found[1].get("loss") or {}}
+        loss = compose(invocation.package, "evaluate", invocation.schema, given, content=content).config["loss"]
         before, taken = flatten({"loss": own["loss"]}), flatten({"loss": loss})
         changed = {key.removesuffix(".name"): value for key, value in taken.items() if before.get(key) != value}
         if changed:

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf.errors import OmegaConfBaseException
-
-from reproalign.common.errors import UserError, first_line
-from reproalign.common.invocation import Invocation, structured
+from reproalign.common.errors import UserError
+from reproalign.common.invocation import Invocation, read_back, structured
 from reproalign.common.launch.children import Child, check_launches, naming
 from reproalign.common.launch.together import run_children
 from reproalign.common.models.named import check_named_models
@@ -116,7 +114,7 @@ def plan_sweep(config: SweepConfig, invocation: Invocation) -> list[Planned]:
             parent=config.output_dir,
         )
         with naming(name):
-            options = _structured(schema, child.config)
+            options = _options(schema, child.config)
             if check:
                 load_object(check)(options)
         planned.append(Planned(Child(name, child), setting, seed))
@@ -124,14 +122,12 @@ def plan_sweep(config: SweepConfig, invocation: Invocation) -> list[Planned]:
     return planned
 
 
-def _structured(schema: str, config: dict[str, Any]) -> Any:
+def _options(schema: str, config: dict[str, Any]) -> Any:
     try:
-        return structured(schema, config)
-    except OmegaConfBaseException as error:  # composed by another version
-        raise UserError(
-            f"the recorded options are not this version's ({first_line(error)}); replay them with the version that "
-            "the run.json names"
-        ) from error
+        return read_back(schema, config)
+    except UserError as error:  # composed by another version
+        remedy = "replay them with the version that the run.json names"
+        raise UserError(f"the recorded options are not this version's ({error}); {remedy}") from error
 
 
 def combinations(config: SweepConfig) -> dict[str, tuple[dict[str, Any], int | None]]:
