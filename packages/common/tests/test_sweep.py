@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from toy.cli import main as toy
 
+from reproalign.common.cli import main as reproalign
 from reproalign.common.command.app import App, run
 from reproalign.common.errors import UserError
 from reproalign.common.evaluation.spread import paired_differences, spread
@@ -146,3 +148,15 @@ def test_means_spreads_differences_and_pictures_are_written(tmp_path, capsys):
     assert [row["seed"] for row in rows] == ["1", "2", "3"] * 2
     assert {path.name for path in (tmp_path / "all/plots").iterdir()} == {"training.png", "sweep.png"}
     assert "less loss.beta=0.1" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_sweep_is_run_and_replayed_run_by_run(tmp_path, capfd):
+    words = ["train", "experiment=smoke", "trainer.max_steps=2", "seeds=[1,2]", f"output_dir={tmp_path / 'a'}"]
+    assert toy(words) == 0
+    capfd.readouterr()
+    assert reproalign(["replay", str(tmp_path / "a")]) == 0
+    assert " 0 differ" in capfd.readouterr().out
+    children = json.loads((tmp_path / "a-replay" / "run.json").read_text())["children"]
+    assert all(child["metrics"]["eval_loss"] > 0 for child in children.values())
+    assert list(children) == ["seed-1", "seed-2"]

@@ -12,7 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reproalign.common.errors import UserError
@@ -160,10 +160,9 @@ def _compose(
 
 
 @cache
-def _defaults(schema: type) -> DictConfig:
+def _defaults(schema: type) -> Any:
     """Make the defaults of a class, to be copied, which takes half as long."""
-    made: DictConfig = OmegaConf.structured(schema)
-    return made
+    return OmegaConf.structured(schema)
 
 
 @cache
