@@ -37,8 +37,8 @@ def sample(config: SampleConfig, invocation: Invocation) -> None:
         response_prefix=config.response_prefix,
     )
     rules.check()
-    check_language_model(config.model)
     state, backend = start_sampling(config.backend, config.launch, config.model)
+    check_language_model(config.model)
     with Run.open(invocation, is_main=state.is_main_process) as run:
         used_weights(run, "policy", config.model.name, config.model.revision)
         with state.main_process_first():

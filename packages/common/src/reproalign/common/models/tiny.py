@@ -86,7 +86,7 @@ def tiny_folder(kind: str) -> Path:
     """
     key = sha256_json([FORMAT, tiny_config(kind).to_dict(), fingerprint_tokenizer(tiny_tokenizer())])[:16]
     folder = cache_folder(None) / "models" / f"tiny-{kind}-{key}"
-    if PartialState().is_main_process:
+    if PartialState(cpu=not torch.accelerator.is_available()).is_main_process:  # it may be the first to ask
         return make_whole(folder, lambda target: save_tiny(target, kind))
     for _ in range(1200):
         if folder.is_dir() and damage(folder) is None:
