@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from reproalign.common.errors import UserError
+from reproalign.common.invocation import read_back
 from reproalign.common.options import one_of, option
 from reproalign.common.options.check import check
 from reproalign.common.options.choices import built, named, opened, specialised
@@ -84,3 +85,9 @@ def test_unknown_names_and_values_out_of_range_are_refused_with_their_keys():
 
 def test_files_are_read_before_the_names_are_known():
     assert OmegaConf.merge(OmegaConf.structured(opened(Config)), {"shape": {"anything": 1}}).shape.anything == 1
+
+
+@pytest.mark.parametrize("config", [{}, {"shape": {}}, {"shape": {"name": "gone"}}])
+def test_a_recorded_section_that_is_gone_is_said_to_be(config):
+    with pytest.raises(UserError, match=r"there is no '(shape|name|gone)', by which a section is chosen"):
+        read_back(f"{__name__}:Config", config)

@@ -91,7 +91,10 @@ def read_back(schema: str, config: dict[str, Any]) -> Any:
     from reproalign.common.options.explain import explain
 
     cls = load_object(schema)
-    special = specialised(cls, config)
+    try:
+        special = specialised(cls, config)
+    except KeyError as error:
+        raise UserError(f"there is no {error}, by which a section is chosen") from error
     try:
         merged = OmegaConf.unsafe_merge(OmegaConf.structured(special), OmegaConf.create(config))
         values: Any = OmegaConf.to_container(merged, throw_on_missing=True)
